@@ -1,0 +1,124 @@
+//! Cuts a received slice into frames and builds frames into the caller's buffer.
+//! Does not know connections, and does not copy.
+
+use crate::limits::{ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
+use crate::{Code, FrameHeader, FrameKind, checksum};
+
+/// What the start of a slice holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// A whole frame of `length` bytes.
+    Complete {
+        /// Its header.
+        header: FrameHeader,
+        /// Bytes of the whole frame.
+        length: usize,
+    },
+    /// Not a whole frame yet.
+    Incomplete {
+        /// Bytes needed in all before cutting can go on.
+        bytes_needed: usize,
+    },
+    /// Not a frame: the connection must end with this code.
+    Malformed(Code),
+}
+
+/// Looks at the start of `bytes` (P-3, P-4); a frame longer than `frame_bytes_max` is malformed.
+#[must_use]
+pub fn cut(bytes: &[u8], frame_bytes_max: usize) -> Cut {
+    let Some(head) = bytes.first_chunk::<FRAME_HEADER_BYTES>() else {
+        return Cut::Incomplete {
+            bytes_needed: FRAME_HEADER_BYTES,
+        };
+    };
+    match FrameHeader::decode(head) {
+        Err(code) => Cut::Malformed(code),
+        Ok(header) => {
+            let length = header.length();
+            if length > frame_bytes_max.min(FRAME_BYTES_MAX) {
+                Cut::Malformed(Code::FrameTooLarge)
+            } else if bytes.len() < length {
+                Cut::Incomplete {
+                    bytes_needed: length,
+                }
+            } else {
+                Cut::Complete { header, length }
+            }
+        }
+    }
+}
+
+/// Checks that `body_crc` covers `body` (P-5).
+///
+/// # Errors
+/// [`Code::BodyMalformed`].
+pub fn check_body(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
+    if checksum::crc32c(body) == header.body_crc {
+        Ok(())
+    } else {
+        Err(Code::BodyMalformed)
+    }
+}
+
+/// Appends one frame whose whole body is checksummed.
+///
+/// `header.body_bytes` and `header.body_crc` are filled in here.
+///
+/// # Panics
+/// If the body is larger than a frame may be.
+pub fn write(out: &mut Vec<u8>, mut header: FrameHeader, body: &[u8]) {
+    assert!(
+        FRAME_HEADER_BYTES + body.len() <= FRAME_BYTES_MAX,
+        "body larger than a frame"
+    );
+    header.body_bytes = body.len() as u32;
+    header.body_crc = checksum::crc32c(body);
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(body);
+    pad(out);
+}
+
+/// Appends a frame without a body.
+pub fn write_bare(out: &mut Vec<u8>, kind: FrameKind, channel: u16, sequence: u64) {
+    write(out, FrameHeader::bare(kind, channel, sequence), &[]);
+}
+
+/// Appends zeros until `out` is a multiple of 16 bytes long.
+pub fn pad(out: &mut Vec<u8>) {
+    let rest = out.len() % ALIGN;
+    if rest != 0 {
+        out.resize(out.len() + ALIGN - rest, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_at_every_length() {
+        let mut bytes = Vec::new();
+        write(
+            &mut bytes,
+            FrameHeader::bare(FrameKind::Get, 3, 9),
+            b"hello",
+        );
+        assert_eq!(bytes.len(), 48);
+        for len in 0..bytes.len() {
+            assert!(matches!(
+                cut(&bytes[..len], FRAME_BYTES_MAX),
+                Cut::Incomplete { .. }
+            ));
+        }
+        let Cut::Complete { header, length } = cut(&bytes, FRAME_BYTES_MAX) else {
+            panic!("a whole frame was not seen")
+        };
+        assert_eq!(length, 48);
+        assert_eq!(check_body(&header, &bytes[32..37]), Ok(()));
+        assert_eq!(
+            check_body(&header, &bytes[32..36]),
+            Err(Code::BodyMalformed)
+        );
+        assert_eq!(cut(&bytes, 47), Cut::Malformed(Code::FrameTooLarge));
+    }
+}

@@ -1,0 +1,64 @@
+//! Every limit that a peer can observe, const-asserted against each other.
+//! Does not know what a broker is configured to; these are the protocol's own bounds and defaults.
+
+/// Alignment of frames and of messages inside a batch, in bytes.
+pub const ALIGN: usize = 16;
+/// Bytes of a [`crate::FrameHeader`].
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Largest frame in bytes, header and padding included (P-3).
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Largest frame before the handshake is complete, in bytes (P-7).
+pub const FRAME_BYTES_MAX_HANDSHAKE: usize = 4 * 1024;
+/// Bytes of a message's fixed [`crate::Envelope`].
+pub const ENVELOPE_BYTES: usize = 64;
+/// A message up to this many bytes travels whole, a larger one in fragments (P-31).
+pub const FRAGMENT_BYTES_MAX: usize = 192 * 1024;
+/// Default largest message in bytes: envelope and tail (rulings 21).
+pub const MESSAGE_BYTES_MAX_DEFAULT: u32 = 16 * 1024 * 1024;
+/// Largest value `message_bytes_max` may be configured to.
+pub const MESSAGE_BYTES_MAX_LIMIT: u32 = 128 * 1024 * 1024;
+/// Largest name (tenant, exchange, queue) in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Largest routing or binding key in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Largest `properties` part of a message in bytes.
+pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
+/// Largest `headers` part of a message, and largest binding arguments, in bytes.
+pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// Most entries of one headers table.
+pub const HEADERS_COUNT_MAX: usize = 256;
+/// Deepest nesting of a headers table.
+pub const HEADERS_DEPTH_MAX: usize = 8;
+/// Most channels (producers plus consumers) of one connection; channel numbers are `1..=CHANNELS_MAX`.
+pub const CHANNELS_MAX: u16 = 4096;
+/// Most ranges in one [`crate::FrameKind::Settle`] frame.
+pub const SETTLE_RANGES_MAX: usize = 4096;
+/// Largest credit a consumer may ask for, in messages.
+pub const CREDIT_MESSAGES_MAX: u32 = 1_000_000;
+/// Largest credit a consumer may ask for, in bytes.
+pub const CREDIT_BYTES_MAX: u64 = 1 << 30;
+/// Shortest heartbeat interval that a peer may ask for, in milliseconds.
+pub const HEARTBEAT_MS_MIN: u32 = 1_000;
+/// Longest heartbeat interval, in milliseconds.
+pub const HEARTBEAT_MS_MAX: u32 = 600_000;
+/// Default heartbeat interval, in milliseconds; a peer silent for two intervals is gone (P-12).
+pub const HEARTBEAT_MS_DEFAULT: u32 = 10_000;
+/// Longest reason text in an error or close body, in bytes.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(ALIGN));
+const _: () = assert!(ENVELOPE_BYTES.is_multiple_of(ALIGN));
+// A whole message, its batch head and its frame header fit a frame.
+const _: () = assert!(FRAGMENT_BYTES_MAX + FRAME_HEADER_BYTES + 2 * ALIGN <= FRAME_BYTES_MAX);
+// The parts that routing reads always lie in the first fragment.
+const _: () = assert!(
+    ENVELOPE_BYTES + 2 * KEY_BYTES_MAX + PROPERTIES_BYTES_MAX + HEADERS_BYTES_MAX
+        < FRAGMENT_BYTES_MAX
+);
+const _: () = assert!(SETTLE_RANGES_MAX * 16 + FRAME_HEADER_BYTES < FRAME_BYTES_MAX);
+
+/// `bytes` rounded up to the next multiple of [`ALIGN`].
+#[must_use]
+pub const fn padded(bytes: usize) -> usize {
+    (bytes + (ALIGN - 1)) & !(ALIGN - 1)
+}
