@@ -45,7 +45,7 @@ impl<'a> Iterator for Messages<'a> {
         let rest = core::mem::take(&mut self.rest);
         let length = envelope::length_of(rest).unwrap_or(0);
         let taken = padded(length);
-        if length < ENVELOPE_BYTES || length > FRAGMENT_BYTES_MAX || taken > rest.len() {
+        if !(ENVELOPE_BYTES..=FRAGMENT_BYTES_MAX).contains(&length) || taken > rest.len() {
             return Some(Err(Code::MessageMalformed));
         }
         let (bytes, after) = rest.split_at(taken);

@@ -57,7 +57,7 @@ macro_rules! native {
 macro_rules! bodies {
     ($(
         $(#[$doc:meta])*
-        $name:ident $archived:ident {
+        $name:ident $(<$life:lifetime>)? $archived:ident {
             $( $(#[$fdoc:meta])* $field:ident: $int:ident, )*
             ;
             $( $(#[$pdoc:meta])* $part:ident ($plen:ident) max $max:expr, )*
@@ -73,15 +73,12 @@ macro_rules! bodies {
 
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub struct $name<'a> {
+        pub struct $name $(<$life>)? {
             $( $(#[$fdoc])* pub $field: $int, )*
             $( $(#[$pdoc])* pub $part: &'a [u8], )*
-            /// Keeps the lifetime of bodies that have no byte part.
-            #[doc(hidden)]
-            pub borrowed: core::marker::PhantomData<&'a [u8]>,
         }
 
-        impl $name<'_> {
+        impl $(<$life>)? $name $(<$life>)? {
             /// Bytes of the fixed structure.
             pub const FIXED_BYTES: usize = core::mem::size_of::<$archived>();
             /// The fixed structure's fields: name and bytes, in order.
@@ -91,7 +88,7 @@ macro_rules! bodies {
             ];
         }
 
-        impl<'a> Body<'a> for $name<'a> {
+        impl<'a> Body<'a> for $name $(<$life>)? {
             fn encode(&self, out: &mut Vec<u8>) {
                 $( out.extend_from_slice(&self.$field.to_le_bytes()); )*
                 $( out.extend_from_slice(&(self.$part.len() as u32).to_le_bytes()); )*
@@ -121,7 +118,6 @@ macro_rules! bodies {
                 Ok(Self {
                     $( $field: native!(fixed.$field, $int), )*
                     $( $part, )*
-                    borrowed: core::marker::PhantomData,
                 })
             }
         }
@@ -130,7 +126,7 @@ macro_rules! bodies {
 
 bodies! {
     /// The first frame of a client (P-7).
-    Hello HelloArchived {
+    Hello<'a> HelloArchived {
         /// [`crate::version::MAGIC`].
         magic: u32,
         /// Oldest version the client speaks.
@@ -149,7 +145,7 @@ bodies! {
     }
 
     /// The broker's answer: what holds on this connection (P-7).
-    Welcome WelcomeArchived {
+    Welcome<'a> WelcomeArchived {
         /// [`crate::version::MAGIC`].
         magic: u32,
         /// The version spoken from here on.
@@ -176,14 +172,14 @@ bodies! {
     }
 
     /// Moves the connection to the core that owns a queue; only while it has no channel (P-13).
-    Attach AttachArchived {
+    Attach<'a> AttachArchived {
         ;
         /// The queue.
         queue (queue_bytes) max NAME_BYTES_MAX,
     }
 
     /// Why something failed, was refused or ended.
-    Failure FailureArchived {
+    Failure<'a> FailureArchived {
         /// A [`Code`].
         code: u16,
         /// Zero.
@@ -230,7 +226,7 @@ bodies! {
     }
 
     /// Opens a consumer (P-40).
-    ConsumerOpen ConsumerOpenArchived {
+    ConsumerOpen<'a> ConsumerOpenArchived {
         /// Most unsettled bytes (padded messages) pushed; 0 = no limit of bytes.
         credit_bytes: u64,
         /// Most unsettled messages pushed; 0 = nothing is pushed, messages are taken with `Get`.
@@ -263,7 +259,7 @@ bodies! {
     }
 
     /// Declares a queue (P-61).
-    QueueDeclare QueueDeclareArchived {
+    QueueDeclare<'a> QueueDeclareArchived {
         /// Most ready and unsettled messages, 0 = no limit.
         messages_max: u64,
         /// Most padded bytes of ready and unsettled messages, 0 = no limit.
@@ -282,7 +278,7 @@ bodies! {
     }
 
     /// Deletes a queue or an exchange (P-62).
-    Delete DeleteArchived {
+    Delete<'a> DeleteArchived {
         /// Bit 0: only if unused (no consumers, no bindings). Bit 1: only if empty.
         flags: u32,
         ;
@@ -291,14 +287,14 @@ bodies! {
     }
 
     /// A body that only names something.
-    Named NamedArchived {
+    Named<'a> NamedArchived {
         ;
         /// Name.
         name (name_bytes) max NAME_BYTES_MAX,
     }
 
     /// What a queue is and holds.
-    QueueInfo QueueInfoArchived {
+    QueueInfo<'a> QueueInfoArchived {
         /// Messages ready for delivery.
         ready: u64,
         /// Messages delivered and not settled.
@@ -333,7 +329,7 @@ bodies! {
     }
 
     /// Declares an exchange (P-63); also what is said of one in a list.
-    ExchangeDeclare ExchangeDeclareArchived {
+    ExchangeDeclare<'a> ExchangeDeclareArchived {
         /// An [`ExchangeKind`].
         kind: u8,
         /// A [`Durability`].
@@ -350,7 +346,7 @@ bodies! {
     }
 
     /// Binds or unbinds a queue (P-64); also what is said of a binding in a list.
-    Bind BindArchived {
+    Bind<'a> BindArchived {
         ;
         /// Exchange.
         exchange (exchange_bytes) max NAME_BYTES_MAX,
@@ -476,7 +472,6 @@ pub fn write_failure(out: &mut Vec<u8>, header: FrameHeader, code: Code, reason:
         code: code as u16,
         reserved: 0,
         reason: &reason.as_bytes()[..end],
-        borrowed: core::marker::PhantomData,
     };
     failure.write(out, header);
 }
@@ -512,7 +507,6 @@ mod tests {
             queue: b"orders",
             key: b"order.*",
             arguments: b"",
-            borrowed: core::marker::PhantomData,
         };
         let mut body = Vec::new();
         bind.encode(&mut body);

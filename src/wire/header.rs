@@ -238,7 +238,7 @@ impl FrameHeader {
             body_bytes,
             body_crc: u32_at(24),
         };
-        if length % ALIGN != 0 || header.length() != length {
+        if !length.is_multiple_of(ALIGN) || header.length() != length {
             return Err(Code::FrameMalformed);
         }
         Ok(header)
