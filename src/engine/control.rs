@@ -1,0 +1,1 @@
+//! What happens per operation: topology, recovery, checkpoints. May allocate and assert lavishly.

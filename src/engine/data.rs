@@ -1,0 +1,4 @@
+//! What happens per message. Does not configure, log, format or allocate per message.
+
+pub mod mesh;
+pub mod session;
