@@ -235,7 +235,9 @@ impl SleepFlag {
     /// Says that the reader is going to sleep; it must look at its rings once more before it does.
     #[inline]
     pub fn announce_sleep(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        // A swap, so that it follows the waker's last clearing of the flag in every thread's eyes;
+        // it costs nothing beside the sleep, and the model checker can follow it.
+        self.0.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
