@@ -235,8 +235,9 @@ impl SleepFlag {
     /// Says that the reader is going to sleep; it must look at its rings once more before it does.
     #[inline]
     pub fn announce_sleep(&self) {
-        // A swap, so that it follows the waker's last clearing of the flag in every thread's eyes;
-        // it costs nothing beside the sleep, and the model checker can follow it.
+        // A swap where a store should do: with a store the model checker reports a lost wake-up,
+        // and whether that is its approximation of fences or a real one is not settled. Beside a
+        // sleep the swap costs nothing.
         self.0.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
