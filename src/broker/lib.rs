@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The broker: process, sockets, files and configuration around the engine. It does not know how a
+//! message is routed, queued or acknowledged; the engine decides that.
+
+pub mod data;
+pub mod rt;
