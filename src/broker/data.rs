@@ -2,4 +2,7 @@
 //! the control plane, and nothing below it calls into that.
 
 pub mod buffers;
+pub mod conn;
+pub mod drive;
 pub mod mesh;
+pub mod store;

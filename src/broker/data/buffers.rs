@@ -22,14 +22,12 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
+use ringpost_engine::BufferId;
+
 use crate::rt::{IO_ALIGNMENT, IoWindow, Memory};
 
 /// The size of a buffer if not configured otherwise: one journal block of the largest size.
 pub const BUFFER_BYTES_DEFAULT: u32 = 256 << 10;
-
-/// Names a buffer of the pool of one core; meaningless on another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BufferId(pub u32);
 
 /// What the pool knows of one buffer.
 #[derive(Clone, Debug, Default)]
@@ -330,6 +328,32 @@ impl BufferPool {
         // SAFETY: the callers computed the offset from an id and a range checked against a buffer,
         // so it lies inside the mapping or one past its end.
         unsafe { self.memory.start().as_ptr().add(offset) }
+    }
+}
+
+impl ringpost_engine::Buffers for BufferPool {
+    fn buffer_bytes(&self) -> u32 {
+        Self::buffer_bytes(self)
+    }
+
+    fn available(&self) -> usize {
+        self.free_count()
+    }
+
+    fn acquire(&mut self) -> Option<BufferId> {
+        Self::acquire(self)
+    }
+
+    fn bytes(&self, buffer: BufferId, range: Range<u32>) -> &[u8] {
+        Self::bytes(self, buffer, range)
+    }
+
+    fn open_bytes(&mut self, buffer: BufferId, from: u32) -> &mut [u8] {
+        Self::open_bytes(self, buffer, from)
+    }
+
+    fn seal(&mut self, buffer: BufferId, upto: u32) {
+        Self::seal(self, buffer, upto);
     }
 }
 
