@@ -463,6 +463,7 @@ impl Running {
                     tenant: agreed.tenant,
                     kind: header.kind,
                     body: body.to_vec(),
+                    usage: (0, 0),
                 };
                 let frame = TopologyFrame { conn, header, request };
                 self.topology.frame(flow, frame, effects)

@@ -163,6 +163,8 @@ pub struct ChangeRequest {
     pub kind: ringpost_wire::FrameKind,
     /// Body of the frame.
     pub body: Vec<u8>,
+    /// Consumers and messages of the queue that a conditional delete names.
+    pub usage: (u32, u64),
 }
 
 /// What a queue holds now.
