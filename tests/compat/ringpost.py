@@ -1,6 +1,6 @@
-"""A client of the Ringpost protocol in plain Python, written from docs/protocol.md alone.
+"""A client of the Ringpost protocol in plain Python: docs/protocol.md, without any code of ours.
 
-It exists to prove that the protocol is open, and as an example to port from: one thread, blocking
+It exists to show that the protocol is open, and as an example to port from: one thread, blocking
 calls, nothing but the standard library. The first half is bytes (pure functions that the golden
 vectors check), the second half is the connection.
 """
