@@ -597,12 +597,12 @@ class Producer(_Channel):
         elif frame.kind == "ProducerClosed":
             self._ended(frame)
 
-    def _wait_for_credit(self, messages, size):
-        def has():
-            return (self._sent[0] + messages <= self._credit[0]
-                    and self._sent[1] + size <= self._credit[1])
+    def _has_credit(self, messages, size):
+        return (self._sent[0] + messages <= self._credit[0]
+                and self._sent[1] + size <= self._credit[1])
 
-        if not self._pump(has):
+    def _wait_for_credit(self, messages, size):
+        if not self._pump(lambda: self._has_credit(messages, size)):
             raise TimeoutError("no credit to publish")
         self._sent[0] += messages
         self._sent[1] += size
@@ -613,7 +613,8 @@ class Producer(_Channel):
         for message in messages:
             data = pack_message(message)
             size = padded(len(data))
-            if batch and (len(data) > PIECE or len(batch) + size > PIECE):
+            # What is batched is sent before waiting for credit, which only its confirm may bring.
+            if batch and (len(batch) + size > PIECE or not self._has_credit(1, size)):
                 self._publish_batch(batch, count, mandatory)
                 batch, count = bytearray(), 0
             if len(data) > PIECE:
