@@ -24,6 +24,7 @@ use ringpost::rt::{CoreConfig, CoreHandle, CoreRuntime, Events, OperationId, Tok
 const SEGMENT_BYTES: u64 = 64 << 20;
 const BLOCK_BYTES: u32 = 4096;
 const MESSAGE_BYTES: usize = 64;
+const DISK_ROUNDS: usize = 15;
 const NEVER: Duration = Duration::ZERO;
 const USUAL: Duration = Duration::from_micros(50);
 const LONG: Duration = Duration::from_micros(300);
@@ -97,30 +98,51 @@ fn disk(directory: &Path, time: Duration) -> io::Result<()> {
     let directory = tempfile::tempdir_in(directory)?;
     let path = directory.path().join("segment");
     create_segment(&path, SEGMENT_BYTES, |_| ())?;
-    for round in 0..2 {
-        println!("# durable 4 KiB writes, round {round}");
-        report(
-            "blocking pwrite O_DSYNC d1",
-            &blocking_writes(&path, time)?,
-            time,
-        );
-        for (name, spin) in [("parked", NEVER), ("spin 50", USUAL), ("spin 300", LONG)] {
-            for depth in [1, 2] {
-                let path = path.clone();
-                let core = spawn_core(core_config("disk", 0, spin)?, move |core| {
-                    core_writes(core, path, depth, time)
-                })?;
-                let (histogram, cpu) = join(core)??;
-                let cpu = cpu.as_secs_f64() / time.as_secs_f64() * 100.0;
-                report(
-                    &format!("poller {name} d{depth} (cpu {cpu:.0} %)"),
-                    &histogram,
-                    time,
-                );
-            }
+    println!("# durable 4 KiB writes, median and (range) of the p50 of {DISK_ROUNDS} rounds");
+    // The disk drifts by a factor of two within seconds: variants take turns in short rounds, and
+    // the spread is printed beside the median.
+    let slice = time / 4;
+    let modes = [("parked", NEVER), ("spin 50", USUAL), ("spin 300", LONG)];
+    let mut blocking = Vec::new();
+    let mut pollers = vec![Vec::new(); modes.len() * 2];
+    for _ in 0..DISK_ROUNDS {
+        blocking.push(blocking_writes(&path, slice)?.value_at_quantile(0.5));
+        for (place, medians) in pollers.iter_mut().enumerate() {
+            let (_, spin) = modes[place / 2];
+            let (path, depth) = (path.clone(), place % 2 + 1);
+            let core = spawn_core(core_config("disk", 0, spin)?, move |core| {
+                core_writes(core, path, depth, slice)
+            })?;
+            medians.push(join(core)??.value_at_quantile(0.5));
         }
     }
+    report_rounds("blocking pwrite O_DSYNC d1", &blocking, &blocking);
+    for (place, medians) in pollers.iter().enumerate() {
+        let name = format!("poller {} d{}", modes[place / 2].0, place % 2 + 1);
+        report_rounds(&name, medians, &blocking);
+    }
     Ok(())
+}
+
+/// Prints the median of the rounds, their range, and the median ratio to the floor's same round.
+fn report_rounds(name: &str, medians: &[u64], floor: &[u64]) {
+    let mut us: Vec<f64> = medians.iter().map(|&nanos| nanos as f64 / 1e3).collect();
+    let mut ratios: Vec<f64> = medians
+        .iter()
+        .zip(floor)
+        .map(|(&own, &floor)| own as f64 / floor as f64)
+        .collect();
+    us.sort_by(f64::total_cmp);
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "{name:<44} p50 {:>7.2} us ({:.2} to {:.2}), x {:.2} of blocking ({:.2} to {:.2})",
+        us[us.len() / 2],
+        us[0],
+        us[us.len() - 1],
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
 }
 
 fn blocking_writes(path: &Path, time: Duration) -> io::Result<Histogram<u64>> {
@@ -147,14 +169,13 @@ async fn core_writes(
     path: PathBuf,
     depth: usize,
     time: Duration,
-) -> io::Result<(Histogram<u64>, Duration)> {
+) -> io::Result<Histogram<u64>> {
     let mut pool = BufferPool::new(1, BLOCK_BYTES)?;
     let file = SegmentFile::open_for_writing(&path)?;
     let block = pool.acquire().expect("the pool has one");
     pool.open_bytes(block, 0).fill(2);
     pool.seal(block, BLOCK_BYTES);
     let (mut histogram, mut events) = (histogram(), Events::new());
-    let cpu = thread_cpu();
     let (start, mut offset) = (Monotonic::now(), 0);
     loop {
         let now = Monotonic::now();
@@ -167,7 +188,7 @@ async fn core_writes(
             offset = (offset + u64::from(BLOCK_BYTES)) % SEGMENT_BYTES;
         }
         if core.poller.in_flight() == 0 {
-            return Ok((histogram, thread_cpu() - cpu));
+            return Ok(histogram);
         }
         core.poller.wait(None, &mut events, || false).await?;
         let now = Monotonic::now();
