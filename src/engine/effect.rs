@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::data::mesh::MeshMessage;
+use crate::mesh::MeshMessage;
 use crate::data::session::Handover;
 use crate::ids::{BufferId, ConnId, OpId, SlotId};
 use ringpost_wire::ids::CoreId;

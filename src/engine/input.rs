@@ -1,6 +1,6 @@
 //! Everything that can happen to a core. Does not know where an input came from.
 
-use crate::data::mesh::MeshMessage;
+use crate::mesh::MeshMessage;
 use crate::data::session::Handover;
 use crate::ids::{BufferId, ConnId, OpId, SlotId};
 use ringpost_wire::Code;
