@@ -1,0 +1,2014 @@
+//! The journal of one core: appends records to blocks, blocks to segments, and knows what is synced.
+//! Does not know queues, sessions, or what makes a message live; does not recover or checkpoint.
+//!
+//! ```text
+//! segment   | block | block | block ...  | index part | index part again |
+//! block     | header | record | record ...            | zeros to 4 KiB |
+//! record    | head | body                              | zeros to 16 B |
+//! ```
+//!
+//! Blocks are sealed and written in order, at most [`Config::writes_in_flight`] at a time, whenever
+//! one of those is free and there are bytes: the batch is what arrived meanwhile, nothing lingers.
+//! A write completes when it is synced, and [`Journal::durable_block`] is the prefix of those.
+//! Any failed write is final. docs/storage.md has the format and the reasons.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use ringpost_wire::FragmentHead;
+use ringpost_wire::checksum::{crc32c, crc32c_append};
+use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
+
+use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use crate::ids::{BufferId, JournalId, Mono, OpId, Place, SegmentIdx};
+use crate::input::{FileReply, IoFault};
+
+pub mod block;
+pub mod cache;
+pub mod record;
+pub mod segment;
+pub mod volatile;
+
+use block::{
+    BLOCK_ALIGN, BLOCK_FLAG_INDEX, BLOCK_HEADER_BYTES, BlockHeader, BlockSequence, SegmentNumber,
+    align_block, partition_bit,
+};
+use cache::{Cache, Origin, Window};
+use record::{
+    FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META, RECORD_HEAD_BYTES,
+    RecordHead, align_record,
+};
+use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
+
+/// Free slots that publishes never take: acks, relocation and checkpoints need somewhere to go
+/// when the disk is full of messages (rulings 17).
+pub const RESERVE_SLOTS: usize = 3;
+/// Free slots beyond the reserve at which refused publishes are accepted again.
+pub const RESUME_SLOTS: usize = 2;
+/// Longest time that data without urgency waits for company (rulings 18).
+pub const TRICKLE_MS: u64 = 20;
+/// Idle time after which a watermark states that everything is synced (rulings 9).
+pub const WATERMARK_MS: u64 = 5;
+/// Time before a file is tried to be created again after there was no space.
+const CREATE_RETRY_MS: u64 = 1_000;
+/// Buffers that an append which is no publish may need at once: two index copies and a window.
+const BUFFERS_UPKEEP: usize = 3;
+/// Most reads in flight for messages that are not in memory.
+const READS_MAX: usize = 8;
+/// Places remembered as unreadable; beyond this many, reads simply fail again.
+const UNREADABLE_MAX: usize = 4_096;
+/// Bytes that one run, one partition and one block add to an index part, at most.
+const INDEX_RUN_BYTES: u32 = 34;
+const INDEX_PARTITION_BYTES: u32 = 23;
+const INDEX_BLOCK_BYTES: u32 = 16;
+
+/// Operations of a journal have this bit, so that a core knows whose answer it got.
+const OP_JOURNAL: u64 = 1 << 62;
+
+/// What a journal is configured to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Which journal it is.
+    pub journal: JournalId,
+    /// The data directory's own random number.
+    pub journal_uuid: u64,
+    /// Bytes of every slot, a multiple of 4096.
+    pub segment_bytes: u32,
+    /// Bytes of every buffer, a multiple of 4096: the largest block.
+    pub buffer_bytes: u32,
+    /// Most slots: the share of the disk that this journal may use.
+    pub slots_max: u32,
+    /// Free slots kept ready beyond the reserve.
+    pub spare_slots: u32,
+    /// Most writes in flight.
+    pub writes_in_flight: u32,
+    /// Free buffers that the block cache leaves in the pool.
+    pub buffers_free_min: u32,
+    /// Partitions of the data directory.
+    pub partitions: u16,
+    /// Reserved for replication.
+    pub cluster: u64,
+    /// Reserved for replication.
+    pub node: u32,
+    /// Reserved for replication.
+    pub replica: u32,
+}
+
+impl Config {
+    /// Defaults for a journal of that identity.
+    #[must_use]
+    pub const fn new(journal: JournalId, journal_uuid: u64) -> Self {
+        Self {
+            journal,
+            journal_uuid,
+            segment_bytes: 32 << 20,
+            buffer_bytes: 256 << 10,
+            slots_max: 64,
+            spare_slots: 2,
+            writes_in_flight: 2,
+            buffers_free_min: 8,
+            partitions: 64,
+            cluster: 0,
+            node: 0,
+            replica: 0,
+        }
+    }
+
+    /// Asserts what the code relies on.
+    pub fn assert_valid(&self) {
+        assert!(self.journal_uuid != 0, "a journal has an identity");
+        assert!(self.buffer_bytes.is_multiple_of(BLOCK_ALIGN));
+        assert!(self.segment_bytes.is_multiple_of(BLOCK_ALIGN));
+        assert!(self.buffer_bytes >= 4 * BLOCK_ALIGN);
+        // A largest block and its index, twice, fit a segment of their own.
+        assert!(u64::from(self.segment_bytes) >= 4 * u64::from(self.buffer_bytes));
+        assert!(self.slots_max as usize >= RESERVE_SLOTS + RESUME_SLOTS + 2);
+        assert!(self.writes_in_flight >= 1);
+        assert!(self.buffers_free_min as usize > BUFFERS_UPKEEP);
+    }
+
+    /// Bytes of the largest body of one record.
+    #[must_use]
+    pub const fn body_bytes_max(&self) -> u32 {
+        self.buffer_bytes - BLOCK_HEADER_BYTES - RECORD_HEAD_BYTES
+    }
+
+    /// An index part is written when it has grown to this many bytes.
+    const fn part_bytes(&self) -> u32 {
+        self.buffer_bytes / 4
+    }
+}
+
+/// What a caller says of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunHead {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Replication term.
+    pub term: u32,
+    /// The queue.
+    pub queue: QueueId,
+    /// Queue sequence of the first message.
+    pub queue_sequence: QueueSequence,
+    /// The producer, 0 if it gave no identity.
+    pub producer: ProducerId,
+    /// The producer's epoch.
+    pub producer_epoch: u32,
+    /// Producer sequence of the first message.
+    pub producer_sequence: Sequence,
+}
+
+impl RunHead {
+    /// A record of a queue without a producer.
+    #[must_use]
+    pub const fn of_queue(partition: PartitionId, queue: QueueId, first: QueueSequence) -> Self {
+        Self {
+            partition,
+            term: 0,
+            queue,
+            queue_sequence: first,
+            producer: ProducerId(0),
+            producer_epoch: 0,
+            producer_sequence: Sequence(0),
+        }
+    }
+
+    /// A record that belongs to no queue.
+    #[must_use]
+    pub const fn of_partition(partition: PartitionId) -> Self {
+        Self::of_queue(partition, QueueId(0), QueueSequence(0))
+    }
+}
+
+/// Where a run went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Appended {
+    /// A record of its own.
+    New(Place),
+    /// The end of the record that was appended last: the same queue and producer, no gap.
+    Merged,
+}
+
+/// Why nothing was appended. Nothing of it is in a block, so the publish may be refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoRoom {
+    /// No buffer is free; there will be one when writes or sends complete.
+    Buffers,
+    /// No slot is free, or only those that publishes may not take.
+    Disk,
+    /// The journal has failed or is not ready.
+    Closed,
+}
+
+/// Who appends: publishes leave the reserve alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Publish,
+    Upkeep,
+}
+
+/// Whether somebody waits for a record to be durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// Write it as soon as a write is free.
+    Now,
+    /// It may wait for company, up to [`TRICKLE_MS`].
+    Trickle,
+}
+
+/// What a caller says of a record that is no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it belongs.
+    pub head: RunHead,
+    /// What the kind says: ranges of an ack, for one.
+    pub count: u32,
+    /// Whether somebody waits for it.
+    pub urgency: Urgency,
+}
+
+/// What a completion changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Nothing that the caller can see.
+    Nothing,
+    /// Every block up to this one is synced.
+    Durable(BlockSequence),
+    /// These bytes of a segment are in memory now.
+    Arrived {
+        /// The segment.
+        segment: SegmentIdx,
+        /// From this byte offset.
+        from: u32,
+        /// Up to this one.
+        upto: u32,
+    },
+    /// This record can not be read (rulings 10).
+    Unreadable(Place),
+    /// The journal has failed; the effect says why.
+    Failed,
+}
+
+/// Where a record is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// In memory, proved.
+    Cached {
+        /// The buffer.
+        buffer: BufferId,
+        /// Its body in the buffer.
+        body: Range<u32>,
+        /// Its head.
+        head: RecordHead,
+    },
+    /// On disk: see [`Journal::fetch`].
+    Cold,
+    /// A read that covers it is in flight.
+    Coming,
+    /// It is not what was written there, or can not be read (rulings 10).
+    Damaged,
+}
+
+/// What became of asking for a record to be in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fetch {
+    /// It begins in memory; the window reaches to this byte offset of its segment.
+    Cached {
+        /// End of the window.
+        upto: u32,
+    },
+    /// A read is in flight; its window will reach to this byte offset of its segment.
+    Coming {
+        /// End of the window.
+        upto: u32,
+    },
+    /// No buffer or no read is free now; ask again when something completes.
+    Busy,
+}
+
+/// Whether the journal takes appends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Its incarnation is not in a block yet.
+    Starting,
+    /// Its incarnation is in this block; ready when that is durable.
+    Opening(BlockSequence),
+    /// Open.
+    Ready,
+    /// A write failed: final.
+    Failed,
+}
+
+/// The record that was appended last, while its head may still change.
+#[derive(Clone, Copy, Debug)]
+struct OpenRecord {
+    /// Byte offset in the block.
+    at: u32,
+    /// Its head, without checksum.
+    head: RecordHead,
+    /// What its body folds to so far.
+    folded: u32,
+    /// Of a fragment: bytes of the whole message.
+    message_bytes: u32,
+}
+
+/// The block that is being filled.
+#[derive(Debug)]
+struct OpenBlock {
+    segment: SegmentIdx,
+    buffer: BufferId,
+    /// Where the block begins in the buffer.
+    start: u32,
+    /// Where the block begins in the segment.
+    offset: u32,
+    /// Header and records so far.
+    used: u32,
+    /// Records whose head is written.
+    record_count: u32,
+    content_crc: u32,
+    last: Option<OpenRecord>,
+    is_urgent: bool,
+    flags: u16,
+}
+
+/// The buffer that mirrors the end of the segment.
+#[derive(Clone, Copy, Debug)]
+struct AppendWindow {
+    buffer: BufferId,
+    /// Byte offset in the segment of the buffer's first byte.
+    start: u32,
+    /// Bytes of the buffer that hold sealed blocks.
+    sealed_bytes: u32,
+}
+
+/// A block on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+struct SealedBlock {
+    sequence: BlockSequence,
+    segment: SegmentIdx,
+    offset: u32,
+    bytes: u32,
+    buffer: BufferId,
+    start: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct WriteInFlight {
+    op: OpId,
+    block: SealedBlock,
+    is_done: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ReadInFlight {
+    op: OpId,
+    segment: SegmentIdx,
+    start: u32,
+    bytes: u32,
+    buffer: BufferId,
+    /// The record it was asked for.
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SlotTask {
+    Create(SegmentIdx),
+    Remove(SegmentIdx),
+}
+
+/// A partition as the writer sees it.
+#[derive(Clone, Copy, Debug, Default)]
+struct PartitionState {
+    /// Number of its next record.
+    next: u64,
+    /// Whether the open block holds records of it, and from which on.
+    in_block: BlockSequence,
+    block_first: u64,
+}
+
+/// A range of a partition that is lost or can not be proved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// The partition.
+    pub partition: PartitionId,
+    /// First record sequence that is not there.
+    pub first: u64,
+    /// First record sequence after it that is; `u64::MAX` if that is not known.
+    pub upto: u64,
+    /// The queue, if the damage is one known run; else 0.
+    pub queue: QueueId,
+    /// Queue sequence of the first message of that run that is bad.
+    pub queue_sequence: QueueSequence,
+    /// The segment, 0 if it is gone.
+    pub segment_number: SegmentNumber,
+    /// Byte offset in it.
+    pub offset: u32,
+}
+
+/// A checkpoint that is being made.
+#[derive(Clone, Debug)]
+pub(crate) struct PendingCheckpoint {
+    pub(crate) generation: u64,
+    /// Its content is true only when this block is durable.
+    pub(crate) after: BlockSequence,
+    pub(crate) content: Vec<u8>,
+    pub(crate) content_bytes: u64,
+    pub(crate) op: Option<OpId>,
+}
+
+/// What the journal knows of its checkpoints.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checkpoints {
+    /// The newest that was begun.
+    pub(crate) generation: u64,
+    /// The newest that is durable.
+    pub(crate) durable_generation: u64,
+    pub(crate) pending: Option<PendingCheckpoint>,
+    /// Bytes of the newest.
+    pub(crate) last_bytes: u64,
+    /// Bytes of blocks sealed since it was begun.
+    pub(crate) bytes_since: u64,
+    /// Segments sealed since it was begun.
+    pub(crate) segments_since: u32,
+}
+
+/// Where the writer continues; made by recovery.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) table: Table,
+    /// The segment to continue and its index so far, if it can be.
+    pub(crate) segment: Option<(SegmentIdx, OpenIndex)>,
+    pub(crate) next_number: SegmentNumber,
+    pub(crate) next_sequence: BlockSequence,
+    pub(crate) prev_crc: u32,
+    pub(crate) prev_partitions: u64,
+    pub(crate) incarnation: u32,
+    /// Next record sequence of each partition that has one.
+    pub(crate) partitions: Vec<(PartitionId, u64)>,
+    pub(crate) generation: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) bytes_since: u64,
+    pub(crate) segments_since: u32,
+    pub(crate) damages: Vec<Damage>,
+    pub(crate) next_op: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Journal {
+    pub(crate) config: Config,
+    pub(crate) table: Table,
+    pub(crate) cache: Cache,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) damages: Vec<Damage>,
+    state: State,
+    incarnation: u32,
+    wall_us: u64,
+
+    segment: Option<SegmentIdx>,
+    next_slot: Option<SegmentIdx>,
+    next_number: SegmentNumber,
+    window: Option<AppendWindow>,
+    open: Option<OpenBlock>,
+    index: OpenIndex,
+    partitions: Vec<PartitionState>,
+    touched: Vec<u16>,
+    ranges: Vec<PartitionRange>,
+    scratch: Vec<u8>,
+
+    /// Sequence of the open block, or of the next one.
+    next_sequence: BlockSequence,
+    prev_crc: u32,
+    prev_partitions: u64,
+    last_is_watermark: bool,
+    sealed: VecDeque<SealedBlock>,
+    writes: VecDeque<WriteInFlight>,
+    durable: BlockSequence,
+
+    reads: Vec<ReadInFlight>,
+    unreadable: Vec<Place>,
+    slot_task: Option<(OpId, SlotTask)>,
+    create_after: Option<Mono>,
+    is_publish_refused: bool,
+    trickle_since: Option<Mono>,
+    idle_since: Option<Mono>,
+    next_op: u64,
+}
+
+impl Journal {
+    /// A journal that never was: no slots yet. Recovery of an empty directory gives the same.
+    #[must_use]
+    pub fn fresh(config: Config) -> Self {
+        let start = Start {
+            table: Table::default(),
+            segment: None,
+            next_number: SegmentNumber(1),
+            next_sequence: BlockSequence(1),
+            prev_crc: 0,
+            prev_partitions: 0,
+            incarnation: 1,
+            partitions: Vec::new(),
+            generation: 0,
+            checkpoint_bytes: 0,
+            bytes_since: 0,
+            segments_since: 0,
+            damages: Vec::new(),
+            next_op: 1,
+        };
+        Self::start(config, start)
+    }
+
+    /// A journal that continues where recovery stopped. It first writes its incarnation.
+    pub(crate) fn start(config: Config, start: Start) -> Self {
+        config.assert_valid();
+        let mut partitions = vec![PartitionState::default(); usize::from(config.partitions) + 1];
+        for state in &mut partitions {
+            state.next = 1;
+        }
+        let durable = BlockSequence(start.next_sequence.0 - 1);
+        let (segment, index) = match start.segment {
+            Some((segment, index)) => (Some(segment), index),
+            None => (None, OpenIndex::default()),
+        };
+        let mut journal = Self {
+            config,
+            table: start.table,
+            cache: Cache::default(),
+            checkpoints: Checkpoints {
+                generation: start.generation,
+                durable_generation: start.generation,
+                pending: None,
+                last_bytes: start.checkpoint_bytes,
+                bytes_since: start.bytes_since,
+                segments_since: start.segments_since,
+            },
+            damages: start.damages,
+            state: State::Starting,
+            incarnation: start.incarnation,
+            wall_us: 0,
+            segment,
+            next_slot: None,
+            next_number: start.next_number,
+            window: None,
+            open: None,
+            index,
+            partitions,
+            touched: Vec::new(),
+            ranges: Vec::new(),
+            scratch: Vec::new(),
+            next_sequence: start.next_sequence,
+            prev_crc: start.prev_crc,
+            prev_partitions: start.prev_partitions,
+            last_is_watermark: false,
+            sealed: VecDeque::new(),
+            writes: VecDeque::new(),
+            durable,
+            reads: Vec::new(),
+            unreadable: Vec::new(),
+            slot_task: None,
+            create_after: None,
+            is_publish_refused: false,
+            trickle_since: None,
+            idle_since: None,
+            next_op: start.next_op,
+        };
+        for (partition, next) in start.partitions {
+            journal.raise_partition(partition, next);
+        }
+        journal
+    }
+
+    // ---------------------------------------------------------------- appending
+
+    /// Appends messages of one queue, exactly as they travel. The caller has checked them, their
+    /// checksums included, and that they are at most [`Journal::body_bytes_max`].
+    ///
+    /// The messages count as live in the segment of the place until [`Journal::drop_live`].
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub fn append_run(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        count: u32,
+        messages: &[u8],
+    ) -> Result<Appended, NoRoom> {
+        assert!(count > 0, "a run has messages");
+        assert!(messages.len() <= self.config.body_bytes_max() as usize);
+        self.may_publish()?;
+        if self.merge(buffers, head, count, messages) {
+            return Ok(Appended::Merged);
+        }
+        let need = RECORD_HEAD_BYTES + messages.len() as u32;
+        self.make_room(need, Purpose::Publish, buffers, effects)?;
+        let folded = record::fold_messages(0, messages).expect("the caller checked the messages");
+        assert_eq!(folded.count, count, "the caller counted the messages");
+        let draft = Draft::of(Kind::Run, head, count);
+        let place = self.push(buffers, &draft, messages, folded.crc);
+        self.set_urgent();
+        self.count_units(place.segment, count, messages.len());
+        self.table.get_mut(place.segment).live_count += u64::from(count);
+        Ok(Appended::New(place))
+    }
+
+    /// Appends one piece of a large message; `body` is a wire fragment. One unit counts as live per
+    /// piece. Pieces of one message must come in order; others may come between.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub fn append_fragment(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        body: &[u8],
+    ) -> Result<Place, NoRoom> {
+        self.may_publish()?;
+        self.append_piece(buffers, effects, head, body, 0, Purpose::Publish)
+            .inspect(|place| self.table.get_mut(place.segment).live_count += 1)
+    }
+
+    /// Appends a record that is no message. Returns its place.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub fn append_record(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        note: &Note,
+        body: &[u8],
+    ) -> Result<Place, NoRoom> {
+        assert!(!note.kind.is_indexed(), "messages have their own functions");
+        assert!(note.kind.is_sequenced(), "the journal writes those itself");
+        assert!(body.len() <= self.config.body_bytes_max() as usize);
+        self.must_be_open()?;
+        let need = RECORD_HEAD_BYTES + body.len() as u32;
+        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        let draft = Draft::of(note.kind, &note.head, note.count);
+        let place = self.push(buffers, &draft, body, crc32c(body));
+        if note.urgency == Urgency::Now {
+            self.set_urgent();
+        }
+        Ok(place)
+    }
+
+    /// Appends live messages that lie at `old`, which replay moves if they are still live. They
+    /// count as live at the new place only when the caller moves its count there; until then the
+    /// new segment is pinned.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub(crate) fn append_relocated(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        count: u32,
+        messages: &[u8],
+    ) -> Result<Place, NoRoom> {
+        self.must_be_open()?;
+        let need = RECORD_HEAD_BYTES + messages.len() as u32;
+        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        let folded = record::fold_messages(0, messages).expect("the mover checked the messages");
+        assert_eq!(folded.count, count, "the mover counted the messages");
+        let mut draft = Draft::of(Kind::Relocated, head, count);
+        draft.flags = FLAG_RELOCATED;
+        let place = self.push(buffers, &draft, messages, folded.crc);
+        self.count_units(place.segment, count, messages.len());
+        self.table.get_mut(place.segment).pin_count += 1;
+        Ok(place)
+    }
+
+    /// As [`Journal::append_relocated`], for one piece of a large message.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub(crate) fn append_relocated_fragment(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        body: &[u8],
+    ) -> Result<Place, NoRoom> {
+        self.must_be_open()?;
+        self.append_piece(
+            buffers,
+            effects,
+            head,
+            body,
+            FLAG_RELOCATED,
+            Purpose::Upkeep,
+        )
+        .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
+    }
+
+    fn append_piece(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        body: &[u8],
+        flags: u8,
+        purpose: Purpose,
+    ) -> Result<Place, NoRoom> {
+        assert!(body.len() <= self.config.body_bytes_max() as usize);
+        let (piece, _) = FragmentHead::split(body).expect("the caller checked the fragment");
+        let need = RECORD_HEAD_BYTES + body.len() as u32;
+        self.make_room(need, purpose, buffers, effects)?;
+        let mut draft = Draft::of(
+            Kind::Fragment,
+            head,
+            piece.offset / FRAGMENT_BYTES_MAX as u32,
+        );
+        draft.flags = flags;
+        draft.message_bytes = piece.message_bytes;
+        let place = self.push(buffers, &draft, body, crc32c(body));
+        self.set_urgent();
+        self.count_units(place.segment, 1, body.len());
+        Ok(place)
+    }
+
+    /// Bytes of the largest body of one record.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> u32 {
+        self.config.body_bytes_max()
+    }
+
+    /// Bytes of a body that fit the open block, 0 if it is full or there is none: a caller with
+    /// more than that splits at a message, so that blocks are filled.
+    #[must_use]
+    pub fn room(&self, buffers: &impl Buffers) -> u32 {
+        let Some(open) = &self.open else { return 0 };
+        let left = buffers.buffer_bytes() - open.start - open.used;
+        left.saturating_sub(RECORD_HEAD_BYTES)
+    }
+
+    /// The block that holds what was appended last.
+    #[must_use]
+    pub fn open_block(&self) -> BlockSequence {
+        match self.open {
+            Some(_) => self.next_sequence,
+            None => BlockSequence(self.next_sequence.0 - 1),
+        }
+    }
+
+    /// Every block up to this one is synced.
+    #[must_use]
+    pub fn durable_block(&self) -> BlockSequence {
+        self.durable
+    }
+
+    /// Whether appends are taken: the incarnation is durable and no write has failed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether a write has failed; final.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state == State::Failed
+    }
+
+    /// Whether publishes are refused because the disk is nearly full; ends with hysteresis.
+    #[must_use]
+    pub fn is_publish_refused(&self) -> bool {
+        self.is_publish_refused
+    }
+
+    /// Ranges of partitions that recovery could not prove and nobody accepted the loss of.
+    #[must_use]
+    pub fn damages(&self) -> &[Damage] {
+        &self.damages
+    }
+
+    /// Next record sequence of a partition.
+    #[must_use]
+    pub fn partition_next(&self, partition: PartitionId) -> u64 {
+        self.partitions
+            .get(partition_slot(partition))
+            .map_or(1, |state| state.next)
+    }
+
+    /// Continues a partition that another journal held before (rulings 14).
+    pub fn raise_partition(&mut self, partition: PartitionId, next: u64) {
+        let slot = partition_slot(partition);
+        while self.partitions.len() <= slot {
+            self.partitions.push(PartitionState {
+                next: 1,
+                ..PartitionState::default()
+            });
+        }
+        let state = &mut self.partitions[slot];
+        state.next = state.next.max(next);
+    }
+
+    /// Sets the wall clock that blocks carry.
+    pub fn set_wall(&mut self, wall_us: u64) {
+        self.wall_us = wall_us;
+    }
+
+    fn must_be_open(&self) -> Result<(), NoRoom> {
+        match self.state {
+            State::Ready => Ok(()),
+            State::Starting | State::Opening(_) | State::Failed => Err(NoRoom::Closed),
+        }
+    }
+
+    fn may_publish(&mut self) -> Result<(), NoRoom> {
+        self.must_be_open()?;
+        let is_reserve = self
+            .segment
+            .is_some_and(|segment| self.table.get(segment).is_reserve);
+        if self.is_publish_refused || is_reserve {
+            self.is_publish_refused = true;
+            return Err(NoRoom::Disk);
+        }
+        Ok(())
+    }
+
+    /// Extends the last record if the messages continue it and fit its block.
+    fn merge(
+        &mut self,
+        buffers: &mut impl Buffers,
+        head: &RunHead,
+        count: u32,
+        messages: &[u8],
+    ) -> bool {
+        let Some(open) = &mut self.open else {
+            return false;
+        };
+        let Some(last) = &mut open.last else {
+            return false;
+        };
+        let is_next = last.head.kind == Kind::Run
+            && last.head.queue == head.queue
+            && last.head.partition == head.partition
+            && last.head.term == head.term
+            && last.head.producer == head.producer
+            && last.head.producer_epoch == head.producer_epoch
+            && last.head.queue_sequence.plus(u64::from(last.head.count)) == head.queue_sequence
+            && (head.producer.0 == 0
+                || last.head.producer_sequence.plus(u64::from(last.head.count))
+                    == head.producer_sequence);
+        let bytes = messages.len() as u32;
+        let used = open.used + bytes;
+        if !is_next
+            || open.start + used > self.config.buffer_bytes
+            || !fits(&self.config, &self.index, &self.touched, open.offset, used)
+        {
+            return false;
+        }
+        let folded =
+            record::fold_messages(last.folded, messages).expect("the caller checked the messages");
+        assert_eq!(folded.count, count, "the caller counted the messages");
+        let tail = buffers.open_bytes(open.buffer, open.start + open.used);
+        tail[..messages.len()].copy_from_slice(messages);
+        last.folded = folded.crc;
+        last.head.count += count;
+        last.head.length += bytes;
+        open.used = used;
+        let segment = open.segment;
+        self.count_units(segment, count, messages.len());
+        self.table.get_mut(segment).live_count += u64::from(count);
+        true
+    }
+
+    fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
+        let segment = self.table.get_mut(segment);
+        segment.unit_count += u64::from(count);
+        segment.unit_bytes += bytes as u64;
+    }
+
+    fn set_urgent(&mut self) {
+        let open = self.open.as_mut().expect("just appended to");
+        open.is_urgent = true;
+    }
+
+    /// Sees to it that the open block takes a record of `need` bytes.
+    fn make_room(
+        &mut self,
+        need: u32,
+        purpose: Purpose,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Result<(), NoRoom> {
+        let need = align_record(need);
+        if let Some(open) = &self.open {
+            let used = open.used + need;
+            if open.start + used <= self.config.buffer_bytes
+                && fits(&self.config, &self.index, &self.touched, open.offset, used)
+            {
+                return Ok(());
+            }
+        }
+        self.seal_open(buffers);
+        let part_bytes = self.index.bytes();
+        let is_part_due = part_bytes > self.config.part_bytes();
+        let continues = self.segment.is_some_and(|segment| {
+            let written = self.table.get(segment).written_bytes;
+            let used = BLOCK_HEADER_BYTES + need;
+            if is_part_due {
+                let from = written + index_copies_bytes(part_bytes);
+                fits(&self.config, &OpenIndex::default(), &[], from, used)
+            } else {
+                fits(&self.config, &self.index, &[], written, used)
+            }
+        });
+        let has_window = continues
+            && !is_part_due
+            && self
+                .window
+                .is_some_and(|window| window_takes(&self.config, window, need));
+        let buffers_min = match purpose {
+            Purpose::Publish => BUFFERS_UPKEEP + 1,
+            Purpose::Upkeep => BUFFERS_UPKEEP,
+        };
+        if !has_window && buffers.available() < buffers_min {
+            return Err(NoRoom::Buffers);
+        }
+        if !continues {
+            self.roll(purpose, buffers, effects)?;
+        } else if is_part_due {
+            self.write_index(0, buffers, effects);
+        }
+        self.open_in_window(need, 0, buffers, effects);
+        Ok(())
+    }
+
+    /// Seals the segment, if there is one, and opens the next.
+    fn roll(
+        &mut self,
+        purpose: Purpose,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Result<(), NoRoom> {
+        let free = self.table.count(SlotState::Free);
+        let min = match purpose {
+            Purpose::Publish => RESERVE_SLOTS + 1,
+            Purpose::Upkeep => 1,
+        };
+        if free < min {
+            self.is_publish_refused |= purpose == Purpose::Publish;
+            return Err(NoRoom::Disk);
+        }
+        self.seal_segment(buffers, effects);
+        let next = self
+            .next_slot
+            .filter(|next| self.table.get(*next).state == SlotState::Free)
+            .or_else(|| self.table.first(SlotState::Free, None))
+            .expect("counted above");
+        let number = self.next_number;
+        self.next_number = SegmentNumber(number.0 + 1);
+        let named_generation = self.checkpoints.generation;
+        let segment = self.table.get_mut(next);
+        assert_eq!(segment.live_count, 0, "a free slot holds nothing live");
+        assert_eq!(segment.pin_count, 0, "a free slot is not pinned");
+        *segment = Segment {
+            state: SlotState::Open,
+            number,
+            named_generation,
+            is_reserve: free - 1 < RESERVE_SLOTS,
+            ..Segment::absent(segment.slot, segment.journal)
+        };
+        self.segment = Some(next);
+        self.next_slot = self.table.first(SlotState::Free, Some(next));
+        self.window = None;
+        self.index.clear();
+        Ok(())
+    }
+
+    /// Writes the footer of the open segment and closes it.
+    fn seal_segment(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        let Some(segment) = self.segment else { return };
+        assert!(
+            self.open.is_none(),
+            "blocks are sealed before their segment"
+        );
+        self.write_index(FLAG_LAST_PART, buffers, effects);
+        self.segment = None;
+        self.window = None;
+        self.table.get_mut(segment).state = SlotState::Sealed;
+        self.checkpoints.segments_since += 1;
+    }
+
+    /// Writes the index since the last part, twice, in blocks of their own.
+    fn write_index(&mut self, flags: u8, buffers: &mut impl Buffers, effects: &mut Effects) {
+        let segment = self.segment.expect("an index belongs to a segment");
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        let (number, before) = {
+            let parts = &self.table.get(segment).parts;
+            (parts.len() as u32, parts.last().copied())
+        };
+        self.index.encode(number, before, &mut body);
+        let mut part = IndexPart {
+            covers_from: self.index.covers_from(),
+            covers_upto: self.index.covers_upto(),
+            ..IndexPart::default()
+        };
+        for copy in [0, FLAG_SECOND_COPY] {
+            let need = align_record(RECORD_HEAD_BYTES + body.len() as u32);
+            self.open_in_window(need, BLOCK_FLAG_INDEX, buffers, effects);
+            let mut draft = Draft::of(Kind::Index, &RunHead::of_partition(PARTITION_META), number);
+            draft.flags = flags | copy;
+            self.push(buffers, &draft, &body, crc32c(&body));
+            let offset = self.open.as_ref().expect("just opened").offset;
+            if copy == 0 {
+                part.first_copy = offset;
+            } else {
+                part.second_copy = offset;
+            }
+            self.seal_open(buffers);
+        }
+        self.scratch = body;
+        self.table.get_mut(segment).parts.push(part);
+        self.index.clear();
+    }
+
+    /// Opens a block with room for a record of `need` bytes, in the window or in a new one.
+    fn open_in_window(
+        &mut self,
+        need: u32,
+        flags: u16,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) {
+        assert!(self.open.is_none(), "one block is open at a time");
+        let segment = self.segment.expect("a block belongs to a segment");
+        let written = self.table.get(segment).written_bytes;
+        let usable = self
+            .window
+            .filter(|window| window_takes(&self.config, *window, need));
+        let window = usable.unwrap_or_else(|| {
+            let buffer = buffers.acquire().expect("the caller counted the buffers");
+            let window = AppendWindow {
+                buffer,
+                start: written,
+                sealed_bytes: 0,
+            };
+            let cached = Window {
+                buffer,
+                start: written,
+                bytes: 0,
+                origin: Origin::Written(self.next_sequence),
+            };
+            self.cache.insert(segment, cached, effects);
+            window
+        });
+        assert_eq!(window.start + window.sealed_bytes, written);
+        self.window = Some(window);
+        self.touched.clear();
+        self.open = Some(OpenBlock {
+            segment,
+            buffer: window.buffer,
+            start: window.sealed_bytes,
+            offset: written,
+            used: BLOCK_HEADER_BYTES,
+            record_count: 0,
+            content_crc: 0,
+            last: None,
+            is_urgent: false,
+            flags,
+        });
+    }
+
+    /// Copies a record into the open block, which has room for it.
+    fn push(
+        &mut self,
+        buffers: &mut impl Buffers,
+        draft: &Draft,
+        body: &[u8],
+        folded: u32,
+    ) -> Place {
+        self.close_record(buffers);
+        let partition_sequence = if draft.kind.is_sequenced() {
+            self.number_record(draft.head.partition)
+        } else {
+            0
+        };
+        let open = self.open.as_mut().expect("room was made");
+        let length = RECORD_HEAD_BYTES + body.len() as u32;
+        let at = open.used;
+        let tail = buffers.open_bytes(open.buffer, open.start + at);
+        let tail = &mut tail[..align_record(length) as usize];
+        let (_, rest) = tail.split_at_mut(RECORD_HEAD_BYTES as usize);
+        let (place, padding) = rest.split_at_mut(body.len());
+        place.copy_from_slice(body);
+        padding.fill(0);
+        open.used = at + align_record(length);
+        open.last = Some(OpenRecord {
+            at,
+            head: RecordHead {
+                kind: draft.kind,
+                flags: draft.flags,
+                partition: draft.head.partition,
+                length,
+                count: draft.count,
+                crc: 0,
+                partition_sequence,
+                term: draft.head.term,
+                queue: draft.head.queue,
+                queue_sequence: draft.head.queue_sequence,
+                producer: draft.head.producer,
+                producer_sequence: draft.head.producer_sequence,
+                producer_epoch: draft.head.producer_epoch,
+            },
+            folded,
+            message_bytes: draft.message_bytes,
+        });
+        Place {
+            segment: open.segment,
+            offset: open.offset + at,
+        }
+    }
+
+    fn number_record(&mut self, partition: PartitionId) -> u64 {
+        let slot = partition_slot(partition);
+        if slot >= self.partitions.len() {
+            self.raise_partition(partition, 1);
+        }
+        let state = &mut self.partitions[slot];
+        let sequence = state.next;
+        state.next += 1;
+        if state.in_block != self.next_sequence {
+            state.in_block = self.next_sequence;
+            state.block_first = sequence;
+            self.touched.push(partition.0);
+        }
+        sequence
+    }
+
+    /// Writes the head of the last record: it does not change any more.
+    fn close_record(&mut self, buffers: &mut impl Buffers) {
+        let Some(open) = &mut self.open else { return };
+        let Some(OpenRecord {
+            at,
+            mut head,
+            folded,
+            message_bytes,
+        }) = open.last.take()
+        else {
+            return;
+        };
+        head.crc = head.crc_over(folded);
+        let tail = buffers.open_bytes(open.buffer, open.start + at);
+        tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&head.encode());
+        open.content_crc = crc32c_append(open.content_crc, &head.crc.to_le_bytes());
+        open.record_count += 1;
+        if head.kind.is_indexed() {
+            self.index.add_run(&RunEntry {
+                kind: head.kind,
+                is_relocated: head.flags & FLAG_RELOCATED != 0,
+                queue: head.queue,
+                queue_sequence: head.queue_sequence,
+                count: head.count,
+                offset: open.offset + at,
+                body_bytes: align_record(head.body_bytes()),
+                message_bytes,
+            });
+        }
+    }
+
+    // ---------------------------------------------------------------- sealing and writing
+
+    /// Seals the open block and queues its write.
+    pub(crate) fn seal_open(&mut self, buffers: &mut impl Buffers) {
+        self.close_record(buffers);
+        let Some(open) = self.open.take() else { return };
+        assert!(open.record_count > 0, "a block is opened for a record");
+        let sequence = self.next_sequence;
+        let segment = self.table.get_mut(open.segment);
+        assert_eq!(segment.written_bytes, open.offset);
+        let mut header = BlockHeader {
+            header_crc: 0,
+            flags: open.flags,
+            journal: self.config.journal,
+            journal_uuid: self.config.journal_uuid,
+            segment_number: segment.number,
+            offset: open.offset,
+            used: open.used,
+            sequence,
+            incarnation: self.incarnation,
+            prev_crc: self.prev_crc,
+            durable_upto: self.durable,
+            wall_us: self.wall_us,
+            record_count: open.record_count,
+            content_crc: open.content_crc,
+            prev_partitions: self.prev_partitions,
+            next_slot: self.next_slot.map(|next| SegmentSlot(next).of(&self.table)),
+            cluster: self.config.cluster,
+            node: self.config.node,
+            replica: self.config.replica,
+        };
+        assert!(header.durable_upto < sequence);
+        let bytes = align_block(open.used);
+        let block = buffers.open_bytes(open.buffer, open.start);
+        block[..BLOCK_HEADER_BYTES as usize].copy_from_slice(&header.encode());
+        block[open.used as usize..bytes as usize].fill(0);
+        buffers.seal(open.buffer, open.start + bytes);
+
+        self.prev_crc = header.header_crc;
+        self.ranges.clear();
+        self.prev_partitions = 0;
+        for partition in self.touched.drain(..) {
+            let state = &self.partitions[partition_slot(PartitionId(partition))];
+            self.prev_partitions |= partition_bit(partition);
+            self.ranges.push(PartitionRange {
+                partition,
+                first: state.block_first,
+                last: state.next - 1,
+            });
+        }
+        let segment = self.table.get_mut(open.segment);
+        segment.written_bytes += bytes;
+        if open.flags & BLOCK_FLAG_INDEX == 0 {
+            self.index
+                .add_block(sequence, open.offset, bytes, &self.ranges);
+        }
+        let window = self.window.as_mut().expect("a block lies in a window");
+        window.sealed_bytes += bytes;
+        let cached = self
+            .cache
+            .at_mut(open.segment, window.start)
+            .expect("the window being filled is never evicted");
+        cached.bytes = window.sealed_bytes;
+        cached.origin = Origin::Written(sequence);
+        self.sealed.push_back(SealedBlock {
+            sequence,
+            segment: open.segment,
+            offset: open.offset,
+            bytes,
+            buffer: open.buffer,
+            start: open.start,
+        });
+        self.next_sequence = BlockSequence(sequence.0 + 1);
+        self.last_is_watermark = false;
+        self.trickle_since = None;
+        self.checkpoints.bytes_since += u64::from(bytes);
+    }
+
+    fn submit(&mut self, block: SealedBlock, effects: &mut Effects) {
+        let op = self.new_op();
+        self.writes.push_back(WriteInFlight {
+            op,
+            block,
+            is_done: false,
+        });
+        effects.push(Effect::Write {
+            op,
+            slot: self.table.get(block.segment).slot,
+            position: block.offset,
+            buffer: block.buffer,
+            range: block.start..block.start + block.bytes,
+        });
+    }
+
+    /// Ends a turn: seals and writes what may be, keeps slots and buffers in supply.
+    pub fn turn_end(&mut self, now: Mono, buffers: &mut impl Buffers, effects: &mut Effects) {
+        if self.state == State::Failed {
+            return;
+        }
+        self.supply_slots(now, effects);
+        self.supply_buffers(buffers, effects);
+        if self.state == State::Starting {
+            self.open_incarnation(buffers, effects);
+        }
+        let is_due = match &self.open {
+            None => false,
+            Some(open) if open.is_urgent => true,
+            Some(_) => {
+                let since = *self.trickle_since.get_or_insert(now);
+                now.ms_since(since) >= TRICKLE_MS
+            }
+        };
+        self.write_free(is_due, buffers, effects);
+        let is_idle = self.writes.is_empty()
+            && self.open.is_none()
+            && !self.last_is_watermark
+            && self.state == State::Ready;
+        if !is_idle {
+            self.idle_since = None;
+        } else {
+            let since = *self.idle_since.get_or_insert(now);
+            if now.ms_since(since) >= WATERMARK_MS {
+                self.idle_since = None;
+                self.write_watermark(buffers, effects);
+            }
+        }
+        self.advance_checkpoint(effects);
+    }
+
+    /// Writes whatever is appended, without waiting for company; also a watermark if nothing is
+    /// left to write. Used at shutdown: call until [`Journal::is_quiet`].
+    pub fn flush(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        if self.state != State::Ready {
+            return;
+        }
+        self.write_free(true, buffers, effects);
+        if self.writes.is_empty() && self.open.is_none() && !self.last_is_watermark {
+            self.write_watermark(buffers, effects);
+        }
+        self.advance_checkpoint(effects);
+    }
+
+    /// Whether nothing is in flight or waits, and a watermark says so on disk.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.state == State::Failed
+            || (self.writes.is_empty()
+                && self.sealed.is_empty()
+                && self.open.is_none()
+                && self.reads.is_empty()
+                && self.last_is_watermark
+                && self.checkpoints.pending.is_none()
+                && self.slot_task.is_none())
+    }
+
+    /// When [`Journal::turn_end`] wants to be called even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let trickle = self.trickle_since.map(|since| since.plus_ms(TRICKLE_MS));
+        let idle = self.idle_since.map(|since| since.plus_ms(WATERMARK_MS));
+        [trickle, idle, self.create_after]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Submits sealed blocks while writes are free, then the open one if it is due.
+    fn write_free(&mut self, is_due: bool, buffers: &mut impl Buffers, effects: &mut Effects) {
+        while self.writes.len() < self.config.writes_in_flight as usize {
+            if let Some(block) = self.sealed.pop_front() {
+                self.submit(block, effects);
+            } else if is_due && self.open.is_some() {
+                self.seal_open(buffers);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn open_incarnation(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        let mut body = [0u8; 16];
+        body[..8].copy_from_slice(&self.next_sequence.0.to_le_bytes());
+        body[8..12].copy_from_slice(&self.incarnation.to_le_bytes());
+        let need = RECORD_HEAD_BYTES + body.len() as u32;
+        // No slot or buffer yet: a later turn tries again.
+        if self
+            .make_room(need, Purpose::Upkeep, buffers, effects)
+            .is_ok()
+        {
+            let head = RunHead::of_partition(PARTITION_META);
+            let draft = Draft::of(Kind::Truncate, &head, 0);
+            self.push(buffers, &draft, &body, crc32c(&body));
+            self.set_urgent();
+            self.state = State::Opening(self.next_sequence);
+        }
+    }
+
+    /// Writes a block that states "all synced", and where the partitions stand.
+    fn write_watermark(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        const PARTITIONS_MAX: usize = (BLOCK_ALIGN as usize - 256) / 10;
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        for (slot, state) in self.partitions.iter().enumerate().take(PARTITIONS_MAX) {
+            if state.next > 1 {
+                body.extend_from_slice(&partition_of(slot).0.to_le_bytes());
+                body.extend_from_slice(&state.next.to_le_bytes());
+            }
+        }
+        let need = RECORD_HEAD_BYTES + body.len() as u32;
+        // Without room there is no watermark: a wider window of doubt, not an error.
+        if self
+            .make_room(need, Purpose::Upkeep, buffers, effects)
+            .is_ok()
+        {
+            let head = RunHead::of_partition(PARTITION_META);
+            let count = (body.len() / 10) as u32;
+            self.push(
+                buffers,
+                &Draft::of(Kind::Watermark, &head, count),
+                &body,
+                crc32c(&body),
+            );
+            self.seal_open(buffers);
+            self.last_is_watermark = true;
+            self.write_free(false, buffers, effects);
+        }
+        self.scratch = body;
+    }
+
+    fn new_op(&mut self) -> OpId {
+        let op = OpId(OP_JOURNAL | self.next_op);
+        self.next_op += 1;
+        op
+    }
+
+    /// Whether an answer to that operation is for a journal.
+    #[must_use]
+    pub const fn owns(op: OpId) -> bool {
+        op.0 & OP_JOURNAL != 0
+    }
+
+    // ---------------------------------------------------------------- completions
+
+    /// Takes the answer of a read or write effect.
+    pub fn io_done(
+        &mut self,
+        op: OpId,
+        result: Result<(), IoFault>,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Progress {
+        if let Some(at) = self.reads.iter().position(|read| read.op == op) {
+            let read = self.reads.swap_remove(at);
+            return self.read_done(read, result, buffers, effects);
+        }
+        if self.state == State::Failed {
+            return Progress::Nothing;
+        }
+        let Some(write) = self.writes.iter_mut().find(|write| write.op == op) else {
+            return Progress::Nothing;
+        };
+        if let Err(fault) = result {
+            let block = write.block;
+            let slot = self.table.get(block.segment).slot.0;
+            self.fail(
+                format!(
+                    "write of block {} at offset {} of slot {slot} failed: {fault:?}; \
+                     restart the broker to recover what is durable",
+                    block.sequence.0, block.offset
+                ),
+                effects,
+            );
+            return Progress::Failed;
+        }
+        write.is_done = true;
+        let before = self.durable;
+        while let Some(write) = self.writes.front()
+            && write.is_done
+        {
+            let block = write.block;
+            assert_eq!(block.sequence.0, self.durable.0 + 1, "a prefix has no gap");
+            self.durable = block.sequence;
+            self.table.get_mut(block.segment).durable_bytes = block.offset + block.bytes;
+            self.writes.pop_front();
+        }
+        if self.durable == before {
+            return Progress::Nothing;
+        }
+        if let State::Opening(block) = self.state
+            && self.durable >= block
+        {
+            self.state = State::Ready;
+        }
+        self.advance_checkpoint(effects);
+        Progress::Durable(self.durable)
+    }
+
+    fn fail(&mut self, reason: String, effects: &mut Effects) {
+        self.state = State::Failed;
+        self.sealed.clear();
+        effects.push(Effect::FailStop { reason });
+    }
+
+    /// Takes the answer of a file effect.
+    pub fn file_done(
+        &mut self,
+        op: OpId,
+        result: Result<FileReply, IoFault>,
+        now: Mono,
+        effects: &mut Effects,
+    ) -> Progress {
+        if let Some((task_op, task)) = self.slot_task
+            && task_op == op
+        {
+            self.slot_task = None;
+            self.slot_done(task, result, now, effects);
+            return Progress::Nothing;
+        }
+        let is_checkpoint = self
+            .checkpoints
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.op == Some(op));
+        if is_checkpoint && self.state != State::Failed {
+            return self.checkpoint_done(result, now, effects);
+        }
+        Progress::Nothing
+    }
+
+    fn slot_done(
+        &mut self,
+        task: SlotTask,
+        result: Result<FileReply, IoFault>,
+        now: Mono,
+        effects: &mut Effects,
+    ) {
+        match (task, result) {
+            (SlotTask::Create(slot), Ok(FileReply::Done)) => {
+                self.table.get_mut(slot).state = SlotState::Free;
+                self.slot_freed();
+            }
+            (SlotTask::Create(slot), Err(fault)) => {
+                self.table.get_mut(slot).state = SlotState::Absent;
+                self.create_after = Some(now.plus_ms(CREATE_RETRY_MS));
+                effects.push(Effect::Report {
+                    severity: Severity::Warning,
+                    text: format!("journal slot {} not created: {fault:?}", slot.0),
+                });
+            }
+            (SlotTask::Remove(slot), Ok(FileReply::Done)) => {
+                self.table.get_mut(slot).state = SlotState::Absent;
+            }
+            (SlotTask::Remove(slot), Err(fault)) => {
+                // Whether the file is still there is unknown, so it is not used again.
+                effects.push(Effect::Report {
+                    severity: Severity::Warning,
+                    text: format!("journal slot {} not removed: {fault:?}", slot.0),
+                });
+            }
+        }
+    }
+
+    fn checkpoint_done(
+        &mut self,
+        result: Result<FileReply, IoFault>,
+        now: Mono,
+        effects: &mut Effects,
+    ) -> Progress {
+        match result {
+            Ok(FileReply::Done) => {
+                let pending = self.checkpoints.pending.take().expect("just matched");
+                self.checkpoints.durable_generation = pending.generation;
+                self.checkpoints.last_bytes = pending.content_bytes;
+                self.reclaim(effects);
+                Progress::Nothing
+            }
+            Err(IoFault::NoSpace) => {
+                // The older generation still holds. Space comes from a spare slot if there is one,
+                // and the next checkpoint, which covers more, tries again under the same number.
+                let pending = self.checkpoints.pending.take().expect("just matched");
+                self.checkpoints.generation = pending.generation - 1;
+                self.remove_slot(effects);
+                self.create_after = Some(now.plus_ms(CREATE_RETRY_MS));
+                effects.push(Effect::Report {
+                    severity: Severity::Warning,
+                    text: format!("no space for checkpoint {}", pending.generation),
+                });
+                Progress::Nothing
+            }
+            Err(fault) => {
+                self.fail(format!("writing a checkpoint failed: {fault:?}"), effects);
+                Progress::Failed
+            }
+        }
+    }
+
+    /// Hands over the checkpoint that is ready, if what it says has become true.
+    pub(crate) fn advance_checkpoint(&mut self, effects: &mut Effects) {
+        let durable = self.durable;
+        let next_op = OpId(OP_JOURNAL | self.next_op);
+        let Some(pending) = &mut self.checkpoints.pending else {
+            return;
+        };
+        if pending.op.is_some() || pending.after > durable {
+            return;
+        }
+        pending.op = Some(next_op);
+        self.next_op += 1;
+        effects.push(Effect::File {
+            op: next_op,
+            what: FileOp::WriteCheckpoint {
+                generation: pending.generation,
+                content: std::mem::take(&mut pending.content),
+            },
+        });
+    }
+
+    // ---------------------------------------------------------------- slots and live counts
+
+    /// Adds units that are live in a segment: recovery found them.
+    pub fn retain(&mut self, segment: SegmentIdx, units: u32) {
+        self.table.get_mut(segment).live_count += u64::from(units);
+    }
+
+    /// Takes away units that are durably settled, or have moved.
+    pub fn drop_live(&mut self, segment: SegmentIdx, units: u32) {
+        let segment = self.table.get_mut(segment);
+        segment.live_count = segment
+            .live_count
+            .checked_sub(u64::from(units))
+            .expect("a unit is dropped once");
+    }
+
+    /// Makes slots free whose segment neither holds anything live nor is needed by one of the two
+    /// checkpoints on disk (rulings 12).
+    fn reclaim(&mut self, effects: &mut Effects) {
+        let durable = self.checkpoints.durable_generation;
+        for index in 0..self.table.iter().count() {
+            let index = SegmentIdx(index as u32);
+            let segment = self.table.get_mut(index);
+            if segment.state == SlotState::Sealed
+                && segment.live_count == 0
+                && segment.pin_count == 0
+                && durable >= segment.named_generation + 2
+            {
+                segment.state = SlotState::Free;
+                self.cache.drop_segment(index, effects);
+                self.unreadable.retain(|place| place.segment != index);
+            }
+        }
+        self.slot_freed();
+    }
+
+    fn slot_freed(&mut self) {
+        let free = self.table.count(SlotState::Free);
+        if free >= RESERVE_SLOTS + RESUME_SLOTS {
+            self.is_publish_refused = false;
+            if let Some(segment) = self.segment {
+                self.table.get_mut(segment).is_reserve = false;
+            }
+        }
+        if self.next_slot.is_none() {
+            self.next_slot = self.table.first(SlotState::Free, None);
+        }
+    }
+
+    /// Free slots that are kept ready.
+    fn free_target(&self) -> usize {
+        RESERVE_SLOTS + RESUME_SLOTS.max(self.config.spare_slots as usize)
+    }
+
+    fn supply_slots(&mut self, now: Mono, effects: &mut Effects) {
+        if self.slot_task.is_some() || self.create_after.is_some_and(|after| now < after) {
+            return;
+        }
+        self.create_after = None;
+        let free = self.table.count(SlotState::Free);
+        let count = self.table.iter().count() - self.table.count(SlotState::Absent);
+        if free < self.free_target() && count < self.config.slots_max as usize {
+            let journal = self.config.journal;
+            let slot = match self.table.first(SlotState::Absent, None) {
+                Some(slot) => slot,
+                None => {
+                    let number = self.table.iter().count() as u32;
+                    let slot = crate::ids::SlotId(number);
+                    self.table.push(Segment::absent(slot, journal))
+                }
+            };
+            let op = self.new_op();
+            self.table.get_mut(slot).state = SlotState::Busy;
+            self.slot_task = Some((op, SlotTask::Create(slot)));
+            effects.push(Effect::File {
+                op,
+                what: FileOp::CreateSlot {
+                    slot: self.table.get(slot).slot,
+                    bytes: u64::from(self.config.segment_bytes),
+                },
+            });
+        } else if free > 2 * self.free_target() {
+            self.remove_slot(effects);
+        }
+    }
+
+    /// Gives a free slot back to the file system, if one can be spared.
+    fn remove_slot(&mut self, effects: &mut Effects) {
+        let free = self.table.count(SlotState::Free);
+        if self.slot_task.is_some() || free <= RESERVE_SLOTS {
+            return;
+        }
+        let Some(slot) = self.table.first(SlotState::Free, self.next_slot) else {
+            return;
+        };
+        let op = self.new_op();
+        self.table.get_mut(slot).state = SlotState::Busy;
+        self.slot_task = Some((op, SlotTask::Remove(slot)));
+        effects.push(Effect::File {
+            op,
+            what: FileOp::RemoveSlot {
+                slot: self.table.get(slot).slot,
+            },
+        });
+    }
+
+    fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) {
+        let wanted = self.config.buffers_free_min as usize;
+        let missing = wanted.saturating_sub(buffers.available());
+        let filling = self.window.map(|window| window.buffer);
+        for _ in 0..missing {
+            if !self.cache.evict(self.durable, filling, effects) {
+                break;
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------- reading
+
+    /// Finds the record at `place`, which must hold message `sequence` of `queue`. What was read
+    /// back is proved here, once per record and window: its checksum, its messages', its identity.
+    pub fn locate(
+        &mut self,
+        buffers: &impl Buffers,
+        place: Place,
+        queue: QueueId,
+        sequence: QueueSequence,
+    ) -> Located {
+        let Some(window) = self
+            .cache
+            .find_mut(place.segment, place.offset, RECORD_HEAD_BYTES)
+        else {
+            return self.locate_cold(place);
+        };
+        let is_final = window.start == place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let at = window.range(place.offset, RECORD_HEAD_BYTES);
+        let bytes = buffers.bytes(window.buffer, at.clone());
+        let whole = RecordHead::decode(bytes)
+            .ok()
+            .filter(|head| head.length <= window.end() - place.offset);
+        let Some(head) = whole else {
+            // Damage, or it ends behind this window and needs one of its own.
+            return if is_final {
+                Located::Damaged
+            } else {
+                self.locate_cold(place)
+            };
+        };
+        let last = head
+            .queue_sequence
+            .0
+            .saturating_add(u64::from(head.count.max(1)));
+        let is_it = head.queue == queue
+            && match head.kind {
+                Kind::Fragment => head.queue_sequence == sequence,
+                kind => kind.has_messages() && (head.queue_sequence.0..last).contains(&sequence.0),
+            };
+        if !is_it {
+            return Located::Damaged;
+        }
+        let record = window.range(place.offset, head.length);
+        if let Origin::Read(proved) = &mut window.origin
+            && let Err(missing) = proved.binary_search(&place.offset)
+        {
+            if !proves_itself(buffers.bytes(window.buffer, record.clone())) {
+                return Located::Damaged;
+            }
+            proved.insert(missing, place.offset);
+        }
+        Located::Cached {
+            buffer: window.buffer,
+            body: record.start + RECORD_HEAD_BYTES..record.end,
+            head,
+        }
+    }
+
+    fn locate_cold(&self, place: Place) -> Located {
+        if self.reading(place).is_some() {
+            Located::Coming
+        } else if self.unreadable.contains(&place) {
+            Located::Damaged
+        } else {
+            Located::Cold
+        }
+    }
+
+    fn reading(&self, place: Place) -> Option<&ReadInFlight> {
+        // A record that begins in a window need not end in it; then it is asked for again.
+        self.reads.iter().find(|read| {
+            read.segment == place.segment
+                && read.start <= place.offset
+                && place.offset < read.start + read.bytes
+        })
+    }
+
+    /// Asks for the record at `place`, and what follows it, to be in memory. Call it for the places
+    /// a queue will need next; each answer says how far its window reaches.
+    pub fn fetch(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        place: Place,
+    ) -> Fetch {
+        let start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        if let Some(window) = self
+            .cache
+            .find(place.segment, place.offset, RECORD_HEAD_BYTES)
+        {
+            let bytes = buffers.bytes(window.buffer, window.range(place.offset, RECORD_HEAD_BYTES));
+            let is_whole = RecordHead::decode(bytes)
+                .is_ok_and(|head| head.length <= window.end() - place.offset);
+            if is_whole || window.start == start {
+                return Fetch::Cached { upto: window.end() };
+            }
+        } else if let Some(read) = self.reading(place) {
+            return Fetch::Coming {
+                upto: read.start + read.bytes,
+            };
+        }
+        if let Some(read) = self
+            .reads
+            .iter()
+            .find(|read| read.segment == place.segment && read.start == start)
+        {
+            return Fetch::Coming {
+                upto: read.start + read.bytes,
+            };
+        }
+        if self.reads.len() >= READS_MAX || buffers.available() <= BUFFERS_UPKEEP + 1 {
+            return Fetch::Busy;
+        }
+        let segment = self.table.get(place.segment);
+        assert!(place.offset < segment.durable_bytes, "only what is durable");
+        let bytes = (segment.durable_bytes - start).min(self.config.buffer_bytes);
+        let buffer = buffers.acquire().expect("counted above");
+        let read = ReadInFlight {
+            op: self.new_op(),
+            segment: place.segment,
+            start,
+            bytes,
+            buffer,
+            place,
+        };
+        self.table.get_mut(place.segment).pin_count += 1;
+        self.issue_read(read, effects);
+        Fetch::Coming {
+            upto: start + bytes,
+        }
+    }
+
+    fn issue_read(&mut self, read: ReadInFlight, effects: &mut Effects) {
+        effects.push(Effect::Read {
+            op: read.op,
+            slot: self.table.get(read.segment).slot,
+            position: read.start,
+            buffer: read.buffer,
+            range: 0..read.bytes,
+        });
+        self.reads.push(read);
+    }
+
+    fn read_done(
+        &mut self,
+        mut read: ReadInFlight,
+        result: Result<(), IoFault>,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Progress {
+        if result.is_err() && read.bytes > BLOCK_ALIGN {
+            // Some of the window can not be read. Less of it may be all that is needed; this is
+            // another read of a smaller range, not the same once more.
+            read.bytes = align_block(read.bytes / 2);
+            read.op = self.new_op();
+            self.issue_read(read, effects);
+            return Progress::Nothing;
+        }
+        let segment = self.table.get_mut(read.segment);
+        segment.pin_count -= 1;
+        if let Err(fault) = result {
+            segment.is_damaged = true;
+            effects.push(Effect::Release {
+                buffer: read.buffer,
+            });
+            effects.push(Effect::Report {
+                severity: Severity::Error,
+                text: format!(
+                    "read at offset {} of slot {} failed: {fault:?}",
+                    read.start,
+                    self.table.get(read.segment).slot.0
+                ),
+            });
+            if self.unreadable.len() < UNREADABLE_MAX {
+                self.unreadable.push(read.place);
+            }
+            return Progress::Unreadable(read.place);
+        }
+        buffers.seal(read.buffer, read.bytes);
+        let window = Window {
+            buffer: read.buffer,
+            start: read.start,
+            bytes: read.bytes,
+            origin: Origin::Read(Vec::new()),
+        };
+        self.cache.insert(read.segment, window, effects);
+        Progress::Arrived {
+            segment: read.segment,
+            from: read.start,
+            upto: read.start + read.bytes,
+        }
+    }
+
+    /// Notes that a record could not be proved: its segment is kept and never relocated.
+    pub fn note_damage(&mut self, place: Place) {
+        self.table.get_mut(place.segment).is_damaged = true;
+    }
+
+    /// Every segment, for people and tests.
+    pub fn segments(&self) -> impl Iterator<Item = (SegmentIdx, &Segment)> {
+        self.table.iter()
+    }
+
+    /// Asserts what must hold between steps.
+    pub fn invariants(&self) {
+        self.cache.invariants();
+        assert!(self.writes.len() <= self.config.writes_in_flight as usize);
+        let waiting = (self.writes.len() + self.sealed.len()) as u64;
+        if self.state != State::Failed {
+            assert_eq!(self.durable.0 + waiting + 1, self.next_sequence.0);
+        }
+        let open = self.table.count(SlotState::Open);
+        assert_eq!(open, usize::from(self.segment.is_some()));
+        for (_, segment) in self.table.iter() {
+            assert!(segment.durable_bytes <= segment.written_bytes);
+            assert!(segment.written_bytes <= self.config.segment_bytes);
+            assert!(segment.live_count <= segment.unit_count || segment.unit_count == 0);
+        }
+    }
+}
+
+/// A record to be pushed.
+struct Draft {
+    kind: Kind,
+    flags: u8,
+    head: RunHead,
+    count: u32,
+    message_bytes: u32,
+}
+
+impl Draft {
+    fn of(kind: Kind, head: &RunHead, count: u32) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            head: *head,
+            count,
+            message_bytes: 0,
+        }
+    }
+}
+
+/// A segment of which the slot is wanted.
+struct SegmentSlot(SegmentIdx);
+
+impl SegmentSlot {
+    fn of(&self, table: &Table) -> crate::ids::SlotId {
+        table.get(self.0).slot
+    }
+}
+
+/// Whether a record read back is what was written: it and all its messages.
+pub(crate) fn proves_itself(bytes: &[u8]) -> bool {
+    match record::check(bytes) {
+        Ok((head, body)) if head.kind.has_messages() => {
+            let mut is_good = true;
+            record::check_messages(body, |_| is_good = false);
+            is_good
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+/// Where a partition's state lies; the meta partition comes first.
+const fn partition_slot(partition: PartitionId) -> usize {
+    if partition.0 == PARTITION_META.0 {
+        0
+    } else {
+        partition.0 as usize + 1
+    }
+}
+
+/// The partition whose state lies there.
+const fn partition_of(slot: usize) -> PartitionId {
+    match slot {
+        0 => PARTITION_META,
+        slot => PartitionId(slot as u16 - 1),
+    }
+}
+
+/// Whether a block at `offset` with `used` bytes leaves room for its segment's index, twice.
+fn fits(config: &Config, index: &OpenIndex, touched: &[u16], offset: u32, used: u32) -> bool {
+    let growth = 2 * INDEX_RUN_BYTES
+        + (touched.len() as u32 + 1) * INDEX_PARTITION_BYTES
+        + INDEX_BLOCK_BYTES;
+    let end = offset + align_block(used) + index_copies_bytes(index.bytes() + growth);
+    end <= config.segment_bytes
+}
+
+/// Bytes of both copies of an index part.
+const fn index_copies_bytes(part_bytes: u32) -> u32 {
+    2 * align_block(BLOCK_HEADER_BYTES + align_record(RECORD_HEAD_BYTES + part_bytes))
+}
+
+/// Whether a window has room for a block with a record of `need` bytes. A small rest is left
+/// unused: it costs memory only, and a block of its own would be written for very little.
+fn window_takes(config: &Config, window: AppendWindow, need: u32) -> bool {
+    let left = config.buffer_bytes - window.sealed_bytes;
+    left >= BLOCK_HEADER_BYTES + need && left >= config.buffer_bytes / 8
+}

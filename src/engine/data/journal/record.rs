@@ -1,0 +1,464 @@
+//! One record of a journal block: its 64-byte head, its kinds, how a record proves itself.
+//! Does not know blocks, segments, files or what a record does to a queue.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | `kind` |
+//! | 1 | 1 | `flags` |
+//! | 2 | 2 | `partition` |
+//! | 4 | 4 | `length`: head and body, without the zeros that pad a record to 16 bytes |
+//! | 8 | 4 | `count`: messages of a run; of other kinds what the kind says |
+//! | 12 | 4 | `crc`: crc32c of what the body folds to, then of this head without this field |
+//! | 16 | 8 | `partition_sequence`: number of the record in its partition, from 1 without gaps |
+//! | 24 | 4 | `term`: replication term, 0 on a single node |
+//! | 28 | 4 | `queue` |
+//! | 32 | 8 | `queue_sequence` of the first message |
+//! | 40 | 8 | `producer`; of a relocated record the segment number of the old place |
+//! | 48 | 8 | `producer_sequence` of the first message; of a relocated record the old offset |
+//! | 56 | 4 | `producer_epoch` |
+//! | 60 | 4 | zero |
+//!
+//! A body of messages folds to the first 8 bytes of each message, its producer's checksum and its
+//! length: the producer's checksum covers the rest, so no message is ever summed a second time on
+//! the way in. Every other body folds to itself. So each record proves itself, alone, wherever it
+//! is found; a block only has to prove which records it holds.
+
+use ringpost_wire::checksum::{crc32c, crc32c_append};
+use ringpost_wire::envelope;
+use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::limits::{ALIGN, ENVELOPE_BYTES, padded};
+
+/// Bytes of a record's head.
+pub const RECORD_HEAD_BYTES: u32 = 64;
+
+/// The partition of records that belong to no partition but need an order: topology.
+pub const PARTITION_META: PartitionId = PartitionId(u16::MAX);
+
+/// Set on a record that was moved here from another place of the journal.
+pub const FLAG_RELOCATED: u8 = 1;
+/// Set on the second copy of an index part.
+pub const FLAG_SECOND_COPY: u8 = 2;
+/// Set on the index part that ends its segment.
+pub const FLAG_LAST_PART: u8 = 4;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What a record is. Numbers are never reused.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Kind {
+            /// Every kind this version knows.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name,)*];
+
+            /// The kind of that number, if this version knows it.
+            #[must_use]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Messages of one queue with consecutive queue sequences, from one producer; the body is the
+    /// messages exactly as they travel.
+    Run = 1,
+    /// One piece of a message larger than a frame; the body is a wire fragment.
+    Fragment = 2,
+    /// Ranges of queue sequences that are settled.
+    Ack = 3,
+    /// A run that lay elsewhere: replay moves what of it is still live, never adds.
+    Relocated = 4,
+    /// A queue may have been delivered up to a sequence (rulings 15).
+    Mark = 5,
+    /// Delivery counts above zero.
+    Counts = 6,
+    /// A change of topology, opaque here.
+    Catalog = 7,
+    /// States that everything before it is synced, and where each partition stands (rulings 9).
+    Watermark = 8,
+    /// Opens an incarnation: what follows the block before it was cut.
+    Truncate = 9,
+    /// An operator accepts the loss of a range.
+    Loss = 10,
+    /// A part of the index of a segment.
+    Index = 11,
+    /// Reserved: a partition leaves this journal.
+    Seal = 12,
+    /// Reserved: a body without a partition, for fan-out stored once (rulings 13).
+    Body = 13,
+    /// Reserved: an entry that points at a body.
+    Entry = 14,
+    /// Reserved: replication's vote and term.
+    HardState = 15,
+    /// Reserved: a transaction is prepared.
+    Prepare = 16,
+    /// Reserved: a transaction is decided.
+    Decide = 17,
+    /// Ranges of queue sequences that expired.
+    Expire = 18,
+    /// A queue was emptied up to a sequence.
+    Purge = 19,
+}
+
+impl Kind {
+    /// Whether the body is whole messages, each with its producer's checksum.
+    #[must_use]
+    pub const fn has_messages(self) -> bool {
+        matches!(self, Kind::Run | Kind::Relocated)
+    }
+
+    /// Whether the record takes a number in its partition.
+    #[must_use]
+    pub const fn is_sequenced(self) -> bool {
+        !matches!(self, Kind::Watermark | Kind::Truncate | Kind::Index)
+    }
+
+    /// Whether the index of a segment lists records of this kind.
+    #[must_use]
+    pub const fn is_indexed(self) -> bool {
+        matches!(self, Kind::Run | Kind::Relocated | Kind::Fragment)
+    }
+}
+
+/// A record's head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHead {
+    /// What it is.
+    pub kind: Kind,
+    /// Flags of the kind.
+    pub flags: u8,
+    /// The partition it belongs to.
+    pub partition: PartitionId,
+    /// Head and body in bytes, without padding.
+    pub length: u32,
+    /// Messages of a run; of other kinds what the kind says.
+    pub count: u32,
+    /// Proves body and head.
+    pub crc: u32,
+    /// Number of the record in its partition; 0 if the kind takes none.
+    pub partition_sequence: u64,
+    /// Replication term.
+    pub term: u32,
+    /// The queue, 0 if none.
+    pub queue: QueueId,
+    /// Queue sequence of the first message.
+    pub queue_sequence: QueueSequence,
+    /// The producer, 0 if it gave no identity.
+    pub producer: ProducerId,
+    /// Producer sequence of the first message.
+    pub producer_sequence: Sequence,
+    /// The producer's epoch.
+    pub producer_epoch: u32,
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordFault {
+    /// Too short for its head or its length.
+    Cut,
+    /// A kind this version does not know: written by a later one, or damage.
+    KindUnknown,
+    /// Reserved bytes are not zero, or a body of messages does not walk.
+    Malformed,
+    /// The checksum does not fit.
+    Checksum,
+}
+
+impl RecordHead {
+    /// The bytes on disk.
+    #[must_use]
+    pub fn encode(&self) -> [u8; RECORD_HEAD_BYTES as usize] {
+        let mut bytes = [0; RECORD_HEAD_BYTES as usize];
+        bytes[0] = self.kind as u8;
+        bytes[1] = self.flags;
+        bytes[2..4].copy_from_slice(&self.partition.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.count.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.crc.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.partition_sequence.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.term.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.queue.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.queue_sequence.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.producer.0.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.producer_sequence.0.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.producer_epoch.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the head that starts `bytes`; proves nothing but that it can be read.
+    ///
+    /// # Errors
+    /// A [`RecordFault`] if it is cut, of an unknown kind, or its reserved bytes are not zero.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordFault> {
+        let head = bytes
+            .get(..RECORD_HEAD_BYTES as usize)
+            .ok_or(RecordFault::Cut)?;
+        let kind = Kind::from_number(head[0]).ok_or(RecordFault::KindUnknown)?;
+        let length = u32_at(head, 4);
+        if length < RECORD_HEAD_BYTES || u32_at(head, 60) != 0 {
+            return Err(RecordFault::Malformed);
+        }
+        Ok(Self {
+            kind,
+            flags: head[1],
+            partition: PartitionId(u16::from_le_bytes([head[2], head[3]])),
+            length,
+            count: u32_at(head, 8),
+            crc: u32_at(head, 12),
+            partition_sequence: u64_at(head, 16),
+            term: u32_at(head, 24),
+            queue: QueueId(u32_at(head, 28)),
+            queue_sequence: QueueSequence(u64_at(head, 32)),
+            producer: ProducerId(u64_at(head, 40)),
+            producer_sequence: Sequence(u64_at(head, 48)),
+            producer_epoch: u32_at(head, 56),
+        })
+    }
+
+    /// Bytes the record takes in its block, padding included.
+    #[must_use]
+    pub const fn padded_length(&self) -> u32 {
+        align_record(self.length)
+    }
+
+    /// Bytes of the body.
+    #[must_use]
+    pub const fn body_bytes(&self) -> u32 {
+        self.length - RECORD_HEAD_BYTES
+    }
+
+    /// Seals the head over a body that folded to `folded`.
+    #[must_use]
+    pub fn crc_over(&self, folded: u32) -> u32 {
+        let bytes = self.encode();
+        crc32c_append(crc32c_append(folded, &bytes[..12]), &bytes[16..])
+    }
+}
+
+/// `bytes` rounded up to the alignment of records.
+#[must_use]
+pub const fn align_record(bytes: u32) -> u32 {
+    (bytes + (ALIGN as u32 - 1)) & !(ALIGN as u32 - 1)
+}
+
+/// Reads the record that starts `bytes` and checks its checksum: its head, its body if that is not
+/// messages, the lengths and checksums of its messages but not the messages themselves.
+///
+/// # Errors
+/// A [`RecordFault`]; disk bytes never panic.
+pub fn check(bytes: &[u8]) -> Result<(RecordHead, &[u8]), RecordFault> {
+    let head = RecordHead::decode(bytes)?;
+    let body = bytes
+        .get(RECORD_HEAD_BYTES as usize..head.length as usize)
+        .ok_or(RecordFault::Cut)?;
+    let folded = if head.kind.has_messages() {
+        let folded = fold_messages(0, body).ok_or(RecordFault::Malformed)?;
+        if folded.count != head.count {
+            return Err(RecordFault::Malformed);
+        }
+        folded.crc
+    } else {
+        crc32c(body)
+    };
+    if head.crc_over(folded) == head.crc {
+        Ok((head, body))
+    } else {
+        Err(RecordFault::Checksum)
+    }
+}
+
+/// What a body of messages folds to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Folded {
+    /// crc32c of the first 8 bytes of each message.
+    pub crc: u32,
+    /// Messages walked.
+    pub count: u32,
+}
+
+/// Walks messages and folds the first 8 bytes of each into `crc`; `None` if they do not end where
+/// `messages` ends.
+#[must_use]
+pub fn fold_messages(crc: u32, messages: &[u8]) -> Option<Folded> {
+    const GATHER: usize = 64;
+    let mut gathered = [0u8; GATHER * 8];
+    let mut folded = Folded { crc, count: 0 };
+    let mut rest = messages;
+    let mut held = 0;
+    while let Some((first, _)) = rest.split_at_checked(8) {
+        let length = u32_at(first, 4) as usize;
+        let taken = padded(length);
+        if length < ENVELOPE_BYTES || taken > rest.len() {
+            return None;
+        }
+        gathered[held * 8..held * 8 + 8].copy_from_slice(first);
+        held += 1;
+        folded.count += 1;
+        if held == GATHER {
+            folded.crc = crc32c_append(folded.crc, &gathered);
+            held = 0;
+        }
+        rest = &rest[taken..];
+    }
+    if held > 0 {
+        folded.crc = crc32c_append(folded.crc, &gathered[..held * 8]);
+    }
+    rest.is_empty().then_some(folded)
+}
+
+/// Checks every message of a body against its producer's checksum, and that padding is zero.
+/// Calls `bad` with the number in the run of each that fails. The body must have walked.
+pub fn check_messages(body: &[u8], mut bad: impl FnMut(u32)) {
+    let mut rest = body;
+    let mut index = 0;
+    while let Some(length) = envelope::length_of(rest) {
+        let taken = padded(length).max(ALIGN).min(rest.len());
+        let (message, after) = rest.split_at(taken);
+        if !check_message(message) {
+            bad(index);
+        }
+        index += 1;
+        rest = after;
+    }
+}
+
+/// Whether a padded message is what its producer summed, with zeros after it.
+#[must_use]
+pub fn check_message(message: &[u8]) -> bool {
+    let Some(length) = envelope::length_of(message) else {
+        return false;
+    };
+    length >= ENVELOPE_BYTES
+        && length <= message.len()
+        && crc32c(&message[4..length]) == u32_at(message, 0)
+        && message[length..].iter().all(|byte| *byte == 0)
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// Appends an integer in 7-bit groups, lowest first.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes an integer off the front of `bytes`; `None` if it is cut or over 64 bits.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let group = u64::from(byte & 0x7f);
+        if shift == 63 && group > 1 {
+            return None;
+        }
+        value |= group << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringpost_wire::MessageParts;
+
+    fn run() -> Vec<u8> {
+        let mut body = Vec::new();
+        for payload in [&b"one"[..], b"", b"a longer third one"] {
+            let parts = MessageParts {
+                payload,
+                ..MessageParts::default()
+            };
+            parts.write(&mut body).expect("within limits");
+        }
+        let mut head = RecordHead {
+            kind: Kind::Run,
+            flags: 0,
+            partition: PartitionId(3),
+            length: RECORD_HEAD_BYTES + body.len() as u32,
+            count: 3,
+            crc: 0,
+            partition_sequence: 9,
+            term: 1,
+            queue: QueueId(5),
+            queue_sequence: QueueSequence(17),
+            producer: ProducerId(99),
+            producer_sequence: Sequence(4),
+            producer_epoch: 2,
+        };
+        head.crc = head.crc_over(fold_messages(0, &body).expect("walks").crc);
+        let mut bytes = head.encode().to_vec();
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_run_is_seen() {
+        let bytes = run();
+        let whole = |bytes: &[u8]| -> bool {
+            check(bytes).is_ok_and(|(_, body)| {
+                let mut good = true;
+                check_messages(body, |_| good = false);
+                good
+            })
+        };
+        assert!(whole(&bytes));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!whole(&bad), "bit {bit} passed");
+        }
+        for len in 0..bytes.len() {
+            assert!(!whole(&bytes[..len]), "cut at {len} passed");
+        }
+    }
+
+    #[test]
+    fn a_flipped_body_bit_names_its_message() {
+        let mut bytes = run();
+        let last = bytes.len() - 20;
+        bytes[last] ^= 1;
+        let (_, body) = check(&bytes).expect("the record itself is whole");
+        let mut bad = Vec::new();
+        check_messages(body, |index| bad.push(index));
+        assert_eq!(bad, [2]);
+    }
+
+    #[test]
+    fn kinds_and_varints_survive() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_number(*kind as u8), Some(*kind));
+        }
+        assert_eq!(Kind::from_number(0), None);
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            let mut rest = &out[..];
+            assert_eq!(take_varint(&mut rest), Some(value));
+            assert!(rest.is_empty());
+            let mut cut = &out[..out.len() - 1];
+            assert_eq!(take_varint(&mut cut), None);
+        }
+        assert_eq!(take_varint(&mut &[0xff; 10][..]), None);
+    }
+}
