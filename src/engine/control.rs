@@ -1,4 +1,6 @@
 //! What happens per operation: topology, recovery, checkpoints. May allocate and assert lavishly.
 
+pub mod boot;
 pub mod catalog;
 pub mod routing;
+pub mod topology;

@@ -1,7 +1,13 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
+pub mod consumer;
+pub mod deliver;
+pub mod flow;
 pub mod journal;
-pub mod mesh;
+pub mod producer;
+pub mod publish;
+pub mod queue;
 pub mod route;
 pub mod session;
+pub mod slab;
 pub mod table;
