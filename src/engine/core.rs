@@ -10,7 +10,7 @@ use ringpost_wire::{
 use crate::control::boot::Boot;
 use crate::control::topology::Topology;
 use crate::data::consumer::Sink;
-use crate::data::flow::{Flow, TopologyFrame, Waiter};
+use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Greeting, Session};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono};
@@ -48,6 +48,10 @@ pub struct Limits {
     pub requests_per_peer_max: u32,
     /// Buffers that volatile queues may use.
     pub volatile_buffers: u32,
+    /// Free buffers that the block cache leaves for appends and reads.
+    pub buffers_free_min: u32,
+    /// Most slots of the journal.
+    pub slots_max: u32,
 }
 
 impl Default for Limits {
@@ -65,6 +69,8 @@ impl Default for Limits {
             forward_bytes_max: 512 << 10,
             requests_per_peer_max: 256,
             volatile_buffers: 64,
+            buffers_free_min: 64,
+            slots_max: 1 << 16,
         }
     }
 }
@@ -98,13 +104,11 @@ pub struct Found {
 }
 
 /// One core of a broker.
-#[derive(Debug)]
 pub struct Core {
     stage: Stage,
     wall_us: u64,
 }
 
-#[derive(Debug)]
 enum Stage {
     Booting(Box<Boot>),
     Running(Box<Running>),
@@ -112,7 +116,6 @@ enum Stage {
     Failed,
 }
 
-#[derive(Debug)]
 struct Running {
     flow: Flow,
     topology: Topology,
@@ -126,10 +129,16 @@ impl Core {
     /// A core that starts with what its directory holds.
     #[must_use]
     pub fn boot(config: CoreConfig, found: Found, now: Mono, effects: &mut Effects) -> Self {
-        assert!(config.core.0 < config.cores, "a core is one of the broker's");
+        assert!(
+            config.core.0 < config.cores,
+            "a core is one of the broker's"
+        );
         assert!(config.partitions > 0, "a data directory has partitions");
         let boot = Boot::start(config, found, now, effects);
-        Self { stage: Stage::Booting(Box::new(boot)), wall_us: 0 }
+        Self {
+            stage: Stage::Booting(Box::new(boot)),
+            wall_us: 0,
+        }
     }
 
     /// Whether recovery is over and connections may be given to this core.
@@ -155,7 +164,7 @@ impl Core {
             Stage::Booting(_) => false,
             Stage::Running(running) => {
                 running.flow.shutting_down
-                    && (running.flow.failed || running.flow.journal.is_drained())
+                    && (running.flow.failed || running.flow.journal.is_quiet())
             }
             Stage::Failed => true,
         }
@@ -203,10 +212,16 @@ impl Core {
                     else {
                         unreachable!("the stage was just looked at")
                     };
-                    let (flow, topology) = boot.finish();
-                    let mut running =
-                        Box::new(Running { flow, topology, swept: now });
+                    let (flow, topology, held) = boot.finish();
+                    let mut running = Box::new(Running {
+                        flow,
+                        topology,
+                        swept: now,
+                    });
                     running.topology.started(&mut running.flow, effects);
+                    for (from, message) in held {
+                        running.mesh(from, message, buffers, effects);
+                    }
                     self.stage = Stage::Running(running);
                 }
             }
@@ -217,7 +232,9 @@ impl Core {
 /// A core that could not be recovered serves nobody.
 fn refuse(input: Input<'_>, effects: &mut Effects) {
     match input {
-        Input::Opened { conn } | Input::Adopted { conn, .. } => effects.push(Effect::Close { conn }),
+        Input::Opened { conn } | Input::Adopted { conn, .. } => {
+            effects.push(Effect::Close { conn })
+        }
         _ => {}
     }
 }
@@ -228,7 +245,7 @@ impl Running {
         if !flow.awake.is_empty()
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
-            || flow.journal.wants_turn()
+            || self.topology.wants_turn()
         {
             return Some(now);
         }
@@ -256,20 +273,20 @@ impl Running {
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
             Input::Malformed { conn, code } => {
                 if self.flow.sessions.get(conn).is_some() {
-                    self.flow.violate(conn, code, "the bytes received are no frame", effects);
+                    self.flow
+                        .violate(conn, code, "the bytes received are no frame", effects);
                 }
             }
             Input::Closed { conn } => {
                 self.flow.forget_connection(conn, effects);
-                self.topology.forget_connection(conn);
             }
             Input::Sent { conn, bytes } => self.flow.sent(conn, bytes, effects),
-            Input::Io { op, buffer, result } => {
-                let progress = self.flow.journal.io_done(op, buffer, result, buffers, effects);
+            Input::Io { op, result, .. } => {
+                let progress = self.flow.journal.io_done(op, result, buffers, effects);
                 self.progress(progress, effects);
             }
             Input::File { op, result } => {
-                let progress = self.flow.journal.file_done(op, result, buffers, effects);
+                let progress = self.flow.journal.file_done(op, result, now, effects);
                 self.progress(progress, effects);
             }
             Input::Mesh { from, message } => self.mesh(from, message, buffers, effects),
@@ -283,14 +300,22 @@ impl Running {
         use crate::data::journal::Progress;
         match progress {
             Progress::Nothing => {}
-            Progress::Durable => {
+            Progress::Durable(_) => {
                 self.flow.durable_advanced(effects);
                 self.topology.durable_advanced(&mut self.flow, effects);
             }
-            Progress::Read => self.flow.read_done(),
-            Progress::Failed(reason) => {
-                effects.push(Effect::Report { severity: Severity::Error, text: reason.clone() });
-                effects.push(Effect::FailStop { reason });
+            Progress::Arrived { .. } => self.flow.read_done(),
+            Progress::Unreadable(place) => {
+                self.flow.journal.note_damage(place);
+                self.flow.read_done();
+            }
+            Progress::Failed => {
+                let text = "the journal of this core has failed; restart the broker to recover";
+                let report = Effect::Report {
+                    severity: Severity::Error,
+                    text: text.to_owned(),
+                };
+                effects.push(report);
                 self.flow.fail_stop(effects);
                 self.topology.fail_stop(&mut self.flow, effects);
             }
@@ -301,22 +326,20 @@ impl Running {
     fn turn_end<B: Buffers>(&mut self, wall_us: u64, buffers: &mut B, effects: &mut Effects) {
         let flow = &mut self.flow;
         let now = flow.now;
+        flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
-        if !flow.failed {
-            let (queues, catalog) = (&flow.queues, &self.topology);
-            flow.journal.turn_end(now, wall_us, buffers, effects, |out| {
-                crate::control::checkpoint::encode(catalog, queues, out);
-            });
+        flow.journal.set_wall(wall_us);
+        if flow.shutting_down {
+            flow.journal.flush(buffers, effects);
         }
+        flow.journal.turn_end(now, buffers, effects);
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
         }
         flow.feed_starved(effects);
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);
-        // Deliveries that settle themselves may have been dispatched.
-        flow.journal_settled(buffers, effects);
         flow.forward_outgoing(effects);
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
@@ -332,10 +355,13 @@ impl Running {
             flow.confirm(key, effects);
         }
         for conn in conns {
-            flow.hang_up(conn, Code::ShuttingDown, "the broker is shutting down", effects);
-            self.topology.forget_connection(conn);
+            flow.hang_up(
+                conn,
+                Code::ShuttingDown,
+                "the broker is shutting down",
+                effects,
+            );
         }
-        flow.journal.shut_down();
     }
 
     fn adopt(
@@ -347,14 +373,16 @@ impl Running {
         let sequence = handover.sequence;
         let flow = &mut self.flow;
         flow.stats.connections += 1;
-        flow.sessions.insert(Session::adopt(conn, handover, flow.now));
+        flow.sessions
+            .insert(Session::adopt(conn, handover, flow.now));
         self.attached(conn, sequence, effects);
     }
 
     fn attached(&mut self, conn: ConnId, sequence: u64, effects: &mut Effects) {
         let mut header = FrameHeader::bare(FrameKind::Attached, 0, sequence);
         header.count = u32::from(self.flow.config.core.0);
-        self.flow.say(conn, effects, |out| frame::write(out, header, &[]));
+        self.flow
+            .say(conn, effects, |out| frame::write(out, header, &[]));
     }
 
     /// Whole frames of one connection.
@@ -365,10 +393,14 @@ impl Running {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        let Some(session) = self.flow.sessions.get_mut(conn) else { return };
+        let Some(session) = self.flow.sessions.get_mut(conn) else {
+            return;
+        };
         session.heard = self.flow.now;
         while !bytes.is_empty() {
-            let Some(session) = self.flow.sessions.get(conn) else { return };
+            let Some(session) = self.flow.sessions.get(conn) else {
+                return;
+            };
             let frame_bytes_max = match session.agreed() {
                 Some(_) => FRAME_BYTES_MAX,
                 None => FRAME_BYTES_MAX_HANDSHAKE,
@@ -376,11 +408,13 @@ impl Running {
             let (header, length) = match cut(bytes, frame_bytes_max) {
                 Cut::Complete { header, length } => (header, length),
                 Cut::Incomplete { .. } => {
-                    self.flow.violate(conn, Code::FrameMalformed, "a frame was cut short", effects);
+                    self.flow
+                        .violate(conn, Code::FrameMalformed, "a frame was cut short", effects);
                     return;
                 }
                 Cut::Malformed(code) => {
-                    self.flow.violate(conn, code, "a frame header is not right", effects);
+                    self.flow
+                        .violate(conn, code, "a frame header is not right", effects);
                     return;
                 }
             };
@@ -388,14 +422,19 @@ impl Running {
             let end = FRAME_HEADER_BYTES + header.body_bytes as usize;
             let padding_is_zero = this[end..].iter().all(|byte| *byte == 0);
             let verdict = if padding_is_zero {
-                self.frame(conn, header, &this[FRAME_HEADER_BYTES..end], buffers, effects)
+                self.frame(
+                    conn,
+                    header,
+                    &this[FRAME_HEADER_BYTES..end],
+                    buffers,
+                    effects,
+                )
             } else {
                 Err(Code::FrameMalformed)
             };
             if let Err(code) = verdict {
                 let reason = format!("{:?} frame refused: {}", header.kind, violation_text(code));
                 self.flow.violate(conn, code, &reason, effects);
-                self.topology.forget_connection(conn);
                 return;
             }
             bytes = rest;
@@ -435,7 +474,6 @@ impl Running {
             FrameKind::Close => {
                 effects.push(Effect::Close { conn });
                 flow.forget_connection(conn, effects);
-                self.topology.forget_connection(conn);
                 Ok(())
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
@@ -465,8 +503,7 @@ impl Running {
                     body: body.to_vec(),
                     usage: (0, 0),
                 };
-                let frame = TopologyFrame { conn, header, request };
-                self.topology.frame(flow, frame, effects)
+                self.topology.frame(flow, conn, header, request, effects)
             }
             FrameKind::Hello
             | FrameKind::Welcome
@@ -503,12 +540,20 @@ impl Running {
     ) -> Result<(), Code> {
         let flow = &mut self.flow;
         if flow.shutting_down {
-            flow.hang_up(conn, Code::ShuttingDown, "the broker is shutting down", effects);
+            flow.hang_up(
+                conn,
+                Code::ShuttingDown,
+                "the broker is shutting down",
+                effects,
+            );
             return Ok(());
         }
         let config = flow.config.clone();
         let topology = &self.topology;
-        let session = flow.sessions.get_mut(conn).expect("its frame is being stepped");
+        let session = flow
+            .sessions
+            .get_mut(conn)
+            .expect("its frame is being stepped");
         match session.greet(&config, body, |name| topology.tenant(name)) {
             Greeting::Welcome(agreed) => {
                 let mut welcome = Vec::with_capacity(128);
@@ -552,7 +597,11 @@ impl Running {
             client: session.client,
             sequence: header.sequence,
         };
-        effects.push(Effect::Handover { conn, to: target.core, session: Box::new(handover) });
+        effects.push(Effect::Handover {
+            conn,
+            to: target.core,
+            session: Box::new(handover),
+        });
         Ok(())
     }
 
@@ -586,7 +635,14 @@ impl Running {
         let flow = &mut self.flow;
         match request {
             Request::Publish(publish) => flow.take_forwarded(from, id, *publish, buffers, effects),
-            Request::Subscribe { conn, channel, queue, credit_messages, credit_bytes, flags } => {
+            Request::Subscribe {
+                conn,
+                channel,
+                queue,
+                credit_messages,
+                credit_bytes,
+                flags,
+            } => {
                 let sink = Sink {
                     queue,
                     core: from,
@@ -604,20 +660,38 @@ impl Running {
                 flow.unsubscribe(consumer);
                 flow.reply(from, id, Reply::Done, effects);
             }
-            Request::Credit { consumer, messages, bytes } => {
+            Request::Credit {
+                consumer,
+                messages,
+                bytes,
+            } => {
                 flow.set_credit(consumer, messages, bytes);
                 flow.reply(from, id, Reply::Done, effects);
             }
-            Request::Settle { consumer, flags, sequence, ranges } => {
+            Request::Settle {
+                consumer,
+                flags,
+                sequence,
+                ranges,
+            } => {
                 flow.settle_ranges(consumer, flags, sequence, ranges.into_iter(), effects);
                 flow.reply(from, id, Reply::Done, effects);
             }
-            Request::Get { consumer, sequence, count, wait_ms } => {
+            Request::Get {
+                consumer,
+                sequence,
+                count,
+                wait_ms,
+            } => {
                 flow.start_get(consumer, sequence, count, wait_ms);
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Forward { conn, bytes } => flow.take_forward(from, id, conn, bytes, effects),
-            Request::Detached { conn, channel, consumer } => {
+            Request::Detached {
+                conn,
+                channel,
+                consumer,
+            } => {
                 flow.detach(conn, channel, consumer);
                 flow.reply(from, id, Reply::Done, effects);
             }
@@ -639,7 +713,14 @@ impl Running {
                 }
                 flow.dirty(producer);
             }
-            (Waiter::Subscribe { conn, channel, sequence }, Reply::Subscribed(outcome)) => {
+            (
+                Waiter::Subscribe {
+                    conn,
+                    channel,
+                    sequence,
+                },
+                Reply::Subscribed(outcome),
+            ) => {
                 flow.subscribed(from, conn, channel, sequence, outcome, effects);
             }
             (Waiter::Forward { consumer }, Reply::Forwarded { bytes }) => {

@@ -4,6 +4,7 @@ pub mod consumer;
 pub mod deliver;
 pub mod flow;
 pub mod journal;
+pub mod notes;
 pub mod producer;
 pub mod publish;
 pub mod queue;

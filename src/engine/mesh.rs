@@ -264,7 +264,10 @@ impl<W> Peer<W> {
             let (request, waiter) = self.outbox.pop_front().expect("it is not empty");
             self.waiting[id as usize] = Some(waiter);
             let message = MeshMessage::Request { id, request };
-            effects.push(crate::Effect::Mesh { to: self.core, message });
+            effects.push(crate::Effect::Mesh {
+                to: self.core,
+                message,
+            });
         }
     }
 
@@ -273,7 +276,9 @@ impl<W> Peer<W> {
     /// # Panics
     /// If nobody asked: the other core is ours, so that is a bug.
     pub fn answered(&mut self, effects: &mut crate::Effects, id: u32) -> W {
-        let waiter = self.waiting[id as usize].take().expect("a reply answers a request");
+        let waiter = self.waiting[id as usize]
+            .take()
+            .expect("a reply answers a request");
         self.free.push(id);
         self.flush(effects);
         waiter

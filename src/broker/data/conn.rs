@@ -123,7 +123,10 @@ impl Conns {
     }
 
     fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(Self::idx(id))?.as_deref_mut().filter(|conn| conn.id == id)
+        self.conns
+            .get_mut(Self::idx(id))?
+            .as_deref_mut()
+            .filter(|conn| conn.id == id)
     }
 
     /// Takes a socket, with bytes that another core received and did not step.
@@ -205,7 +208,9 @@ impl Conns {
 
     /// Receives once from the next connection that may have bytes, and gives what is whole to `take`.
     pub fn receive(&mut self, mut take: impl FnMut(ConnId, Arrival<'_>)) {
-        let Some(id) = self.readable.pop_front() else { return };
+        let Some(id) = self.readable.pop_front() else {
+            return;
+        };
         let base = self.slab.as_ptr().align_offset(ALIGN);
         let idx = Self::idx(id);
         let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {
@@ -244,7 +249,11 @@ impl Conns {
                 }
             }
         }
-        let rest = if malformed.is_some() { end..end } else { end..filled };
+        let rest = if malformed.is_some() {
+            end..end
+        } else {
+            end..filled
+        };
         Self::keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
         let again = conn.readable && malformed.is_none();
         if again {
@@ -388,8 +397,11 @@ impl Conns {
         sent: &mut impl FnMut(ConnId, u32),
     ) {
         let spares = &mut self.spares;
-        let Some(conn) =
-            self.conns.get_mut(Self::idx(id)).and_then(|c| c.as_deref_mut()).filter(|c| c.id == id)
+        let Some(conn) = self
+            .conns
+            .get_mut(Self::idx(id))
+            .and_then(|c| c.as_deref_mut())
+            .filter(|c| c.id == id)
         else {
             return;
         };

@@ -154,7 +154,9 @@ impl Drive {
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
         {
-            let _ = self.started.send((self.core, Err(format!("cannot listen: {error}"))));
+            let _ = self
+                .started
+                .send((self.core, Err(format!("cannot listen: {error}"))));
             return;
         }
         let mut events = Events::new();
@@ -178,7 +180,9 @@ impl Drive {
             if let Err(error) = waited {
                 let text = format!("core {} cannot wait for events: {error}", self.core);
                 self.report(&mut running, Severity::Error, text);
-                let _ = self.started.send((self.core, Err("the poller failed".to_owned())));
+                let _ = self
+                    .started
+                    .send((self.core, Err("the poller failed".to_owned())));
                 return;
             }
             self.turn(&mut running, &mut events);
@@ -226,7 +230,9 @@ impl Drive {
                 running.accepting = true;
             } else {
                 let conn = ConnId(event.token.value());
-                running.conns.note(conn, event.readable || event.hangup, event.writable);
+                running
+                    .conns
+                    .note(conn, event.readable || event.hangup, event.writable);
             }
         }
         if running.accepting && running.engine.is_running() {
@@ -239,7 +245,9 @@ impl Drive {
             running.told_started = true;
             let outcome = match &running.failed {
                 None if running.engine.is_running() => Ok(()),
-                reason => Err(reason.clone().unwrap_or_else(|| "recovery failed".to_owned())),
+                reason => Err(reason
+                    .clone()
+                    .unwrap_or_else(|| "recovery failed".to_owned())),
             };
             // The rest of the process may have given up waiting; then nobody needs to hear it.
             let _ = self.started.send((self.core, outcome));
@@ -247,7 +255,9 @@ impl Drive {
     }
 
     fn step(&mut self, running: &mut Running, now: Mono, input: Input<'_>) {
-        running.engine.step(now, input, &mut self.pool, &mut running.effects);
+        running
+            .engine
+            .step(now, input, &mut self.pool, &mut running.effects);
     }
 
     fn take_mail(&mut self, running: &mut Running, now: Mono) {
@@ -261,7 +271,9 @@ impl Drive {
                 self.deliver_mail(running, now, from, mail);
             }
             for _ in 0..MESH_PER_TURN_MAX {
-                let Some(mail) = self.mesh.take_request(peer) else { break };
+                let Some(mail) = self.mesh.take_request(peer) else {
+                    break;
+                };
                 self.deliver_mail(running, now, from, mail);
             }
         }
@@ -276,7 +288,11 @@ impl Drive {
     ) {
         match mail {
             CoreMail::Engine(message) => self.step(running, now, Input::Mesh { from, message }),
-            CoreMail::Adopt { socket, partial, session } => {
+            CoreMail::Adopt {
+                socket,
+                partial,
+                session,
+            } => {
                 if running.conns.len() >= self.connections_max || running.shutting_down {
                     // Dropping the socket closes it; the client reconnects with back-off.
                     return;
@@ -332,7 +348,9 @@ impl Drive {
     }
 
     fn accept(&mut self, running: &mut Running, now: Mono) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = &self.listener else {
+            return;
+        };
         for _ in 0..ACCEPTS_PER_TURN_MAX {
             match listener.accept() {
                 Ok(Some(socket)) => {
@@ -363,7 +381,12 @@ impl Drive {
     }
 
     fn receive(&mut self, running: &mut Running, now: Mono) {
-        let Running { engine, effects, conns, .. } = running;
+        let Running {
+            engine,
+            effects,
+            conns,
+            ..
+        } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
         for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
@@ -408,9 +431,11 @@ impl Drive {
             let now = Mono(Monotonic::now().as_nanos());
             effects.list.clear();
             let mut sent = Vec::new();
-            running.conns.flush(&effects.bytes, &mut self.pool, |conn, bytes| {
-                sent.push((conn, bytes));
-            });
+            running
+                .conns
+                .flush(&effects.bytes, &mut self.pool, |conn, bytes| {
+                    sent.push((conn, bytes));
+                });
             effects.clear();
             running.effects = effects;
             let again = !answers.is_empty();
@@ -435,29 +460,67 @@ impl Drive {
     ) {
         match effect {
             Effect::Send { conn, range } => running.conns.send_arena(conn, range),
-            Effect::SendBuffer { conn, buffer, range } => {
-                running.conns.send_buffer(conn, buffer, range, &mut self.pool);
+            Effect::SendBuffer {
+                conn,
+                buffer,
+                range,
+            } => {
+                running
+                    .conns
+                    .send_buffer(conn, buffer, range, &mut self.pool);
             }
             Effect::Close { conn } => running.conns.close(conn),
             Effect::Handover { conn, to, session } => {
-                let taken = running.conns.take(conn, arena, &mut self.pool, &mut self.poller);
+                let taken = running
+                    .conns
+                    .take(conn, arena, &mut self.pool, &mut self.poller);
                 if let Some((socket, partial)) = taken {
-                    let mail = CoreMail::Adopt { socket, partial, session };
-                    running.leaving.push_back((PeerIdx(usize::from(to.0)), mail));
+                    let mail = CoreMail::Adopt {
+                        socket,
+                        partial,
+                        session,
+                    };
+                    running
+                        .leaving
+                        .push_back((PeerIdx(usize::from(to.0)), mail));
                 }
                 self.send_leaving(running);
             }
-            Effect::Write { op, slot, position, buffer, range } => {
+            Effect::Write {
+                op,
+                slot,
+                position,
+                buffer,
+                range,
+            } => {
                 let queued = self.store.write(
-                    op, slot, position, buffer, range, &mut self.pool, &mut self.poller,
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                    &mut self.pool,
+                    &mut self.poller,
                 );
                 if let Err(fault) = queued {
                     answers.push(io_failed(op, buffer, fault));
                 }
             }
-            Effect::Read { op, slot, position, buffer, range } => {
+            Effect::Read {
+                op,
+                slot,
+                position,
+                buffer,
+                range,
+            } => {
                 let queued = self.store.read(
-                    op, slot, position, buffer, range, &mut self.pool, &mut self.poller,
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                    &mut self.pool,
+                    &mut self.poller,
                 );
                 if let Err(fault) = queued {
                     answers.push(io_failed(op, buffer, fault));
@@ -491,7 +554,15 @@ impl Drive {
     }
 
     fn report(&self, running: &mut Running, severity: Severity, text: String) {
-        if self.reports.try_send(Report { core: self.core, severity, text }).is_err() {
+        if self
+            .reports
+            .try_send(Report {
+                core: self.core,
+                severity,
+                text,
+            })
+            .is_err()
+        {
             running.reports_lost += 1;
         }
     }
@@ -502,5 +573,9 @@ fn io_failed(
     buffer: ringpost_engine::BufferId,
     fault: IoFault,
 ) -> Input<'static> {
-    Input::Io { op, buffer, result: Err(fault) }
+    Input::Io {
+        op,
+        buffer,
+        result: Err(fault),
+    }
 }

@@ -61,9 +61,16 @@ impl Store {
     /// If a file cannot be listed, opened or read.
     pub fn open(directory: &Path, name: &str, bell: Arc<Bell>) -> io::Result<(Self, Listing)> {
         let mut files: Vec<Option<SegmentFile>> = Vec::new();
-        let mut listing = Listing { slots: Vec::new(), checkpoints: Vec::new() };
+        let mut listing = Listing {
+            slots: Vec::new(),
+            checkpoints: Vec::new(),
+        };
         for listed in disk::list(directory)? {
-            let file_name = listed.path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+            let file_name = listed
+                .path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("");
             if let Some(slot) = slot_of(file_name) {
                 let file = SegmentFile::open_for_writing(&listed.path)?;
                 let head = read_head(&file, listed.bytes)?;
@@ -72,23 +79,31 @@ impl Store {
                     files.resize(idx + 1, None);
                 }
                 files[idx] = Some(file);
-                listing.slots.push(SlotHead { slot, file_bytes: listed.bytes, head });
+                listing.slots.push(SlotHead {
+                    slot,
+                    file_bytes: listed.bytes,
+                    head,
+                });
             } else if file_name.starts_with("checkpoint-") && !file_name.ends_with(".tmp") {
-                listing.checkpoints.push(disk::read_file(&listed.path, CHECKPOINT_BYTES_MAX)?);
+                listing
+                    .checkpoints
+                    .push(disk::read_file(&listed.path, CHECKPOINT_BYTES_MAX)?);
             }
         }
         let (requests, inbox) = flume::bounded::<(OpId, FileOp)>(FILE_OPS_MAX);
         let (outbox, answers) = flume::bounded(FILE_OPS_MAX);
         let root = directory.to_path_buf();
-        let thread = std::thread::Builder::new().name(format!("{name}-files")).spawn(move || {
-            while let Ok((op, what)) = inbox.recv() {
-                let result = perform(&root, &what).map_err(|error| fault(&error));
-                if outbox.send((op, result)).is_err() {
-                    return;
+        let thread = std::thread::Builder::new()
+            .name(format!("{name}-files"))
+            .spawn(move || {
+                while let Ok((op, what)) = inbox.recv() {
+                    let result = perform(&root, &what).map_err(|error| fault(&error));
+                    if outbox.send((op, result)).is_err() {
+                        return;
+                    }
+                    bell.ring();
                 }
-                bell.ring();
-            }
-        })?;
+            })?;
         let store = Self {
             directory: directory.to_path_buf(),
             files,
@@ -118,7 +133,10 @@ impl Store {
     pub fn answer(&mut self) -> Option<Input<'static>> {
         let (op, result) = self.answers.try_recv().ok()?;
         self.waiting -= 1;
-        Some(Input::File { op, result: result.map(|()| FileReply::Done) })
+        Some(Input::File {
+            op,
+            result: result.map(|()| FileReply::Done),
+        })
     }
 
     /// Hands an operation to the file thread. The engine has few of them on their way at a time.
@@ -129,8 +147,13 @@ impl Store {
             *file = None;
         }
         self.waiting += 1;
-        assert!(self.waiting <= FILE_OPS_MAX, "the engine has few file operations on their way");
-        self.requests.send((op, what)).expect("the file thread lives as long as the store");
+        assert!(
+            self.waiting <= FILE_OPS_MAX,
+            "the engine has few file operations on their way"
+        );
+        self.requests
+            .send((op, what))
+            .expect("the file thread lives as long as the store");
     }
 
     fn slot(&mut self, slot: SlotId) -> io::Result<SegmentFile> {
@@ -150,7 +173,10 @@ impl Store {
     /// # Errors
     ///
     /// The answer to give the engine.
-    #[expect(clippy::too_many_arguments, reason = "a write is named by all of these")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a write is named by all of these"
+    )]
     pub fn write(
         &mut self,
         op: OpId,
@@ -163,7 +189,10 @@ impl Store {
     ) -> Result<(), IoFault> {
         let file = self.slot(slot).map_err(|error| fault(&error))?;
         let window = pool.lend_sealed(buffer, range);
-        self.writes.push(Timed { op, since: Monotonic::now() });
+        self.writes.push(Timed {
+            op,
+            since: Monotonic::now(),
+        });
         let queued = poller.submit_write(OperationId(op.0), &file, u64::from(position), window);
         if let Err(full) = queued {
             pool.take_back(full.0);
@@ -210,7 +239,8 @@ impl Store {
         if let Some(idx) = self.writes.iter().position(|timed| timed.op == op) {
             let timed = self.writes.swap_remove(idx);
             let took = Monotonic::now().since(timed.since);
-            self.write_ns.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            self.write_ns
+                .push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         } else if result.is_ok() {
             // What was read is final.
             pool.seal(buffer, range.end);
@@ -270,7 +300,10 @@ fn perform(root: &Path, what: &FileOp) -> io::Result<()> {
             disk::unlink(&slot_path(root, *slot))?;
             disk::sync_directory(root)
         }
-        FileOp::WriteCheckpoint { generation, content } => {
+        FileOp::WriteCheckpoint {
+            generation,
+            content,
+        } => {
             let path = root.join(format!("checkpoint-{}", generation % 2));
             disk::write_file_atomically(&path, content)
         }

@@ -317,7 +317,7 @@ pub(crate) mod tests {
                     let (exchange, key, table) = address;
                     for _ in 0..2 {
                         let result = router.resolve(tenant, exchange, key, table, &mut targets);
-                        assert_eq!(result.map(|()| targets.clone()), expect, "seed {seed}");
+                        assert_eq!(result.map(|_| targets.clone()), expect, "seed {seed}");
                         delivered += targets.len();
                     }
                 }

@@ -50,17 +50,29 @@ enum Pending {
     /// The meta core decides.
     Change { conn: ConnId, header: FrameHeader },
     /// Every core applies.
-    Apply { origin: Origin, left: u32, messages: u64 },
+    Apply {
+        origin: Origin,
+        left: u32,
+        messages: u64,
+    },
     /// Every core says what its queues hold.
-    Figures { conn: ConnId, header: FrameHeader, left: u32, figures: Vec<QueueFigures> },
+    Figures {
+        conn: ConnId,
+        header: FrameHeader,
+        left: u32,
+        figures: Vec<QueueFigures>,
+    },
     /// The owner says whether a queue may be deleted.
-    Usage { conn: ConnId, header: FrameHeader, request: ChangeRequest },
+    Usage {
+        conn: ConnId,
+        header: FrameHeader,
+        request: ChangeRequest,
+    },
     /// The owner purges.
     Purge { conn: ConnId, header: FrameHeader },
 }
 
 /// The topology as this core knows it, and the requests about it.
-#[derive(Debug)]
 pub struct Topology {
     catalog: Catalog,
     /// On the meta core: the catalog with every staged change applied.
@@ -99,7 +111,9 @@ impl Topology {
         }
         let snapshot = self.catalog.encode();
         for core in 1..flow.config.cores {
-            let request = Request::Snapshot { catalog: snapshot.clone() };
+            let request = Request::Snapshot {
+                catalog: snapshot.clone(),
+            };
             flow.ask(CoreId(core), request, Waiter::Nobody, effects);
         }
     }
@@ -152,7 +166,11 @@ impl Topology {
             FrameKind::QueueList => self.gather(flow, conn, header, request.tenant, effects),
             FrameKind::QueueInspect => {
                 let named = Named::decode(&request.body)?;
-                match self.catalog.queue_by_name(request.tenant, named.name).map(|q| q.id) {
+                match self
+                    .catalog
+                    .queue_by_name(request.tenant, named.name)
+                    .map(|q| q.id)
+                {
                     Some(queue) => {
                         self.inspect(flow, conn, header, request.tenant, queue, effects);
                     }
@@ -170,7 +188,9 @@ impl Topology {
                     purged(flow, conn, header, outcome, effects);
                 } else {
                     let waiter = self.wait(Pending::Purge { conn, header });
-                    let request = Request::Purge { queue: target.queue };
+                    let request = Request::Purge {
+                        queue: target.queue,
+                    };
                     flow.ask(target.core, request, waiter, effects);
                 }
             }
@@ -186,11 +206,24 @@ impl Topology {
                 };
                 if target.core == flow.config.core {
                     let usage = usage(flow.figures_of(target.queue));
-                    self.change(flow, conn, header, ChangeRequest { usage, ..request }, effects);
+                    self.change(
+                        flow,
+                        conn,
+                        header,
+                        ChangeRequest { usage, ..request },
+                        effects,
+                    );
                 } else {
                     let tenant = request.tenant;
-                    let waiter = self.wait(Pending::Usage { conn, header, request });
-                    let request = Request::Inspect { tenant, queue: Some(target.queue) };
+                    let waiter = self.wait(Pending::Usage {
+                        conn,
+                        header,
+                        request,
+                    });
+                    let request = Request::Inspect {
+                        tenant,
+                        queue: Some(target.queue),
+                    };
                     flow.ask(target.core, request, waiter, effects);
                 }
             }
@@ -213,7 +246,8 @@ impl Topology {
         effects: &mut Effects,
     ) {
         if flow.config.core == META {
-            self.undecided.push_back((Origin::Here { conn, header }, request));
+            self.undecided
+                .push_back((Origin::Here { conn, header }, request));
         } else {
             let waiter = self.wait(Pending::Change { conn, header });
             flow.ask(META, Request::Change(Box::new(request)), waiter, effects);
@@ -229,8 +263,11 @@ impl Topology {
     ) {
         while let Some((origin, request)) = self.undecided.pop_front() {
             if flow.failed || flow.shutting_down {
-                let code =
-                    if flow.failed { Code::TopologyReadOnly } else { Code::ShuttingDown };
+                let code = if flow.failed {
+                    Code::TopologyReadOnly
+                } else {
+                    Code::ShuttingDown
+                };
                 let reason = "the topology cannot change now".to_owned();
                 tell(flow, origin, Err((code, reason)), effects);
                 continue;
@@ -243,7 +280,11 @@ impl Topology {
                 Ok(Plan::AlreadyExists) => {
                     // It may exist by a change that is still on its way to the disk.
                     let block = self.staged.back().map_or(0, |staged| staged.block);
-                    self.staged.push_back(Staged { block, change: None, origin });
+                    self.staged.push_back(Staged {
+                        block,
+                        change: None,
+                        origin,
+                    });
                     continue;
                 }
                 Err(refusal) => {
@@ -258,8 +299,14 @@ impl Topology {
                 self.undecided.push_front((origin, request));
                 break;
             };
-            self.planned.apply(&change).expect("it was planned on this very version");
-            self.staged.push_back(Staged { block, change: Some(change), origin });
+            self.planned
+                .apply(&change)
+                .expect("it was planned on this very version");
+            self.staged.push_back(Staged {
+                block,
+                change: Some(change),
+                origin,
+            });
         }
         self.durable_advanced(flow, effects);
     }
@@ -272,8 +319,12 @@ impl Topology {
 
     /// Applies the changes that are durable by now.
     pub fn durable_advanced(&mut self, flow: &mut Flow, effects: &mut Effects) {
-        let durable = flow.journal.durable_block();
-        while self.staged.front().is_some_and(|staged| staged.block <= durable) {
+        let durable = flow.journal.durable_block().0;
+        while self
+            .staged
+            .front()
+            .is_some_and(|staged| staged.block <= durable)
+        {
             let staged = self.staged.pop_front().expect("it was just looked at");
             let Some(change) = staged.change else {
                 tell(flow, staged.origin, Ok(Changed::default()), effects);
@@ -282,14 +333,28 @@ impl Topology {
             let messages = self.apply(flow, &change, effects);
             let left = u32::from(flow.config.cores) - 1;
             if left == 0 {
-                tell(flow, staged.origin, Ok(Changed { changed: true, messages }), effects);
+                tell(
+                    flow,
+                    staged.origin,
+                    Ok(Changed {
+                        changed: true,
+                        messages,
+                    }),
+                    effects,
+                );
                 continue;
             }
             let mut bytes = Vec::new();
             change.encode(&mut bytes);
-            self.wait(Pending::Apply { origin: staged.origin, left, messages });
+            self.wait(Pending::Apply {
+                origin: staged.origin,
+                left,
+                messages,
+            });
             for core in 1..flow.config.cores {
-                let request = Request::Apply { change: bytes.clone() };
+                let request = Request::Apply {
+                    change: bytes.clone(),
+                };
                 flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
             }
         }
@@ -299,14 +364,19 @@ impl Topology {
     pub fn fail_stop(&mut self, flow: &mut Flow, effects: &mut Effects) {
         while let Some(staged) = self.staged.pop_front() {
             let reason = "the journal failed before the change was durable".to_owned();
-            tell(flow, staged.origin, Err((Code::JournalFailed, reason)), effects);
+            tell(
+                flow,
+                staged.origin,
+                Err((Code::JournalFailed, reason)),
+                effects,
+            );
         }
     }
 
     /// Applies a durable change on this core. Returns the messages it dropped here.
     fn apply(&mut self, flow: &mut Flow, change: &Change, effects: &mut Effects) -> u64 {
-        self.catalog.apply(change).expect("every core applies every change in the same order");
-        flow.router.apply(&self.catalog, change);
+        super::routing::apply(&mut self.catalog, &mut flow.router, change)
+            .expect("every core applies every change in the same order");
         match change {
             Change::QueueCreated(queue) => {
                 flow.add_queue(super::boot::queue_state(queue));
@@ -328,7 +398,8 @@ impl Topology {
     ) {
         match request {
             Request::Change(request) => {
-                self.undecided.push_back((Origin::There { core: from, id }, *request));
+                self.undecided
+                    .push_back((Origin::There { core: from, id }, *request));
             }
             Request::Apply { change } => {
                 let change =
@@ -353,31 +424,76 @@ impl Topology {
 
     /// Another core has answered.
     pub fn answer(&mut self, flow: &mut Flow, number: u64, reply: Reply, effects: &mut Effects) {
-        let pending = self.pending.remove(&number).expect("an answer belongs to a question");
+        let pending = self
+            .pending
+            .remove(&number)
+            .expect("an answer belongs to a question");
         match (pending, reply) {
             (Pending::Change { conn, header }, Reply::Changed(outcome)) => {
                 tell(flow, Origin::Here { conn, header }, outcome, effects);
             }
-            (Pending::Apply { origin, left, messages }, Reply::Applied { messages: more }) => {
+            (
+                Pending::Apply {
+                    origin,
+                    left,
+                    messages,
+                },
+                Reply::Applied { messages: more },
+            ) => {
                 let messages = messages + more;
                 if left > 1 {
-                    let pending = Pending::Apply { origin, left: left - 1, messages };
+                    let pending = Pending::Apply {
+                        origin,
+                        left: left - 1,
+                        messages,
+                    };
                     self.pending.insert(number, pending);
                 } else {
-                    tell(flow, origin, Ok(Changed { changed: true, messages }), effects);
+                    tell(
+                        flow,
+                        origin,
+                        Ok(Changed {
+                            changed: true,
+                            messages,
+                        }),
+                        effects,
+                    );
                 }
             }
-            (Pending::Figures { conn, header, left, mut figures }, Reply::Figures(more)) => {
+            (
+                Pending::Figures {
+                    conn,
+                    header,
+                    left,
+                    mut figures,
+                },
+                Reply::Figures(more),
+            ) => {
                 figures.extend(more);
                 if left > 1 {
-                    let pending = Pending::Figures { conn, header, left: left - 1, figures };
+                    let pending = Pending::Figures {
+                        conn,
+                        header,
+                        left: left - 1,
+                        figures,
+                    };
                     self.pending.insert(number, pending);
                 } else {
                     self.queue_infos(flow, conn, header, &figures, effects);
                 }
             }
-            (Pending::Usage { conn, header, request }, Reply::Figures(figures)) => {
-                let request = ChangeRequest { usage: usage(figures.first().copied()), ..request };
+            (
+                Pending::Usage {
+                    conn,
+                    header,
+                    request,
+                },
+                Reply::Figures(figures),
+            ) => {
+                let request = ChangeRequest {
+                    usage: usage(figures.first().copied()),
+                    ..request
+                };
                 self.change(flow, conn, header, request, effects);
             }
             (Pending::Purge { conn, header }, Reply::Purged(outcome)) => {
@@ -401,9 +517,18 @@ impl Topology {
             self.queue_infos(flow, conn, header, &figures, effects);
             return;
         }
-        self.wait(Pending::Figures { conn, header, left, figures });
-        for core in (0..flow.config.cores).filter(|core| *core != flow.config.core.0) {
-            let request = Request::Inspect { tenant, queue: None };
+        self.wait(Pending::Figures {
+            conn,
+            header,
+            left,
+            figures,
+        });
+        let here = flow.config.core.0;
+        for core in (0..flow.config.cores).filter(|core| *core != here) {
+            let request = Request::Inspect {
+                tenant,
+                queue: None,
+            };
             flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
         }
     }
@@ -423,9 +548,22 @@ impl Topology {
             let figures: Vec<_> = flow.figures_of(queue).into_iter().collect();
             self.queue_infos(flow, conn, header, &figures, effects);
         } else {
-            let pending = Pending::Figures { conn, header, left: 1, figures: Vec::new() };
+            let pending = Pending::Figures {
+                conn,
+                header,
+                left: 1,
+                figures: Vec::new(),
+            };
             let waiter = self.wait(pending);
-            flow.ask(owner, Request::Inspect { tenant, queue: Some(queue) }, waiter, effects);
+            flow.ask(
+                owner,
+                Request::Inspect {
+                    tenant,
+                    queue: Some(queue),
+                },
+                waiter,
+                effects,
+            );
         }
     }
 
@@ -440,7 +578,11 @@ impl Topology {
     ) {
         let mut named: Vec<_> = figures
             .iter()
-            .filter_map(|figures| self.catalog.queue(figures.queue).map(|queue| (queue, figures)))
+            .filter_map(|figures| {
+                self.catalog
+                    .queue(figures.queue)
+                    .map(|queue| (queue, figures))
+            })
             .collect();
         named.sort_by(|a, b| a.0.name.cmp(&b.0.name));
         for (queue, figures) in &named {
@@ -481,19 +623,25 @@ impl Topology {
         match header.kind {
             FrameKind::ExchangeList => {
                 for exchange in self.catalog.list_exchanges(tenant, None) {
-                    exchange.info().write(&mut bytes, answer(FrameKind::ExchangeInfo));
+                    exchange
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::ExchangeInfo));
                     count += 1;
                 }
             }
             FrameKind::BindingList => {
                 for binding in self.catalog.list_bindings(tenant, None) {
-                    binding.info().write(&mut bytes, answer(FrameKind::BindingInfo));
+                    binding
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::BindingInfo));
                     count += 1;
                 }
             }
             _ => {
                 for tenant in self.catalog.list_tenants(None) {
-                    tenant.info().write(&mut bytes, answer(FrameKind::TenantInfo));
+                    tenant
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::TenantInfo));
                     count += 1;
                 }
             }
@@ -548,7 +696,9 @@ fn purged(
 
 /// Consumers and messages, as a conditional delete looks at them.
 fn usage(figures: Option<QueueFigures>) -> (u32, u64) {
-    figures.map_or((0, 0), |figures| (figures.consumers, figures.ready + figures.unacked))
+    figures.map_or((0, 0), |figures| {
+        (figures.consumers, figures.ready + figures.unacked)
+    })
 }
 
 fn unknown_queue(
@@ -569,14 +719,24 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
         FrameKind::QueueDeclare => Asked::QueueDeclare(QueueDeclare::decode(body)?),
         FrameKind::QueueDelete => {
             let (consumers, messages) = request.usage;
-            Asked::QueueDelete(Delete::decode(body)?, QueueUse { consumers, messages })
+            Asked::QueueDelete(
+                Delete::decode(body)?,
+                QueueUse {
+                    consumers,
+                    messages,
+                },
+            )
         }
         FrameKind::ExchangeDeclare => Asked::ExchangeDeclare(ExchangeDeclare::decode(body)?),
         FrameKind::ExchangeDelete => Asked::ExchangeDelete(Delete::decode(body)?),
         FrameKind::Bind => Asked::Bind(Bind::decode(body)?),
         FrameKind::Unbind => Asked::Unbind(Bind::decode(body)?),
-        FrameKind::TenantDeclare => Asked::TenantDeclare { name: Named::decode(body)?.name },
-        FrameKind::TenantDelete => Asked::TenantDelete { name: Named::decode(body)?.name },
+        FrameKind::TenantDeclare => Asked::TenantDeclare {
+            name: Named::decode(body)?.name,
+        },
+        FrameKind::TenantDelete => Asked::TenantDelete {
+            name: Named::decode(body)?.name,
+        },
         _ => return Err(Code::UnexpectedFrame),
     })
 }

@@ -1,25 +1,30 @@
 //! From a queue to its consumers, and from their acks to the journal.
 //! Does not know sockets, and not how a block is read back.
 
-use ringpost_wire::control::{Body, ConsumerCredit, ConsumerOpen, Get, write_failure};
+use ringpost_wire::control::{
+    Body, CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerCredit, ConsumerOpen, Get, write_failure,
+};
 use ringpost_wire::header::{
     DELIVER_REDELIVERED, SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
 };
-use ringpost_wire::ids::{CoreId, QueueId};
+use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 use ringpost_wire::{
-    CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, DeliverHead, FRAME_BYTES_MAX,
-    FRAME_HEADER_BYTES, FragmentHead, FrameHeader, FrameKind, SETTLE_RANGES_MAX, SettleRange,
-    checksum, envelope, frame, padded,
+    CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, DeliverHead, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
+    FragmentHead, FrameHeader, FrameKind, SETTLE_RANGES_MAX, SettleRange, checksum, envelope,
+    frame, padded,
 };
 
 use crate::data::consumer::{GetWait, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::journal::Located;
-use crate::data::queue::{Offer, Outcome};
+use crate::data::journal::record::Kind;
+use crate::data::journal::{Note, RunHead, Urgency};
+use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
+use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Sharing};
 use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::effect::Buffers;
-use crate::ids::{BufferId, ConnId};
+use crate::ids::{BufferId, ConnId, Place};
 use crate::mesh::{Reply, Request};
 use crate::{Effect, Effects};
 
@@ -42,15 +47,30 @@ impl Flow {
         let session = self.sessions.get(conn).ok_or(Code::Internal)?;
         let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
         if open.credit_messages > CREDIT_MESSAGES_MAX || open.credit_bytes > CREDIT_BYTES_MAX {
-            self.fail(conn, header, Code::SettingInvalid, "credit is above the protocol's limit", effects);
+            self.fail(
+                conn,
+                header,
+                Code::SettingInvalid,
+                "credit is above the protocol's limit",
+                effects,
+            );
             return Ok(());
         }
         let Some(target) = self.find_queue(tenant, open.queue) else {
             let name = String::from_utf8_lossy(open.queue);
-            self.fail(conn, header, Code::QueueUnknown, &format!("there is no queue '{name}'"), effects);
+            self.fail(
+                conn,
+                header,
+                Code::QueueUnknown,
+                &format!("there is no queue '{name}'"),
+                effects,
+            );
             return Ok(());
         };
-        let opening = Channel::ConsumerOpening { queue: target.queue, owner: target.core };
+        let opening = Channel::ConsumerOpening {
+            queue: target.queue,
+            owner: target.core,
+        };
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
         session.claim(header.channel, opening)?;
         if target.core == self.config.core {
@@ -67,7 +87,14 @@ impl Flow {
                 },
                 (open.credit_messages, open.credit_bytes, open.flags),
             );
-            self.subscribed(target.core, conn, header.channel, header.sequence, outcome, effects);
+            self.subscribed(
+                target.core,
+                conn,
+                header.channel,
+                header.sequence,
+                outcome,
+                effects,
+            );
         } else {
             let request = Request::Subscribe {
                 conn,
@@ -114,10 +141,20 @@ impl Flow {
             return Err(Code::LimitReached);
         }
         let key = self.sinks.insert(sink);
-        let no_ack = flags & ringpost_wire::control::CONSUMER_NO_ACK != 0;
-        let exclusive = flags & ringpost_wire::control::CONSUMER_EXCLUSIVE != 0;
+        let mode = match flags & CONSUMER_NO_ACK {
+            0 => AckMode::Explicit,
+            _ => AckMode::None,
+        };
+        let sharing = match flags & CONSUMER_EXCLUSIVE {
+            0 => Sharing::Shared,
+            _ => Sharing::Exclusive,
+        };
+        let credit = Credit { messages, bytes };
         let state = self.queues.get_mut(queue).expect("it was just looked at");
-        if let Err(code) = state.queue.add_consumer(key, messages, bytes, no_ack, exclusive) {
+        if let Err(code) = state
+            .queue
+            .add_consumer(ConsumerKey(key), credit, mode, sharing)
+        {
             self.sinks.remove(key);
             return Err(code);
         }
@@ -135,7 +172,10 @@ impl Flow {
         outcome: Result<u64, Code>,
         effects: &mut Effects,
     ) {
-        let opening = self.sessions.get(conn).map(|session| session.channel(channel));
+        let opening = self
+            .sessions
+            .get(conn)
+            .map(|session| session.channel(channel));
         let Some(Channel::ConsumerOpening { queue, .. }) = opening else {
             // The connection went while the other core was asked.
             if let Ok(key) = outcome {
@@ -148,7 +188,8 @@ impl Flow {
             Ok(key) => {
                 session.set(channel, Channel::Consumer { queue, owner, key });
                 self.say(conn, effects, |out| {
-                    let mut header = FrameHeader::bare(FrameKind::ConsumerOpened, channel, sequence);
+                    let mut header =
+                        FrameHeader::bare(FrameKind::ConsumerOpened, channel, sequence);
                     header.count = u32::from(owner.0);
                     frame::write(out, header, &[]);
                 });
@@ -171,11 +212,17 @@ impl Flow {
         effects: &mut Effects,
     ) {
         let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
-        self.say(conn, effects, |out| write_failure(out, header, code, reason));
+        self.say(conn, effects, |out| {
+            write_failure(out, header, code, reason)
+        });
     }
 
     fn consumer(&self, conn: ConnId, channel: u16) -> Result<(QueueId, CoreId, u64), Code> {
-        match self.sessions.get(conn).map(|session| session.channel(channel)) {
+        match self
+            .sessions
+            .get(conn)
+            .map(|session| session.channel(channel))
+        {
             Some(Channel::Consumer { queue, owner, key }) => Ok((queue, owner, key)),
             _ => Err(Code::UnexpectedFrame),
         }
@@ -189,11 +236,15 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         let (_, owner, key) = self.consumer(conn, header.channel)?;
-        let session = self.sessions.get_mut(conn).expect("the channel was just found");
+        let session = self
+            .sessions
+            .get_mut(conn)
+            .expect("the channel was just found");
         session.set(header.channel, Channel::Free);
         self.unsubscribe_at(owner, key, effects);
+        let closed = FrameHeader::bare(FrameKind::ConsumerClosed, header.channel, header.sequence);
         self.say(conn, effects, |out| {
-            ringpost_wire::control::write_done(out, header.sequence, true, 0);
+            write_failure(out, closed, Code::Normal, "closed by the client");
         });
         Ok(())
     }
@@ -203,15 +254,29 @@ impl Flow {
         if owner == self.config.core {
             self.unsubscribe(key);
         } else {
-            self.ask(owner, Request::Unsubscribe { consumer: key }, Waiter::Nobody, effects);
+            self.ask(
+                owner,
+                Request::Unsubscribe { consumer: key },
+                Waiter::Nobody,
+                effects,
+            );
         }
     }
 
     /// Removes a consumer of a queue of this core; what it holds returns to the queue.
     pub(crate) fn unsubscribe(&mut self, key: u64) {
-        let Some(sink) = self.sinks.remove(key) else { return };
+        let Some(sink) = self.sinks.remove(key) else {
+            return;
+        };
         if let Some(state) = self.queues.get_mut(sink.queue) {
-            self.stats.returned += state.queue.remove_consumer(key);
+            let gone = state
+                .queue
+                .remove_consumer(ConsumerKey(key))
+                .unwrap_or_default();
+            self.stats.returned += gone.messages;
+            if gone.messages > 0 {
+                self.note_counts(sink.queue);
+            }
         }
         self.gets.retain(|get| get.consumer != key);
         self.wake(sink.queue);
@@ -233,8 +298,11 @@ impl Flow {
         if owner == self.config.core {
             self.set_credit(key, credit.messages, credit.bytes);
         } else {
-            let request =
-                Request::Credit { consumer: key, messages: credit.messages, bytes: credit.bytes };
+            let request = Request::Credit {
+                consumer: key,
+                messages: credit.messages,
+                bytes: credit.bytes,
+            };
             self.ask(owner, request, Waiter::Nobody, effects);
         }
         Ok(())
@@ -242,9 +310,13 @@ impl Flow {
 
     /// Changes the credit of a consumer of this core.
     pub(crate) fn set_credit(&mut self, key: u64, messages: u32, bytes: u64) {
-        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else { return };
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
         if let Some(state) = self.queues.get_mut(queue) {
-            state.queue.set_credit(key, messages, bytes);
+            state
+                .queue
+                .set_credit(ConsumerKey(key), Credit { messages, bytes });
         }
         self.wake(queue);
     }
@@ -278,11 +350,21 @@ impl Flow {
 
     /// Lets a consumer of this core take messages.
     pub(crate) fn start_get(&mut self, key: u64, sequence: u64, count: u32, wait_ms: u32) {
-        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else { return };
-        let Some(state) = self.queues.get_mut(queue) else { return };
-        state.queue.grant_get(key, count);
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        state.queue.grant_get(ConsumerKey(key), count);
         let deadline = self.now.plus_ms(u64::from(wait_ms));
-        self.gets.push(GetWait { consumer: key, sequence, left: count, given: 0, deadline });
+        self.gets.push(GetWait {
+            consumer: key,
+            sequence,
+            left: count,
+            given: 0,
+            deadline,
+        });
         self.wake(queue);
     }
 
@@ -302,10 +384,12 @@ impl Flow {
                 continue;
             }
             self.gets.swap_remove(idx);
-            let Some(sink) = self.sinks.get(get.consumer) else { continue };
+            let Some(sink) = self.sinks.get(get.consumer) else {
+                continue;
+            };
             let (queue, channel) = (sink.queue, sink.channel);
             if let Some(state) = self.queues.get_mut(queue) {
-                state.queue.cancel_get(get.consumer);
+                state.queue.cancel_get(ConsumerKey(get.consumer));
             }
             let mut header = FrameHeader::bare(FrameKind::GetDone, channel, get.sequence);
             header.count = get.given;
@@ -321,7 +405,9 @@ impl Flow {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let here = self.config.core;
-        let Some(sink) = self.sinks.get_mut(key) else { return };
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
         if sink.core == here {
             let conn = sink.conn;
             self.say(conn, effects, write);
@@ -374,8 +460,12 @@ impl Flow {
         ranges: impl Iterator<Item = SettleRange>,
         effects: &mut Effects,
     ) {
-        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else { return };
-        let Some(state) = self.queues.get_mut(queue) else { return };
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
         let outcome = match flags & SETTLE_OUTCOME {
             SETTLE_ACK => Outcome::Ack,
             SETTLE_REQUEUE => Outcome::Requeue,
@@ -384,7 +474,10 @@ impl Flow {
         let mut messages = 0;
         let mut verdict = Ok(());
         for range in ranges {
-            match state.queue.settle(key, range, outcome, &mut state.settled) {
+            match state
+                .queue
+                .settle(ConsumerKey(key), range, outcome, &mut state.settled)
+            {
                 Ok(settled) => messages += settled.messages,
                 Err(code) => {
                     verdict = Err(code);
@@ -392,21 +485,27 @@ impl Flow {
                 }
             }
         }
-        if flags & SETTLE_OUTCOME == SETTLE_REQUEUE {
-            self.stats.returned += messages;
-        } else {
-            self.stats.settled += messages;
-        }
         if !state.settled.is_empty() && !state.settling {
             state.settling = true;
             self.settling.push(queue);
+        }
+        if outcome == Outcome::Requeue {
+            self.stats.returned += messages;
+            self.note_counts(queue);
+        } else {
+            self.stats.settled += messages;
         }
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             self.settle_asks.push((key, sequence));
         }
         self.wake(queue);
         if let Err(code) = verdict {
-            self.end_consumer(key, code, "a settled delivery tag is not outstanding", effects);
+            self.end_consumer(
+                key,
+                code,
+                "a settled delivery tag is not outstanding",
+                effects,
+            );
         }
     }
 
@@ -418,19 +517,36 @@ impl Flow {
         reason: &str,
         effects: &mut Effects,
     ) {
-        let Some(sink) = self.sinks.get(key) else { return };
+        let Some(sink) = self.sinks.get(key) else {
+            return;
+        };
         let (core, conn, channel) = (sink.core, sink.conn, sink.channel);
         let header = FrameHeader::bare(FrameKind::ConsumerClosed, channel, 0);
         if core == self.config.core {
-            self.say(conn, effects, |out| write_failure(out, header, code, reason));
+            self.say(conn, effects, |out| {
+                write_failure(out, header, code, reason)
+            });
             self.detach(conn, channel, key);
         } else {
             let mut bytes = std::mem::take(
-                &mut self.sinks.get_mut(key).expect("it was just looked at").outbox,
+                &mut self
+                    .sinks
+                    .get_mut(key)
+                    .expect("it was just looked at")
+                    .outbox,
             );
             write_failure(&mut bytes, header, code, reason);
-            self.ask(core, Request::Forward { conn, bytes }, Waiter::Nobody, effects);
-            let request = Request::Detached { conn, channel, consumer: key };
+            self.ask(
+                core,
+                Request::Forward { conn, bytes },
+                Waiter::Nobody,
+                effects,
+            );
+            let request = Request::Detached {
+                conn,
+                channel,
+                consumer: key,
+            };
             self.ask(core, request, Waiter::Nobody, effects);
         }
         self.unsubscribe(key);
@@ -447,49 +563,39 @@ impl Flow {
 
     /// Tells a consumer that a settle frame is durable.
     pub(crate) fn settled(&mut self, key: u64, sequence: u64, effects: &mut Effects) {
-        let Some(channel) = self.sinks.get(key).map(|sink| sink.channel) else { return };
+        let Some(channel) = self.sinks.get(key).map(|sink| sink.channel) else {
+            return;
+        };
         self.tell(key, effects, |out| {
             frame::write_bare(out, FrameKind::Settled, channel, sequence);
         });
     }
 
-    /// Writes the acks of this turn into the open block.
-    pub(crate) fn journal_settled<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
-        let mut settling = std::mem::take(&mut self.settling);
-        for queue in settling.drain(..) {
-            let Some(state) = self.queues.get_mut(queue) else { continue };
-            state.settling = false;
-            let mut ranges = std::mem::take(&mut state.settled);
-            if state.durable {
-                if !self.failed {
-                    let appended = self.journal.append_ack(
-                        buffers, effects, state.partition, queue, &ranges,
-                    );
-                    if appended.is_err() {
-                        // No buffer for now: the acks wait for the next turn.
-                        state.settled = ranges;
-                        state.settling = true;
-                        self.settling.push(queue);
-                        continue;
-                    }
-                    let block = self.journal.open_block();
-                    for (first, last) in ranges.drain(..) {
-                        self.forget_waits.push_back((block, queue, first, last));
-                    }
-                }
-                ranges.clear();
-            } else {
-                let volatile = &mut self.volatile;
-                state.queue.forget(&ranges, &mut |segment, count| {
-                    volatile.drop_live(segment, count, effects);
-                });
-                ranges.clear();
+    /// Puts a queue on the list of those with something to journal: messages came back.
+    fn note_counts(&mut self, queue: QueueId) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        if state.durable {
+            state.counting = true;
+            if !state.settling {
+                state.settling = true;
+                self.settling.push(queue);
             }
-            state.settled = ranges;
         }
-        if self.settling.is_empty() {
-            self.settling = settling;
-        }
+    }
+
+    /// Writes the acks and delivery counts of this turn into the open block.
+    pub(crate) fn journal_settled<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let urgency = if self.settle_asks.is_empty() {
+            Urgency::Trickle
+        } else {
+            Urgency::Now
+        };
+        let mut settling = std::mem::take(&mut self.settling);
+        settling.retain(|queue| self.settle_queue(*queue, urgency, buffers, effects));
+        settling.append(&mut self.settling);
+        self.settling = settling;
         let mut asks = std::mem::take(&mut self.settle_asks);
         for (key, sequence) in asks.drain(..) {
             let durable = self
@@ -500,11 +606,94 @@ impl Flow {
             if !durable {
                 self.settled(key, sequence, effects);
             } else if !self.failed {
-                self.journal.hurry();
-                self.settle_waits.push_back((self.journal.open_block(), key, sequence));
+                self.settle_waits
+                    .push_back((self.journal.open_block().0, key, sequence));
             }
         }
         self.settle_asks = asks;
+        for place in self.abandoned.drain(..) {
+            self.volatile.drop_live(place, 1, effects);
+        }
+    }
+
+    /// Journals what was settled in one queue. Returns whether something is left for the next turn.
+    fn settle_queue<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        urgency: Urgency,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return false;
+        };
+        state.settling = false;
+        if !state.durable {
+            let volatile = &mut self.volatile;
+            state
+                .queue
+                .forget(state.settled.as_slice(), &mut |segment, count| {
+                    volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+                });
+            state.settled.clear();
+            return false;
+        }
+        if self.failed {
+            state.settled.clear();
+            return false;
+        }
+        let head = RunHead::of_queue(state.partition, queue, QueueSequence(0));
+        for ranges in state.settled.as_slice().chunks(RANGES_PER_RECORD_MAX) {
+            self.body.clear();
+            notes::encode_ranges(ranges, &mut self.body);
+            let count = ranges.len() as u32;
+            let note = Note {
+                kind: Kind::Ack,
+                head,
+                count,
+                urgency,
+            };
+            // The journal keeps buffers and slots for acks (rulings 17), so only its failure says no.
+            if self
+                .journal
+                .append_record(buffers, effects, &note, &self.body)
+                .is_err()
+            {
+                state.settling = true;
+                return true;
+            }
+            let block = self.journal.open_block().0;
+            self.forget_waits
+                .extend(ranges.iter().map(|range| (block, queue, *range)));
+        }
+        state.settled.clear();
+        if state.counting {
+            state.counting = false;
+            self.counts.clear();
+            let upto = state.queue.take_counts(&mut self.counts);
+            for counts in self.counts.chunks(RANGES_PER_RECORD_MAX) {
+                self.body.clear();
+                notes::encode_counts(counts, &mut self.body);
+                let count = counts.len() as u32;
+                let note = Note {
+                    kind: Kind::Counts,
+                    head,
+                    count,
+                    urgency: Urgency::Now,
+                };
+                if self
+                    .journal
+                    .append_record(buffers, effects, &note, &self.body)
+                    .is_err()
+                {
+                    // The messages stay where they are until a restart: flagged, at least once.
+                    return false;
+                }
+            }
+            self.count_waits
+                .push_back((self.journal.open_block().0, queue, upto));
+        }
+        false
     }
 
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
@@ -530,11 +719,15 @@ impl Flow {
         effects: &mut Effects,
     ) {
         loop {
-            let Some(state) = self.queues.get_mut(queue) else { return };
+            let Some(state) = self.queues.get_mut(queue) else {
+                return;
+            };
             if state.damaged || (self.failed && state.durable) {
                 return;
             }
-            let Some(offer) = state.queue.next() else { break };
+            let Some(offer) = state.queue.next_offer() else {
+                break;
+            };
             if *budget == 0 {
                 self.wake(queue);
                 return;
@@ -552,27 +745,60 @@ impl Flow {
     }
 
     /// Writes the record that lets a queue deliver further (rulings 15).
-    fn raise_mark<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) {
-        let Some(state) = self.queues.get_mut(queue) else { return };
-        let Some(mark) = state.queue.mark_needed() else { return };
+    fn raise_mark<B: Buffers>(&mut self, queue: QueueId, buffers: &mut B, effects: &mut Effects) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let Some(mark) = state.queue.mark_needed() else {
+            return;
+        };
         if !state.durable {
             state.queue.mark_durable(mark);
             self.wake(queue);
-        } else if state.marking < mark.0
-            && self
-                .journal
-                .append_mark(buffers, effects, state.partition, queue, mark)
-                .is_ok()
-        {
-            state.marking = mark.0;
-            self.journal.hurry();
-            self.mark_waits.push_back((self.journal.open_block(), queue, mark.0));
+            return;
         }
+        let note = Note {
+            kind: Kind::Mark,
+            head: RunHead::of_queue(state.partition, queue, mark),
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        // A mark is said once; if it cannot be written the journal has failed, and so has delivery.
+        if self
+            .journal
+            .append_record(buffers, effects, &note, &[])
+            .is_ok()
+        {
+            self.mark_waits
+                .push_back((self.journal.open_block().0, queue, mark.0));
+        }
+    }
+
+    /// Where a record is in memory: its buffer and the range of its body there.
+    fn locate<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        durable: bool,
+        place: Place,
+        sequence: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<(BufferId, std::ops::Range<u32>)> {
+        if !durable {
+            let found = self.volatile.locate(buffers, place, sequence);
+            return found.map(|(buffer, body, _)| (buffer, body));
+        }
+        match self.journal.locate(buffers, place, queue, sequence) {
+            Located::Cached { buffer, body, .. } => return Some((buffer, body)),
+            Located::Damaged => self.damaged(queue, place, sequence, effects),
+            Located::Cold | Located::Coming => {
+                if !self.reading.contains(&queue) {
+                    self.reading.push(queue);
+                }
+                self.journal.fetch(buffers, effects, place);
+            }
+        }
+        None
     }
 
     /// Delivers from one run. Returns false if the queue must wait.
@@ -584,65 +810,82 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        let state = self.queues.get_mut(queue).expect("its offer is being taken");
-        let durable = state.durable;
-        let located = if durable {
-            self.journal.locate(offer.place, offer.run_bytes)
-        } else {
-            self.volatile.locate(offer.place, offer.run_bytes)
-        };
-        let (buffer, range) = match located {
-            Located::Cached(buffer, range) => (buffer, range),
-            Located::Cold => {
-                self.read(queue, offer, buffers, effects);
-                return false;
-            }
-        };
-        let run = buffers.bytes(buffer, range.clone());
-        let start = match offer.byte_offset {
-            Some(offset) => offset as usize,
-            None => state.queue.walk(offer, run),
-        };
-        let (count, end) = fitting(run, start, offer, *budget);
-        if count == 0 {
-            // Only damage can make a run end early: cached bytes were verified.
-            self.damaged(queue, offer, effects);
+        let durable = self
+            .queues
+            .get(queue)
+            .expect("its offer is being taken")
+            .durable;
+        let located = self.locate(queue, durable, offer.place, offer.first, buffers, effects);
+        let Some((buffer, body)) = located else {
             return false;
+        };
+        let run = buffers.bytes(buffer, body.clone());
+        let Some(start) = offer.locate(run) else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let Some(bytes) = fitting(run, start as usize, offer, *budget, &mut self.lengths) else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let state = self
+            .queues
+            .get_mut(queue)
+            .expect("its offer is being taken");
+        if self.lengths.is_empty() {
+            state.queue.decline(offer);
+            return true;
         }
-        let bytes = end - start;
-        let taken = state.queue.take(offer, count, &run[start..end], &mut state.settled);
+        let count = self.lengths.len() as u32;
+        let tag = state
+            .queue
+            .take(offer, start, &self.lengths, &mut state.settled);
         if !state.settled.is_empty() && !state.settling {
             state.settling = true;
             self.settling.push(queue);
         }
-        *budget = budget.saturating_sub(bytes);
-        self.stats.delivered += u64::from(count);
-        self.stats.delivered_bytes += bytes as u64;
-        if offer.redelivered {
-            self.stats.redelivered += u64::from(count);
-        }
-        let head = DeliverHead {
-            queue_sequence: offer.sequence.0,
-            delivery_count: offer.delivery_count,
-        }
-        .encode();
-        let sink = self.sinks.get(offer.consumer).expect("a queue's consumers have sinks");
+        self.count_delivered(offer, count, bytes as u64, budget);
+        let head = deliver_head(offer).encode();
+        let sink = self
+            .sinks
+            .get(offer.key.0)
+            .expect("a queue's consumers have sinks");
         let header = FrameHeader {
             kind: FrameKind::Deliver,
-            flags: if offer.redelivered { DELIVER_REDELIVERED } else { 0 },
+            flags: if offer.redelivered {
+                DELIVER_REDELIVERED
+            } else {
+                0
+            },
             channel: sink.channel,
-            sequence: taken.0,
+            sequence: tag.0,
             count,
             body_bytes: (DeliverHead::BYTES + bytes) as u32,
             body_crc: checksum::crc32c(&head),
         };
-        let from = range.start + start as u32;
-        self.emit(offer.consumer, &header, &head, (buffer, from, bytes as u32), buffers, effects);
-        for get in self.gets.iter_mut().filter(|get| get.consumer == offer.consumer).take(1) {
+        let tail = body.start + start..body.start + start + bytes as u32;
+        self.emit(
+            offer.key.0,
+            &header,
+            &head,
+            (buffer, tail),
+            buffers,
+            effects,
+        );
+        true
+    }
+
+    fn count_delivered(&mut self, offer: &Offer, count: u32, bytes: u64, budget: &mut usize) {
+        *budget = budget.saturating_sub(bytes as usize);
+        self.stats.delivered += u64::from(count);
+        self.stats.delivered_bytes += bytes;
+        if offer.redelivered {
+            self.stats.redelivered += u64::from(count);
+        }
+        if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
             get.left = get.left.saturating_sub(count);
             get.given += count;
         }
-        true
     }
 
     /// Sends one frame whose tail lies in a buffer; the frame needs no padding.
@@ -651,13 +894,17 @@ impl Flow {
         key: u64,
         header: &FrameHeader,
         head: &[u8],
-        (buffer, from, length): (BufferId, u32, u32),
+        (buffer, tail): (BufferId, std::ops::Range<u32>),
         buffers: &B,
         effects: &mut Effects,
     ) {
-        let gather = length as usize <= GATHER_BYTES_MAX;
-        let sink = self.sinks.get_mut(key).expect("a queue's consumers have sinks");
-        let bytes = buffers.bytes(buffer, from..from + length);
+        let gather = tail.len() <= GATHER_BYTES_MAX;
+        let length = tail.end - tail.start;
+        let sink = self
+            .sinks
+            .get_mut(key)
+            .expect("a queue's consumers have sinks");
+        let bytes = buffers.bytes(buffer, tail.clone());
         let padding = padded(header.body_bytes as usize) - header.body_bytes as usize;
         if sink.core != self.config.core {
             sink.outbox.extend_from_slice(&header.encode());
@@ -674,12 +921,14 @@ impl Flow {
                 sink.congested = true;
                 let queue = sink.queue;
                 let state = self.queues.get_mut(queue).expect("it is being dispatched");
-                state.queue.block(key);
+                state.queue.block(ConsumerKey(key));
             }
             return;
         }
         let conn = sink.conn;
-        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
         let mut sent = effects.send(conn, |out| {
             out.extend_from_slice(&header.encode());
             out.extend_from_slice(head);
@@ -689,7 +938,11 @@ impl Flow {
             }
         });
         if !gather {
-            effects.push(Effect::SendBuffer { conn, buffer, range: from..from + length });
+            effects.push(Effect::SendBuffer {
+                conn,
+                buffer,
+                range: tail,
+            });
             sent += length;
             if padding > 0 {
                 sent += effects.send(conn, |out| out.resize(out.len() + padding, 0));
@@ -701,7 +954,7 @@ impl Flow {
             sink.congested = true;
             let queue = sink.queue;
             let state = self.queues.get_mut(queue).expect("it is being dispatched");
-            state.queue.block(key);
+            state.queue.block(ConsumerKey(key));
         }
     }
 
@@ -714,86 +967,85 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        let state = self.queues.get_mut(queue).expect("its offer is being taken");
-        let pieces = state.queue.pieces(offer.sequence).to_vec();
-        let message_bytes = state.queue.message_bytes(offer.sequence);
-        let mut offset = 0;
-        let mut places = Vec::with_capacity(pieces.len());
-        for place in pieces {
-            let head = FragmentHead { message_bytes, offset };
-            let length = head.piece_bytes() as u32;
-            let located = if state.durable {
-                self.journal.locate(place, length)
+        let state = self.queues.get(queue).expect("its offer is being taken");
+        let durable = state.durable;
+        let pieces = state
+            .queue
+            .pieces(offer.first)
+            .expect("the offer says it is in pieces")
+            .to_vec();
+        let mut found = Vec::with_capacity(pieces.len());
+        let last = pieces.len() - 1;
+        let mut whole = true;
+        for (idx, place) in pieces.into_iter().enumerate() {
+            // Only the last piece was given a place in the queue.
+            let sequence = if idx == last {
+                offer.first
             } else {
-                self.volatile.locate(place, length)
+                QueueSequence(0)
             };
-            match located {
-                Located::Cached(buffer, range) => places.push((head, buffer, range)),
-                Located::Cold => {
-                    let offer = Offer { place, run_bytes: length, ..*offer };
-                    self.read(queue, &offer, buffers, effects);
-                    return false;
-                }
+            match self.locate(queue, durable, place, sequence, buffers, effects) {
+                Some(located) => found.push(located),
+                None => whole = false,
             }
-            offset += length;
         }
-        let (_, buffer, range) = places.first().cloned().expect("a message has pieces");
-        let state = self.queues.get_mut(queue).expect("its offer is being taken");
-        let first = buffers.bytes(buffer, range);
-        let tag = state.queue.take(offer, 1, first, &mut state.settled);
+        if !whole {
+            return false;
+        }
+        let (buffer, body) = found.first().cloned().expect("a message has pieces");
+        let fragment = FragmentHead::split(buffers.bytes(buffer, body));
+        let Ok((fragment, _)) = fragment else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let bytes = padded(fragment.message_bytes as usize) as u32;
+        let state = self
+            .queues
+            .get_mut(queue)
+            .expect("its offer is being taken");
+        if !offer.fits(0, 0, bytes) {
+            state.queue.decline(offer);
+            return true;
+        }
+        let tag = state.queue.take(offer, 0, &[bytes], &mut state.settled);
         if !state.settled.is_empty() && !state.settling {
             state.settling = true;
             self.settling.push(queue);
         }
-        let channel =
-            self.sinks.get(offer.consumer).expect("a queue's consumers have sinks").channel;
-        for (fragment, buffer, range) in places {
-            let mut head = [0; DeliverHead::BYTES + FragmentHead::BYTES];
-            let deliver = DeliverHead {
-                queue_sequence: offer.sequence.0,
-                delivery_count: offer.delivery_count,
-            };
-            head[..DeliverHead::BYTES].copy_from_slice(&deliver.encode());
-            head[DeliverHead::BYTES..].copy_from_slice(&fragment.encode());
-            let length = range.end - range.start;
-            let body_crc = checksum::crc32c_append(
-                checksum::crc32c(&head),
-                buffers.bytes(buffer, range.clone()),
-            );
+        self.count_delivered(offer, 1, u64::from(bytes), budget);
+        let channel = self
+            .sinks
+            .get(offer.key.0)
+            .expect("a queue's consumers have sinks")
+            .channel;
+        let head = deliver_head(offer).encode();
+        let count = found.len();
+        for (idx, (buffer, body)) in found.into_iter().enumerate() {
+            let piece = buffers.bytes(buffer, body.clone());
+            let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
             let header = FrameHeader {
                 kind: FrameKind::DeliverFragment,
-                flags: if offer.redelivered { DELIVER_REDELIVERED } else { 0 },
+                flags: if offer.redelivered {
+                    DELIVER_REDELIVERED
+                } else {
+                    0
+                },
                 channel,
                 sequence: tag.0,
-                count: u32::from(fragment.is_last()),
-                body_bytes: head.len() as u32 + length,
+                count: u32::from(idx + 1 == count),
+                body_bytes: (head.len() + body.len()) as u32,
                 body_crc,
             };
-            self.emit(offer.consumer, &header, &head, (buffer, range.start, length), buffers, effects);
-        }
-        *budget = budget.saturating_sub(message_bytes as usize);
-        self.stats.delivered += 1;
-        self.stats.delivered_bytes += u64::from(message_bytes);
-        self.stats.redelivered += u64::from(offer.redelivered);
-        for get in self.gets.iter_mut().filter(|get| get.consumer == offer.consumer).take(1) {
-            get.left = get.left.saturating_sub(1);
-            get.given += 1;
+            self.emit(
+                offer.key.0,
+                &header,
+                &head,
+                (buffer, body),
+                buffers,
+                effects,
+            );
         }
         true
-    }
-
-    /// Asks for a run that is not in memory; the queue is looked at again when a read is done.
-    fn read<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        offer: &Offer,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) {
-        if !self.reading.contains(&queue) {
-            self.reading.push(queue);
-        }
-        self.journal.read(offer.place, offer.run_bytes, buffers, effects);
     }
 
     /// A read from disk is done: the queues that waited look again.
@@ -803,18 +1055,34 @@ impl Flow {
         }
     }
 
-    /// A run read back from disk is not what was written: the queue refuses service (rulings 10).
-    fn damaged(&mut self, queue: QueueId, offer: &Offer, effects: &mut Effects) {
-        let Some(state) = self.queues.get_mut(queue) else { return };
+    /// A record is not what was written: the queue refuses service (rulings 10).
+    fn damaged(
+        &mut self,
+        queue: QueueId,
+        place: Place,
+        sequence: QueueSequence,
+        effects: &mut Effects,
+    ) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
         state.damaged = true;
         let text = format!(
             "queue {} refuses service: message {} at segment {} offset {} is damaged; run `ringpost verify`",
-            queue.0, offer.sequence.0, offer.place.segment.0, offer.place.offset
+            queue.0, sequence.0, place.segment.0, place.offset
         );
-        effects.push(Effect::Report { severity: crate::effect::Severity::Error, text });
-        let keys: Vec<u64> = state.queue.consumers().collect();
+        effects.push(Effect::Report {
+            severity: crate::effect::Severity::Error,
+            text,
+        });
+        let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
         for key in keys {
-            self.end_consumer(key, Code::QueueDamaged, "the queue has a damaged range", effects);
+            self.end_consumer(
+                key,
+                Code::QueueDamaged,
+                "the queue has a damaged range",
+                effects,
+            );
         }
     }
 
@@ -822,7 +1090,9 @@ impl Flow {
     pub(crate) fn forward_outgoing(&mut self, effects: &mut Effects) {
         let mut outgoing = std::mem::take(&mut self.outgoing);
         outgoing.retain(|key| {
-            let Some(sink) = self.sinks.get_mut(*key) else { return false };
+            let Some(sink) = self.sinks.get_mut(*key) else {
+                return false;
+            };
             if sink.forwarding > 0 {
                 return true;
             }
@@ -844,13 +1114,15 @@ impl Flow {
 
     /// The other core has room for more frames of a sink.
     pub(crate) fn forwarded(&mut self, key: u64) {
-        let Some(sink) = self.sinks.get_mut(key) else { return };
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
         sink.forwarding = 0;
         let queue = sink.queue;
         if sink.congested {
             sink.congested = false;
             if let Some(state) = self.queues.get_mut(queue) {
-                state.queue.unblock(key);
+                state.queue.unblock(ConsumerKey(key));
             }
             self.wake(queue);
         }
@@ -858,7 +1130,9 @@ impl Flow {
 
     /// The socket took bytes: consumers that waited for it go on.
     pub(crate) fn sent(&mut self, conn: ConnId, bytes: u32, effects: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
         let before = session.unsent;
         session.unsent = before.saturating_sub(u64::from(bytes));
         let low = u64::from(self.config.limits.unsent_bytes_max) / 2;
@@ -866,18 +1140,18 @@ impl Flow {
             return;
         }
         let session = self.sessions.get(conn).expect("it was just looked at");
-        let mut freed = std::mem::take(&mut self.ranges);
+        let mut freed = std::mem::take(&mut self.keys);
         for (_, channel) in session.channels() {
             if let Channel::Consumer { owner, key, .. } = channel
                 && owner == self.config.core
             {
-                freed.push((key, 0));
+                freed.push(key);
             }
         }
-        for (key, _) in freed.drain(..) {
+        for key in freed.drain(..) {
             self.forwarded(key);
         }
-        self.ranges = freed;
+        self.keys = freed;
         self.answer_forwards(conn, effects);
     }
 
@@ -897,7 +1171,9 @@ impl Flow {
 
     /// Forgets a connection and everything it had.
     pub(crate) fn forget_connection(&mut self, conn: ConnId, effects: &mut Effects) {
-        let Some(session) = self.sessions.remove(conn) else { return };
+        let Some(session) = self.sessions.remove(conn) else {
+            return;
+        };
         for (_, channel) in session.channels() {
             match channel {
                 Channel::Producer(key) => self.drop_producer(key),
@@ -909,32 +1185,52 @@ impl Flow {
     }
 }
 
-/// Counts the messages from `start` that fit the offer, a frame and the turn; at least one if the
-/// run holds one. Returns how many and where they end.
-fn fitting(run: &[u8], start: usize, offer: &Offer, budget: usize) -> (u32, usize) {
-    let frame_room = FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES;
-    let room = frame_room.min(budget).min(offer.bytes_max as usize);
+fn deliver_head(offer: &Offer) -> DeliverHead {
+    DeliverHead {
+        queue_sequence: offer.first.0,
+        delivery_count: offer.delivery_count,
+    }
+}
+
+/// Collects the padded lengths of the messages from `start` that fit the consumer, a frame and the
+/// turn. Returns their sum, or `None` if the bytes are no messages.
+fn fitting(
+    run: &[u8],
+    start: usize,
+    offer: &Offer,
+    budget: usize,
+    lengths: &mut Vec<u32>,
+) -> Option<usize> {
+    let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
+    lengths.clear();
     let mut end = start;
-    let mut count = 0;
-    while count < offer.count {
-        let Some(length) = run.get(end..).and_then(envelope::length_of) else { break };
-        let next = end + padded(length);
-        if length == 0 || next > run.len() || (count > 0 && next - start > room) {
+    while (lengths.len() as u32) < offer.messages_max {
+        let length = padded(envelope::length_of(run.get(end..)?)?);
+        if length == 0 || end + length > run.len() {
+            return None;
+        }
+        let taken = lengths.len() as u32;
+        let fits = offer.fits(taken, (end - start) as u64, length as u32);
+        if !fits || (taken > 0 && end + length - start > room) {
             break;
         }
-        end = next;
-        count += 1;
+        end += length;
+        lengths.push(length as u32);
     }
-    (count, end)
+    Some(end - start)
 }
 
 fn subscribe_text(code: Code) -> &'static str {
     match code {
         Code::QueueUnknown => "the queue was deleted meanwhile",
-        Code::QueueDamaged => "the queue refuses service because of a damaged range; run `ringpost verify`",
+        Code::QueueDamaged => {
+            "the queue refuses service because of a damaged range; run `ringpost verify`"
+        }
         Code::JournalFailed => "the journal of this queue has failed; restart the broker",
         Code::LimitReached => "this core has as many consumers as its limit allows",
-        Code::InUse => "the queue has an exclusive consumer, or others where this one asked to be alone",
+        Code::InUse => {
+            "the queue has an exclusive consumer, or others where this one asked to be alone"
+        }
         _ => "the consumer cannot be opened",
     }
 }

@@ -9,19 +9,20 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::core::CoreConfig;
 use crate::data::consumer::{GetWait, Sink};
-use crate::data::journal::{Journal, Volatile};
+use crate::data::journal::record::{Kind, PARTITION_META};
+use crate::data::journal::volatile::Volatile;
+use crate::data::journal::{Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
-use crate::data::queue::Queue;
+use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
-use crate::effect::Severity;
+use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
-use crate::mesh::{ChangeRequest, MeshMessage, Peer, Reply, Request};
+use crate::mesh::{MeshMessage, Peer, QueueFigures, Reply, Request};
 use crate::{Effect, Effects};
 
 /// A queue of this core, with what connects it to the journal.
-#[derive(Debug)]
 pub struct QueueState {
     /// Its number.
     pub id: QueueId,
@@ -44,11 +45,11 @@ pub struct QueueState {
     /// Is on the list of queues to dispatch.
     pub awake: bool,
     /// Ranges of queue sequences settled in this turn.
-    pub settled: Vec<(u64, u64)>,
+    pub settled: Ranges,
     /// Is on the list of queues with settled ranges.
     pub settling: bool,
-    /// A mark record is on its way up to this sequence.
-    pub marking: u64,
+    /// Messages came back whose delivery counts are to be recorded.
+    pub counting: bool,
 }
 
 impl QueueState {
@@ -62,7 +63,7 @@ impl QueueState {
 }
 
 /// The queues of this core, by their dense numbers.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Queues {
     states: Vec<Option<Box<QueueState>>>,
 }
@@ -101,7 +102,9 @@ impl Queues {
 
     /// Every queue, by number.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueueState> {
-        self.states.iter_mut().filter_map(|state| state.as_deref_mut())
+        self.states
+            .iter_mut()
+            .filter_map(|state| state.as_deref_mut())
     }
 }
 
@@ -120,7 +123,10 @@ impl Sessions {
     /// The session of `conn`, if it is still there.
     #[must_use]
     pub fn get(&self, conn: ConnId) -> Option<&Session> {
-        self.sessions.get(Self::idx(conn))?.as_deref().filter(|session| session.conn == conn)
+        self.sessions
+            .get(Self::idx(conn))?
+            .as_deref()
+            .filter(|session| session.conn == conn)
     }
 
     /// The session of `conn`, if it is still there.
@@ -137,7 +143,10 @@ impl Sessions {
         if self.sessions.len() <= idx {
             self.sessions.resize_with(idx + 1, || None);
         }
-        assert!(self.sessions[idx].is_none(), "the shell reuses an index only after the close");
+        assert!(
+            self.sessions[idx].is_none(),
+            "the shell reuses an index only after the close"
+        );
         self.sessions[idx] = Some(Box::new(session));
         self.count += 1;
     }
@@ -163,7 +172,9 @@ impl Sessions {
 
     /// Every session, by index.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.iter().filter_map(|session| session.as_deref())
+        self.sessions
+            .iter()
+            .filter_map(|session| session.as_deref())
     }
 }
 
@@ -223,17 +234,6 @@ pub struct HeldForward {
     pub bytes: Vec<u8>,
 }
 
-/// A topology frame that the control plane must answer.
-#[derive(Debug)]
-pub struct TopologyFrame {
-    /// The connection.
-    pub conn: ConnId,
-    /// Its header.
-    pub header: FrameHeader,
-    /// Its tenant and body.
-    pub request: ChangeRequest,
-}
-
 /// Counters since the start; the shell turns them into metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
@@ -264,7 +264,6 @@ pub struct Stats {
 }
 
 /// The state that messages flow through on one core.
-#[derive(Debug)]
 pub struct Flow {
     pub(crate) config: CoreConfig,
     pub(crate) now: Mono,
@@ -285,7 +284,8 @@ pub struct Flow {
     pub(crate) queue_waits: VecDeque<(u64, QueueId)>,
     pub(crate) confirm_waits: VecDeque<(u64, u64)>,
     pub(crate) settle_waits: VecDeque<(u64, u64, u64)>,
-    pub(crate) forget_waits: VecDeque<(u64, QueueId, u64, u64)>,
+    pub(crate) forget_waits: VecDeque<(u64, QueueId, SequenceRange)>,
+    pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
     pub(crate) held_forwards: Vec<HeldForward>,
@@ -314,7 +314,12 @@ pub struct Flow {
     pub(crate) address_decides: bool,
     pub(crate) words: Vec<Word>,
     pub(crate) parcels: Vec<Vec<u8>>,
-    pub(crate) ranges: Vec<(u64, u64)>,
+    pub(crate) keys: Vec<u64>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) counts: Vec<CountRange>,
+    pub(crate) lengths: Vec<u32>,
+    /// Pieces of volatile messages that will never be whole.
+    pub(crate) abandoned: Vec<Place>,
 }
 
 impl Flow {
@@ -348,6 +353,7 @@ impl Flow {
             confirm_waits: VecDeque::new(),
             settle_waits: VecDeque::new(),
             forget_waits: VecDeque::new(),
+            count_waits: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             held_forwards: Vec::new(),
@@ -366,7 +372,11 @@ impl Flow {
             address_decides: true,
             words: Vec::new(),
             parcels: Vec::new(),
-            ranges: Vec::new(),
+            keys: Vec::new(),
+            body: Vec::new(),
+            counts: Vec::new(),
+            lengths: Vec::new(),
+            abandoned: Vec::new(),
         }
     }
 
@@ -397,7 +407,10 @@ impl Flow {
 
     /// Answers another core.
     pub(crate) fn reply(&mut self, to: CoreId, id: u32, reply: Reply, effects: &mut Effects) {
-        effects.push(Effect::Mesh { to, message: MeshMessage::Reply { id, reply } });
+        effects.push(Effect::Mesh {
+            to,
+            message: MeshMessage::Reply { id, reply },
+        });
     }
 
     /// Puts a queue on the list of those to dispatch when the turn ends.
@@ -411,15 +424,30 @@ impl Flow {
     }
 
     /// Ends a connection that did what it may not.
-    pub(crate) fn violate(&mut self, conn: ConnId, code: Code, reason: &str, effects: &mut Effects) {
+    pub(crate) fn violate(
+        &mut self,
+        conn: ConnId,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
         self.stats.violations += 1;
         let text = format!("connection {} closed: {code}: {reason}", conn.0);
-        effects.push(Effect::Report { severity: Severity::Warning, text });
+        effects.push(Effect::Report {
+            severity: Severity::Warning,
+            text,
+        });
         self.hang_up(conn, code, reason, effects);
     }
 
     /// Says why and hangs up.
-    pub(crate) fn hang_up(&mut self, conn: ConnId, code: Code, reason: &str, effects: &mut Effects) {
+    pub(crate) fn hang_up(
+        &mut self,
+        conn: ConnId,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
         if self.sessions.get(conn).is_none() {
             return;
         }
@@ -433,17 +461,21 @@ impl Flow {
     /// The journal's durable prefix has grown (or the journal has failed): everything that waited
     /// for it moves on.
     pub(crate) fn durable_advanced(&mut self, effects: &mut Effects) {
-        let durable = self.journal.durable_block();
+        let durable = self.journal.durable_block().0;
         while let Some((block, queue)) = self.queue_waits.front().copied()
             && block <= durable
         {
             self.queue_waits.pop_front();
-            let Some(state) = self.queues.get_mut(queue) else { continue };
+            let Some(state) = self.queues.get_mut(queue) else {
+                continue;
+            };
             while let Some((block, sequence)) = state.appended.front().copied()
                 && block <= durable
             {
                 state.appended.pop_front();
-                state.queue.durable_through(ringpost_wire::ids::QueueSequence(sequence));
+                state
+                    .queue
+                    .durable_through(ringpost_wire::ids::QueueSequence(sequence));
             }
             self.wake(queue);
         }
@@ -458,19 +490,30 @@ impl Flow {
         {
             self.mark_waits.pop_front();
             if let Some(state) = self.queues.get_mut(queue) {
-                state.queue.mark_durable(ringpost_wire::ids::QueueSequence(sequence));
+                state
+                    .queue
+                    .mark_durable(ringpost_wire::ids::QueueSequence(sequence));
                 self.wake(queue);
             }
         }
-        while let Some((block, queue, first, last)) = self.forget_waits.front().copied()
+        while let Some((block, queue, range)) = self.forget_waits.front().copied()
             && block <= durable
         {
             self.forget_waits.pop_front();
             if let Some(state) = self.queues.get_mut(queue) {
                 let journal = &mut self.journal;
-                state.queue.forget(&[(first, last)], &mut |segment, count| {
+                state.queue.forget(&[range], &mut |segment, count| {
                     journal.drop_live(segment, count);
                 });
+            }
+        }
+        while let Some((block, queue, upto)) = self.count_waits.front().copied()
+            && block <= durable
+        {
+            self.count_waits.pop_front();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.counts_durable(upto);
+                self.wake(queue);
             }
         }
         while let Some((block, consumer, sequence)) = self.settle_waits.front().copied()
@@ -488,6 +531,98 @@ impl Flow {
         self.answer_forwarded(effects);
     }
 
+    /// Adds a queue that lives on this core; others are not kept here.
+    pub(crate) fn add_queue(&mut self, state: QueueState) {
+        if self.router.core_of(state.partition) == self.config.core {
+            self.queues.insert(state);
+        }
+    }
+
+    /// Removes a queue that was deleted. Returns the messages dropped.
+    pub(crate) fn delete_queue(&mut self, id: QueueId, effects: &mut Effects) -> u64 {
+        let Some(state) = self.queues.get(id) else {
+            return 0;
+        };
+        let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
+        for key in keys {
+            self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
+        }
+        let state = self.queues.remove(id).expect("it was just looked at");
+        let counters = state.queue.counters();
+        let pieces = state.pieces.values().flatten();
+        if state.durable {
+            let journal = &mut self.journal;
+            state
+                .queue
+                .for_each_live_run(|segment, count| journal.drop_live(segment, count));
+            pieces.for_each(|place| self.journal.drop_live(place.segment, 1));
+        } else {
+            let volatile = &mut self.volatile;
+            state.queue.for_each_live_run(|segment, count| {
+                volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+            });
+            self.abandoned.extend(pieces);
+        }
+        counters.ready + counters.unacked
+    }
+
+    /// Drops the ready messages of a queue of this core. Returns how many.
+    pub(crate) fn purge(&mut self, id: QueueId) -> Result<u64, Code> {
+        let state = self.queues.get_mut(id).ok_or(Code::QueueUnknown)?;
+        if self.failed && state.durable {
+            return Err(Code::JournalFailed);
+        }
+        let purged = state.queue.purge(&mut state.settled);
+        if !state.settled.is_empty() && !state.settling {
+            state.settling = true;
+            self.settling.push(id);
+        }
+        Ok(purged.messages)
+    }
+
+    /// What a queue of this core holds.
+    pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
+        self.queues.get(id).map(figures)
+    }
+
+    /// What the queues of a tenant on this core hold.
+    pub(crate) fn figures_of_tenant(&self, tenant: TenantId) -> Vec<QueueFigures> {
+        self.queues
+            .iter()
+            .filter(|state| state.tenant == tenant)
+            .map(figures)
+            .collect()
+    }
+
+    /// What the queues of this core hold.
+    pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
+        self.queues.iter().map(figures)
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Writes a topology change into the open block; says which one that is.
+    pub(crate) fn journal_change<B: Buffers>(
+        &mut self,
+        change: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<u64, NoRoom> {
+        let note = Note {
+            kind: Kind::Catalog,
+            head: RunHead::of_partition(PARTITION_META),
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        self.journal
+            .append_record(buffers, effects, &note, change)?;
+        Ok(self.journal.open_block().0)
+    }
+
     /// Puts a producer on the list of those to look at when the turn ends.
     pub(crate) fn dirty(&mut self, key: u64) {
         if let Some(producer) = self.producers.get_mut(key)
@@ -501,7 +636,11 @@ impl Flow {
     /// Gives credit to producers that were opened while none was left.
     pub(crate) fn feed_starved(&mut self, effects: &mut Effects) {
         while let Some(key) = self.starved.front().copied() {
-            let free = self.config.limits.publish_bytes.saturating_sub(self.granted_bytes);
+            let free = self
+                .config
+                .limits
+                .publish_bytes
+                .saturating_sub(self.granted_bytes);
             if free < self.config.limits.window_bytes_min {
                 return;
             }
@@ -545,11 +684,17 @@ impl Flow {
     ) {
         self.say(conn, effects, |out| out.extend_from_slice(&bytes));
         bytes.clear();
-        let behind = self.sessions.get(conn).is_some_and(|session| {
-            session.unsent > u64::from(self.config.limits.unsent_bytes_max)
-        });
+        let behind = self
+            .sessions
+            .get(conn)
+            .is_some_and(|session| session.unsent > u64::from(self.config.limits.unsent_bytes_max));
         if behind {
-            self.held_forwards.push(HeldForward { from, id, conn, bytes });
+            self.held_forwards.push(HeldForward {
+                from,
+                id,
+                conn,
+                bytes,
+            });
         } else {
             self.reply(from, id, Reply::Forwarded { bytes }, effects);
         }
@@ -580,6 +725,21 @@ impl Flow {
         self.settle_waits.clear();
         self.forget_waits.clear();
         self.mark_waits.clear();
+        self.count_waits.clear();
         self.answer_forwarded(effects);
+    }
+}
+
+fn figures(state: &QueueState) -> QueueFigures {
+    let counters = state.queue.counters();
+    QueueFigures {
+        queue: state.id,
+        ready: counters.ready,
+        unacked: counters.unacked,
+        bytes: counters.bytes,
+        published: counters.published,
+        settled: counters.settled,
+        consumers: counters.consumers,
+        damaged: state.damaged,
     }
 }

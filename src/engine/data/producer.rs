@@ -68,7 +68,7 @@ pub struct Producer {
     pub level: Level,
     /// A durable confirm may fall back to volatile.
     pub downgrade: bool,
-    /// Sequence the next publish must have.
+    /// Sequence the next publish must have; 0 before the first, which chooses (P-32).
     pub next: u64,
     /// Cumulative credit given: messages, bytes.
     pub granted: (u64, u64),
@@ -109,7 +109,7 @@ pub enum Word {
 }
 
 impl Producer {
-    /// A producer that may publish from sequence `next` once it is granted credit.
+    /// A producer that may publish once it is granted credit.
     #[must_use]
     pub fn new(
         conn: ConnId,
@@ -127,7 +127,7 @@ impl Producer {
             epoch,
             level,
             downgrade: false,
-            next: 1,
+            next: 0,
             granted: (0, 0),
             used: (0, 0),
             settled: (0, 0),
@@ -138,6 +138,19 @@ impl Producer {
             dirty: false,
             waits_for: 0,
             assembly: None,
+        }
+    }
+
+    /// Checks that a publish is the next one.
+    ///
+    /// # Errors
+    /// [`Code::SequenceGap`] (P-32).
+    pub fn expect(&self, sequence: u64) -> Result<(), Code> {
+        let is_next = sequence == self.next || (self.next == 0 && sequence > 0);
+        if is_next {
+            Ok(())
+        } else {
+            Err(Code::SequenceGap)
         }
     }
 
@@ -157,7 +170,10 @@ impl Producer {
     /// Credit given and not come to rest, in messages and bytes: what this producer may still cause.
     #[must_use]
     pub const fn exposure(&self) -> (u64, u64) {
-        (self.granted.0 - self.settled.0, self.granted.1 - self.settled.1)
+        (
+            self.granted.0 - self.settled.0,
+            self.granted.1 - self.settled.1,
+        )
     }
 
     /// Adds a span, merged with the one before it where they share a fate. Returns its number.
@@ -197,7 +213,9 @@ impl Producer {
 
     /// One of the other cores that span `number` waits for has answered.
     pub fn answered(&mut self, number: u64, failed: Option<Code>) {
-        let idx = number.checked_sub(self.front).expect("a span waits until all have answered");
+        let idx = number
+            .checked_sub(self.front)
+            .expect("a span waits until all have answered");
         let span = &mut self.spans[idx as usize];
         span.waits -= 1;
         span.failed = span.failed.or(failed);
@@ -234,7 +252,11 @@ impl Producer {
                 if let Some((last, level)) = through.take() {
                     say(Word::Confirm(last, level));
                 }
-                say(Word::Refused { first: span.first, last: span.last, code });
+                say(Word::Refused {
+                    first: span.first,
+                    last: span.last,
+                    code,
+                });
                 through = Some((span.last, span.level));
                 continue;
             }
@@ -267,15 +289,23 @@ mod tests {
     use super::*;
 
     fn producer(level: Level) -> Producer {
-        let mut producer =
-            Producer::new(ConnId(1), 1, TenantId(1), ProducerId(9), 0, level);
+        let mut producer = Producer::new(ConnId(1), 1, TenantId(1), ProducerId(9), 0, level);
         producer.granted = (1_000, 1_000_000);
         producer
     }
 
     fn span(first: u64, last: u64, block: u64, waits: u32, level: Level) -> Span {
         let messages = (last + 1 - first) as u32;
-        Span { first, last, messages, bytes: 64 * messages, waits, block, level, failed: None }
+        Span {
+            first,
+            last,
+            messages,
+            bytes: 64 * messages,
+            waits,
+            block,
+            level,
+            failed: None,
+        }
     }
 
     fn words(producer: &mut Producer, durable: u64) -> Vec<Word> {
@@ -311,13 +341,20 @@ mod tests {
     fn exceptions_come_before_the_confirm_that_passes_them() {
         let mut producer = producer(Level::Durable);
         producer.push(span(1, 1, 1, 0, Level::Durable));
-        producer.push(Span { failed: Some(Code::QueueFull), ..span(2, 3, 0, 0, Level::Durable) });
+        producer.push(Span {
+            failed: Some(Code::QueueFull),
+            ..span(2, 3, 0, 0, Level::Durable)
+        });
         producer.push(span(4, 4, 1, 0, Level::Durable));
         assert_eq!(
             words(&mut producer, 1),
             [
                 Word::Confirm(1, Level::Durable),
-                Word::Refused { first: 2, last: 3, code: Code::QueueFull },
+                Word::Refused {
+                    first: 2,
+                    last: 3,
+                    code: Code::QueueFull
+                },
                 Word::Confirm(4, Level::Durable),
             ]
         );
@@ -344,7 +381,11 @@ mod tests {
         assert_eq!(
             words(&mut producer, 4),
             [
-                Word::Refused { first: 1, last: 2, code: Code::Indeterminate },
+                Word::Refused {
+                    first: 1,
+                    last: 2,
+                    code: Code::Indeterminate
+                },
                 Word::Confirm(2, Level::Durable),
             ]
         );

@@ -5,16 +5,18 @@ use ringpost_wire::control::{
     Body, Level, PRODUCER_DOWNGRADE, ProducerCredit, ProducerOpen, ProducerOpened, write_failure,
 };
 use ringpost_wire::header::PUBLISH_MANDATORY;
-use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
+use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::{
-    Code, FragmentHead, FrameHeader, FrameKind, Messages, checksum, envelope, frame, padded,
+    Code, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, Messages, checksum, envelope,
+    frame, padded,
 };
 
 use crate::Effects;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
-use crate::data::journal::{Appended, RunHead};
+use crate::data::journal::{Appended, NoRoom, RunHead};
 use crate::data::producer::{Assembly, Producer, Span, Word};
-use crate::data::route::Target;
+use crate::data::queue::Marking;
+use crate::data::route::{Decides, Target};
 use crate::data::session::Channel;
 use crate::effect::Buffers;
 use crate::ids::ConnId;
@@ -51,13 +53,12 @@ impl Flow {
             return Ok(());
         }
         let id = ProducerId(open.producer);
-        let mut producer =
-            Producer::new(conn, header.channel, tenant, id, open.epoch, level);
+        let mut producer = Producer::new(conn, header.channel, tenant, id, open.epoch, level);
         producer.downgrade = open.flags & PRODUCER_DOWNGRADE != 0;
         self.grant(&mut producer);
         producer.told = producer.granted;
         let opened = ProducerOpened {
-            sequence: producer.next,
+            sequence: 1,
             messages: producer.granted.0,
             bytes: producer.granted.1,
         };
@@ -73,7 +74,10 @@ impl Flow {
         }
         self.say(conn, effects, |out| {
             let kind = FrameKind::ProducerOpened;
-            opened.write(out, FrameHeader::bare(kind, header.channel, header.sequence));
+            opened.write(
+                out,
+                FrameHeader::bare(kind, header.channel, header.sequence),
+            );
         });
         Ok(())
     }
@@ -88,15 +92,23 @@ impl Flow {
         let key = self.producer_key(conn, header.channel)?;
         self.confirm(key, effects);
         self.drop_producer(key);
-        let session = self.sessions.get_mut(conn).expect("the channel was just found");
+        let session = self
+            .sessions
+            .get_mut(conn)
+            .expect("the channel was just found");
         session.set(header.channel, Channel::Free);
-        self.say(conn, effects, |out| ringpost_wire::control::write_done(out, header.sequence, true, 0));
+        let closed = FrameHeader::bare(FrameKind::ProducerClosed, header.channel, header.sequence);
+        self.say(conn, effects, |out| {
+            write_failure(out, closed, Code::Normal, "closed by the client");
+        });
         Ok(())
     }
 
     /// Forgets a producer and takes back the credit it had.
     pub(crate) fn drop_producer(&mut self, key: u64) {
-        let Some(mut producer) = self.producers.remove(key) else { return };
+        let Some(mut producer) = self.producers.remove(key) else {
+            return;
+        };
         let assembly = producer.assembly.take();
         let exposure = producer.exposure();
         if producer.is_settled() {
@@ -105,19 +117,39 @@ impl Flow {
             // Its bytes are still on their way to the disk: the credit comes back when they are.
             let used = producer.used.1 - producer.settled.1;
             self.granted_bytes -= exposure.1 - used;
-            self.orphaned.push_back((self.journal.open_block(), used));
+            self.orphaned.push_back((self.journal.open_block().0, used));
         }
         if let Some(assembly) = assembly {
-            for queue in assembly.local {
-                if let Some(state) = self.queues.get_mut(queue) {
-                    self.journal.abandon_fragments(state.id, producer.id, producer.epoch);
+            self.abandon(&assembly.local, producer.id, producer.epoch);
+        }
+    }
+
+    /// Forgets the pieces of a large message that will never be whole; recovery drops them too.
+    fn abandon(&mut self, queues: &[QueueId], producer: ProducerId, epoch: u32) {
+        for queue in queues {
+            let Some(state) = self.queues.get_mut(*queue) else {
+                continue;
+            };
+            for place in state
+                .pieces
+                .remove(&(producer.0, epoch))
+                .unwrap_or_default()
+            {
+                if state.durable {
+                    self.journal.drop_live(place.segment, 1);
+                } else {
+                    self.abandoned.push(place);
                 }
             }
         }
     }
 
     fn producer_key(&self, conn: ConnId, channel: u16) -> Result<u64, Code> {
-        match self.sessions.get(conn).map(|session| session.channel(channel)) {
+        match self
+            .sessions
+            .get(conn)
+            .map(|session| session.channel(channel))
+        {
             Some(Channel::Producer(key)) => Ok(key),
             _ => Err(Code::UnexpectedFrame),
         }
@@ -134,19 +166,22 @@ impl Flow {
     ) -> Result<(), Code> {
         let key = self.producer_key(conn, header.channel)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        if header.sequence != producer.next {
-            return Err(Code::SequenceGap);
-        }
+        producer.expect(header.sequence)?;
         if producer.assembly.is_some() {
             return Err(Code::UnexpectedFrame);
         }
         producer.charge(u64::from(header.count), body.len() as u64)?;
-        producer.next += u64::from(header.count);
+        producer.next = header.sequence + u64::from(header.count);
         let tenant = producer.tenant;
         let mandatory = header.flags & PUBLISH_MANDATORY != 0;
 
         // Consecutive messages with the same targets are one group; most frames are one group.
-        let mut group = Group { first: header.sequence, count: 0, bytes: &[], mandatory };
+        let mut group = Group {
+            first: header.sequence,
+            count: 0,
+            bytes: &[],
+            mandatory,
+        };
         let mut start = 0;
         let mut end = 0;
         let mut seen = 0;
@@ -175,7 +210,7 @@ impl Flow {
                     message.envelope.headers(),
                     &mut other,
                 ) {
-                    Ok(decides) => (false, decides),
+                    Ok(decides) => (false, decides == Decides::Address),
                     Err(_) => (true, true),
                 };
                 self.address_decides = decides;
@@ -280,8 +315,12 @@ impl Flow {
             let length = envelope::length_of(&group.bytes[at..]).expect("it was checked");
             let bytes = &group.bytes[at..at + padded(length)];
             at += bytes.len();
-            let one =
-                Group { first: group.first + u64::from(offset), count: 1, bytes, ..group };
+            let one = Group {
+                first: group.first + u64::from(offset),
+                count: 1,
+                bytes,
+                ..group
+            };
             self.route(key, one, targets, false, buffers, effects);
         }
     }
@@ -298,13 +337,20 @@ impl Flow {
             return Err(Code::ExchangeUnknown);
         }
         if targets.is_empty() {
-            return if mandatory { Err(Code::Unroutable) } else { Ok(producer.level) };
+            return if mandatory {
+                Err(Code::Unroutable)
+            } else {
+                Ok(producer.level)
+            };
         }
         let durable = targets.iter().all(|target| target.durable);
         if producer.level == Level::Durable && !durable && !producer.downgrade {
             return Err(Code::LevelUnavailable);
         }
-        for target in targets.iter().filter(|target| target.core == self.config.core) {
+        for target in targets
+            .iter()
+            .filter(|target| target.core == self.config.core)
+        {
             let state = self.queues.get(target.queue).ok_or(Code::QueueUnknown)?;
             if state.damaged {
                 return Err(Code::QueueDamaged);
@@ -313,7 +359,11 @@ impl Flow {
                 self.admits()?;
             }
         }
-        Ok(if durable { producer.level } else { producer.level.min(Level::Volatile) })
+        Ok(if durable {
+            producer.level
+        } else {
+            producer.level.min(Level::Volatile)
+        })
     }
 
     /// Whether the journal takes publishes.
@@ -322,7 +372,7 @@ impl Flow {
             Err(Code::JournalFailed)
         } else if self.shutting_down {
             Err(Code::ShuttingDown)
-        } else if !self.journal.admits_publishes() {
+        } else if self.journal.is_publish_refused() {
             Err(Code::DiskFull)
         } else {
             Ok(())
@@ -334,15 +384,21 @@ impl Flow {
             .iter()
             .filter(|target| target.core == self.config.core)
             .filter_map(|target| self.queues.get(target.queue))
-            .any(|state| state.queue.would_overflow(u64::from(count), bytes as u64))
+            .any(|state| state.queue.would_overflow(count, bytes as u64))
     }
 
     fn next_span(&self, key: u64) -> u64 {
-        self.producers.get(key).expect("its frame is being stepped").next_span()
+        self.producers
+            .get(key)
+            .expect("its frame is being stepped")
+            .next_span()
     }
 
     fn push_span(&mut self, key: u64, span: Span) {
-        let producer = self.producers.get_mut(key).expect("its frame is being stepped");
+        let producer = self
+            .producers
+            .get_mut(key)
+            .expect("its frame is being stepped");
         if span.block > producer.waits_for {
             producer.waits_for = span.block;
             self.confirm_waits.push_back((span.block, key));
@@ -370,54 +426,65 @@ impl Flow {
         let mut left = group.count;
         let mut sequence = group.first;
         let mut block = 0;
+        let mut refused = None;
         while left > 0 {
             let head = RunHead {
-                partition: state.partition,
-                term: 0,
-                queue,
-                queue_sequence: state.queue.next_sequence(),
                 producer,
-                epoch,
+                producer_epoch: epoch,
                 producer_sequence: Sequence(sequence),
-                marked: state.queue.marks_runs(),
+                ..RunHead::of_queue(state.partition, queue, state.queue.next_sequence())
             };
-            let room = if state.durable {
-                self.journal.room(buffers)
-            } else {
-                self.volatile.room(buffers)
+            let room = match self.journal.room(buffers) {
+                room if state.durable && room > 0 => room,
+                _ => self.journal.body_bytes_max(),
             };
             let (count, bytes) = fitting(rest, left, room as usize);
             let appended = if state.durable {
-                self.journal.append_run(buffers, effects, &head, count, bytes)
+                self.journal
+                    .append_run(buffers, effects, &head, count, bytes)
             } else {
-                self.volatile.append_run(buffers, effects, &head, count, bytes)
+                self.volatile
+                    .append_run(buffers, effects, &head, count, bytes)
             };
             match appended {
-                Ok(Appended::New(place)) => {
-                    state.queue.push_run(head.queue_sequence, count, bytes.len() as u32, place, head.marked);
-                }
+                Ok(Appended::New(place)) => state.queue.push_run(
+                    head.queue_sequence,
+                    count,
+                    bytes.len() as u32,
+                    place,
+                    Marking::Plain,
+                ),
                 Ok(Appended::Merged) => state.queue.extend_last(count, bytes.len() as u32),
-                Err(_) => {
-                    // Credit bounds what can arrive, so a durable append finds room; a volatile
-                    // queue's share of memory is not reserved.
-                    return Err(Code::Overloaded);
-                }
+                // Credit bounds what can be on its way, so there are buffers; there may be no disk.
+                Err(NoRoom::Disk) => refused = Some(Code::DiskFull),
+                Err(NoRoom::Buffers) => refused = Some(Code::Overloaded),
+                Err(NoRoom::Closed) => refused = Some(Code::JournalFailed),
+            }
+            if refused.is_some() {
+                break;
             }
             rest = &rest[bytes.len()..];
             left -= count;
             sequence += u64::from(count);
-            if state.durable {
-                block = self.journal.open_block();
-            }
         }
+        // What was refused in the middle of a group leaves its start in a block: nobody can say then
+        // that all of it was refused.
+        if let Some(code) = refused {
+            return Err(if left == group.count {
+                code
+            } else {
+                Code::Indeterminate
+            });
+        }
+        let last = QueueSequence(state.queue.next_sequence().0 - 1);
         if state.durable {
+            block = self.journal.open_block().0;
             if block > state.waits_for {
                 state.waits_for = block;
                 self.queue_waits.push_back((block, queue));
             }
-            state.appended.push_back_block(block, state.queue.last_sequence());
+            state.note(block, last.0);
         } else {
-            let last = state.queue.last_sequence();
             state.queue.durable_through(last);
             self.wake(queue);
         }
@@ -449,11 +516,23 @@ impl Flow {
                 epoch,
                 first: Sequence(group.first),
                 count: group.count,
-                queues: targets.iter().filter(there).map(|target| target.queue).collect(),
+                queues: targets
+                    .iter()
+                    .filter(there)
+                    .map(|target| target.queue)
+                    .collect(),
                 fragment,
                 bytes,
             }));
-            self.ask(CoreId(core), request, Waiter::Publish { producer: key, span }, effects);
+            self.ask(
+                CoreId(core),
+                request,
+                Waiter::Publish {
+                    producer: key,
+                    span,
+                },
+                effects,
+            );
             asked += 1;
         }
         asked
@@ -479,11 +558,18 @@ impl Flow {
                 mandatory: false,
             };
             let verdict = match publish.fragment {
-                None => self.take_group(*queue, publish.producer, publish.epoch, group, buffers, effects),
-                Some(head) => self.append_fragment(
-                    *queue, publish.producer, publish.epoch, publish.first.0, head,
-                    &publish.bytes, buffers, effects,
+                None => self.take_group(
+                    *queue,
+                    publish.producer,
+                    publish.epoch,
+                    group,
+                    buffers,
+                    effects,
                 ),
+                Some(head) => {
+                    let origin = (publish.producer, publish.epoch, publish.first.0);
+                    self.append_fragment(*queue, origin, head, &publish.bytes, buffers, effects)
+                }
             };
             match verdict {
                 Ok(wait) => {
@@ -499,7 +585,12 @@ impl Flow {
             Some(code) if taken == 0 => Err(code),
             Some(_) => Err(Code::Indeterminate),
         };
-        let waits = ForwardedPublish { from, id, outcome, bytes: publish.bytes };
+        let waits = ForwardedPublish {
+            from,
+            id,
+            outcome,
+            bytes: publish.bytes,
+        };
         self.forwarded.push_back((block, waits));
     }
 
@@ -520,7 +611,10 @@ impl Flow {
             self.admits()?;
         }
         let state = self.queues.get(queue).expect("it was just looked at");
-        if state.queue.would_overflow(u64::from(group.count), group.bytes.len() as u64) {
+        if state
+            .queue
+            .would_overflow(group.count, group.bytes.len() as u64)
+        {
             return Err(Code::QueueFull);
         }
         self.append(queue, producer, epoch, group, buffers, effects)
@@ -528,17 +622,25 @@ impl Flow {
 
     /// Answers forwarded publishes whose blocks are durable.
     pub(crate) fn answer_forwarded(&mut self, effects: &mut Effects) {
-        let durable = self.journal.durable_block();
+        let durable = self.journal.durable_block().0;
         while let Some((block, _)) = self.forwarded.front() {
             if *block > durable && !self.failed {
                 break;
             }
             let (block, waits) = self.forwarded.pop_front().expect("it was just looked at");
-            let outcome =
-                if block > durable { Err(Code::Indeterminate) } else { waits.outcome };
+            let outcome = if block > durable {
+                Err(Code::Indeterminate)
+            } else {
+                waits.outcome
+            };
             let mut bytes = waits.bytes;
             bytes.clear();
-            self.reply(waits.from, waits.id, Reply::Published { outcome, bytes }, effects);
+            self.reply(
+                waits.from,
+                waits.id,
+                Reply::Published { outcome, bytes },
+                effects,
+            );
         }
     }
 
@@ -554,13 +656,15 @@ impl Flow {
         frame::check_body(&header, body)?;
         let key = self.producer_key(conn, header.channel)?;
         let (head, piece) = FragmentHead::split(body)?;
-        let agreed = self.sessions.get(conn).and_then(|s| s.agreed()).ok_or(Code::Internal)?;
+        let agreed = self
+            .sessions
+            .get(conn)
+            .and_then(|s| s.agreed())
+            .ok_or(Code::Internal)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        if header.sequence != producer.next {
-            return Err(Code::SequenceGap);
-        }
+        producer.expect(header.sequence)?;
         let last = head.is_last();
-        producer.charge(u64::from(last), padded(piece.len()) as u64)?;
+        producer.charge(u64::from(head.offset == 0), padded(piece.len()) as u64)?;
         if head.offset == 0 {
             if producer.assembly.is_some() {
                 return Err(Code::UnexpectedFrame);
@@ -579,15 +683,17 @@ impl Flow {
         let covered = if head.offset == 0 { &piece[4..] } else { piece };
         assembly.crc.1 = checksum::crc32c_append(assembly.crc.1, covered);
         if last && assembly.crc.0 != assembly.crc.1 {
-            for queue in &assembly.local {
-                self.journal.abandon_fragments(*queue, id, epoch);
-            }
+            self.abandon(&assembly.local, id, epoch);
             return Err(Code::MessageMalformed);
         }
         let mut span = Span {
             first: header.sequence,
-            last: if last { header.sequence } else { header.sequence - 1 },
-            messages: u32::from(last),
+            last: if last {
+                header.sequence
+            } else {
+                header.sequence - 1
+            },
+            messages: u32::from(head.offset == 0),
             bytes: padded(piece.len()) as u32,
             waits: 0,
             block: 0,
@@ -596,9 +702,8 @@ impl Flow {
         };
         if assembly.refused.is_none() {
             for queue in &assembly.local {
-                let verdict = self.append_fragment(
-                    *queue, id, epoch, header.sequence, head, piece, buffers, effects,
-                );
+                let origin = (id, epoch, header.sequence);
+                let verdict = self.append_fragment(*queue, origin, head, body, buffers, effects);
                 match verdict {
                     Ok(block) => span.block = span.block.max(block),
                     Err(code) => assembly.refused = Some(code),
@@ -607,7 +712,7 @@ impl Flow {
             let number = self.next_span(key);
             for (core, queues) in &assembly.remote {
                 let mut bytes = self.parcels.pop().unwrap_or_default();
-                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(body);
                 let request = Request::Publish(Box::new(RemotePublish {
                     producer: id,
                     epoch,
@@ -617,7 +722,10 @@ impl Flow {
                     fragment: Some(head),
                     bytes,
                 }));
-                let waiter = Waiter::Publish { producer: key, span: number };
+                let waiter = Waiter::Publish {
+                    producer: key,
+                    span: number,
+                };
                 self.ask(CoreId(*core), request, waiter, effects);
                 span.waits += 1;
             }
@@ -627,7 +735,7 @@ impl Flow {
         }
         let producer = self.producers.get_mut(key).expect("it was just looked at");
         if last {
-            producer.next += 1;
+            producer.next = header.sequence + 1;
             self.stats.published += 1;
         } else {
             producer.assembly = Some(assembly);
@@ -676,74 +784,99 @@ impl Flow {
             message_bytes: head.message_bytes,
             arrived: 0,
             crc: (message.crc(), 0),
-            local: targets.iter().filter(|t| t.core == here).map(|t| t.queue).collect(),
+            local: targets
+                .iter()
+                .filter(|t| t.core == here)
+                .map(|t| t.queue)
+                .collect(),
             remote: Vec::new(),
             refused: verdict.err(),
             level: verdict.unwrap_or(Level::Durable),
         };
         for core in (0..self.config.cores).filter(|core| *core != here.0) {
-            let queues: Vec<_> =
-                targets.iter().filter(|t| t.core.0 == core).map(|t| t.queue).collect();
+            let queues: Vec<_> = targets
+                .iter()
+                .filter(|t| t.core.0 == core)
+                .map(|t| t.queue)
+                .collect();
             if !queues.is_empty() {
                 assembly.remote.push((core, queues));
             }
         }
         self.targets = targets;
-        let producer = self.producers.get_mut(key).expect("its frame is being stepped");
+        let producer = self
+            .producers
+            .get_mut(key)
+            .expect("its frame is being stepped");
         producer.assembly = Some(assembly);
         Ok(())
     }
 
-    /// Appends one piece of a large message to a queue; the last piece makes it a message.
-    #[expect(clippy::too_many_arguments, reason = "a piece is named by all of these")]
+    /// Appends one piece of a large message to a queue; the last piece makes it a message, and only
+    /// then does it have a place, so that a slow sender holds nobody up.
     fn append_fragment<B: Buffers>(
         &mut self,
         queue: QueueId,
-        producer: ProducerId,
-        epoch: u32,
-        sequence: u64,
+        (producer, epoch, sequence): (ProducerId, u32, u64),
         fragment: FragmentHead,
-        piece: &[u8],
+        body: &[u8],
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Result<u64, Code> {
         let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
+        let place = if fragment.is_last() {
+            state.queue.next_sequence()
+        } else {
+            QueueSequence(0)
+        };
         let head = RunHead {
-            partition: state.partition,
-            term: 0,
-            queue,
-            queue_sequence: state.queue.next_sequence(),
             producer,
-            epoch,
+            producer_epoch: epoch,
             producer_sequence: Sequence(sequence),
-            marked: state.queue.marks_runs(),
+            ..RunHead::of_queue(state.partition, queue, place)
         };
         let appended = if state.durable {
-            self.journal.append_fragment(buffers, effects, &head, fragment, piece)
+            self.journal.append_fragment(buffers, effects, &head, body)
         } else {
-            self.volatile.append_fragment(buffers, effects, &head, fragment, piece)
+            let number = fragment.offset / FRAGMENT_BYTES_MAX as u32;
+            self.volatile
+                .append_fragment(buffers, effects, &head, number, body)
         };
-        let place = appended.map_err(|_| Code::Overloaded)?;
+        let place = appended.map_err(|reason| match reason {
+            NoRoom::Disk => Code::DiskFull,
+            NoRoom::Buffers => Code::Overloaded,
+            NoRoom::Closed => Code::JournalFailed,
+        })?;
         if fragment.offset == 0 {
             state.pieces.insert((producer.0, epoch), Vec::new());
         }
-        let pieces = state.pieces.get_mut(&(producer.0, epoch)).ok_or(Code::Internal)?;
+        let pieces = state
+            .pieces
+            .get_mut(&(producer.0, epoch))
+            .ok_or(Code::Internal)?;
         pieces.push(place);
-        let block = if state.durable { self.journal.open_block() } else { 0 };
+        let block = if state.durable {
+            self.journal.open_block().0
+        } else {
+            0
+        };
         if fragment.is_last() {
-            let pieces = state.pieces.remove(&(producer.0, epoch)).expect("it was just found");
+            let pieces = state
+                .pieces
+                .remove(&(producer.0, epoch))
+                .expect("it was just found");
             state.queue.push_fragmented(
                 head.queue_sequence,
                 padded(fragment.message_bytes as usize) as u32,
-                pieces,
-                head.marked,
+                &pieces,
+                Marking::Plain,
             );
             if state.durable {
                 if block > state.waits_for {
                     state.waits_for = block;
                     self.queue_waits.push_back((block, queue));
                 }
-                state.appended.push_back_block(block, head.queue_sequence);
+                state.note(block, head.queue_sequence.0);
             } else {
                 state.queue.durable_through(head.queue_sequence);
                 self.wake(queue);
@@ -754,9 +887,11 @@ impl Flow {
 
     /// Tells a producer what came to rest, and gives it credit.
     pub(crate) fn confirm(&mut self, key: u64, effects: &mut Effects) {
-        let durable = self.journal.durable_block();
+        let durable = self.journal.durable_block().0;
         let failed = self.failed;
-        let Some(mut producer) = self.producers.take(key) else { return };
+        let Some(mut producer) = self.producers.take(key) else {
+            return;
+        };
         if failed {
             producer.journal_failed(durable);
         }
@@ -767,8 +902,10 @@ impl Flow {
         producer.settle(durable, |word| words.push(word));
         self.granted_bytes -= producer.settled.1 - settled_before.1;
         self.grant(&mut producer);
-        let credit =
-            ProducerCredit { messages: producer.granted.0, bytes: producer.granted.1 };
+        let credit = ProducerCredit {
+            messages: producer.granted.0,
+            bytes: producer.granted.1,
+        };
         let mut told = false;
         let last = words.len();
         for (idx, word) in words.drain(..).enumerate() {

@@ -54,6 +54,15 @@ pub struct Destination {
     pub durable: bool,
 }
 
+/// What an answer of [`Router::resolve`] holds for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decides {
+    /// Every message with the same exchange and routing key, until the topology changes.
+    Address,
+    /// This message alone: its headers were looked at.
+    Headers,
+}
+
 /// Everything a core needs to route: derived from the catalog, never a source of truth.
 pub struct Router {
     /// Changes applied so far; equals the version of the catalog it follows.
@@ -145,7 +154,7 @@ impl Router {
         routing_key: &[u8],
         headers: &[u8],
         targets: &mut Vec<Target>,
-    ) -> Result<(), Code> {
+    ) -> Result<Decides, Code> {
         let address = memo::Address {
             tenant,
             exchange,
@@ -153,14 +162,15 @@ impl Router {
         };
         targets.clear();
         if self.memo.find(self.stamp, &address, targets) {
-            return Ok(());
+            return Ok(Decides::Address);
         }
         let by_headers = self.look_up(&address, headers, targets)?;
         // Headers are no part of the address, so that answer holds for this message alone.
-        if !by_headers {
-            self.memo.keep(self.stamp, &address, targets);
+        if by_headers {
+            return Ok(Decides::Headers);
         }
-        Ok(())
+        self.memo.keep(self.stamp, &address, targets);
+        Ok(Decides::Address)
     }
 
     /// As [`Self::resolve`], without the memo: for tests and measurements.

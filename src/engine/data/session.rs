@@ -5,8 +5,7 @@ use ringpost_wire::control::{Body, Hello, Welcome};
 use ringpost_wire::ids::{CoreId, QueueId, TenantId};
 use ringpost_wire::version::{self, MAGIC};
 use ringpost_wire::{
-    CHANNELS_MAX, Code, FRAME_BYTES_MAX, FrameHeader, FrameKind, HEARTBEAT_MS_MAX,
-    HEARTBEAT_MS_MIN,
+    CHANNELS_MAX, Code, FRAME_BYTES_MAX, FrameHeader, FrameKind, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN,
 };
 
 use crate::core::CoreConfig;
@@ -135,7 +134,10 @@ impl Session {
     /// The channel with this number; numbers never used are free.
     #[must_use]
     pub fn channel(&self, number: u16) -> Channel {
-        self.channels.get(usize::from(number)).copied().unwrap_or_default()
+        self.channels
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Uses a free channel.
@@ -158,7 +160,10 @@ impl Session {
 
     /// Changes a channel in use.
     pub fn set(&mut self, number: u16, channel: Channel) {
-        assert!(self.channel(number) != Channel::Free, "only a channel in use changes");
+        assert!(
+            self.channel(number) != Channel::Free,
+            "only a channel in use changes"
+        );
         if channel == Channel::Free {
             self.channels_open -= 1;
         }
@@ -204,7 +209,11 @@ impl Session {
             0 => config.limits.message_bytes_max,
             asked => asked.min(config.limits.message_bytes_max),
         };
-        let agreed = Agreed { tenant, heartbeat_ms, message_bytes_max };
+        let agreed = Agreed {
+            tenant,
+            heartbeat_ms,
+            message_bytes_max,
+        };
         self.stage = Stage::Open(agreed);
         self.client = String::from_utf8_lossy(hello.client).into_owned();
         Greeting::Welcome(agreed)

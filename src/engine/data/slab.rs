@@ -17,7 +17,11 @@ struct Slot<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), count: 0 }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            count: 0,
+        }
     }
 }
 
@@ -37,7 +41,10 @@ impl<T> Slab<T> {
     /// Takes a value; its key is never given again.
     pub fn insert(&mut self, value: T) -> u64 {
         let idx = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, value: None });
+            self.slots.push(Slot {
+                generation: 0,
+                value: None,
+            });
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[idx as usize];
@@ -61,7 +68,9 @@ impl<T> Slab<T> {
     /// The value under `key`.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut T> {
         self.slot(key)?;
-        self.slots[(key & u64::from(u32::MAX)) as usize].value.as_mut()
+        self.slots[(key & u64::from(u32::MAX)) as usize]
+            .value
+            .as_mut()
     }
 
     /// Gives the value under `key` back.
@@ -77,19 +86,26 @@ impl<T> Slab<T> {
     /// Takes the value under `key` out while its key stays in use, until [`Slab::put`].
     pub fn take(&mut self, key: u64) -> Option<T> {
         self.slot(key)?;
-        self.slots[(key & u64::from(u32::MAX)) as usize].value.take()
+        self.slots[(key & u64::from(u32::MAX)) as usize]
+            .value
+            .take()
     }
 
     /// Puts back what [`Slab::take`] took.
     pub fn put(&mut self, key: u64, value: T) {
-        assert!(self.slot(key).is_some_and(|slot| slot.value.is_none()), "put follows take");
+        assert!(
+            self.slot(key).is_some_and(|slot| slot.value.is_none()),
+            "put follows take"
+        );
         self.slots[(key & u64::from(u32::MAX)) as usize].value = Some(value);
     }
 
     /// Every key, in the order of the slots.
     pub fn keys(&self) -> impl Iterator<Item = u64> + '_ {
         self.slots.iter().enumerate().filter_map(|(idx, slot)| {
-            slot.value.as_ref().map(|_| u64::from(slot.generation) << 32 | idx as u64)
+            slot.value
+                .as_ref()
+                .map(|_| u64::from(slot.generation) << 32 | idx as u64)
         })
     }
 }
