@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Ringpost, the broker: process, sockets, files and configuration around `ringpost-engine`.
+//! Does not decide what happens to a message.
+
+pub mod config;
