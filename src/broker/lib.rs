@@ -1,5 +1,7 @@
-//! Ringpost, the broker: process, sockets, files and configuration around `ringpost-engine`.
-//! Does not decide what happens to a message.
+//! The broker: process, sockets, files and configuration around the engine. It does not know how a
+//! message is routed, queued or acknowledged; the engine decides that.
 
 pub mod budget;
 pub mod config;
+pub mod data;
+pub mod rt;
