@@ -3,5 +3,6 @@
 
 pub mod budget;
 pub mod config;
+pub mod control;
 pub mod data;
 pub mod rt;
