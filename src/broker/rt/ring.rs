@@ -235,7 +235,10 @@ impl SleepFlag {
     /// Says that the reader is going to sleep; it must look at its rings once more before it does.
     #[inline]
     pub fn announce_sleep(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        // A swap where a store should do: with a store the model checker reports a lost wake-up,
+        // and whether that is its approximation of fences or a real one is not settled. Beside a
+        // sleep the swap costs nothing.
+        self.0.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
