@@ -10,10 +10,13 @@ use std::fmt::Write as _;
 
 use ringpost_wire::limits;
 
+use crate::config::Config;
 use crate::config::value::bytes_text;
+use crate::data::buffers::BUFFER_BYTES_DEFAULT;
+use crate::rt::probe;
 
 /// Bytes of a buffer of the journal and block cache: one block at its largest.
-pub const BUFFER_BYTES: u32 = 256 << 10;
+pub const BUFFER_BYTES: u32 = BUFFER_BYTES_DEFAULT;
 /// Bytes of a slab that a socket is read into: two frames at their largest, so that one whole
 /// frame always fits behind the rest of another.
 pub const RECEIVE_SLAB_BYTES: u32 = 512 << 10;
@@ -48,6 +51,20 @@ pub struct Demand {
     pub writes_in_flight: u32,
     /// Memory that the machine, or the process's control group, has; `None` if nobody knows.
     pub machine: Option<u64>,
+}
+
+impl Demand {
+    /// What a configuration asks for on this machine, where the process may use `cpus_usable` CPUs.
+    #[must_use]
+    pub fn of(config: &Config, cpus_usable: usize) -> Demand {
+        Demand {
+            memory: config.memory,
+            cores: config.core_count(cpus_usable),
+            connections_max: config.connections_max,
+            writes_in_flight: config.writes_in_flight,
+            machine: probe::memory_bytes(),
+        }
+    }
 }
 
 /// A number of equal pieces of memory.
