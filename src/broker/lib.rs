@@ -1,5 +1,10 @@
 //! The broker: process, sockets, files and configuration around the engine. It does not know how a
 //! message is routed, queued or acknowledged; the engine decides that.
 
+pub mod boot;
+pub mod budget;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod data;
 pub mod rt;

@@ -19,6 +19,7 @@ pub mod disk;
 mod memory;
 pub mod net;
 mod poll;
+pub mod probe;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
