@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ringpost_wire::limits;
 
-use value::{Cores, Cpus, Field, Kind, Unfit};
+pub use value::{Cores, Cpus};
+use value::{Field, Kind, Unfit};
 
 /// Environment variables of settings begin with this; the rest is the key in capitals.
 pub const ENVIRONMENT_PREFIX: &str = "RINGPOST_";
@@ -121,7 +122,7 @@ settings! {
         /// All memory of the broker: every pool is a part of this figure; the sum is printed at start.
         memory: u64 = "1GiB", Kind::Bytes { min: 16 << 20, max: 16 << 40, multiple: 1 };
         /// Bytes of a journal file. Files are written in full before use and then used again and again.
-        segment_bytes: u64 = "64MiB", Kind::Bytes { min: 4 << 20, max: 1 << 30, multiple: 256 << 10 };
+        segment_bytes: u64 = "32MiB", Kind::Bytes { min: 4 << 20, max: 1 << 30, multiple: 256 << 10 };
         /// Largest message, envelope included. Clients learn it when they connect.
         message_bytes_max: u32 = "16MiB", Kind::Bytes {
             min: 4 << 10, max: limits::MESSAGE_BYTES_MAX_LIMIT as u64, multiple: 1,

@@ -2,6 +2,6 @@
 //! message.
 
 pub mod admin;
+pub mod identity;
 pub mod log;
 pub mod metrics;
-pub mod snapshot;

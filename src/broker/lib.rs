@@ -8,3 +8,4 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod rt;
+pub mod snapshot;

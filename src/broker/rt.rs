@@ -60,6 +60,18 @@ const SHARES_DRIVER: usize = 1000;
 /// The part of everything in the background.
 const SHARES_BACKGROUND: usize = 50;
 
+/// A random number, for identities that must differ between machines.
+///
+/// # Errors
+///
+/// If the kernel's source of randomness cannot be read.
+pub fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    let mut source = std::fs::File::open("/dev/urandom")?;
+    io::Read::read_exact(&mut source, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 /// What a core is made of.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {

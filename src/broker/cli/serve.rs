@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let log = log::start(config.log_format, config.log_level)
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
     let signals = rt::spawn_signal_thread().map_err(no_signals)?;
-    let running = boot::start(config)?;
+    let running = boot::start(config, Some(&log))?;
     let mut output = std::io::stdout();
     writeln!(
         output,
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         })
         .map_err(no_signals)?;
-    running.shutdown();
+    running.shutdown()?;
     tracing::info!("the data directory is clean");
     drop(log);
     Ok(())

@@ -22,9 +22,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::metrics::{self, Answer, ProcessSnapshot};
-use super::snapshot::{AdminRequest, QueuesSnapshot};
 use crate::budget::Budget;
 use crate::rt;
+use crate::snapshot::{AdminRequest, QueuesSnapshot};
 
 /// How long a core may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Where a core takes requests.
 #[derive(Clone, Debug)]
 pub struct CorePort {
-    /// Bounded by [`super::snapshot::ADMIN_REQUESTS_MAX`]; the core tries it between two turns.
+    /// Bounded by [`crate::snapshot::ADMIN_REQUESTS_MAX`]; the core tries it between two turns.
     pub requests: flume::Sender<AdminRequest>,
     /// Wakes the core; shared with all who post to it.
     pub bell: Arc<rt::Bell>,
@@ -438,7 +438,7 @@ impl Shared {
 }
 
 /// Sends a question to a core; the channel on which it answers, or why there will be none.
-fn ask(port: &CorePort) -> Result<flume::Receiver<super::snapshot::CoreSnapshot>, Answer> {
+fn ask(port: &CorePort) -> Result<flume::Receiver<crate::snapshot::CoreSnapshot>, Answer> {
     let (sender, receiver) = flume::bounded(1);
     match port.requests.try_send(AdminRequest::Snapshot(sender)) {
         Ok(()) => {
@@ -556,7 +556,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
-    use crate::control::snapshot::{ADMIN_REQUESTS_MAX, CoreSnapshot, Phase};
+    use crate::snapshot::{ADMIN_REQUESTS_MAX, CoreSnapshot, Phase};
 
     /// A core that answers every question with `snapshot`, until its port is dropped.
     fn core(snapshot: CoreSnapshot) -> CorePort {

@@ -10,8 +10,8 @@ use std::fmt::{self, Write as _};
 use hdrhistogram::Histogram;
 use ringpost_wire::Code;
 
-use super::snapshot::{CoreSnapshot, Phase};
 use crate::budget::Budget;
+use crate::snapshot::{CoreSnapshot, Phase};
 
 /// How a metric behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -466,7 +466,7 @@ fn render_process(text: &mut Text, metric: &Metric, process: &ProcessSnapshot, c
             }
         }
         "journal_write_lifetime_seconds" => {
-            let mut all = super::snapshot::latency_histogram();
+            let mut all = crate::snapshot::latency_histogram();
             for (_, core) in answered(cores) {
                 add(&mut all, &core.journal.write_ns);
             }
@@ -692,7 +692,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Demand;
-    use crate::control::snapshot::{Counters, JournalSnapshot, QueuesSnapshot, RingSnapshot};
+    use crate::snapshot::{Counters, JournalSnapshot, QueuesSnapshot, RingSnapshot};
 
     fn core(publishes: u64, write_ns: &[u64]) -> Answer {
         let mut journal = JournalSnapshot {
@@ -833,7 +833,7 @@ mod tests {
 
     #[test]
     fn buckets_never_fall() {
-        let mut histogram = super::super::snapshot::latency_histogram();
+        let mut histogram = crate::snapshot::latency_histogram();
         let mut ns = 1;
         while ns < 60_000_000_000 {
             histogram.saturating_record(ns);

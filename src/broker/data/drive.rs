@@ -17,6 +17,7 @@ use crate::data::store::Store;
 use crate::rt::net::{Connection, Listener};
 use crate::rt::time::{Monotonic, wall_us};
 use crate::rt::{Events, Poller, Token};
+use crate::snapshot::{AdminRequest, CoreSnapshot, Counters, Phase, latency_histogram};
 
 /// Connections that one turn reads from.
 const RECEIVES_PER_TURN_MAX: usize = 64;
@@ -45,50 +46,8 @@ pub enum CoreMail {
     },
 }
 
-/// What the rest of the process asks of a core.
-#[derive(Debug)]
-pub enum Order {
-    /// Say how you are.
-    Snapshot(flume::Sender<Box<Snapshot>>),
-    /// Stop serving, write everything down and end.
-    Shutdown,
-}
-
-/// How a core is, for people and metrics.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Its number.
-    pub core: u16,
-    /// Recovery is over.
-    pub running: bool,
-    /// Why the journal failed, if it did.
-    pub failed: Option<String>,
-    /// Connections open.
-    pub connections: u32,
-    /// The engine's counters.
-    pub stats: ringpost_engine::data::flow::Stats,
-    /// The journal's counters.
-    pub journal: ringpost_engine::data::journal::JournalStats,
-    /// Nanoseconds from the submission of a journal write to its durable completion.
-    pub write_ns: Histogram<u64>,
-    /// Buffers free, and in all.
-    pub buffers: (u32, u32),
-    /// Queues of this core: count, ready messages, unacked messages.
-    pub queues: (u64, u64, u64),
-    /// Turns of the loop.
-    pub turns: u64,
-}
-
-/// What a core tells the rest of the process without being asked.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The core.
-    pub core: u16,
-    /// How bad.
-    pub severity: Severity,
-    /// For people.
-    pub text: String,
-}
+/// Where a core's reports go. Must not block.
+pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
 
 /// The loop of one core and everything it works with.
 pub struct Drive {
@@ -107,9 +66,9 @@ pub struct Drive {
     /// Buffers in all.
     pub buffers: u32,
     /// What it is asked from outside.
-    pub orders: flume::Receiver<Order>,
-    /// Where its reports go; what does not fit is counted and dropped.
-    pub reports: flume::Sender<Report>,
+    pub requests: flume::Receiver<AdminRequest>,
+    /// Where its reports go.
+    pub report: Reporter,
     /// Told once when recovery is over, or why it failed.
     pub started: flume::Sender<(u16, Result<(), String>)>,
     /// Most connections.
@@ -130,7 +89,8 @@ struct Running {
     shutting_down: bool,
     ticked: u64,
     turns: u64,
-    reports_lost: u64,
+    write_bytes: u64,
+    handovers: u64,
 }
 
 impl Drive {
@@ -141,15 +101,15 @@ impl Drive {
             effects,
             conns: Conns::new(),
             leaving: VecDeque::new(),
-            write_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3)
-                .expect("the bounds are constants that fit"),
+            write_ns: latency_histogram(),
             failed: None,
             told_started: false,
             accepting: false,
             shutting_down: false,
             ticked: 0,
             turns: 0,
-            reports_lost: 0,
+            write_bytes: 0,
+            handovers: 0,
         };
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
@@ -170,16 +130,16 @@ impl Drive {
                 let deadline = running.engine.next_deadline(Mono(now.as_nanos()));
                 deadline.map(|mono| Monotonic::from_nanos(mono.0))
             };
-            let (mesh, store, orders) = (&self.mesh, &self.store, &self.orders);
+            let (mesh, store, requests) = (&self.mesh, &self.store, &self.requests);
             let waited = self
                 .poller
                 .wait(deadline, &mut events, || {
-                    mesh.has_incoming() || store.has_answers() || !orders.is_empty()
+                    mesh.has_incoming() || store.has_answers() || !requests.is_empty()
                 })
                 .await;
             if let Err(error) = waited {
                 let text = format!("core {} cannot wait for events: {error}", self.core);
-                self.report(&mut running, Severity::Error, text);
+                (self.report)(Severity::Error, text);
                 let _ = self
                     .started
                     .send((self.core, Err("the poller failed".to_owned())));
@@ -207,13 +167,7 @@ impl Drive {
         }
         for completion in events.completions.drain(..) {
             let input = self.store.completed(completion, &mut self.pool);
-            let buffer = match &input {
-                Input::Io { buffer, .. } => Some(*buffer),
-                _ => None,
-            };
             self.step(running, now, input);
-            // The window held the buffer; taking it back was the shell's reference.
-            let _ = buffer;
         }
         for ns in self.store.write_ns.drain(..) {
             running.write_ns.saturating_record(ns);
@@ -222,8 +176,8 @@ impl Drive {
             self.step(running, now, input);
         }
         self.take_mail(running, now);
-        while let Ok(order) = self.orders.try_recv() {
-            self.obey(running, now, order);
+        while let Ok(request) = self.requests.try_recv() {
+            self.obey(running, now, request);
         }
         for event in &events.sockets {
             if event.token == LISTENER {
@@ -301,20 +255,20 @@ impl Drive {
                     Ok(conn) => self.step(running, now, Input::Adopted { conn, session }),
                     Err(error) => {
                         let text = format!("cannot adopt a connection: {error}");
-                        self.report(running, Severity::Warning, text);
+                        (self.report)(Severity::Warning, text);
                     }
                 }
             }
         }
     }
 
-    fn obey(&mut self, running: &mut Running, now: Mono, order: Order) {
-        match order {
-            Order::Snapshot(reply) => {
+    fn obey(&mut self, running: &mut Running, now: Mono, request: AdminRequest) {
+        match request {
+            AdminRequest::Snapshot(reply) => {
                 // Who asked may have stopped waiting.
-                let _ = reply.try_send(Box::new(self.snapshot(running)));
+                let _ = reply.try_send(self.snapshot(running));
             }
-            Order::Shutdown => {
+            AdminRequest::Shutdown => {
                 running.shutting_down = true;
                 self.listener = None;
                 running.accepting = false;
@@ -323,28 +277,57 @@ impl Drive {
         }
     }
 
-    fn snapshot(&self, running: &Running) -> Snapshot {
-        let flow = running.engine.flow();
-        let (mut queues, mut ready, mut unacked) = (0, 0, 0);
-        if let Some(flow) = flow {
-            for figures in flow.figures() {
-                queues += 1;
-                ready += figures.ready;
-                unacked += figures.unacked;
-            }
-        }
-        Snapshot {
-            core: self.core,
-            running: running.engine.is_running(),
-            failed: running.failed.clone(),
+    fn snapshot(&self, running: &Running) -> CoreSnapshot {
+        let mut snapshot = CoreSnapshot {
+            phase: match &running.failed {
+                Some(reason) => Phase::FailStopped {
+                    reason: reason.clone(),
+                },
+                None if running.shutting_down => Phase::Draining,
+                None if running.engine.is_running() => Phase::Serving,
+                None => Phase::Recovering {
+                    done_bytes: 0,
+                    total_bytes: 0,
+                },
+            },
             connections: running.conns.len(),
-            stats: flow.map(|flow| flow.stats()).unwrap_or_default(),
-            journal: flow.map(|flow| flow.journal_stats()).unwrap_or_default(),
-            write_ns: running.write_ns.clone(),
-            buffers: (self.pool.free_count() as u32, self.buffers),
-            queues: (queues, ready, unacked),
+            buffers_free: self.pool.free_count() as u32,
+            buffers_total: self.buffers,
+            ..CoreSnapshot::default()
+        };
+        snapshot.journal.write_ns = running.write_ns.clone();
+        snapshot.journal.write_bytes = running.write_bytes;
+        let Some(flow) = running.engine.flow() else {
+            return snapshot;
+        };
+        let stats = flow.stats();
+        snapshot.counters = Counters {
+            connections_opened: stats.connections,
+            handovers: running.handovers,
+            publishes: stats.published,
+            publish_bytes: stats.published_bytes,
+            confirms: stats.confirms,
+            returns: stats.refused,
+            deliveries: stats.delivered,
+            delivery_bytes: stats.delivered_bytes,
+            redeliveries: stats.redelivered,
+            acks: stats.settled,
+            requeues: stats.returned,
             turns: running.turns,
+        };
+        let (free, live) = flow.slots();
+        snapshot.journal.segments_free = free;
+        snapshot.journal.segments_live = live;
+        for figures in flow.figures() {
+            let queues = &mut snapshot.queues;
+            queues.queues += 1;
+            queues.ready += figures.ready;
+            queues.unacked += figures.unacked;
+            queues.bytes += figures.bytes;
+            queues.consumers += u64::from(figures.consumers);
+            queues.damaged += u64::from(figures.damaged);
         }
+        snapshot
     }
 
     fn accept(&mut self, running: &mut Running, now: Mono) {
@@ -425,7 +408,7 @@ impl Drive {
             }
             if let Err(error) = self.poller.submit() {
                 let text = format!("the ring takes no more operations: {error}");
-                self.report(running, Severity::Error, text);
+                (self.report)(Severity::Error, text);
             }
             self.mesh.publish();
             let now = Mono(Monotonic::now().as_nanos());
@@ -540,7 +523,7 @@ impl Drive {
                 }
             }
             Effect::FailStop { reason } => running.failed = Some(reason),
-            Effect::Report { severity, text } => self.report(running, severity, text),
+            Effect::Report { severity, text } => (self.report)(severity, text),
         }
     }
 
@@ -550,20 +533,6 @@ impl Drive {
                 running.leaving.push_front((peer, mail));
                 return;
             }
-        }
-    }
-
-    fn report(&self, running: &mut Running, severity: Severity, text: String) {
-        if self
-            .reports
-            .try_send(Report {
-                core: self.core,
-                severity,
-                text,
-            })
-            .is_err()
-        {
-            running.reports_lost += 1;
         }
     }
 }

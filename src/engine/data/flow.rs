@@ -10,6 +10,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 use crate::core::CoreConfig;
 use crate::data::consumer::{GetWait, Sink};
 use crate::data::journal::record::{Kind, PARTITION_META};
+use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
@@ -597,6 +598,19 @@ impl Flow {
     /// What the queues of this core hold.
     pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
         self.queues.iter().map(figures)
+    }
+
+    /// Slots of the journal: free ones, and those that hold a segment.
+    #[must_use]
+    pub fn slots(&self) -> (u32, u32) {
+        let mut counts = (0, 0);
+        for (_, segment) in self.journal.segments() {
+            match segment.state {
+                SlotState::Free => counts.0 += 1,
+                _ => counts.1 += 1,
+            }
+        }
+        counts
     }
 
     /// Counters since the start.

@@ -17,6 +17,8 @@ pub const ADMIN_REQUESTS_MAX: usize = 4;
 pub enum AdminRequest {
     /// Send a snapshot; the channel has room for it, so that the core never waits.
     Snapshot(flume::Sender<CoreSnapshot>),
+    /// Serve nobody any more, write everything down, and end.
+    Shutdown,
 }
 
 /// What a core is doing.
