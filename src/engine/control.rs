@@ -1,1 +1,3 @@
 //! What happens per operation: topology, recovery, checkpoints. May allocate and assert lavishly.
+
+pub mod checkpoint;
