@@ -808,8 +808,29 @@ impl Journal {
             .map_or(1, |state| state.next)
     }
 
-    /// Continues a partition that another journal held before (rulings 14).
-    pub fn raise_partition(&mut self, partition: PartitionId, next: u64) {
+    /// Continues a partition that another journal held before (rulings 14), and says so durably.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then the partition is not adopted.
+    pub fn adopt_partition(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        partition: PartitionId,
+        next: u64,
+    ) -> Result<Place, NoRoom> {
+        self.must_be_open()?;
+        let left_at = self.partition_next(partition).to_le_bytes();
+        let need = RECORD_HEAD_BYTES + left_at.len() as u32;
+        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        self.raise_partition(partition, next);
+        let draft = Draft::of(Kind::Adopt, &RunHead::of_partition(partition), 0);
+        let place = self.push(buffers, &draft, &left_at, crc32c(&left_at));
+        self.set_urgent();
+        Ok(place)
+    }
+
+    fn raise_partition(&mut self, partition: PartitionId, next: u64) {
         let slot = partition_slot(partition);
         while self.partitions.len() <= slot {
             self.partitions.push(PartitionState {
