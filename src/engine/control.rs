@@ -2,5 +2,7 @@
 
 pub mod boot;
 pub mod catalog;
+pub mod checkpoint;
+pub mod recovery;
 pub mod routing;
 pub mod topology;

@@ -21,7 +21,7 @@ use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequen
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
-use crate::ids::{BufferId, JournalId, Mono, OpId, Place, SegmentIdx};
+use crate::ids::{BufferId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};
 use crate::input::{FileReply, IoFault};
 
 pub mod block;
@@ -435,6 +435,18 @@ pub(crate) struct Checkpoints {
     pub(crate) segments_since: u32,
 }
 
+/// Where the writer stands between two blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) next_sequence: BlockSequence,
+    pub(crate) prev_crc: u32,
+    pub(crate) prev_partitions: u64,
+    pub(crate) incarnation: u32,
+    pub(crate) next_number: SegmentNumber,
+    pub(crate) next_slot: Option<SlotId>,
+    pub(crate) wall_us: u64,
+}
+
 /// Where the writer continues; made by recovery.
 #[derive(Clone, Debug)]
 pub(crate) struct Start {
@@ -796,8 +808,29 @@ impl Journal {
             .map_or(1, |state| state.next)
     }
 
-    /// Continues a partition that another journal held before (rulings 14).
-    pub fn raise_partition(&mut self, partition: PartitionId, next: u64) {
+    /// Continues a partition that another journal held before (rulings 14), and says so durably.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then the partition is not adopted.
+    pub fn adopt_partition(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        partition: PartitionId,
+        next: u64,
+    ) -> Result<Place, NoRoom> {
+        self.must_be_open()?;
+        let left_at = self.partition_next(partition).to_le_bytes();
+        let need = RECORD_HEAD_BYTES + left_at.len() as u32;
+        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        self.raise_partition(partition, next);
+        let draft = Draft::of(Kind::Adopt, &RunHead::of_partition(partition), 0);
+        let place = self.push(buffers, &draft, &left_at, crc32c(&left_at));
+        self.set_urgent();
+        Ok(place)
+    }
+
+    fn raise_partition(&mut self, partition: PartitionId, next: u64) {
         let slot = partition_slot(partition);
         while self.partitions.len() <= slot {
             self.partitions.push(PartitionState {
@@ -1184,6 +1217,7 @@ impl Journal {
         let Some(open) = self.open.take() else { return };
         assert!(open.record_count > 0, "a block is opened for a record");
         let sequence = self.next_sequence;
+        let next_slot = self.next_slot.map(|next| self.table.get(next).slot);
         let segment = self.table.get_mut(open.segment);
         assert_eq!(segment.written_bytes, open.offset);
         let mut header = BlockHeader {
@@ -1202,7 +1236,7 @@ impl Journal {
             record_count: open.record_count,
             content_crc: open.content_crc,
             prev_partitions: self.prev_partitions,
-            next_slot: self.next_slot.map(|next| SegmentSlot(next).of(&self.table)),
+            next_slot,
             cluster: self.config.cluster,
             node: self.config.node,
             replica: self.config.replica,
@@ -1660,7 +1694,7 @@ impl Journal {
                 Some(slot) => slot,
                 None => {
                     let number = self.table.iter().count() as u32;
-                    let slot = crate::ids::SlotId(number);
+                    let slot = SlotId(number);
                     self.table.push(Segment::absent(slot, journal))
                 }
             };
@@ -1904,6 +1938,45 @@ impl Journal {
         }
     }
 
+    /// Whether something had no space lately, so that trying again would only fail again.
+    pub(crate) fn is_backing_off(&self, now: Mono) -> bool {
+        self.create_after.is_some_and(|after| now < after)
+    }
+
+    /// The index of the open segment since its last part.
+    pub(crate) fn index(&self) -> &OpenIndex {
+        &self.index
+    }
+
+    /// Next record sequence of each partition that has records.
+    pub(crate) fn partitions_next(&self) -> impl Iterator<Item = (PartitionId, u64)> {
+        let with_records = |(_, state): &(usize, &PartitionState)| state.next > 1;
+        self.partitions
+            .iter()
+            .enumerate()
+            .filter(with_records)
+            .map(|(slot, state)| (partition_of(slot), state.next))
+    }
+
+    /// Where the writer stands; no block is open.
+    pub(crate) fn cut(&self) -> Cut {
+        assert!(self.open.is_none(), "a cut lies between blocks");
+        Cut {
+            next_sequence: self.next_sequence,
+            prev_crc: self.prev_crc,
+            prev_partitions: self.prev_partitions,
+            incarnation: self.incarnation,
+            next_number: self.next_number,
+            next_slot: self.next_slot.map(|next| self.table.get(next).slot),
+            wall_us: self.wall_us,
+        }
+    }
+
+    /// Submits sealed blocks while writes are free.
+    pub(crate) fn submit_sealed(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        self.write_free(false, buffers, effects);
+    }
+
     /// Notes that a record could not be proved: its segment is kept and never relocated.
     pub fn note_damage(&mut self, place: Place) {
         self.table.get_mut(place.segment).is_damaged = true;
@@ -1950,15 +2023,6 @@ impl Draft {
             count,
             message_bytes: 0,
         }
-    }
-}
-
-/// A segment of which the slot is wanted.
-struct SegmentSlot(SegmentIdx);
-
-impl SegmentSlot {
-    fn of(&self, table: &Table) -> crate::ids::SlotId {
-        table.get(self.0).slot
     }
 }
 

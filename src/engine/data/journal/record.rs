@@ -106,6 +106,9 @@ kinds! {
     Expire = 18,
     /// A queue was emptied up to a sequence.
     Purge = 19,
+    /// A partition that another journal held continues here; the body is the record sequence it
+    /// had when it was here before, so that the step is not taken for damage (rulings 14).
+    Adopt = 20,
 }
 
 impl Kind {

@@ -1,0 +1,1638 @@
+//! Opens a journal: finds what is durable, tells a torn tail from damage, replays, and cuts.
+//! Does not know what records do to queues: it hands them, in order, to a [`Replay`].
+//!
+//! ```text
+//! checkpoint ─► index of the live segments ─► scan of the tail ─► decide ─► replay of the tail
+//! ```
+//!
+//! The scan reads every block behind the checkpoint and believes nothing but checksums; [`decide`]
+//! is a pure function of what it saw. Where the chain of blocks breaks, one question decides: does
+//! anything later, or a checkpoint, state that the missing block was synced? If not, it was in
+//! flight when the process stopped, and it and everything behind it is cut. If so, the block is
+//! damaged: the hole is bounded to the partitions that lost records in it, and replay goes on
+//! behind it with the first block that vouches for the hole, or is chained to one that does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::control::checkpoint::{self, Checkpoint};
+use crate::data::journal::block::{
+    BLOCK_ALIGN, BlockHeader, BlockSequence, Content, Records, SegmentNumber, check_content,
+    partition_bit,
+};
+use crate::data::journal::record::{
+    self, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META, RecordHead,
+    align_record, u32_at, u64_at,
+};
+use crate::data::journal::segment::{
+    IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
+};
+use crate::data::journal::{Config, Damage, Journal, Start};
+use crate::effect::{Buffers, Effect, Effects, Severity};
+use crate::ids::{BufferId, OpId, Place, SegmentIdx, SlotId};
+use crate::input::{IoFault, SlotHead};
+use ringpost_wire::FragmentHead;
+use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
+
+/// Operations of recovery have this bit, as those of the journal that it becomes.
+const OP_JOURNAL: u64 = 1 << 62;
+/// Sequences skipped by a partition whose end is in doubt: the gap stays visible to every later
+/// recovery until somebody accepts the loss.
+const DOUBT_STEP: u64 = 1 << 32;
+
+/// Takes what a journal holds, in order. The state it builds is the state before the crash.
+pub trait Replay {
+    /// The engine's own state at the cut of the checkpoint; first, or never.
+    fn checkpoint(&mut self, state: &[u8]);
+    /// A run or piece from before the cut lies here. Whether any of it is live, the state says.
+    /// Of two entries for one message the later holds.
+    fn index(&mut self, entry: &RunEntry, place: Place);
+    /// A run was appended. Some of its messages may be damaged: `locate` refuses those.
+    fn run(&mut self, head: &RecordHead, messages: &[u8], place: Place);
+    /// A piece of a large message was appended; its number is the head's count.
+    fn fragment(&mut self, head: &RecordHead, body: &[u8], place: Place);
+    /// Messages, or a piece, lie here now; only those that are still live move (rulings 12).
+    fn relocated(&mut self, head: &RecordHead, body: &[u8], place: Place);
+    /// Anything else that was appended with `append_record`.
+    fn record(&mut self, head: &RecordHead, body: &[u8]);
+    /// A large message of which pieces are missing: it was never confirmed, or is settled.
+    fn incomplete(&mut self, queue: QueueId, sequence: QueueSequence);
+}
+
+/// How recovery stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// It waits for a read.
+    Working,
+    /// See [`Recovery::finish`].
+    Done,
+    /// The journal can not be opened; says why. Nothing was written.
+    Failed(String),
+}
+
+/// What recovery found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Generation of the checkpoint that was used, 0 if none.
+    pub generation: u64,
+    /// Whether a checkpoint on disk could not be read.
+    pub checkpoint_damaged: bool,
+    /// Blocks replayed.
+    pub replayed_count: u64,
+    /// Blocks found behind the cut: in flight when the process stopped.
+    pub cut_count: u64,
+    /// Blocks that are missing or bad although they were durable.
+    pub hole_count: u64,
+    /// Blocks with bytes other than zero in their padding: harmless rot.
+    pub padding_dirty_count: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Reads that failed.
+    pub read_error_count: u64,
+    /// Wall clock of the newest thing found, in µs since 1970.
+    pub wall_us: u64,
+    /// Damage that nobody accepted.
+    pub damages: Vec<Damage>,
+    /// Indexes or blocks of sealed segments that could not be read, in words.
+    pub findings: Vec<String>,
+}
+
+/// A block that the scan found.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Where.
+    pub segment: SegmentIdx,
+    /// Its header, which proved itself.
+    pub header: BlockHeader,
+    /// What the rest proves.
+    pub content: Content,
+}
+
+/// Where the chain begins: behind the checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// The segment that was open, and where its next block goes.
+    pub position: Option<(SegmentIdx, u32)>,
+    /// Its number; blocks of lower ones are not part of the tail.
+    pub number: SegmentNumber,
+    /// The first block expected.
+    pub next_sequence: BlockSequence,
+    /// `header_crc` of the block before.
+    pub prev_crc: u32,
+    /// Incarnation of the block before.
+    pub incarnation: u32,
+    /// Every block up to this one was durable, say the checkpoints.
+    pub durable: BlockSequence,
+}
+
+/// One step of a replay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Replay this block (an index into what was seen).
+    Whole(usize),
+    /// This block was durable and is damaged: replay the records that prove themselves.
+    Damaged(usize),
+    /// Blocks `from..upto` were durable and are missing; they began here.
+    Hole {
+        /// First missing.
+        from: BlockSequence,
+        /// First after them.
+        upto: BlockSequence,
+        /// Where they began, if known.
+        position: Option<(SegmentIdx, u32)>,
+    },
+}
+
+/// What [`decide`] decided.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to replay.
+    pub steps: Vec<Step>,
+    /// Where the next block goes; `None` for a new segment.
+    pub position: Option<(SegmentIdx, u32)>,
+    /// The next block.
+    pub next_sequence: BlockSequence,
+    /// `header_crc` of the block before.
+    pub prev_crc: u32,
+    /// Blocks behind the cut.
+    pub cut_count: u64,
+}
+
+/// Follows the chain through what was seen. Pure.
+#[must_use]
+pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
+    let mut by_sequence: BTreeMap<BlockSequence, Vec<usize>> = BTreeMap::new();
+    for (index, block) in seen.iter().enumerate() {
+        by_sequence
+            .entry(block.header.sequence)
+            .or_default()
+            .push(index);
+    }
+    let mut steps = Vec::new();
+    let mut position = base.position;
+    let mut number = base.number;
+    let mut next = base.next_sequence;
+    let mut prev_crc = base.prev_crc;
+    let mut incarnation = base.incarnation;
+    loop {
+        // The block that must come now: chained, not of an abandoned incarnation, and either right
+        // behind the last one or first of a later segment.
+        let chained = by_sequence.get(&next).and_then(|candidates| {
+            candidates.iter().copied().rev().find(|index| {
+                let block = &seen[*index];
+                let header = &block.header;
+                let is_behind = position == Some((block.segment, header.offset))
+                    && header.segment_number == number;
+                let is_first = header.offset == 0 && header.segment_number > number;
+                header.prev_crc == prev_crc
+                    && header.incarnation >= incarnation
+                    && (is_behind || is_first)
+            })
+        });
+        let whole = chained.filter(|index| seen[*index].content.is_good());
+        let step = match whole {
+            Some(index) => Step::Whole(index),
+            None => {
+                // Torn or rotten? (rulings 9)
+                let is_later = |block: &&Seen| {
+                    block.header.sequence > next && block.header.incarnation >= incarnation
+                };
+                let stated = seen
+                    .iter()
+                    .filter(is_later)
+                    .map(|block| block.header.durable_upto)
+                    .max()
+                    .unwrap_or_default();
+                if stated.max(base.durable) < next {
+                    break;
+                }
+                match chained {
+                    Some(index) => Step::Damaged(index),
+                    None => match resume(seen, &by_sequence, next, incarnation) {
+                        Some(index) => {
+                            let upto = seen[index].header.sequence;
+                            if upto > next {
+                                steps.push(Step::Hole {
+                                    from: next,
+                                    upto,
+                                    position,
+                                });
+                            }
+                            match seen[index].content.is_good() {
+                                true => Step::Whole(index),
+                                false => Step::Damaged(index),
+                            }
+                        }
+                        None => {
+                            // Only a checkpoint vouches for it: everything to its end is missing.
+                            // What is there is evidence, so writing goes on elsewhere.
+                            let upto = BlockSequence(base.durable.max(stated).0 + 1);
+                            steps.push(Step::Hole {
+                                from: next,
+                                upto,
+                                position,
+                            });
+                            position = None;
+                            next = upto;
+                            prev_crc = 0;
+                            break;
+                        }
+                    },
+                }
+            }
+        };
+        let (Step::Whole(index) | Step::Damaged(index)) = step else {
+            unreachable!("holes are pushed above");
+        };
+        let block = &seen[index];
+        steps.push(step);
+        position = Some((block.segment, block.header.offset + block.header.bytes()));
+        number = block.header.segment_number;
+        next = BlockSequence(block.header.sequence.0 + 1);
+        prev_crc = block.header.header_crc;
+        incarnation = block.header.incarnation;
+    }
+    let cut_count = by_sequence
+        .range(next..)
+        .flat_map(|(_, indexes)| indexes)
+        .filter(|index| seen[**index].header.incarnation >= incarnation)
+        .count() as u64;
+    Plan {
+        steps,
+        position,
+        next_sequence: next,
+        prev_crc,
+        cut_count,
+    }
+}
+
+/// The first block behind a hole at `next` that may be believed: one that states the hole was
+/// synced, or one that such a block is chained to.
+fn resume(
+    seen: &[Seen],
+    by_sequence: &BTreeMap<BlockSequence, Vec<usize>>,
+    next: BlockSequence,
+    incarnation: u32,
+) -> Option<usize> {
+    let mut first = seen
+        .iter()
+        .enumerate()
+        .filter(|(_, block)| {
+            block.header.sequence > next
+                && block.header.incarnation >= incarnation
+                && block.header.durable_upto >= next
+        })
+        .min_by_key(|(_, block)| {
+            let newest = u32::MAX - block.header.incarnation;
+            (block.header.sequence, newest)
+        })
+        .map(|(index, _)| index)?;
+    loop {
+        let header = &seen[first].header;
+        let before = BlockSequence(header.sequence.0 - 1);
+        if before < next {
+            return Some(first);
+        }
+        let linked = by_sequence.get(&before).and_then(|candidates| {
+            candidates.iter().copied().find(|index| {
+                let candidate = &seen[*index].header;
+                candidate.header_crc == header.prev_crc && candidate.incarnation >= incarnation
+            })
+        });
+        match linked {
+            Some(index) => first = index,
+            None => return Some(first),
+        }
+    }
+}
+
+/// A hole and the partitions that may have lost records in it.
+#[derive(Clone, Debug)]
+struct OpenHole {
+    from: BlockSequence,
+    upto: BlockSequence,
+    position: Option<(SegmentIdx, u32)>,
+    suspects: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    buffer: BufferId,
+    segment: SegmentIdx,
+    start: u32,
+    bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    op: OpId,
+    held: Held,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ScanTarget {
+    segment: SegmentIdx,
+    from: u32,
+    /// Nothing but a name says that it is part of the tail: stop early if nothing is found.
+    is_guess: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct IndexCursor {
+    named: usize,
+    part: usize,
+    copy: u32,
+    /// Where in the blocks, if both copies are bad.
+    block: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Index(IndexCursor),
+    Scan { target: usize, at: u32 },
+    Replay { step: usize },
+    Done,
+}
+
+/// Whether a phase goes on.
+enum Flow {
+    Continue,
+    Wait,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Recovery {
+    config: Config,
+    table: Table,
+    checkpoint: Option<Checkpoint>,
+    base: Base,
+    phase: Phase,
+    /// Segments whose index is read, in order of number; the open one of the checkpoint last.
+    named: Vec<SegmentIdx>,
+    targets: Vec<ScanTarget>,
+    seen: Vec<Seen>,
+    plan: Option<Plan>,
+    held: Option<Held>,
+    reading: Option<Reading>,
+    next_op: u64,
+    is_begun: bool,
+
+    // The state of the writer, as replay finds it.
+    partitions: BTreeMap<u16, u64>,
+    holes: Vec<OpenHole>,
+    damages: Vec<Damage>,
+    index: OpenIndex,
+    index_segment: Option<SegmentIdx>,
+    closed: BTreeSet<SegmentIdx>,
+    prev_partitions: u64,
+    pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
+    bytes_since: u64,
+    next_number: SegmentNumber,
+    incarnation: u32,
+    report: Report,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Pieces {
+    seen: BTreeSet<u32>,
+    count: u32,
+}
+
+impl Recovery {
+    /// Prepares to open a journal from the first bytes of its slots and the content of its
+    /// checkpoint files, whichever exist.
+    #[must_use]
+    pub fn new(config: Config, heads: &[SlotHead], checkpoints: &[Vec<u8>]) -> Self {
+        config.assert_valid();
+        let mut report = Report::default();
+        let mut valid: Vec<Checkpoint> = Vec::new();
+        for content in checkpoints {
+            match Checkpoint::decode(&config, content) {
+                Some(checkpoint) => valid.push(checkpoint),
+                None => report.checkpoint_damaged = true,
+            }
+        }
+        let durable = valid
+            .iter()
+            .map(|checkpoint| checkpoint.next_sequence.0 - 1)
+            .max()
+            .unwrap_or(0);
+        valid.sort_by_key(|checkpoint| checkpoint.generation);
+        let checkpoint = valid.pop();
+        let mut recovery = Self {
+            config,
+            table: Table::default(),
+            base: Base {
+                position: None,
+                number: SegmentNumber(0),
+                next_sequence: BlockSequence(1),
+                prev_crc: 0,
+                incarnation: 0,
+                durable: BlockSequence(durable),
+            },
+            phase: Phase::Index(IndexCursor {
+                named: 0,
+                part: 0,
+                copy: 0,
+                block: None,
+            }),
+            checkpoint,
+            named: Vec::new(),
+            targets: Vec::new(),
+            seen: Vec::new(),
+            plan: None,
+            held: None,
+            reading: None,
+            next_op: 1,
+            is_begun: false,
+            partitions: BTreeMap::new(),
+            holes: Vec::new(),
+            damages: Vec::new(),
+            index: OpenIndex::default(),
+            index_segment: None,
+            closed: BTreeSet::new(),
+            prev_partitions: 0,
+            pieces: BTreeMap::new(),
+            bytes_since: 0,
+            next_number: SegmentNumber(1),
+            incarnation: 0,
+            report,
+        };
+        recovery.build_table(heads);
+        recovery.name_segments();
+        recovery.find_targets(heads);
+        recovery
+    }
+
+    fn build_table(&mut self, heads: &[SlotHead]) {
+        let config = self.config;
+        let count = heads.iter().map(|head| head.slot.0 + 1).max().unwrap_or(0);
+        for slot in 0..count {
+            self.table
+                .push(Segment::absent(SlotId(slot), config.journal));
+        }
+        for head in heads {
+            if head.file_bytes == u64::from(config.segment_bytes) {
+                self.table.get_mut(SegmentIdx(head.slot.0)).state = SlotState::Free;
+            }
+        }
+    }
+
+    /// Enters what the checkpoint names into the table.
+    fn name_segments(&mut self) {
+        let Some(checkpoint) = self.checkpoint.take() else {
+            return;
+        };
+        self.base.next_sequence = checkpoint.next_sequence;
+        self.base.prev_crc = checkpoint.prev_crc;
+        self.base.incarnation = checkpoint.incarnation;
+        self.base.number = SegmentNumber(checkpoint.next_number.0 - 1);
+        self.next_number = checkpoint.next_number;
+        self.incarnation = checkpoint.incarnation;
+        self.prev_partitions = checkpoint.prev_partitions;
+        self.damages = checkpoint.damages.clone();
+        self.report.generation = checkpoint.generation;
+        self.report.wall_us = checkpoint.wall_us;
+        for (partition, next) in &checkpoint.partitions {
+            self.partitions.insert(partition.0, *next);
+        }
+        let all = checkpoint.segments.iter().chain(&checkpoint.open);
+        for named in all {
+            while self.table.iter().count() <= named.slot.0 as usize {
+                let slot = SlotId(self.table.iter().count() as u32);
+                self.table.push(Segment::absent(slot, self.config.journal));
+            }
+            let index = SegmentIdx(named.slot.0);
+            let segment = self.table.get_mut(index);
+            if segment.state == SlotState::Absent {
+                self.report.findings.push(format!(
+                    "segment {} is named by checkpoint {} but its file, slot {}, is missing or short",
+                    named.number.0, checkpoint.generation, named.slot.0
+                ));
+            }
+            *segment = Segment {
+                state: SlotState::Sealed,
+                journal: named.journal,
+                number: named.number,
+                written_bytes: named.written_bytes,
+                durable_bytes: named.written_bytes,
+                parts: named.parts.clone(),
+                unit_count: named.unit_count,
+                unit_bytes: named.unit_bytes,
+                named_generation: checkpoint.generation,
+                is_damaged: named.is_damaged,
+                ..Segment::absent(named.slot, named.journal)
+            };
+            self.named.push(index);
+        }
+        if let Some(open) = &checkpoint.open {
+            let index = SegmentIdx(open.slot.0);
+            self.base.position = Some((index, open.written_bytes));
+            self.base.number = open.number;
+            self.index_segment = Some(index);
+            match checkpoint::open_index(&checkpoint) {
+                Some((index, _)) => self.index = index,
+                // Its checksum held, so this is a mistake of the writer: read the blocks instead.
+                None => {
+                    self.closed.insert(index);
+                }
+            }
+        }
+        self.checkpoint = Some(checkpoint);
+    }
+
+    /// Lists what must be scanned: the rest of the open segment, and every later one.
+    fn find_targets(&mut self, heads: &[SlotHead]) {
+        if let Some((segment, from)) = self.base.position {
+            self.targets.push(ScanTarget {
+                segment,
+                from,
+                is_guess: false,
+            });
+        }
+        let mut later = Vec::new();
+        for head in heads {
+            let Some(header) = BlockHeader::decode(&head.head).filter(|h| self.is_ours(h)) else {
+                continue;
+            };
+            self.next_number.0 = self.next_number.0.max(header.segment_number.0 + 1);
+            self.incarnation = self.incarnation.max(header.incarnation);
+            if header.segment_number > self.base.number && header.offset == 0 {
+                later.push((header.segment_number, SegmentIdx(head.slot.0)));
+            }
+        }
+        later.sort_unstable();
+        for (_, segment) in later {
+            self.add_target(segment, false);
+        }
+        if let Some(slot) = self.checkpoint.as_ref().and_then(|c| c.next_slot) {
+            self.guess_target(slot);
+        }
+        // Without a checkpoint nothing says which slots are in use, and there are few.
+        if self.checkpoint.is_none() {
+            for head in heads {
+                self.guess_target(head.slot);
+            }
+        }
+    }
+
+    fn is_ours(&self, header: &BlockHeader) -> bool {
+        header.journal_uuid == self.config.journal_uuid && header.journal == self.config.journal
+    }
+
+    fn guess_target(&mut self, slot: SlotId) {
+        if let Some(segment) = self.table.of_slot(self.config.journal, slot) {
+            self.add_target(segment, true);
+        }
+    }
+
+    fn add_target(&mut self, segment: SegmentIdx, is_guess: bool) {
+        let is_known = self.targets.iter().any(|target| target.segment == segment);
+        // A slot that the checkpoint names holds what it names, nothing newer.
+        let is_named = self.named.contains(&segment);
+        if !is_known && !is_named && self.table.get(segment).state == SlotState::Free {
+            self.targets.push(ScanTarget {
+                segment,
+                from: 0,
+                is_guess,
+            });
+        }
+    }
+
+    /// Works until a read must be waited for. Call it first, and after every [`Recovery::io_done`].
+    pub fn step(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        replay: &mut impl Replay,
+    ) -> Status {
+        if !self.is_begun {
+            self.is_begun = true;
+            if let Some(checkpoint) = &mut self.checkpoint {
+                replay.checkpoint(&checkpoint.state);
+                checkpoint.state = Vec::new();
+            }
+        }
+        loop {
+            if self.reading.is_some() {
+                return Status::Working;
+            }
+            let flow = match self.phase {
+                Phase::Index(cursor) => self.step_index(cursor, buffers, effects, replay),
+                Phase::Scan { target, at } => match self.step_scan(target, at, buffers, effects) {
+                    Ok(flow) => flow,
+                    Err(reason) => return Status::Failed(reason),
+                },
+                Phase::Replay { step } => match self.step_replay(step, buffers, effects, replay) {
+                    Ok(flow) => flow,
+                    Err(reason) => return Status::Failed(reason),
+                },
+                Phase::Done => {
+                    if let Some(held) = self.held.take() {
+                        effects.push(Effect::Release {
+                            buffer: held.buffer,
+                        });
+                    }
+                    return Status::Done;
+                }
+            };
+            match flow {
+                Flow::Continue => {}
+                Flow::Wait => return Status::Working,
+            }
+        }
+    }
+
+    /// Takes the answer of a read effect.
+    pub fn io_done(&mut self, op: OpId, result: Result<(), IoFault>, effects: &mut Effects) {
+        let Some(reading) = self.reading.take_if(|reading| reading.op == op) else {
+            return;
+        };
+        let mut held = reading.held;
+        match result {
+            Ok(()) => self.report.read_bytes += u64::from(held.bytes),
+            Err(_) => {
+                self.report.read_error_count += 1;
+                if held.bytes > BLOCK_ALIGN {
+                    // Find out how much of it can be read.
+                    held.bytes = (held.bytes / 2).next_multiple_of(BLOCK_ALIGN);
+                    self.read(held, effects);
+                    return;
+                }
+                held.bytes = 0;
+            }
+        }
+        self.held = Some(held);
+    }
+
+    fn read(&mut self, held: Held, effects: &mut Effects) {
+        let op = OpId(OP_JOURNAL | self.next_op);
+        self.next_op += 1;
+        self.reading = Some(Reading { op, held });
+        effects.push(Effect::Read {
+            op,
+            slot: self.table.get(held.segment).slot,
+            position: held.start,
+            buffer: held.buffer,
+            range: 0..held.bytes,
+        });
+    }
+
+    /// Holds `start..start + bytes` of a segment in memory, or as much of it as can be read; asks
+    /// for it otherwise.
+    fn hold(
+        &mut self,
+        segment: SegmentIdx,
+        start: u32,
+        bytes: u32,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        if let Some(held) = self.held
+            && held.segment == segment
+            && held.start <= start
+            && (held.start == start || start + bytes <= held.start + held.bytes)
+        {
+            return Flow::Continue;
+        }
+        let buffer = match self.held.take() {
+            Some(held) => held.buffer,
+            None => buffers
+                .acquire()
+                .expect("recovery starts with an unused pool"),
+        };
+        let held = Held {
+            buffer,
+            segment,
+            start,
+            bytes: self
+                .config
+                .buffer_bytes
+                .min(self.config.segment_bytes - start),
+        };
+        self.read(held, effects);
+        Flow::Wait
+    }
+
+    /// What is held from `start` on.
+    fn held_bytes<'b>(&self, start: u32, buffers: &'b impl Buffers) -> &'b [u8] {
+        let held = self.held.expect("asked for before");
+        let from = (start - held.start).min(held.bytes);
+        buffers.bytes(held.buffer, from..held.bytes)
+    }
+
+    /// The header of the block of ours that lies at `at` of what is held.
+    fn header_at(&self, at: u32, buffers: &impl Buffers) -> Option<BlockHeader> {
+        let header = BlockHeader::decode(self.held_bytes(at, buffers))?;
+        let is_here = self.is_ours(&header)
+            && header.offset == at
+            && header.bytes() <= self.config.buffer_bytes
+            && u64::from(at) + u64::from(header.bytes()) <= u64::from(self.config.segment_bytes);
+        is_here.then_some(header)
+    }
+
+    // ---------------------------------------------------------------- index of live segments
+
+    fn step_index(
+        &mut self,
+        cursor: IndexCursor,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        replay: &mut impl Replay,
+    ) -> Flow {
+        let Some(segment) = self.named.get(cursor.named).copied() else {
+            self.phase = Phase::Scan {
+                target: 0,
+                at: self.targets.first().map_or(0, |target| target.from),
+            };
+            return Flow::Continue;
+        };
+        let is_open = self.base.position.is_some_and(|(open, _)| open == segment);
+        let entry = self.table.get(segment);
+        let written = entry.written_bytes;
+        if let Some(part) = entry.parts.get(cursor.part).copied() {
+            return match cursor.block {
+                Some(at) => self.index_blocks(
+                    cursor,
+                    segment,
+                    at,
+                    part.covers_upto,
+                    buffers,
+                    effects,
+                    replay,
+                ),
+                None => self.index_part(cursor, segment, part, buffers, effects, replay),
+            };
+        }
+        // Behind the parts: of the open segment the checkpoint has the index, of one that was
+        // closed without a footer nobody has.
+        if is_open && !self.closed.contains(&segment) {
+            let checkpoint = self.checkpoint.take().expect("it named the segment");
+            if let Some((_, body)) = checkpoint::open_index(&checkpoint) {
+                for run in &body.runs {
+                    self.index_run(segment, run, replay);
+                }
+            }
+            self.checkpoint = Some(checkpoint);
+        } else if entry.parts.is_empty() || is_open {
+            let from = entry.parts.last().map_or(0, |part| part.covers_upto);
+            let at = cursor.block.unwrap_or(from);
+            if at < written {
+                return self.index_blocks(cursor, segment, at, written, buffers, effects, replay);
+            }
+        }
+        self.phase = Phase::Index(IndexCursor {
+            named: cursor.named + 1,
+            part: 0,
+            copy: 0,
+            block: None,
+        });
+        Flow::Continue
+    }
+
+    fn index_part(
+        &mut self,
+        cursor: IndexCursor,
+        segment: SegmentIdx,
+        part: IndexPart,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        replay: &mut impl Replay,
+    ) -> Flow {
+        let at = match cursor.copy {
+            0 => part.first_copy,
+            _ => part.second_copy,
+        };
+        if at >= self.config.segment_bytes {
+            return self.index_next_copy(cursor, segment, part);
+        }
+        if let Flow::Wait = self.hold(segment, at, BLOCK_ALIGN, buffers, effects) {
+            return Flow::Wait;
+        }
+        let number = self.table.get(segment).number;
+        if let Some(header) = self.header_at(at, buffers)
+            && header.segment_number == number
+        {
+            if let Flow::Wait = self.hold(segment, at, header.bytes(), buffers, effects) {
+                return Flow::Wait;
+            }
+            let block = self.held_bytes(at, buffers);
+            if let Some(body) = index_of(&header, block)
+                && body.number as usize == cursor.part
+                && body.blocks.first().map_or(0, |block| block.offset) == part.covers_from
+            {
+                for run in &body.runs {
+                    self.index_run(segment, run, replay);
+                }
+                self.phase = Phase::Index(IndexCursor {
+                    part: cursor.part + 1,
+                    copy: 0,
+                    ..cursor
+                });
+                return Flow::Continue;
+            }
+        }
+        self.index_next_copy(cursor, segment, part)
+    }
+
+    fn index_next_copy(
+        &mut self,
+        cursor: IndexCursor,
+        segment: SegmentIdx,
+        part: IndexPart,
+    ) -> Flow {
+        let number = self.table.get(segment).number.0;
+        self.report.findings.push(format!(
+            "copy {} of index part {} of segment {number} can not be read",
+            cursor.copy + 1,
+            cursor.part
+        ));
+        let mut next = IndexCursor {
+            copy: cursor.copy + 1,
+            ..cursor
+        };
+        if cursor.copy == 1 {
+            next.copy = 0;
+            next.block = Some(part.covers_from);
+        }
+        self.phase = Phase::Index(next);
+        Flow::Continue
+    }
+
+    /// Reads blocks for want of an index.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a cursor, a range and the three of every step"
+    )]
+    fn index_blocks(
+        &mut self,
+        cursor: IndexCursor,
+        segment: SegmentIdx,
+        at: u32,
+        upto: u32,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        replay: &mut impl Replay,
+    ) -> Flow {
+        if at >= upto {
+            self.phase = Phase::Index(IndexCursor {
+                part: cursor.part + 1,
+                copy: 0,
+                block: None,
+                ..cursor
+            });
+            // Behind the last part there is no next one: the segment is done.
+            if cursor.part >= self.table.get(segment).parts.len() {
+                self.phase = Phase::Index(IndexCursor {
+                    named: cursor.named + 1,
+                    part: 0,
+                    copy: 0,
+                    block: None,
+                });
+            }
+            return Flow::Continue;
+        }
+        if let Flow::Wait = self.hold(segment, at, BLOCK_ALIGN, buffers, effects) {
+            return Flow::Wait;
+        }
+        let number = self.table.get(segment).number;
+        let mut step = BLOCK_ALIGN;
+        if let Some(header) = self.header_at(at, buffers)
+            && header.segment_number == number
+        {
+            if let Flow::Wait = self.hold(segment, at, header.bytes(), buffers, effects) {
+                return Flow::Wait;
+            }
+            step = header.bytes();
+            let block = self.held_bytes(at, buffers);
+            let mut runs = Vec::new();
+            let mut is_bad = false;
+            for found in Records::new(&header, block) {
+                match found.record {
+                    Ok((head, body)) if head.kind.is_indexed() => {
+                        runs.push(run_entry(&head, body, at + found.at));
+                    }
+                    Ok(_) => {}
+                    Err(_) => is_bad = true,
+                }
+            }
+            for run in &runs {
+                self.index_run(segment, run, replay);
+            }
+            if is_bad {
+                self.note_cold_damage(segment, at);
+            }
+        } else {
+            self.note_cold_damage(segment, at);
+        }
+        self.phase = Phase::Index(IndexCursor {
+            block: Some(at + step),
+            ..cursor
+        });
+        Flow::Continue
+    }
+
+    fn note_cold_damage(&mut self, segment: SegmentIdx, at: u32) {
+        let segment = self.table.get_mut(segment);
+        segment.is_damaged = true;
+        let text = format!(
+            "segment {} (slot {}) can not be read at offset {at}, and neither can its index",
+            segment.number.0, segment.slot.0
+        );
+        self.report.findings.push(text);
+    }
+
+    fn index_run(&mut self, segment: SegmentIdx, run: &RunEntry, replay: &mut impl Replay) {
+        if run.kind == Kind::Fragment {
+            let key = (run.queue, run.queue_sequence);
+            self.note_piece(key, run.count, run.message_bytes);
+        }
+        let place = Place {
+            segment,
+            offset: run.offset,
+        };
+        replay.index(run, place);
+    }
+
+    fn note_piece(&mut self, key: (QueueId, QueueSequence), number: u32, message_bytes: u32) {
+        let piece_bytes = ringpost_wire::limits::FRAGMENT_BYTES_MAX as u32;
+        let pieces = self.pieces.entry(key).or_default();
+        pieces.count = message_bytes.div_ceil(piece_bytes);
+        pieces.seen.insert(number);
+    }
+
+    // ---------------------------------------------------------------- scan of the tail
+
+    fn step_scan(
+        &mut self,
+        target: usize,
+        at: u32,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Result<Flow, String> {
+        let Some(scanned) = self.targets.get(target).copied() else {
+            return self.end_scan();
+        };
+        let segment = scanned.segment;
+        let is_hopeless = scanned.is_guess
+            && u64::from(at) >= 2 * u64::from(self.config.buffer_bytes)
+            && !self.seen.iter().any(|block| block.segment == segment);
+        if at >= self.config.segment_bytes || is_hopeless {
+            let next = target + 1;
+            if next == self.targets.len() {
+                self.follow_names();
+            }
+            self.phase = Phase::Scan {
+                target: next,
+                at: self.targets.get(next).map_or(0, |target| target.from),
+            };
+            return Ok(Flow::Continue);
+        }
+        if let Flow::Wait = self.hold(segment, at, BLOCK_ALIGN, buffers, effects) {
+            return Ok(Flow::Wait);
+        }
+        let mut step = BLOCK_ALIGN;
+        if let Some(header) = self.header_at(at, buffers)
+            && header.segment_number >= self.base.number
+        {
+            if let Flow::Wait = self.hold(segment, at, header.bytes(), buffers, effects) {
+                return Ok(Flow::Wait);
+            }
+            let content = check_content(&header, self.held_bytes(at, buffers));
+            if content.is_good() {
+                // A block that is not good may be partly written over: look inside it too.
+                step = header.bytes();
+            }
+            self.seen.push(Seen {
+                segment,
+                header,
+                content,
+            });
+        }
+        self.phase = Phase::Scan {
+            target,
+            at: at + step,
+        };
+        Ok(Flow::Continue)
+    }
+
+    /// Adds the slots that blocks name as the next one: the head of one may be what is damaged.
+    fn follow_names(&mut self) {
+        let names: BTreeSet<SlotId> = self
+            .seen
+            .iter()
+            .filter_map(|block| block.header.next_slot)
+            .collect();
+        for slot in names {
+            self.guess_target(slot);
+        }
+    }
+
+    fn end_scan(&mut self) -> Result<Flow, String> {
+        for block in &self.seen {
+            let number = block.header.segment_number.0;
+            self.next_number.0 = self.next_number.0.max(number + 1);
+            self.incarnation = self.incarnation.max(block.header.incarnation);
+        }
+        let plan = decide(&self.base, &self.seen);
+        if self.checkpoint.is_none()
+            && let Some(Step::Hole { .. }) = plan.steps.first()
+        {
+            return Err(format!(
+                "journal {} has blocks but no readable checkpoint, and its first block is gone: \
+                 which messages are settled is not known; restore a checkpoint file",
+                self.config.journal.0
+            ));
+        }
+        self.report.cut_count = plan.cut_count;
+        self.plan = Some(plan);
+        self.phase = Phase::Replay { step: 0 };
+        Ok(Flow::Continue)
+    }
+
+    // ---------------------------------------------------------------- replay of the tail
+
+    fn step_replay(
+        &mut self,
+        step: usize,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        replay: &mut impl Replay,
+    ) -> Result<Flow, String> {
+        let plan = self.plan.as_ref().expect("made by the scan");
+        let Some(what) = plan.steps.get(step).copied() else {
+            self.end_replay(replay);
+            self.phase = Phase::Done;
+            return Ok(Flow::Continue);
+        };
+        match what {
+            Step::Hole {
+                from,
+                upto,
+                position,
+            } => {
+                let behind = plan.steps.get(step + 1).map(|step| match step {
+                    Step::Whole(index) | Step::Damaged(index) => *index,
+                    Step::Hole { .. } => unreachable!("holes do not touch"),
+                });
+                self.open_hole(from, upto, position, behind);
+            }
+            Step::Whole(index) | Step::Damaged(index) => {
+                let block = self.seen[index];
+                let header = block.header;
+                if let Flow::Wait = self.hold(
+                    block.segment,
+                    header.offset,
+                    header.bytes(),
+                    buffers,
+                    effects,
+                ) {
+                    return Ok(Flow::Wait);
+                }
+                if self.header_at(header.offset, buffers) != Some(header) {
+                    return Err(format!(
+                        "block {} of slot {} could be read once but not twice",
+                        header.sequence.0,
+                        self.table.get(block.segment).slot.0
+                    ));
+                }
+                if what == Step::Damaged(index) {
+                    let next = self.plan.as_ref().and_then(|plan| {
+                        plan.steps.get(step + 1).and_then(|step| match step {
+                            Step::Whole(index) | Step::Damaged(index) => Some(*index),
+                            Step::Hole { .. } => None,
+                        })
+                    });
+                    self.note_damaged_block(&block, next);
+                }
+                self.replay_block(&block, buffers, replay);
+            }
+        }
+        self.phase = Phase::Replay { step: step + 1 };
+        Ok(Flow::Continue)
+    }
+
+    fn open_hole(
+        &mut self,
+        from: BlockSequence,
+        upto: BlockSequence,
+        position: Option<(SegmentIdx, u32)>,
+        behind: Option<usize>,
+    ) {
+        self.report.hole_count += upto.0 - from.0;
+        if let Some((segment, _)) = position {
+            self.close(segment);
+        }
+        if let Some(behind) = behind {
+            let block = &self.seen[behind];
+            if block.header.offset > 0 {
+                self.closed.insert(block.segment);
+            }
+        }
+        let single = behind.filter(|_| upto.0 == from.0 + 1);
+        self.doubt(from, upto, position, single);
+    }
+
+    /// Doubts every partition that may have had records in `from..upto`: of one block, the block
+    /// behind it says which.
+    fn doubt(
+        &mut self,
+        from: BlockSequence,
+        upto: BlockSequence,
+        position: Option<(SegmentIdx, u32)>,
+        behind: Option<usize>,
+    ) {
+        let mask = behind.map_or(u64::MAX, |index| self.seen[index].header.prev_partitions);
+        let is_suspect = |partition: &u16| mask & partition_bit(*partition) != 0;
+        let suspects = (0..self.config.partitions)
+            .chain([PARTITION_META.0])
+            .chain(self.partitions.keys().copied())
+            .filter(is_suspect)
+            .collect();
+        self.holes.push(OpenHole {
+            from,
+            upto,
+            position,
+            suspects,
+        });
+    }
+
+    fn note_damaged_block(&mut self, block: &Seen, behind: Option<usize>) {
+        self.report.hole_count += 1;
+        self.closed.insert(block.segment);
+        // If the records are all there, and only messages are bad, nothing else is in doubt.
+        if block.content == Content::Bad {
+            let from = block.header.sequence;
+            let upto = BlockSequence(from.0 + 1);
+            self.doubt(
+                from,
+                upto,
+                Some((block.segment, block.header.offset)),
+                behind,
+            );
+        }
+    }
+
+    /// A segment with a hole is not written any more and its index is not believed.
+    fn close(&mut self, segment: SegmentIdx) {
+        self.closed.insert(segment);
+        self.table.get_mut(segment).is_damaged = true;
+    }
+
+    fn replay_block(&mut self, block: &Seen, buffers: &impl Buffers, replay: &mut impl Replay) {
+        let header = block.header;
+        self.enter_segment(block);
+        self.report.replayed_count += 1;
+        self.report.wall_us = self.report.wall_us.max(header.wall_us);
+        if block.content == Content::PaddingDirty {
+            self.report.padding_dirty_count += 1;
+        }
+        self.bytes_since += u64::from(header.bytes());
+        let bytes = self.held_bytes(header.offset, buffers);
+        let mut ranges: Vec<PartitionRange> = Vec::new();
+        self.prev_partitions = 0;
+        for found in Records::new(&header, bytes) {
+            let Ok((head, body)) = found.record else {
+                continue;
+            };
+            let offset = header.offset + found.at;
+            if head.kind.is_sequenced() && !self.take_number(&head, body, block, offset) {
+                continue;
+            }
+            if head.kind.is_sequenced() {
+                self.prev_partitions |= partition_bit(head.partition.0);
+                note_range(&mut ranges, &head);
+            }
+            if head.kind.has_messages() && !block.content.is_good() {
+                self.note_bad_messages(&head, body, block, offset);
+            }
+            self.replay_record(&head, body, block, offset, replay);
+        }
+        let segment = self.table.get_mut(block.segment);
+        segment.written_bytes = header.offset + header.bytes();
+        segment.durable_bytes = segment.written_bytes;
+        if !header.is_index() && !self.closed.contains(&block.segment) {
+            self.index
+                .add_block(header.sequence, header.offset, header.bytes(), &ranges);
+        }
+    }
+
+    fn enter_segment(&mut self, block: &Seen) {
+        if self.index_segment == Some(block.segment) {
+            return;
+        }
+        if let Some(before) = self.index_segment {
+            // Left without a footer: its index is what its blocks say.
+            if !self.index.is_empty() {
+                self.closed.insert(before);
+            }
+        }
+        self.index.clear();
+        self.index_segment = Some(block.segment);
+        let generation = self.report.generation;
+        let entry = self.table.get_mut(block.segment);
+        assert_eq!(
+            entry.state,
+            SlotState::Free,
+            "the tail lies in no named slot"
+        );
+        *entry = Segment {
+            state: SlotState::Sealed,
+            number: block.header.segment_number,
+            named_generation: generation,
+            is_damaged: self.closed.contains(&block.segment),
+            ..Segment::absent(entry.slot, entry.journal)
+        };
+    }
+
+    /// Checks a record's number in its partition. Returns false for one that was there already.
+    fn take_number(&mut self, head: &RecordHead, body: &[u8], block: &Seen, offset: u32) -> bool {
+        let partition = head.partition.0;
+        let next = self.partitions.get(&partition).copied().unwrap_or(1);
+        if head.partition_sequence < next {
+            self.report.findings.push(format!(
+                "record {} of partition {partition} at offset {offset} of segment {} comes twice",
+                head.partition_sequence, block.header.segment_number.0
+            ));
+            return false;
+        }
+        // Another journal may have held the partition meanwhile.
+        let expected_upto = match head.kind {
+            Kind::Adopt if body.len() == 8 => u64_at(body, 0),
+            _ => head.partition_sequence,
+        };
+        if expected_upto > next {
+            self.damages.push(Damage {
+                partition: head.partition,
+                first: next,
+                upto: expected_upto,
+                queue: QueueId(0),
+                queue_sequence: QueueSequence(0),
+                segment_number: block.header.segment_number,
+                offset,
+            });
+        }
+        self.partitions
+            .insert(partition, head.partition_sequence + 1);
+        for hole in &mut self.holes {
+            hole.suspects.remove(&partition);
+        }
+        true
+    }
+
+    fn note_bad_messages(&mut self, head: &RecordHead, body: &[u8], block: &Seen, offset: u32) {
+        let damages = &mut self.damages;
+        record::check_messages(body, |index| {
+            damages.push(Damage {
+                partition: head.partition,
+                first: head.partition_sequence,
+                upto: head.partition_sequence + 1,
+                queue: head.queue,
+                queue_sequence: head.queue_sequence.plus(u64::from(index)),
+                segment_number: block.header.segment_number,
+                offset,
+            });
+        });
+    }
+
+    fn replay_record(
+        &mut self,
+        head: &RecordHead,
+        body: &[u8],
+        block: &Seen,
+        offset: u32,
+        replay: &mut impl Replay,
+    ) {
+        let place = Place {
+            segment: block.segment,
+            offset,
+        };
+        if head.kind.is_indexed() {
+            let entry = run_entry(head, body, offset);
+            if !self.closed.contains(&block.segment) {
+                self.index.add_run(&entry);
+            }
+            let units = match head.kind {
+                Kind::Fragment => 1,
+                _ => u64::from(head.count),
+            };
+            let segment = self.table.get_mut(block.segment);
+            segment.unit_count += units;
+            segment.unit_bytes += u64::from(head.body_bytes());
+            if head.kind == Kind::Fragment {
+                let key = (head.queue, head.queue_sequence);
+                self.note_piece(key, entry.count, entry.message_bytes);
+            }
+        }
+        match head.kind {
+            Kind::Run => replay.run(head, body, place),
+            Kind::Fragment if head.flags & FLAG_RELOCATED == 0 => {
+                replay.fragment(head, body, place);
+            }
+            Kind::Relocated | Kind::Fragment => replay.relocated(head, body, place),
+            Kind::Index => self.replay_index(head, body, block),
+            Kind::Watermark => self.replay_watermark(body, block),
+            Kind::Truncate => {}
+            Kind::Loss => {
+                if body.len() == 16 {
+                    self.accept_loss(head.partition, u64_at(body, 0), u64_at(body, 8));
+                }
+                replay.record(head, body);
+            }
+            Kind::Ack
+            | Kind::Mark
+            | Kind::Counts
+            | Kind::Catalog
+            | Kind::Seal
+            | Kind::Body
+            | Kind::Entry
+            | Kind::HardState
+            | Kind::Prepare
+            | Kind::Decide
+            | Kind::Expire
+            | Kind::Purge
+            | Kind::Adopt => replay.record(head, body),
+        }
+    }
+
+    fn replay_index(&mut self, head: &RecordHead, body: &[u8], block: &Seen) {
+        let Some(part) = IndexBody::decode(body) else {
+            return;
+        };
+        self.vouch_index(&part, block);
+        if self.closed.contains(&block.segment) {
+            return;
+        }
+        let offset = block.header.offset;
+        let segment = self.table.get_mut(block.segment);
+        if head.flags & FLAG_SECOND_COPY == 0 {
+            segment.parts.push(IndexPart {
+                covers_from: self.index.covers_from(),
+                covers_upto: self.index.covers_upto(),
+                first_copy: offset,
+                second_copy: offset,
+            });
+            self.index.clear();
+        } else if let Some(last) = segment.parts.last_mut() {
+            last.second_copy = offset;
+        }
+        if head.flags & FLAG_LAST_PART != 0 {
+            // Complete: nothing follows in this segment, whether or not the second copy does.
+            self.index_segment = Some(block.segment);
+            segment.is_reserve = true;
+        }
+    }
+
+    /// The index lists what blocks in a hole held: the partitions that it names lost exactly that,
+    /// the others nothing.
+    fn vouch_index(&mut self, part: &IndexBody, block: &Seen) {
+        let (Some(first), Some(last)) = (part.blocks.first(), part.blocks.last()) else {
+            return;
+        };
+        let mut lost = Vec::new();
+        for hole in &mut self.holes {
+            for entry in &part.blocks {
+                if (hole.from..hole.upto).contains(&entry.sequence) {
+                    lost.extend(entry.partitions.iter().map(|range| (*range, entry.offset)));
+                }
+            }
+            if first.sequence <= hole.from && hole.upto.0 <= last.sequence.0 + 1 {
+                hole.suspects.clear();
+            }
+        }
+        for (range, offset) in lost {
+            self.prove_upto(range.partition, range.last + 1, block, offset);
+        }
+    }
+
+    /// A watermark says where every partition stands.
+    fn replay_watermark(&mut self, body: &[u8], block: &Seen) {
+        let stated: Vec<(u16, u64)> = body
+            .chunks_exact(10)
+            .map(|entry| {
+                let partition = u16::from_le_bytes([entry[0], entry[1]]);
+                (partition, u64_at(entry, 2))
+            })
+            .collect();
+        for (partition, next) in &stated {
+            self.prove_upto(*partition, *next, block, block.header.offset);
+            for hole in &mut self.holes {
+                hole.suspects.remove(partition);
+            }
+        }
+    }
+
+    /// Something states that a partition's next record was `next`: what is missing before is lost.
+    fn prove_upto(&mut self, partition: u16, next: u64, block: &Seen, offset: u32) {
+        let known = self.partitions.get(&partition).copied().unwrap_or(1);
+        if next > known {
+            self.damages.push(Damage {
+                partition: PartitionId(partition),
+                first: known,
+                upto: next,
+                queue: QueueId(0),
+                queue_sequence: QueueSequence(0),
+                segment_number: block.header.segment_number,
+                offset,
+            });
+            self.partitions.insert(partition, next);
+        }
+    }
+
+    fn accept_loss(&mut self, partition: PartitionId, first: u64, upto: u64) {
+        let mut left = Vec::new();
+        for damage in self.damages.drain(..) {
+            if damage.partition != partition || damage.upto <= first || damage.first >= upto {
+                left.push(damage);
+                continue;
+            }
+            if damage.first < first {
+                left.push(Damage {
+                    upto: first,
+                    ..damage
+                });
+            }
+            if damage.upto > upto {
+                left.push(Damage {
+                    first: upto,
+                    ..damage
+                });
+            }
+        }
+        self.damages = left;
+    }
+
+    fn end_replay(&mut self, replay: &mut impl Replay) {
+        let holes = std::mem::take(&mut self.holes);
+        for hole in holes {
+            for partition in hole.suspects {
+                let next = self.partitions.get(&partition).copied().unwrap_or(1);
+                let known = self
+                    .damages
+                    .iter()
+                    .any(|damage| damage.partition.0 == partition && damage.upto == u64::MAX);
+                if known {
+                    continue;
+                }
+                let (segment_number, offset) = hole.position.map_or_else(
+                    || (SegmentNumber(0), 0),
+                    |(segment, offset)| (self.table.get(segment).number, offset),
+                );
+                self.damages.push(Damage {
+                    partition: PartitionId(partition),
+                    first: next,
+                    upto: u64::MAX,
+                    queue: QueueId(0),
+                    queue_sequence: QueueSequence(0),
+                    segment_number,
+                    offset,
+                });
+                self.partitions.insert(partition, next + DOUBT_STEP);
+            }
+        }
+        for ((queue, sequence), pieces) in std::mem::take(&mut self.pieces) {
+            let is_whole = pieces.seen.len() as u32 == pieces.count
+                && pieces
+                    .seen
+                    .last()
+                    .is_some_and(|last| last + 1 == pieces.count);
+            if !is_whole {
+                replay.incomplete(queue, sequence);
+            }
+        }
+        // A segment with a hole, or left without a footer, has no index to be believed.
+        for segment in &self.closed {
+            self.table.get_mut(*segment).parts.clear();
+        }
+        self.report.damages = self.damages.clone();
+    }
+
+    /// The journal, and what was found. Its first write opens a new incarnation; until that is
+    /// durable it takes nothing. The caller retains what is live before it ends a turn.
+    pub fn finish(mut self, effects: &mut Effects) -> (Journal, Report) {
+        assert!(matches!(self.phase, Phase::Done), "recovery is done");
+        let plan = self.plan.take().expect("made by the scan");
+        let mut segment = None;
+        if let Some((open, offset)) = plan.position {
+            let entry = self.table.get_mut(open);
+            let is_complete = std::mem::take(&mut entry.is_reserve);
+            let is_known = entry.state == SlotState::Sealed && entry.written_bytes == offset;
+            if is_known && !is_complete && !self.closed.contains(&open) {
+                entry.state = SlotState::Open;
+                segment = Some((open, std::mem::take(&mut self.index)));
+            }
+        }
+        let mut segments_since = 0;
+        for index in 0..self.table.iter().count() {
+            let index = SegmentIdx(index as u32);
+            let entry = self.table.get_mut(index);
+            entry.is_reserve = false;
+            if entry.state == SlotState::Sealed && !self.named.contains(&index) {
+                segments_since += 1;
+            }
+        }
+        self.report_to(effects);
+        let start = Start {
+            table: self.table,
+            segment,
+            next_number: self.next_number,
+            next_sequence: plan.next_sequence,
+            prev_crc: plan.prev_crc,
+            prev_partitions: self.prev_partitions,
+            incarnation: self.incarnation + 1,
+            partitions: self
+                .partitions
+                .iter()
+                .map(|(partition, next)| (PartitionId(*partition), *next))
+                .collect(),
+            generation: self.report.generation,
+            checkpoint_bytes: 0,
+            bytes_since: self.bytes_since,
+            segments_since,
+            damages: self.damages,
+            next_op: self.next_op,
+        };
+        (Journal::start(self.config, start), self.report)
+    }
+
+    fn report_to(&self, effects: &mut Effects) {
+        let journal = self.config.journal.0;
+        let report = &self.report;
+        effects.push(Effect::Report {
+            severity: Severity::Info,
+            text: format!(
+                "journal {journal}: checkpoint {}, {} blocks replayed, {} in flight cut, {} bytes read",
+                report.generation, report.replayed_count, report.cut_count, report.read_bytes
+            ),
+        });
+        if report.checkpoint_damaged {
+            effects.push(Effect::Report {
+                severity: Severity::Warning,
+                text: format!("journal {journal}: a checkpoint file can not be read"),
+            });
+        }
+        for finding in &report.findings {
+            effects.push(Effect::Report {
+                severity: Severity::Error,
+                text: format!("journal {journal}: {finding}"),
+            });
+        }
+        for damage in &report.damages {
+            effects.push(Effect::Report {
+                severity: Severity::Error,
+                text: format!(
+                    "journal {journal}: partition {} has lost records {}..{} (segment {}, offset {}); \
+                     it refuses until the loss is accepted",
+                    damage.partition.0,
+                    damage.first,
+                    damage.upto,
+                    damage.segment_number.0,
+                    damage.offset
+                ),
+            });
+        }
+    }
+}
+
+/// The index part that a block holds, proved.
+fn index_of(header: &BlockHeader, block: &[u8]) -> Option<IndexBody> {
+    if !check_content(header, block).is_good() {
+        return None;
+    }
+    let found = Records::new(header, block).next()?;
+    let (head, body) = found.record.ok()?;
+    (head.kind == Kind::Index)
+        .then(|| IndexBody::decode(body))
+        .flatten()
+}
+
+fn run_entry(head: &RecordHead, body: &[u8], offset: u32) -> RunEntry {
+    let message_bytes = match head.kind {
+        Kind::Fragment if body.len() >= FragmentHead::BYTES => u32_at(body, 0),
+        _ => 0,
+    };
+    RunEntry {
+        kind: head.kind,
+        is_relocated: head.flags & FLAG_RELOCATED != 0,
+        queue: head.queue,
+        queue_sequence: head.queue_sequence,
+        count: head.count,
+        offset,
+        body_bytes: align_record(head.body_bytes()),
+        message_bytes,
+    }
+}
+
+fn note_range(ranges: &mut Vec<PartitionRange>, head: &RecordHead) {
+    let known = ranges
+        .iter_mut()
+        .find(|range| range.partition == head.partition.0);
+    match known {
+        Some(range) => range.last = head.partition_sequence,
+        None => ranges.push(PartitionRange {
+            partition: head.partition.0,
+            first: head.partition_sequence,
+            last: head.partition_sequence,
+        }),
+    }
+}
