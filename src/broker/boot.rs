@@ -302,13 +302,13 @@ impl Parts {
                 return;
             }
         };
-        let mut effects = Effects::default();
+        let effects = Effects::default();
         let now = Mono(Monotonic::now().as_nanos());
         let found = Found {
             slots: listing.slots,
             checkpoints: listing.checkpoints,
         };
-        let engine = Core::boot(self.engine, found, now, &mut effects);
+        let engine = Core::boot(self.engine, found, now);
         let drive = Drive {
             core: self.number,
             poller: runtime.poller,
@@ -412,6 +412,7 @@ fn engine_config(
             window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
             volatile_buffers: buffers / 4,
             buffers_free_min: (buffers / 8).max(4),
+            assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
             ..defaults
         },
     }

@@ -4,5 +4,7 @@ pub mod boot;
 pub mod catalog;
 pub mod checkpoint;
 pub mod recovery;
+pub mod restore;
 pub mod routing;
+pub mod state;
 pub mod topology;

@@ -9,6 +9,7 @@ use ringpost_wire::{
 
 use crate::control::boot::Boot;
 use crate::control::topology::Topology;
+use crate::control::{checkpoint, state};
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Greeting, Session};
@@ -36,7 +37,7 @@ pub struct Limits {
     pub consumers_max: u32,
     /// Bytes of publishes that may be on their way to the disk, over all producers.
     pub publish_bytes: u64,
-    /// Least credit window of a producer that has any, in bytes.
+    /// Least credit window of a producer that has any, in bytes: a whole frame (P-33).
     pub window_bytes_min: u64,
     /// Largest credit window of a producer, in bytes.
     pub window_bytes_max: u64,
@@ -52,6 +53,8 @@ pub struct Limits {
     pub buffers_free_min: u32,
     /// Most slots of the journal.
     pub slots_max: u32,
+    /// Bytes of large messages that may be on their way in or to the disk.
+    pub assembly_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -63,7 +66,7 @@ impl Default for Limits {
             producers_max: 65_536,
             consumers_max: 65_536,
             publish_bytes: 64 << 20,
-            window_bytes_min: 64 << 10,
+            window_bytes_min: 256 << 10,
             window_bytes_max: 16 << 20,
             unsent_bytes_max: 1 << 20,
             forward_bytes_max: 512 << 10,
@@ -71,6 +74,7 @@ impl Default for Limits {
             volatile_buffers: 64,
             buffers_free_min: 64,
             slots_max: 1 << 16,
+            assembly_bytes_max: 32 << 20,
         }
     }
 }
@@ -120,6 +124,8 @@ struct Running {
     flow: Flow,
     topology: Topology,
     swept: Mono,
+    /// The checkpoint of the shutdown was begun.
+    checkpointed: bool,
 }
 
 /// How often sessions are looked over for silence and heartbeats.
@@ -128,13 +134,13 @@ const SWEEP_MS: u64 = 250;
 impl Core {
     /// A core that starts with what its directory holds.
     #[must_use]
-    pub fn boot(config: CoreConfig, found: Found, now: Mono, effects: &mut Effects) -> Self {
+    pub fn boot(config: CoreConfig, found: Found, now: Mono) -> Self {
         assert!(
             config.core.0 < config.cores,
             "a core is one of the broker's"
         );
         assert!(config.partitions > 0, "a data directory has partitions");
-        let boot = Boot::start(config, found, now, effects);
+        let boot = Boot::start(config, &found, now);
         Self {
             stage: Stage::Booting(Box::new(boot)),
             wall_us: 0,
@@ -184,7 +190,8 @@ impl Core {
     #[must_use]
     pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
         match &self.stage {
-            Stage::Booting(_) | Stage::Failed => None,
+            Stage::Failed => None,
+            Stage::Booting(boot) => boot.next_deadline(),
             Stage::Running(running) => running.next_deadline(now),
         }
     }
@@ -212,11 +219,12 @@ impl Core {
                     else {
                         unreachable!("the stage was just looked at")
                     };
-                    let (flow, topology, held) = boot.finish();
+                    let (flow, topology, held) = boot.finish(effects);
                     let mut running = Box::new(Running {
                         flow,
                         topology,
                         swept: now,
+                        checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
                     for (from, message) in held {
@@ -330,14 +338,22 @@ impl Running {
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
         flow.journal.set_wall(wall_us);
+        let last = flow.shutting_down && !self.checkpointed;
+        if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
+            self.checkpointed |= last;
+            let catalog = (flow.config.core == META).then(|| self.topology.catalog());
+            let mut bytes = Vec::new();
+            state::encode(catalog, &flow.queues, &mut bytes);
+            checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
+        }
         if flow.shutting_down {
             flow.journal.flush(buffers, effects);
         }
         flow.journal.turn_end(now, buffers, effects);
+        flow.feed_hungry();
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
         }
-        flow.feed_starved(effects);
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);
         flow.forward_outgoing(effects);

@@ -611,9 +611,6 @@ impl Flow {
             }
         }
         self.settle_asks = asks;
-        for place in self.abandoned.drain(..) {
-            self.volatile.drop_live(place, 1, effects);
-        }
     }
 
     /// Journals what was settled in one queue. Returns whether something is left for the next turn.
@@ -975,16 +972,9 @@ impl Flow {
             .expect("the offer says it is in pieces")
             .to_vec();
         let mut found = Vec::with_capacity(pieces.len());
-        let last = pieces.len() - 1;
         let mut whole = true;
-        for (idx, place) in pieces.into_iter().enumerate() {
-            // Only the last piece was given a place in the queue.
-            let sequence = if idx == last {
-                offer.first
-            } else {
-                QueueSequence(0)
-            };
-            match self.locate(queue, durable, place, sequence, buffers, effects) {
+        for place in pieces {
+            match self.locate(queue, durable, place, offer.first, buffers, effects) {
                 Some(located) => found.push(located),
                 None => whole = false,
             }

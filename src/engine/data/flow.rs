@@ -1,7 +1,7 @@
 //! The state that messages flow through on one core, and the helpers its stages share.
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use ringpost_wire::control::write_failure;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, TenantId};
@@ -41,8 +41,6 @@ pub struct QueueState {
     pub waits_for: u64,
     /// Last queue sequence in each block that is not yet durable.
     pub appended: VecDeque<(u64, u64)>,
-    /// Pieces of large messages that are not yet whole, by producer and epoch.
-    pub pieces: BTreeMap<(u64, u32), Vec<Place>>,
     /// Is on the list of queues to dispatch.
     pub awake: bool,
     /// Ranges of queue sequences settled in this turn.
@@ -292,6 +290,8 @@ pub struct Flow {
     pub(crate) held_forwards: Vec<HeldForward>,
     /// Credit of producers that are gone, with the block after which it is free again.
     pub(crate) orphaned: VecDeque<(u64, u64)>,
+    /// Bytes of large messages, with the block after which they are on disk.
+    pub(crate) assembled: VecDeque<(u64, u64)>,
 
     // What to look at when the turn ends.
     pub(crate) dirty_producers: Vec<u64>,
@@ -304,8 +304,10 @@ pub struct Flow {
     /// Queues that wait for a read from disk.
     pub(crate) reading: Vec<QueueId>,
     pub(crate) gets: Vec<GetWait>,
-    /// Producers that were opened without credit.
-    pub(crate) starved: VecDeque<u64>,
+    /// A producer got less credit than its share, since there was none.
+    pub(crate) hungry: bool,
+    /// Bytes of large messages on their way in or to the disk.
+    pub(crate) assembly_bytes: u64,
     /// Bytes of credit given and not come to rest.
     pub(crate) granted_bytes: u64,
 
@@ -319,8 +321,6 @@ pub struct Flow {
     pub(crate) body: Vec<u8>,
     pub(crate) counts: Vec<CountRange>,
     pub(crate) lengths: Vec<u32>,
-    /// Pieces of volatile messages that will never be whole.
-    pub(crate) abandoned: Vec<Place>,
 }
 
 impl Flow {
@@ -359,6 +359,7 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_forwards: Vec::new(),
             orphaned: VecDeque::new(),
+            assembled: VecDeque::new(),
             dirty_producers: Vec::new(),
             awake: VecDeque::new(),
             settling: Vec::new(),
@@ -366,7 +367,8 @@ impl Flow {
             outgoing: Vec::new(),
             reading: Vec::new(),
             gets: Vec::new(),
-            starved: VecDeque::new(),
+            hungry: false,
+            assembly_bytes: 0,
             granted_bytes: 0,
             targets: Vec::new(),
             targets_other: Vec::new(),
@@ -377,7 +379,6 @@ impl Flow {
             body: Vec::new(),
             counts: Vec::new(),
             lengths: Vec::new(),
-            abandoned: Vec::new(),
         }
     }
 
@@ -529,6 +530,12 @@ impl Flow {
             self.orphaned.pop_front();
             self.granted_bytes -= bytes;
         }
+        while let Some((block, bytes)) = self.assembled.front().copied()
+            && block <= durable
+        {
+            self.assembled.pop_front();
+            self.assembly_bytes -= bytes;
+        }
         self.answer_forwarded(effects);
     }
 
@@ -550,19 +557,16 @@ impl Flow {
         }
         let state = self.queues.remove(id).expect("it was just looked at");
         let counters = state.queue.counters();
-        let pieces = state.pieces.values().flatten();
         if state.durable {
             let journal = &mut self.journal;
             state
                 .queue
                 .for_each_live_run(|segment, count| journal.drop_live(segment, count));
-            pieces.for_each(|place| self.journal.drop_live(place.segment, 1));
         } else {
             let volatile = &mut self.volatile;
             state.queue.for_each_live_run(|segment, count| {
                 volatile.drop_live(Place { segment, offset: 0 }, count, effects);
             });
-            self.abandoned.extend(pieces);
         }
         counters.ready + counters.unacked
     }
@@ -647,19 +651,28 @@ impl Flow {
         }
     }
 
-    /// Gives credit to producers that were opened while none was left.
-    pub(crate) fn feed_starved(&mut self, effects: &mut Effects) {
-        while let Some(key) = self.starved.front().copied() {
-            let free = self
-                .config
-                .limits
-                .publish_bytes
-                .saturating_sub(self.granted_bytes);
-            if free < self.config.limits.window_bytes_min {
-                return;
+    /// Bytes of credit that may be given now: what this core can hold un-synced, and what the journal
+    /// has room for. When the disk is really full credit is given all the same and publishes are
+    /// refused, so that producers hear why.
+    pub(crate) fn credit_free(&self) -> u64 {
+        let room = self.config.limits.publish_bytes;
+        let room = self
+            .journal
+            .publish_space()
+            .map_or(room, |space| room.min(space));
+        room.saturating_sub(self.granted_bytes)
+    }
+
+    /// Gives credit to producers that got less than their share when there was none.
+    pub(crate) fn feed_hungry(&mut self) {
+        if self.hungry && self.credit_free() >= self.config.limits.window_bytes_min {
+            self.hungry = false;
+            let mut keys = std::mem::take(&mut self.keys);
+            keys.extend(self.producers.keys());
+            for key in keys.drain(..) {
+                self.dirty(key);
             }
-            self.starved.pop_front();
-            self.confirm(key, effects);
+            self.keys = keys;
         }
     }
 
@@ -740,6 +753,12 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
+        for (_, bytes) in self.orphaned.drain(..) {
+            self.granted_bytes -= bytes;
+        }
+        for (_, bytes) in self.assembled.drain(..) {
+            self.assembly_bytes -= bytes;
+        }
         self.answer_forwarded(effects);
     }
 }

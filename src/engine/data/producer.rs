@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use ringpost_wire::Code;
 use ringpost_wire::control::Level;
-use ringpost_wire::ids::{ProducerId, QueueId, TenantId};
+use ringpost_wire::ids::{ProducerId, TenantId};
 
 use crate::ids::ConnId;
 
@@ -30,25 +30,34 @@ pub struct Span {
     pub first: u64,
 }
 
-/// A large message on its way in.
+/// A large message on its way in. Its pieces are kept until it is whole, so that it takes its place
+/// in its queues at once and a slow sender holds nobody up; [`crate::core::Limits`] bounds them.
 #[derive(Debug)]
 pub struct Assembly {
-    /// Its sequence.
-    pub sequence: u64,
     /// Whole message in bytes.
     pub message_bytes: u32,
     /// Bytes that have arrived.
     pub arrived: u32,
-    /// The producer's checksum, and ours of what has arrived.
-    pub crc: (u32, u32),
-    /// Local queues that take it, in order.
-    pub local: Vec<QueueId>,
-    /// Other cores with their queues that take it.
-    pub remote: Vec<(u16, Vec<QueueId>)>,
+    /// Our checksum of what has arrived.
+    pub crc: u32,
+    /// The bodies of the fragment frames, back to back; empty if it is refused.
+    pub bodies: Vec<u8>,
     /// Set if it is refused: the rest of the pieces is dropped.
     pub refused: Option<Code>,
-    /// The level that all targets together reach.
-    pub level: Level,
+    /// The first frame was published `mandatory`.
+    pub mandatory: bool,
+}
+
+impl Assembly {
+    /// Bytes that are reserved for it.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        if self.refused.is_none() {
+            u64::from(self.message_bytes)
+        } else {
+            0
+        }
+    }
 }
 
 /// A producer of a connection on this core.

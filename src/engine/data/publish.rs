@@ -62,15 +62,11 @@ impl Flow {
             messages: producer.granted.0,
             bytes: producer.granted.1,
         };
-        let starved = producer.granted.1 == 0;
         let key = self.producers.insert(producer);
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
         if let Err(code) = session.claim(header.channel, Channel::Producer(key)) {
             self.drop_producer(key);
             return Err(code);
-        }
-        if starved {
-            self.starved.push_back(key);
         }
         self.say(conn, effects, |out| {
             let kind = FrameKind::ProducerOpened;
@@ -119,28 +115,10 @@ impl Flow {
             self.granted_bytes -= exposure.1 - used;
             self.orphaned.push_back((self.journal.open_block().0, used));
         }
-        if let Some(assembly) = assembly {
-            self.abandon(&assembly.local, producer.id, producer.epoch);
-        }
-    }
-
-    /// Forgets the pieces of a large message that will never be whole; recovery drops them too.
-    fn abandon(&mut self, queues: &[QueueId], producer: ProducerId, epoch: u32) {
-        for queue in queues {
-            let Some(state) = self.queues.get_mut(*queue) else {
-                continue;
-            };
-            for place in state
-                .pieces
-                .remove(&(producer.0, epoch))
-                .unwrap_or_default()
-            {
-                if state.durable {
-                    self.journal.drop_live(place.segment, 1);
-                } else {
-                    self.abandoned.push(place);
-                }
-            }
+        if let Some(assembly) = assembly
+            && assembly.refused.is_none()
+        {
+            self.assembly_bytes -= u64::from(assembly.message_bytes);
         }
     }
 
@@ -425,7 +403,6 @@ impl Flow {
         let mut rest = group.bytes;
         let mut left = group.count;
         let mut sequence = group.first;
-        let mut block = 0;
         let mut refused = None;
         while left > 0 {
             let head = RunHead {
@@ -455,10 +432,7 @@ impl Flow {
                     Marking::Plain,
                 ),
                 Ok(Appended::Merged) => state.queue.extend_last(count, bytes.len() as u32),
-                // Credit bounds what can be on its way, so there are buffers; there may be no disk.
-                Err(NoRoom::Disk) => refused = Some(Code::DiskFull),
-                Err(NoRoom::Buffers) => refused = Some(Code::Overloaded),
-                Err(NoRoom::Closed) => refused = Some(Code::JournalFailed),
+                Err(reason) => refused = Some(refusal(reason)),
             }
             if refused.is_some() {
                 break;
@@ -476,19 +450,7 @@ impl Flow {
                 Code::Indeterminate
             });
         }
-        let last = QueueSequence(state.queue.next_sequence().0 - 1);
-        if state.durable {
-            block = self.journal.open_block().0;
-            if block > state.waits_for {
-                state.waits_for = block;
-                self.queue_waits.push_back((block, queue));
-            }
-            state.note(block, last.0);
-        } else {
-            state.queue.durable_through(last);
-            self.wake(queue);
-        }
-        Ok(block)
+        Ok(self.appended(queue))
     }
 
     /// Asks the other cores among `targets` to take the group. Returns how many were asked.
@@ -566,9 +528,9 @@ impl Flow {
                     buffers,
                     effects,
                 ),
-                Some(head) => {
+                Some(_) => {
                     let origin = (publish.producer, publish.epoch, publish.first.0);
-                    self.append_fragment(*queue, origin, head, &publish.bytes, buffers, effects)
+                    self.append_large(*queue, origin, &publish.bytes, buffers, effects)
                 }
             };
             match verdict {
@@ -663,103 +625,134 @@ impl Flow {
             .ok_or(Code::Internal)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
         producer.expect(header.sequence)?;
-        let last = head.is_last();
-        producer.charge(u64::from(head.offset == 0), padded(piece.len()) as u64)?;
+        let bytes = padded(piece.len()) as u64;
+        producer.charge(u64::from(head.offset == 0), bytes)?;
         if head.offset == 0 {
             if producer.assembly.is_some() {
                 return Err(Code::UnexpectedFrame);
             }
-            self.start_assembly(key, header, head, piece, agreed.message_bytes_max)?;
+            let mandatory = header.flags & PUBLISH_MANDATORY != 0;
+            self.start_assembly(key, head, piece, mandatory, agreed.message_bytes_max)?;
         }
         let producer = self.producers.get_mut(key).expect("it was just looked at");
-        let (id, epoch) = (producer.id, producer.epoch);
         let Some(mut assembly) = producer.assembly.take() else {
             return Err(Code::UnexpectedFrame);
         };
         if assembly.message_bytes != head.message_bytes || assembly.arrived != head.offset {
+            self.assembly_bytes -= assembly.reserved();
             return Err(Code::BodyMalformed);
         }
         assembly.arrived += piece.len() as u32;
         let covered = if head.offset == 0 { &piece[4..] } else { piece };
-        assembly.crc.1 = checksum::crc32c_append(assembly.crc.1, covered);
-        if last && assembly.crc.0 != assembly.crc.1 {
-            self.abandon(&assembly.local, id, epoch);
-            return Err(Code::MessageMalformed);
-        }
-        let mut span = Span {
-            first: header.sequence,
-            last: if last {
-                header.sequence
-            } else {
-                header.sequence - 1
-            },
-            messages: u32::from(head.offset == 0),
-            bytes: padded(piece.len()) as u32,
-            waits: 0,
-            block: 0,
-            level: assembly.level,
-            failed: assembly.refused.filter(|_| last),
-        };
+        assembly.crc = checksum::crc32c_append(assembly.crc, covered);
         if assembly.refused.is_none() {
-            for queue in &assembly.local {
-                let origin = (id, epoch, header.sequence);
-                let verdict = self.append_fragment(*queue, origin, head, body, buffers, effects);
-                match verdict {
-                    Ok(block) => span.block = span.block.max(block),
-                    Err(code) => assembly.refused = Some(code),
-                }
-            }
-            let number = self.next_span(key);
-            for (core, queues) in &assembly.remote {
-                let mut bytes = self.parcels.pop().unwrap_or_default();
-                bytes.extend_from_slice(body);
-                let request = Request::Publish(Box::new(RemotePublish {
-                    producer: id,
-                    epoch,
-                    first: Sequence(header.sequence),
-                    count: 1,
-                    queues: queues.clone(),
-                    fragment: Some(head),
-                    bytes,
-                }));
-                let waiter = Waiter::Publish {
-                    producer: key,
-                    span: number,
-                };
-                self.ask(CoreId(*core), request, waiter, effects);
-                span.waits += 1;
-            }
-            if last {
-                span.failed = assembly.refused;
-            }
+            assembly.bodies.extend_from_slice(body);
         }
-        let producer = self.producers.get_mut(key).expect("it was just looked at");
-        if last {
-            producer.next = header.sequence + 1;
-            self.stats.published += 1;
-        } else {
+        self.stats.published_bytes += bytes;
+        // The piece has come to rest in the memory reserved for its message.
+        if !head.is_last() {
+            producer.settled.1 += bytes;
+            self.granted_bytes -= bytes;
             producer.assembly = Some(assembly);
+            self.dirty(key);
+            return Ok(());
         }
-        self.stats.published_bytes += piece.len() as u64;
-        self.push_span(key, span);
+        producer.next = header.sequence + 1;
+        self.stats.published += 1;
+        let verdict = self.route_large(
+            key,
+            header.sequence,
+            bytes as u32,
+            &assembly,
+            buffers,
+            effects,
+        );
+        if let Err(code) = verdict {
+            self.assembly_bytes -= assembly.reserved();
+            return Err(code);
+        }
         Ok(())
     }
 
     fn start_assembly(
         &mut self,
         key: u64,
-        header: FrameHeader,
         head: FragmentHead,
         piece: &[u8],
+        mandatory: bool,
         message_bytes_max: u32,
     ) -> Result<(), Code> {
         let message = envelope::open(piece)?;
         if message.length() != head.message_bytes as usize {
             return Err(Code::MessageMalformed);
         }
+        let free = self
+            .config
+            .limits
+            .assembly_bytes_max
+            .saturating_sub(self.assembly_bytes);
+        let refused = if head.message_bytes > message_bytes_max {
+            Some(Code::MessageTooLarge)
+        } else if u64::from(head.message_bytes) > free {
+            Some(Code::Overloaded)
+        } else {
+            None
+        };
+        let mut bodies = Vec::new();
+        if refused.is_none() {
+            self.assembly_bytes += u64::from(head.message_bytes);
+            let pieces = (head.message_bytes as usize).div_ceil(FRAGMENT_BYTES_MAX);
+            bodies.reserve_exact(head.message_bytes as usize + pieces * FragmentHead::BYTES);
+        }
+        let producer = self
+            .producers
+            .get_mut(key)
+            .expect("its frame is being stepped");
+        producer.assembly = Some(Assembly {
+            message_bytes: head.message_bytes,
+            arrived: 0,
+            crc: 0,
+            bodies,
+            refused,
+            mandatory,
+        });
+        Ok(())
+    }
+
+    /// A large message is whole: it is routed like any other.
+    fn route_large<B: Buffers>(
+        &mut self,
+        key: u64,
+        sequence: u64,
+        last_bytes: u32,
+        assembly: &Assembly,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let mut span = Span {
+            first: sequence,
+            last: sequence,
+            messages: 1,
+            bytes: last_bytes,
+            waits: 0,
+            block: 0,
+            level: Level::Durable,
+            failed: assembly.refused,
+        };
+        if assembly.refused.is_some() {
+            self.stats.refused += 1;
+            self.push_span(key, span);
+            return Ok(());
+        }
+        let first = &assembly.bodies[FragmentHead::BYTES..];
+        let message = envelope::open(&first[..FRAGMENT_BYTES_MAX])?;
+        if message.crc() != assembly.crc {
+            return Err(Code::MessageMalformed);
+        }
+        let producer = self.producers.get(key).expect("its frame is being stepped");
+        let (id, epoch) = (producer.id, producer.epoch);
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
-        let producer = self.producers.get(key).expect("its frame is being stepped");
         let unknown = self
             .router
             .resolve(
@@ -770,119 +763,136 @@ impl Flow {
                 &mut targets,
             )
             .is_err();
-        let mandatory = header.flags & PUBLISH_MANDATORY != 0;
-        let verdict = if head.message_bytes > message_bytes_max {
-            Err(Code::MessageTooLarge)
-        } else if self.overflows(&targets, 1, message.length()) {
-            Err(Code::QueueFull)
-        } else {
-            self.judge(producer, &targets, unknown, mandatory)
-        };
-        let here = self.config.core;
-        let mut assembly = Assembly {
-            sequence: header.sequence,
-            message_bytes: head.message_bytes,
-            arrived: 0,
-            crc: (message.crc(), 0),
-            local: targets
-                .iter()
-                .filter(|t| t.core == here)
-                .map(|t| t.queue)
-                .collect(),
-            remote: Vec::new(),
-            refused: verdict.err(),
-            level: verdict.unwrap_or(Level::Durable),
-        };
-        for core in (0..self.config.cores).filter(|core| *core != here.0) {
-            let queues: Vec<_> = targets
-                .iter()
-                .filter(|t| t.core.0 == core)
-                .map(|t| t.queue)
-                .collect();
-            if !queues.is_empty() {
-                assembly.remote.push((core, queues));
+        let producer = self.producers.get(key).expect("its frame is being stepped");
+        let judged = self
+            .judge(producer, &targets, unknown, assembly.mandatory)
+            .and_then(|level| {
+                let full = self.overflows(&targets, 1, assembly.message_bytes as usize);
+                if full {
+                    Err(Code::QueueFull)
+                } else {
+                    Ok(level)
+                }
+            });
+        match judged {
+            Err(code) => {
+                span.failed = Some(code);
+                self.stats.refused += 1;
+            }
+            Ok(level) => {
+                span.level = level;
+                let here = self.config.core;
+                let bodies = &assembly.bodies;
+                for target in targets.iter().filter(|target| target.core == here) {
+                    let origin = (id, epoch, sequence);
+                    match self.append_large(target.queue, origin, bodies, buffers, effects) {
+                        Ok(block) => span.block = span.block.max(block),
+                        Err(code) => span.failed = Some(code),
+                    }
+                }
+                if targets.iter().any(|target| target.core != here) {
+                    let number = self.next_span(key);
+                    let group = Group {
+                        first: sequence,
+                        count: 1,
+                        bytes: bodies,
+                        mandatory: false,
+                    };
+                    let message_bytes = assembly.message_bytes;
+                    let fragment = Some(FragmentHead {
+                        message_bytes,
+                        offset: 0,
+                    });
+                    span.waits = self.forward(key, number, group, fragment, &targets, effects);
+                }
             }
         }
         self.targets = targets;
-        let producer = self
-            .producers
-            .get_mut(key)
-            .expect("its frame is being stepped");
-        producer.assembly = Some(assembly);
+        let block = if span.block > 0 {
+            span.block
+        } else {
+            self.journal.open_block().0
+        };
+        self.assembled
+            .push_back((block, u64::from(assembly.message_bytes)));
+        self.push_span(key, span);
         Ok(())
     }
 
-    /// Appends one piece of a large message to a queue; the last piece makes it a message, and only
-    /// then does it have a place, so that a slow sender holds nobody up.
-    fn append_fragment<B: Buffers>(
+    /// Appends a large message to a queue of this core, piece by piece. `bodies` are the bodies of
+    /// its fragment frames. Returns the block that must be durable, 0 = none.
+    fn append_large<B: Buffers>(
         &mut self,
         queue: QueueId,
         (producer, epoch, sequence): (ProducerId, u32, u64),
-        fragment: FragmentHead,
-        body: &[u8],
+        bodies: &[u8],
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Result<u64, Code> {
         let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
-        let place = if fragment.is_last() {
-            state.queue.next_sequence()
-        } else {
-            QueueSequence(0)
-        };
         let head = RunHead {
             producer,
             producer_epoch: epoch,
             producer_sequence: Sequence(sequence),
-            ..RunHead::of_queue(state.partition, queue, place)
+            ..RunHead::of_queue(state.partition, queue, state.queue.next_sequence())
         };
-        let appended = if state.durable {
-            self.journal.append_fragment(buffers, effects, &head, body)
-        } else {
-            let number = fragment.offset / FRAGMENT_BYTES_MAX as u32;
-            self.volatile
-                .append_fragment(buffers, effects, &head, number, body)
-        };
-        let place = appended.map_err(|reason| match reason {
-            NoRoom::Disk => Code::DiskFull,
-            NoRoom::Buffers => Code::Overloaded,
-            NoRoom::Closed => Code::JournalFailed,
-        })?;
-        if fragment.offset == 0 {
-            state.pieces.insert((producer.0, epoch), Vec::new());
-        }
-        let pieces = state
-            .pieces
-            .get_mut(&(producer.0, epoch))
-            .ok_or(Code::Internal)?;
-        pieces.push(place);
-        let block = if state.durable {
-            self.journal.open_block().0
-        } else {
-            0
-        };
-        if fragment.is_last() {
-            let pieces = state
-                .pieces
-                .remove(&(producer.0, epoch))
-                .expect("it was just found");
-            state.queue.push_fragmented(
-                head.queue_sequence,
-                padded(fragment.message_bytes as usize) as u32,
-                &pieces,
-                Marking::Plain,
-            );
-            if state.durable {
-                if block > state.waits_for {
-                    state.waits_for = block;
-                    self.queue_waits.push_back((block, queue));
-                }
-                state.note(block, head.queue_sequence.0);
+        let mut places = Vec::new();
+        let mut failed = None;
+        let mut message_bytes = 0;
+        for (number, body) in bodies
+            .chunks(FragmentHead::BYTES + FRAGMENT_BYTES_MAX)
+            .enumerate()
+        {
+            let (fragment, _) = FragmentHead::split(body).expect("every piece was checked");
+            message_bytes = fragment.message_bytes;
+            let appended = if state.durable {
+                self.journal.append_fragment(buffers, effects, &head, body)
             } else {
-                state.queue.durable_through(head.queue_sequence);
-                self.wake(queue);
+                self.volatile
+                    .append_fragment(buffers, effects, &head, number as u32, body)
+            };
+            match appended {
+                Ok(place) => places.push(place),
+                Err(reason) => {
+                    failed = Some(refusal(reason));
+                    break;
+                }
             }
         }
-        Ok(block)
+        if let Some(code) = failed {
+            // Pieces without their last one are no message; recovery drops them too.
+            for place in places {
+                if state.durable {
+                    self.journal.drop_live(place.segment, 1);
+                } else {
+                    self.volatile.drop_live(place, 1, effects);
+                }
+            }
+            return Err(code);
+        }
+        let bytes = padded(message_bytes as usize) as u32;
+        state
+            .queue
+            .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
+        Ok(self.appended(queue))
+    }
+
+    /// Messages were appended to a queue: what must be durable before they are delivered.
+    fn appended(&mut self, queue: QueueId) -> u64 {
+        let state = self.queues.get_mut(queue).expect("it was just appended to");
+        let last = QueueSequence(state.queue.next_sequence().0 - 1);
+        if !state.durable {
+            state.queue.durable_through(last);
+            self.wake(queue);
+            return 0;
+        }
+        let block = self.journal.open_block().0;
+        if block > state.waits_for {
+            state.waits_for = block;
+            self.queue_waits.push_back((block, queue));
+        }
+        state.note(block, last.0);
+        block
     }
 
     /// Tells a producer what came to rest, and gives it credit.
@@ -946,16 +956,27 @@ impl Flow {
     /// Raises a producer's credit to its share of what this core can hold un-synced.
     pub(crate) fn grant(&mut self, producer: &mut Producer) {
         let limits = &self.config.limits;
-        let share = limits.publish_bytes / (self.producers.len() as u64 + 1).max(1);
+        let share = limits.publish_bytes / (self.producers.len() as u64 + 1);
         let window = share.clamp(limits.window_bytes_min, limits.window_bytes_max);
         let (messages, bytes) = producer.exposure();
-        let free = limits.publish_bytes.saturating_sub(self.granted_bytes);
-        let more = window.saturating_sub(bytes).min(free);
+        let missing = window.saturating_sub(bytes);
+        let more = missing.min(self.credit_free());
+        self.hungry |= more < missing;
         producer.granted.1 += more;
         self.granted_bytes += more;
         // Messages are granted by the smallest that a message can be.
-        let window_messages = (window / ringpost_wire::ENVELOPE_BYTES as u64).max(1);
+        let window_messages = window / ringpost_wire::ENVELOPE_BYTES as u64;
         producer.granted.0 += window_messages.saturating_sub(messages);
+    }
+}
+
+/// Why an append was refused, in the words of the protocol. Credit bounds what can be on its way, so
+/// a durable append finds buffers; it may not find disk, and a volatile one may not find memory.
+fn refusal(reason: NoRoom) -> Code {
+    match reason {
+        NoRoom::Disk => Code::DiskFull,
+        NoRoom::Buffers => Code::Overloaded,
+        NoRoom::Closed => Code::JournalFailed,
     }
 }
 

@@ -372,6 +372,13 @@ impl Replay {
         if !gaps.is_empty() {
             return Err(Box::new(self));
         }
+        Ok(self.finish_with_gaps())
+    }
+
+    /// As [`Replay::finish`], whatever is missing: for a queue that refuses service but keeps what
+    /// it has until the loss is repaired or accepted.
+    #[must_use]
+    pub fn finish_with_gaps(self) -> Queue {
         let Self {
             mut queue,
             mark,
@@ -398,7 +405,7 @@ impl Replay {
             }
         }
         queue.fresh_run = None;
-        Ok(queue)
+        queue
     }
 }
 
