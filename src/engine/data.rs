@@ -1,4 +1,5 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
 pub mod mesh;
+pub mod queue;
 pub mod session;
