@@ -1301,3 +1301,29 @@ fn a_walk_reads_each_message_once() {
     assert_eq!(walk(&body[..164], 0, 0, 3), None);
     assert_eq!(walk(&[0; 64], 0, 0, 1), None);
 }
+
+#[test]
+fn what_was_marked_before_a_crash_counts_as_delivered_and_needs_a_new_mark() {
+    let mut replay = Replay::new(DURABLE);
+    let at = place(1);
+    replay
+        .run(QueueSequence(1), 10, 640, at, Marking::Plain)
+        .expect("within bounds");
+    replay.mark(QueueSequence(6));
+    let Ok(mut queue) = replay.finish() else {
+        panic!("there is no gap");
+    };
+    consume(&mut queue, 1, 100);
+    assert!(queue.next_offer().is_none());
+    assert!(queue.mark_needed().is_some_and(|mark| mark.0 >= 10));
+    queue.mark_durable(QueueSequence(4));
+    let (offer, _, count) = take(&mut queue, 100).expect("marked");
+    assert_eq!((offer.first.0, offer.delivery_count, count), (1, 1, 4));
+    assert!(queue.next_offer().is_none());
+    queue.mark_durable(QueueSequence(10));
+    let (offer, _, count) = take(&mut queue, 100).expect("marked");
+    assert_eq!((offer.first.0, offer.delivery_count, count), (5, 1, 2));
+    let (offer, _, count) = take(&mut queue, 100).expect("marked");
+    assert_eq!((offer.first.0, offer.delivery_count, count), (7, 0, 4));
+    queue.invariants();
+}
