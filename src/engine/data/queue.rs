@@ -14,7 +14,7 @@
 //!
 //! - *fresh*: at or above the cursor, never delivered. Deliverable up to what is durable and marked
 //!   (ruling 15).
-//! - *unacked*: in one consumer's [`unacked`], by delivery tag.
+//! - *unacked*: in one consumer's `unacked` ring, by delivery tag.
 //! - *returned*: delivered and given back; offered again before anything fresh, in order of sequence.
 //!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
 //!   recovery also what may have been delivered before; those lie ahead of the cursor.
@@ -22,7 +22,7 @@
 //! - *settled*: the ack record is durable; the message's segment may lose it.
 //!
 //! Nothing is stored for pending messages: they are those below the cursor that are in no other state.
-//! The [`index`] holds one entry per run of messages that are not yet settled.
+//! The `index` holds one entry per run of messages that are not yet settled.
 //!
 //! The caller drives dispatch: [`Queue::next_offer`] describes what to give to whom, the caller reads the
 //! bytes, decides how many messages fit, and says [`Queue::take`]. Nothing allocates per message.
