@@ -12,15 +12,17 @@
 //!                      returned  ---------------------------- +
 //! ```
 //!
-//! - *fresh*: at or above the cursor. Deliverable up to what is durable and marked (ruling 15).
-//! - *unacked*: in one consumer's [`unacked`], by delivery tag.
+//! - *fresh*: at or above the cursor, never delivered. Deliverable up to what is durable and marked
+//!   (ruling 15).
+//! - *unacked*: in one consumer's `unacked` ring, by delivery tag.
 //! - *returned*: delivered and given back; offered again before anything fresh, in order of sequence.
-//!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]).
+//!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
+//!   recovery also what may have been delivered before; those lie ahead of the cursor.
 //! - *pending*: done with in memory, never delivered again; the ack record is on its way.
 //! - *settled*: the ack record is durable; the message's segment may lose it.
 //!
 //! Nothing is stored for pending messages: they are those below the cursor that are in no other state.
-//! The [`index`] holds one entry per run of messages that are not yet settled.
+//! The `index` holds one entry per run of messages that are not yet settled.
 //!
 //! The caller drives dispatch: [`Queue::next_offer`] describes what to give to whom, the caller reads the
 //! bytes, decides how many messages fit, and says [`Queue::take`]. Nothing allocates per message.
@@ -132,10 +134,9 @@ pub struct Offer {
     pub bytes_room: u64,
     /// Whether the consumer holds nothing: then one message of any size may be taken.
     pub any_size: bool,
-    /// Earlier deliveries of every message: exact, or one too high after a crash.
+    /// Earlier deliveries of every message: exact, or at most one too high for each crash that it has
+    /// lived through; never too low. 0 = delivered for the first time, else redelivered.
     pub delivery_count: u32,
-    /// The messages may have been delivered before.
-    pub redelivered: bool,
     /// One message in several pieces; see [`Queue::pieces`].
     pub fragmented: bool,
     /// The record; message bytes start 64 bytes behind.
@@ -223,7 +224,7 @@ pub struct Queue {
     next: u64,
     /// Messages up to here are durable.
     durable: u64,
-    /// Messages from here on were not delivered since the start, but for settled and returned ones.
+    /// Messages from here on are fresh, but for settled and returned ones after a recovery.
     cursor: u64,
     /// The run of the cursor, if it was looked up.
     fresh_run: Option<Run>,
@@ -472,7 +473,7 @@ impl Queue {
         Some(QueueSequence(mark))
     }
 
-    /// The mark `sequence` is durable: fresh messages up to there may be delivered.
+    /// The mark `sequence` is durable: messages up to there may be delivered.
     pub fn mark_durable(&mut self, sequence: QueueSequence) {
         self.marks.mark_durable(sequence.0);
     }
@@ -580,7 +581,10 @@ impl Queue {
         let (slot, turn) = self.consumers.turn(waiting)?;
         self.skip_settled();
         match self.returned.first() {
-            Some(span) if span.first <= self.cursor => Some(self.offer_returned(slot, turn, span)),
+            // Restored ones may lie above the mark; all others were marked when they were fresh.
+            Some(span) if span.first <= self.cursor => {
+                (span.first <= self.marks.durable()).then(|| self.offer_returned(slot, turn, span))
+            }
             before => {
                 let end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
                 (self.cursor <= end).then(|| self.offer_fresh(slot, turn, end))
@@ -614,27 +618,16 @@ impl Queue {
         {
             last = last.min(first - 1);
         }
-        let flagged = self.cursor <= self.marks.restored();
-        if flagged {
-            last = last.min(self.marks.restored());
-        }
-        let offer = self.offer(slot, turn, run, self.cursor, last, self.fresh_walked);
-        Offer {
-            delivery_count: u32::from(flagged),
-            redelivered: flagged,
-            source: Source::Fresh,
-            ..offer
-        }
+        self.offer(slot, turn, run, self.cursor, last, self.fresh_walked)
     }
 
     fn offer_returned(&mut self, slot: u32, turn: u32, span: Returned) -> Offer {
         let run = self.index.find(span.first);
         let run = run.expect("a returned message has a run");
-        let last = span.last().min(run.last());
+        let last = span.last().min(run.last()).min(self.marks.durable());
         let offer = self.offer(slot, turn, run, span.first, last, self.returned_walked);
         Offer {
-            delivery_count: span.told(),
-            redelivered: true,
+            delivery_count: span.deliveries,
             source: Source::Returned,
             ..offer
         }
@@ -663,7 +656,6 @@ impl Queue {
             bytes_room: consumer.bytes_room(),
             any_size: consumer.unacked.len() == 0,
             delivery_count: 0,
-            redelivered: false,
             fragmented: run.is_fragmented(),
             place,
             body_bytes: run.body_bytes(),
@@ -742,9 +734,7 @@ impl Queue {
                 assert!(self.returned.first().is_some_and(|s| s.first == first));
                 self.returned.take_first(count);
                 // After a recovery returned messages lie ahead of the cursor.
-                if first == self.cursor {
-                    self.cursor += u64::from(count);
-                }
+                self.cursor = self.cursor.max(first + u64::from(count));
             }
         }
     }
@@ -892,8 +882,9 @@ impl Queue {
             counts.insert(span);
             // Those ahead of the cursor are counted with the fresh ones.
             if span.first < cursor {
-                count += u64::from(span.count);
-                push_range(out, span.first, span.last());
+                let last = span.last().min(cursor - 1);
+                count += last - span.first + 1;
+                push_range(out, span.first, last);
             }
         });
         while self.cursor < self.next {
@@ -978,6 +969,9 @@ impl Queue {
         self.consumers.invariants();
         self.returned.invariants();
         self.pending_counts.invariants();
+        for span in self.pending_counts.iter() {
+            assert_eq!(self.settled.count_in(span.first, span.last()), 0);
+        }
         assert!(self.durable < self.next && self.cursor <= self.next);
         assert!(self.settled.ceiling() < self.next);
         let live: u64 = self.index.iter().map(|run| run.live()).sum();
@@ -991,7 +985,9 @@ impl Queue {
             self.consumers.iter().map(holds).sum::<u64>()
         );
         let behind = self.returned.iter().filter(|s| s.first < self.cursor);
-        let behind: u64 = behind.map(|span| u64::from(span.count)).sum();
+        let behind: u64 = behind
+            .map(|span| span.last().min(self.cursor - 1) - span.first + 1)
+            .sum();
         let dead_ahead = match self.cursor {
             cursor if cursor < self.next => self.settled.count_in(cursor, self.next - 1),
             _ => 0,
@@ -1035,14 +1031,16 @@ impl Spans {
             open => {
                 let done = *open;
                 *open = Some((sequence, 1, earlier));
-                done.map(|(first, count, before)| Returned::new(first, count, before + 1))
+                done.map(|(first, count, before)| {
+                    Returned::new(first, count, before.saturating_add(1))
+                })
             }
         }
     }
 
     fn finish(self) -> Option<Returned> {
         self.open
-            .map(|(first, count, before)| Returned::new(first, count, before + 1))
+            .map(|(first, count, before)| Returned::new(first, count, before.saturating_add(1)))
     }
 }
 

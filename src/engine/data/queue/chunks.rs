@@ -56,8 +56,11 @@ impl<T: Keyed, const N: usize> Chunk<T, N> {
     }
 }
 
-/// Free chunks kept for later, or as many as are in use if that is more.
+/// Free chunks kept for later, or an eighth of those in use if that is more.
 const FREE_CHUNKS_MIN: usize = 16;
+
+/// A directory of so many chunks is never shrunk.
+const DIRECTORY_KEPT: usize = 1024;
 
 /// The list: `N` values to a chunk.
 pub(crate) struct Chunks<T, const N: usize> {
@@ -125,6 +128,14 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
             chunk.first = chunk.first.min(value.key());
         }
         chunk.values_mut()[at.idx] = value;
+        let is_last = at.idx + 1 == chunk.len();
+        // A raised key may pass what the chunk above claims since it held smaller keys.
+        if is_last
+            && let Some(above) = self.directory.get_mut(at.chunk + 1)
+            && above.first <= value.key()
+        {
+            above.first = above.values()[0].key();
+        }
     }
 
     /// The next place up.
@@ -420,7 +431,7 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
         let room = |other: usize| {
             self.directory
                 .get(other)
-                .is_some_and(|other| other.len() + len <= N - N / 8)
+                .is_some_and(|other| other.len() + len <= N)
         };
         if room(chunk + 1) {
             self.merge(chunk);
@@ -446,12 +457,16 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
     fn drop_chunk(&mut self, chunk: usize) {
         let dropped = self.directory.remove(chunk).expect("the chunk exists");
         self.keep_free(dropped.items);
+        let capacity = self.directory.capacity();
+        if capacity > DIRECTORY_KEPT && self.directory.len() < capacity / 8 {
+            self.directory.shrink_to(capacity / 2);
+        }
     }
 
     fn keep_free(&mut self, items: Box<[T; N]>) {
-        if self.free.len() < FREE_CHUNKS_MIN.max(self.directory.len()) {
-            self.free.push(items);
-        }
+        self.free.push(items);
+        let free_max = FREE_CHUNKS_MIN.max(self.directory.len() / 8);
+        self.free.truncate(free_max);
     }
 
     fn fresh_items(&mut self) -> Box<[T; N]> {
@@ -496,4 +511,97 @@ pub(crate) enum Sweep {
     KeepAndStop,
     /// As if it had not been visited; visit no more.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    struct Pair(u64, u32);
+
+    impl Keyed for Pair {
+        fn key(&self) -> u64 {
+            self.0
+        }
+    }
+
+    /// Random operations on small chunks agree with a tree map.
+    #[test]
+    fn a_list_agrees_with_a_map() {
+        let mut state = 1u64;
+        let mut below = |end: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % end
+        };
+        for round in 0..20 {
+            let mut list: Chunks<Pair, 8> = Chunks::new();
+            let mut map = BTreeMap::new();
+            for step in 0..5_000u32 {
+                let key = below(400);
+                match below(if step % 1_000 < 600 { 6 } else { 9 }) {
+                    0..=2 => {
+                        if map.insert(key, step).is_none() {
+                            list.insert(Pair(key, step));
+                        } else {
+                            let at = list.at_or_below(key).expect("it is there");
+                            list.set(at, Pair(key, step));
+                        }
+                    }
+                    3 => {
+                        let key = map.last_key_value().map_or(0, |(last, _)| last + 1);
+                        map.insert(key, step);
+                        list.push_back(Pair(key, step));
+                    }
+                    4 | 5 => {
+                        let found = list.at_or_below_hinted(key, below(10) as usize);
+                        let expected = map.range(..=key).next_back();
+                        assert_eq!(found.map(|at| list.get(at).0), expected.map(|(k, _)| *k));
+                        if let Some(at) = found.filter(|_| step % 2 == 0) {
+                            map.remove(&list.get(at).0);
+                            list.remove(at);
+                        }
+                    }
+                    6 => {
+                        // A key may change while the order holds.
+                        if let Some(at) = list.first_at() {
+                            let Pair(first, value) = list.get(at);
+                            let above = list.next(at).map_or(first + 2, |at| list.get(at).0);
+                            let key = first + below(above - first);
+                            map.remove(&first);
+                            map.insert(key, value);
+                            list.set(at, Pair(key, value));
+                        }
+                    }
+                    7 => {
+                        let (end, keep) = (key + below(60), below(5) + 1);
+                        let Some(at) = list.at_or_below(key) else {
+                            continue;
+                        };
+                        let from = list.get(at).0;
+                        let goes = |key: u64| key.is_multiple_of(keep);
+                        list.sweep(at, |pair| match pair.0 {
+                            key if key > end => Sweep::Stop,
+                            key if goes(key) => Sweep::Remove,
+                            _ => Sweep::Keep,
+                        });
+                        map.retain(|key, _| !(from..=end).contains(key) || !goes(*key));
+                    }
+                    _ => {
+                        if round % 2 == 0 && below(20) == 0 {
+                            list.truncate_from(key);
+                            map.split_off(&key);
+                        }
+                    }
+                }
+                list.invariants();
+                assert!(list.iter().eq(map.iter().map(|(k, v)| Pair(*k, *v))));
+            }
+            list.clear();
+            assert!(list.is_empty() && list.first().is_none() && list.last_at().is_none());
+        }
+    }
 }

@@ -6,14 +6,13 @@ use std::collections::VecDeque;
 /// Least number of messages a mark is raised ahead of dispatch.
 pub const MARK_WINDOW_MIN: u64 = 4096;
 
-/// The marks of one queue. A mark covers every message up to it.
+/// The marks of one queue. A mark covers every message up to it, in this life of the process: recovery
+/// turns it into delivery counts and starts again at 0.
 pub(crate) struct Marks {
-    /// Fresh messages above are not dispatched.
+    /// Messages above are not dispatched.
     durable: u64,
     /// Raised to here, though perhaps not durably yet.
     asked: u64,
-    /// Restored by recovery: messages up to here may have been delivered before the crash.
-    restored: u64,
     /// Marked runs not known durable, as (first, last); neighbours are one.
     pending: VecDeque<(u64, u64)>,
 }
@@ -24,7 +23,6 @@ impl Marks {
         Self {
             durable: 0,
             asked: 0,
-            restored: 0,
             pending: VecDeque::new(),
         }
     }
@@ -34,26 +32,12 @@ impl Marks {
         Self {
             durable: u64::MAX,
             asked: u64::MAX,
-            restored: 0,
             pending: VecDeque::new(),
         }
     }
 
     pub(crate) const fn durable(&self) -> u64 {
         self.durable
-    }
-
-    pub(crate) const fn restored(&self) -> u64 {
-        self.restored
-    }
-
-    /// Starts over at a mark found by recovery, with messages up to `last`: only those are flagged,
-    /// new ones within the window that was reserved are not.
-    pub(crate) fn restore(&mut self, mark: u64, last: u64) {
-        if self.durable != u64::MAX {
-            (self.durable, self.asked) = (mark, mark);
-            self.restored = mark.min(last);
-        }
     }
 
     /// Whether a run pushed at `next` should carry a mark: everything before it is covered or gone,

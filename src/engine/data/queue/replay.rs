@@ -58,7 +58,7 @@ impl Queue {
             counts.push(CountRange { range, deliveries });
         };
         for span in self.returned.iter().chain(self.pending_counts.iter()) {
-            add(span.first, span.last(), span.recorded());
+            add(span.first, span.last(), span.deliveries);
         }
         for consumer in self.consumers.iter() {
             for delivery in consumer.unacked.iter().filter(|d| d.earlier > 0) {
@@ -162,7 +162,8 @@ impl Replay {
     }
 
     /// A record holds `count` messages from `first` on; as for [`Queue::push_run`]. Messages that are
-    /// settled or were found elsewhere before are not taken again.
+    /// settled or were found elsewhere before are not taken again. The marks of records that lie
+    /// before the checkpoint are in its state: they are [`Marking::Plain`] here.
     ///
     /// # Errors
     /// [`StateFault::Number`] if a number is out of bounds.
@@ -362,7 +363,11 @@ impl Replay {
     }
 
     /// The queue as it was: everything found is durable, nothing is delivered, and what may have been
-    /// delivered is flagged.
+    /// delivered before counts as delivered.
+    ///
+    /// The mark starts again at 0, which is what tells the deliveries of this life from those before:
+    /// the queue's state ([`Queue::encode_state`]) must be durable in a new checkpoint before the first
+    /// delivery, else a second crash could leave a count too low.
     ///
     /// # Errors
     /// The replay itself if there are gaps (see [`Replay::gaps`]): the queue must refuse service.
@@ -386,26 +391,37 @@ impl Replay {
         } = self;
         queue.durable = queue.next - 1;
         queue.cursor = queue.settled.floor() + 1;
-        queue.marks.restore(mark, queue.next - 1);
         queue.ready = queue.index.iter().map(|run| run.live()).sum();
         queue.bytes = queue.index.iter().map(|run| queue.bytes_of(run)).sum();
-        for (first, deliveries) in counts {
-            let mut from = first;
-            while from <= deliveries.last {
-                let stretch = queue.settled.stretch_from(from);
-                let stretch = stretch.filter(|(first, _)| *first <= deliveries.last);
-                let end = stretch.map_or(deliveries.last, |(first, _)| first.max(from) - 1);
-                while from <= end {
-                    let count = (end - from + 1).min(u64::from(u32::MAX)) as u32;
-                    let span = Returned::new(from, count, deliveries.count);
-                    queue.returned.insert(span.unsure());
-                    from += u64::from(count);
-                }
-                from = stretch.map_or(from, |(_, last)| last + 1);
-            }
+        // Up to the mark each message may have been delivered once more than was recorded.
+        let marked = mark.min(queue.next - 1);
+        let mut from = queue.cursor;
+        for (first, Deliveries { last, count }) in counts {
+            restore(&mut queue, from, marked.min(first - 1), 1);
+            restore(&mut queue, first, last.min(marked), count.saturating_add(1));
+            restore(&mut queue, first.max(marked + 1), last, count);
+            from = last + 1;
         }
-        queue.fresh_run = None;
+        restore(&mut queue, from, marked, 1);
         queue
+    }
+}
+
+/// The messages `first..=last`, as far as they are not settled, were delivered before.
+fn restore(queue: &mut Queue, first: u64, last: u64, deliveries: u32) {
+    let mut from = first.max(queue.settled.floor() + 1);
+    while from <= last {
+        let stretch = queue.settled.stretch_from(from);
+        let stretch = stretch.filter(|(first, _)| *first <= last);
+        let end = stretch.map_or(last, |(first, _)| first.max(from) - 1);
+        while from <= end {
+            let count = (end - from + 1).min(u64::from(u32::MAX)) as u32;
+            queue
+                .returned
+                .insert(Returned::new(from, count, deliveries));
+            from += u64::from(count);
+        }
+        from = stretch.map_or(from, |(_, last)| last + 1);
     }
 }
 

@@ -10,9 +10,6 @@ use ringpost_wire::ids::QueueSequence;
 /// Most deliveries that are counted; above, the count stands still.
 pub const DELIVERIES_MAX: u32 = (1 << 31) - 1;
 
-/// The count may be one too low: the message may have been delivered once more before a crash.
-const UNSURE: u32 = 1 << 31;
-
 /// Consecutive messages with the same number of deliveries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct CountRange {
@@ -31,8 +28,8 @@ pub struct CountsUpto(u64);
 pub(crate) struct Returned {
     pub(crate) first: u64,
     pub(crate) count: u32,
-    /// Deliveries and [`UNSURE`].
-    deliveries: u32,
+    /// How often each was delivered; one too high, perhaps, for each crash it has lived through.
+    pub(crate) deliveries: u32,
 }
 
 impl Keyed for Returned {
@@ -50,31 +47,14 @@ impl Returned {
         }
     }
 
-    /// The same, restored after a crash.
-    pub(crate) fn unsure(mut self) -> Self {
-        self.deliveries |= UNSURE;
-        self
-    }
-
     pub(crate) fn last(&self) -> u64 {
         self.first + u64::from(self.count) - 1
-    }
-
-    /// Deliveries recorded.
-    pub(crate) fn recorded(&self) -> u32 {
-        self.deliveries & DELIVERIES_MAX
-    }
-
-    /// Deliveries to tell a consumer: exact, or one too high after a crash.
-    pub(crate) fn told(&self) -> u32 {
-        let more = u32::from(self.deliveries & UNSURE != 0);
-        (self.recorded() + more).min(DELIVERIES_MAX)
     }
 
     fn counts(&self) -> CountRange {
         CountRange {
             range: SequenceRange::new(QueueSequence(self.first), QueueSequence(self.last())),
-            deliveries: self.recorded(),
+            deliveries: self.deliveries,
         }
     }
 
