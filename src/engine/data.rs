@@ -2,3 +2,4 @@
 
 pub mod mesh;
 pub mod session;
+pub mod table;
