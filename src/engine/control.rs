@@ -1,1 +1,4 @@
 //! What happens per operation: topology, recovery, checkpoints. May allocate and assert lavishly.
+
+pub mod catalog;
+pub mod routing;
