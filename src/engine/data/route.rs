@@ -152,13 +152,13 @@ impl Router {
             key: routing_key,
         };
         targets.clear();
-        if self.memo.find(self.stamp, &address, targets) {
+        let Err(spot) = self.memo.find(self.stamp, &address, targets) else {
             return Ok(());
-        }
+        };
         let by_headers = self.look_up(&address, headers, targets)?;
         // Headers are no part of the address, so that answer holds for this message alone.
         if !by_headers {
-            self.memo.keep(self.stamp, &address, targets);
+            self.memo.keep(self.stamp, &address, spot, targets);
         }
         Ok(())
     }
