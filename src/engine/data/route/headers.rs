@@ -265,6 +265,7 @@ impl Owned {
         }
     }
 
+    //= P-66
     fn accepts(&self, value: &Value<'_>) -> bool {
         match self {
             Self::Void => true,
@@ -431,6 +432,7 @@ mod tests {
         !found.is_empty()
     }
 
+    //= P-66
     #[test]
     fn all_and_any() {
         let one = text(Vec::new(), "a", "1");
