@@ -161,15 +161,15 @@ impl Router {
             key: routing_key,
         };
         targets.clear();
-        if self.memo.find(self.stamp, &address, targets) {
+        let Err(spot) = self.memo.find(self.stamp, &address, targets) else {
             return Ok(Decides::Address);
-        }
+        };
         let by_headers = self.look_up(&address, headers, targets)?;
         // Headers are no part of the address, so that answer holds for this message alone.
         if by_headers {
             return Ok(Decides::Headers);
         }
-        self.memo.keep(self.stamp, &address, targets);
+        self.memo.keep(self.stamp, &address, spot, targets);
         Ok(Decides::Address)
     }
 

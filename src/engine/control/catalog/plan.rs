@@ -90,6 +90,7 @@ impl Catalog {
         }
     }
 
+    //= P-68
     fn plan_tenant(&self, name: &[u8]) -> Result<Plan, Refusal> {
         if self.tenant_by_name(name).is_some() {
             return Ok(Plan::AlreadyExists);
@@ -131,6 +132,7 @@ impl Catalog {
         Ok(Plan::Apply(Change::TenantDeleted { id: tenant.id }))
     }
 
+    //= P-61
     fn plan_queue(&self, tenant: &Tenant, asked: &QueueDeclare<'_>) -> Result<Plan, Refusal> {
         check_flags(asked.flags.into(), DECLARE_PASSIVE.into())?;
         let existing = self.queue_by_name(tenant.id, asked.name);
@@ -174,6 +176,7 @@ impl Catalog {
         })))
     }
 
+    //= P-62
     fn plan_queue_delete(
         &self,
         tenant: &Tenant,
@@ -199,6 +202,7 @@ impl Catalog {
         }))
     }
 
+    //= P-63
     fn plan_exchange(&self, tenant: &Tenant, asked: &ExchangeDeclare<'_>) -> Result<Plan, Refusal> {
         check_flags(asked.flags.into(), DECLARE_PASSIVE.into())?;
         let existing = self.exchange_by_name(tenant.id, asked.name);
@@ -250,6 +254,7 @@ impl Catalog {
         }))
     }
 
+    //= P-64
     fn plan_bind(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<Plan, Refusal> {
         let (exchange, queue) = self.ends(tenant, asked)?;
         check_arguments(match exchange.kind {
@@ -379,6 +384,10 @@ fn compare_arguments(
     existing: &[u8],
     asked: &[u8],
 ) -> Result<Plan, Refusal> {
+    // Who names no argument says nothing about them.
+    if asked.is_empty() {
+        return Ok(Plan::AlreadyExists);
+    }
     let Some(name) = headers::table_difference(existing, asked) else {
         return Ok(Plan::AlreadyExists);
     };
@@ -392,6 +401,7 @@ fn compare_arguments(
     Err((Code::PreconditionFailed, reason))
 }
 
+//= P-60
 fn check_name(what: &str, name: &[u8]) -> Result<(), Refusal> {
     if control::is_name(name) {
         return Ok(());
@@ -549,6 +559,7 @@ mod tests {
         );
     }
 
+    //= P-61
     #[test]
     fn declaring_again_is_compared_setting_by_setting() {
         let catalog = shop();
@@ -573,6 +584,13 @@ mod tests {
             other(|q| q.arguments = b"\x01at\x01"),
             failed(text),
         );
+        let mut catalog = catalog;
+        let mut with_arguments = queue(b"limited");
+        with_arguments.arguments = b"\x01ab\x07";
+        apply(&mut catalog, &Request::QueueDeclare(with_arguments));
+        with_arguments.arguments = b"\x01aI\0\0\0\x07";
+        check(&catalog, Request::QueueDeclare(with_arguments), exists());
+        check(&catalog, Request::QueueDeclare(queue(b"limited")), exists());
         let partition = catalog.partition_by_name(b"default", b"orders").0;
         let mut asked = asked;
         asked.partition = partition;
@@ -620,6 +638,7 @@ mod tests {
         catalog.plan(TENANT, &request).err().map(|(code, _)| code)
     }
 
+    //= P-60
     #[test]
     fn names_are_checked_and_amq_is_reserved() {
         let catalog = shop();
@@ -664,6 +683,7 @@ mod tests {
         }
     }
 
+    //= P-62
     #[test]
     fn conditions_of_a_delete() {
         let catalog = shop();
@@ -716,6 +736,7 @@ mod tests {
         assert_eq!(catalog.list_bindings(TENANT, None).count(), 0);
     }
 
+    //= P-68
     #[test]
     fn a_tenant_is_deleted_only_empty() {
         let mut catalog = shop();
@@ -742,6 +763,7 @@ mod tests {
         assert!(matches!(late, Err((Code::TenantUnknown, _))));
     }
 
+    //= P-64
     #[test]
     fn bindings_are_known_by_all_they_say() {
         let mut catalog = shop();

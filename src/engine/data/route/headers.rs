@@ -265,30 +265,31 @@ impl Owned {
         }
     }
 
+    //= P-66
     fn accepts(&self, value: &Value<'_>) -> bool {
-        let own = match self {
-            Self::Void => return true,
-            Self::Bool(own) => Value::Bool(*own),
-            Self::Int(own) => Value::I64(*own),
-            Self::Float(own) => Value::F64(*own),
-            Self::Decimal { scale, value } => Value::Decimal {
+        match self {
+            Self::Void => true,
+            Self::Int(own) => value.as_integer() == Some(*own),
+            Self::Text(own) => value.as_text() == Some(own),
+            Self::Bool(own) => value.as_bool() == Some(*own),
+            Self::Float(own) => value.is_same(&Value::F64(*own)),
+            Self::Decimal {
+                scale,
+                value: number,
+            } => value.is_same(&Value::Decimal {
                 scale: *scale,
-                value: *value,
-            },
-            Self::Timestamp(own) => Value::Timestamp(*own),
-            Self::Text(own) => Value::Text(own),
-            Self::Bytes(own) => Value::Bytes(own),
+                value: *number,
+            }),
+            Self::Timestamp(own) => value.is_same(&Value::Timestamp(*own)),
+            Self::Bytes(own) => value.is_same(&Value::Bytes(own)),
             // Checked again for every comparison: composite arguments are rare.
-            Self::Array(own) => match fields::Array::parse(own) {
-                Ok(array) => Value::Array(array),
-                Err(_) => return false,
-            },
-            Self::Table(own) => match fields::Table::parse(own) {
-                Ok(table) => Value::Table(table),
-                Err(_) => return false,
-            },
-        };
-        own.is_same(value)
+            Self::Array(own) => {
+                fields::Array::parse(own).is_ok_and(|own| value.is_same(&Value::Array(own)))
+            }
+            Self::Table(own) => {
+                fields::Table::parse(own).is_ok_and(|own| value.is_same(&Value::Table(own)))
+            }
+        }
     }
 }
 
@@ -431,6 +432,7 @@ mod tests {
         !found.is_empty()
     }
 
+    //= P-66
     #[test]
     fn all_and_any() {
         let one = text(Vec::new(), "a", "1");
