@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod catalog;
 pub mod checkpoint;
+pub mod compaction;
 pub mod recovery;
 pub mod restore;
 pub mod routing;

@@ -177,7 +177,7 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
         // The block that must come now: chained, not of an abandoned incarnation, and either right
         // behind the last one or first of a later segment.
         let chained = by_sequence.get(&next).and_then(|candidates| {
-            candidates.iter().copied().rev().find(|index| {
+            let is_chained = |index: &usize| {
                 let block = &seen[*index];
                 let header = &block.header;
                 let is_behind = position == Some((block.segment, header.offset))
@@ -186,7 +186,17 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                 header.prev_crc == prev_crc
                     && header.incarnation >= incarnation
                     && (is_behind || is_first)
-            })
+            };
+            candidates
+                .iter()
+                .copied()
+                .filter(is_chained)
+                .max_by_key(|index| {
+                    (
+                        seen[*index].header.incarnation,
+                        seen[*index].content.is_good(),
+                    )
+                })
         });
         let whole = chained.filter(|index| seen[*index].content.is_good());
         let step = match whole {
@@ -383,7 +393,10 @@ pub struct Recovery {
     damages: Vec<Damage>,
     index: OpenIndex,
     index_segment: Option<SegmentIdx>,
+    /// Segments that are not continued and whose index is not believed: they have a hole.
     closed: BTreeSet<SegmentIdx>,
+    /// Segments that end with their footer.
+    complete: BTreeSet<SegmentIdx>,
     prev_partitions: u64,
     pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
     bytes_since: u64,
@@ -451,6 +464,7 @@ impl Recovery {
             index: OpenIndex::default(),
             index_segment: None,
             closed: BTreeSet::new(),
+            complete: BTreeSet::new(),
             prev_partitions: 0,
             pieces: BTreeMap::new(),
             bytes_since: 0,
@@ -1378,8 +1392,7 @@ impl Recovery {
         }
         if head.flags & FLAG_LAST_PART != 0 {
             // Complete: nothing follows in this segment, whether or not the second copy does.
-            self.index_segment = Some(block.segment);
-            segment.is_reserve = true;
+            self.complete.insert(block.segment);
         }
     }
 
@@ -1515,9 +1528,8 @@ impl Recovery {
         let mut segment = None;
         if let Some((open, offset)) = plan.position {
             let entry = self.table.get_mut(open);
-            let is_complete = std::mem::take(&mut entry.is_reserve);
             let is_known = entry.state == SlotState::Sealed && entry.written_bytes == offset;
-            if is_known && !is_complete && !self.closed.contains(&open) {
+            if is_known && !self.complete.contains(&open) && !self.closed.contains(&open) {
                 entry.state = SlotState::Open;
                 segment = Some((open, std::mem::take(&mut self.index)));
             }
@@ -1525,8 +1537,7 @@ impl Recovery {
         let mut segments_since = 0;
         for index in 0..self.table.iter().count() {
             let index = SegmentIdx(index as u32);
-            let entry = self.table.get_mut(index);
-            entry.is_reserve = false;
+            let entry = self.table.get(index);
             if entry.state == SlotState::Sealed && !self.named.contains(&index) {
                 segments_since += 1;
             }

@@ -1674,6 +1674,15 @@ impl Journal {
             .expect("a unit is dropped once");
     }
 
+    /// A relocation into this segment is no longer in flight.
+    pub(crate) fn unpin(&mut self, segment: SegmentIdx) {
+        let segment = self.table.get_mut(segment);
+        segment.pin_count = segment
+            .pin_count
+            .checked_sub(1)
+            .expect("a pin is taken away once");
+    }
+
     /// Makes slots free whose segment neither holds anything live nor is needed by one of the two
     /// checkpoints on disk (rulings 12).
     fn reclaim(&mut self, effects: &mut Effects) {
@@ -1786,6 +1795,24 @@ impl Journal {
         queue: QueueId,
         sequence: QueueSequence,
     ) -> Located {
+        let located = self.locate_record(buffers, place);
+        let Located::Cached { head, .. } = &located else {
+            return located;
+        };
+        let first = head.queue_sequence.0;
+        let is_it = head.queue == queue
+            && match head.kind {
+                Kind::Fragment => first == sequence.0,
+                kind => {
+                    let after = first.saturating_add(u64::from(head.count));
+                    kind.has_messages() && (first..after).contains(&sequence.0)
+                }
+            };
+        if is_it { located } else { Located::Damaged }
+    }
+
+    /// Finds the record at `place`, whatever it is.
+    pub(crate) fn locate_record(&mut self, buffers: &impl Buffers, place: Place) -> Located {
         let Some(window) = self
             .cache
             .find_mut(place.segment, place.offset, RECORD_HEAD_BYTES)
@@ -1806,18 +1833,6 @@ impl Journal {
                 self.locate_cold(place)
             };
         };
-        let last = head
-            .queue_sequence
-            .0
-            .saturating_add(u64::from(head.count.max(1)));
-        let is_it = head.queue == queue
-            && match head.kind {
-                Kind::Fragment => head.queue_sequence == sequence,
-                kind => kind.has_messages() && (head.queue_sequence.0..last).contains(&sequence.0),
-            };
-        if !is_it {
-            return Located::Damaged;
-        }
         let record = window.range(place.offset, head.length);
         if let Origin::Read(proved) = &mut window.origin
             && let Err(missing) = proved.binary_search(&place.offset)

@@ -1,0 +1,430 @@
+//! Moves what is live out of sparse segments, so that their slots come back (rulings 12, 18).
+//! Does not know what makes a message live: a [`Relocate`] says so and follows the moves.
+//!
+//! A move is a record that names the message, not its place in the queue: replay reads it as "lies
+//! here now, if it is still live". The old segment's count falls when the record is durable, and its
+//! slot is free when no checkpoint on disk needs it. Nothing is ever moved unproved.
+
+use std::collections::VecDeque;
+
+use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence};
+use crate::data::journal::record::{Kind, RecordHead};
+use crate::data::journal::segment::{IndexBody, RunEntry, Segment, SlotState};
+use crate::data::journal::{Fetch, Journal, Located, RunHead};
+use crate::effect::{Buffers, Effects};
+use crate::ids::{Mono, Place, SegmentIdx};
+use ringpost_wire::envelope;
+use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::limits::padded;
+
+/// Bytes read and written per millisecond, at most: about 64 MB/s.
+const BYTES_PER_MS: u64 = 64 << 10;
+/// Bytes saved up while there was nothing to do.
+const BYTES_SAVED_MAX: u64 = 1 << 20;
+/// Moves in flight, at most.
+const MOVES_MAX: usize = 4_096;
+/// Runs looked at in one poll, at most.
+const RUNS_PER_POLL_MAX: usize = 4_096;
+
+/// A stretch of messages, or one piece of a large message, that lies elsewhere now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// The queue.
+    pub queue: QueueId,
+    /// The first message.
+    pub first: QueueSequence,
+    /// Messages; 1 for a piece.
+    pub count: u32,
+    /// Number of the piece of a large message.
+    pub piece: Option<u32>,
+    /// Where the record lies that held them.
+    pub source: Place,
+    /// Where the record lies that holds them now; `first` is its first message.
+    pub target: Place,
+}
+
+/// Who knows what is live, and where.
+pub trait Relocate {
+    /// Whether the message is not durably settled and lies in the record at `place`.
+    fn is_live(&self, queue: QueueId, sequence: QueueSequence, place: Place) -> bool;
+    /// The move is durable: those that are still live and still at the source are at the target
+    /// now. Returns how many those are; their live counts are moved by the caller of this.
+    fn moved(&mut self, moved: &Moved) -> u32;
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    block: BlockSequence,
+    moved: Moved,
+}
+
+/// The segment that is being emptied.
+#[derive(Debug)]
+struct Source {
+    segment: SegmentIdx,
+    part: usize,
+    copy: u32,
+    runs: VecDeque<RunEntry>,
+}
+
+/// Whether the work of a poll can go on.
+enum Flow {
+    Continue,
+    Stop,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Compactor {
+    source: Option<Source>,
+    pending: VecDeque<Pending>,
+    budget_bytes: u64,
+    polled: Option<Mono>,
+    scratch: Vec<u8>,
+    stretch: Vec<u8>,
+    moved_count: u64,
+}
+
+impl Compactor {
+    /// Reports moves that became durable and does a bounded amount of work. Call at the end of
+    /// every turn.
+    pub fn poll(
+        &mut self,
+        now: Mono,
+        journal: &mut Journal,
+        relocate: &mut impl Relocate,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) {
+        self.report_durable(journal, relocate);
+        let elapsed = self.polled.map_or(0, |polled| now.ms_since(polled));
+        if elapsed > 0 || self.polled.is_none() {
+            self.polled = Some(now);
+            let earned = elapsed.saturating_mul(BYTES_PER_MS);
+            self.budget_bytes = (self.budget_bytes + earned).min(BYTES_SAVED_MAX);
+        }
+        if !journal.is_ready() {
+            return;
+        }
+        for _ in 0..RUNS_PER_POLL_MAX {
+            if self.budget_bytes == 0 || self.pending.len() >= MOVES_MAX {
+                return;
+            }
+            let Some(mut source) = self.source.take().or_else(|| self.pick(journal)) else {
+                return;
+            };
+            let flow = self.work(&mut source, journal, relocate, buffers, effects);
+            let is_done = source.runs.is_empty()
+                && source.part >= journal.table.get(source.segment).parts.len();
+            if !is_done {
+                self.source = Some(source);
+            }
+            if let Flow::Stop = flow {
+                return;
+            }
+        }
+    }
+
+    /// When it wants to be polled even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let is_waiting = self.source.is_some() && self.budget_bytes == 0;
+        self.polled.filter(|_| is_waiting).map(|at| at.plus_ms(1))
+    }
+
+    /// Messages and pieces moved so far.
+    #[must_use]
+    pub fn moved_count(&self) -> u64 {
+        self.moved_count
+    }
+
+    /// Whether nothing is being moved.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.source.is_none() && self.pending.is_empty()
+    }
+
+    fn report_durable(&mut self, journal: &mut Journal, relocate: &mut impl Relocate) {
+        while let Some(pending) = self.pending.front()
+            && pending.block <= journal.durable_block()
+        {
+            let moved = pending.moved;
+            self.pending.pop_front();
+            let count = relocate.moved(&moved);
+            assert!(count <= moved.count, "no more can move than was moved");
+            journal.retain(moved.target.segment, count);
+            journal.drop_live(moved.source.segment, count);
+            journal.unpin(moved.target.segment);
+            self.moved_count += u64::from(count);
+        }
+    }
+
+    /// The sparsest segment, if the journal takes more than one and a half times what is live.
+    fn pick(&self, journal: &Journal) -> Option<Source> {
+        let segment_bytes = u64::from(journal.config.segment_bytes);
+        let mut held_bytes = 0u64;
+        let mut live_bytes = 0u64;
+        let mut sparsest: Option<(u64, SegmentIdx)> = None;
+        for (index, segment) in journal.segments() {
+            if segment.state != SlotState::Sealed || segment.live_count == 0 {
+                continue;
+            }
+            held_bytes += segment_bytes;
+            live_bytes += segment.live_bytes();
+            if self.may_empty(index, segment, segment_bytes)
+                && sparsest.is_none_or(|(bytes, _)| segment.live_bytes() < bytes)
+            {
+                sparsest = Some((segment.live_bytes(), index));
+            }
+        }
+        let spare_bytes = u64::from(journal.config.spare_slots) * segment_bytes;
+        let is_sparse = 2 * held_bytes > 3 * live_bytes + 2 * spare_bytes;
+        let (_, segment) = sparsest.filter(|_| is_sparse)?;
+        Some(Source {
+            segment,
+            part: 0,
+            copy: 0,
+            runs: VecDeque::new(),
+        })
+    }
+
+    fn may_empty(&self, index: SegmentIdx, segment: &Segment, segment_bytes: u64) -> bool {
+        let is_moving = self
+            .pending
+            .iter()
+            .any(|pending| pending.moved.source.segment == index);
+        !segment.is_damaged
+            && !segment.parts.is_empty()
+            && segment.pin_count == 0
+            && segment.durable_bytes == segment.written_bytes
+            && 3 * segment.live_bytes() < 2 * segment_bytes
+            && !is_moving
+    }
+
+    fn work(
+        &mut self,
+        source: &mut Source,
+        journal: &mut Journal,
+        relocate: &mut impl Relocate,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        let Some(run) = source.runs.front().copied() else {
+            return self.read_part(source, journal, buffers, effects);
+        };
+        let place = Place {
+            segment: source.segment,
+            offset: run.offset,
+        };
+        let count = match run.kind {
+            Kind::Fragment => 1,
+            _ => run.count,
+        };
+        let is_live = |index: u32| {
+            let sequence = run.queue_sequence.plus(u64::from(index));
+            relocate.is_live(run.queue, sequence, place)
+        };
+        if !(0..count).any(is_live) {
+            source.runs.pop_front();
+            return Flow::Continue;
+        }
+        let (head, body) = match journal.locate(buffers, place, run.queue, run.queue_sequence) {
+            Located::Cached { buffer, body, head } => (head, buffers.bytes(buffer, body)),
+            Located::Cold | Located::Coming => return self.fetch(place, journal, buffers, effects),
+            Located::Damaged => {
+                // It stays where it is, and so does its segment (rulings 10).
+                journal.note_damage(place);
+                source.runs.clear();
+                source.part = usize::MAX;
+                return Flow::Continue;
+            }
+        };
+        self.scratch.clear();
+        self.scratch.extend_from_slice(body);
+        let done = match run.kind {
+            Kind::Fragment => self.move_piece(&head, place, journal, buffers, effects),
+            _ => self.move_run(&head, place, journal, relocate, buffers, effects),
+        };
+        match done {
+            Flow::Continue => {
+                source.runs.pop_front();
+                Flow::Continue
+            }
+            // What was moved of the run already will be moved once more: replay does not mind.
+            Flow::Stop => Flow::Stop,
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        place: Place,
+        journal: &mut Journal,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        match journal.fetch(buffers, effects, place) {
+            Fetch::Cached { .. } => {}
+            Fetch::Coming { upto } => self.spend(u64::from(upto.saturating_sub(place.offset))),
+            Fetch::Busy => {}
+        }
+        Flow::Stop
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        self.budget_bytes = self.budget_bytes.saturating_sub(bytes);
+    }
+
+    /// Reads the next part of the source's index.
+    fn read_part(
+        &mut self,
+        source: &mut Source,
+        journal: &mut Journal,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        let parts = &journal.table.get(source.segment).parts;
+        let Some(part) = parts.get(source.part).copied() else {
+            return Flow::Continue;
+        };
+        let offset = match source.copy {
+            0 => part.first_copy,
+            _ => part.second_copy,
+        };
+        let place = Place {
+            segment: source.segment,
+            offset: offset + BLOCK_HEADER_BYTES,
+        };
+        let body = match journal.locate_record(buffers, place) {
+            Located::Cached { buffer, body, head } if head.kind == Kind::Index => {
+                IndexBody::decode(buffers.bytes(buffer, body))
+            }
+            Located::Cold | Located::Coming => return self.fetch(place, journal, buffers, effects),
+            Located::Cached { .. } | Located::Damaged => None,
+        };
+        match body {
+            Some(body) => {
+                source.runs.extend(body.runs);
+                source.part += 1;
+                source.copy = 0;
+            }
+            None if source.copy == 0 => source.copy = 1,
+            None => {
+                journal.note_damage(place);
+                source.part = usize::MAX;
+            }
+        }
+        Flow::Continue
+    }
+
+    fn move_piece(
+        &mut self,
+        head: &RecordHead,
+        source: Place,
+        journal: &mut Journal,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        let moved_head = relocated_head(head, head.queue_sequence, journal, source);
+        let body = std::mem::take(&mut self.scratch);
+        let appended = journal.append_relocated_fragment(buffers, effects, &moved_head, &body);
+        self.spend(body.len() as u64);
+        self.scratch = body;
+        let Ok(target) = appended else {
+            return Flow::Stop;
+        };
+        self.pending.push_back(Pending {
+            block: journal.open_block(),
+            moved: Moved {
+                queue: head.queue,
+                first: head.queue_sequence,
+                count: 1,
+                piece: Some(head.count),
+                source,
+                target,
+            },
+        });
+        Flow::Continue
+    }
+
+    /// Moves each stretch of live messages of a run.
+    fn move_run(
+        &mut self,
+        head: &RecordHead,
+        source: Place,
+        journal: &mut Journal,
+        relocate: &impl Relocate,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Flow {
+        let body = std::mem::take(&mut self.scratch);
+        let mut rest = &body[..];
+        let mut sequence = head.queue_sequence;
+        let mut first = sequence;
+        let mut count = 0;
+        let mut flow = Flow::Continue;
+        self.stretch.clear();
+        loop {
+            let message = envelope::length_of(rest)
+                .and_then(|length| rest.split_at_checked(padded(length).max(16)));
+            let is_live = message.is_some() && relocate.is_live(head.queue, sequence, source);
+            if !is_live && count > 0 {
+                let moved_head = relocated_head(head, first, journal, source);
+                let stretch = std::mem::take(&mut self.stretch);
+                let appended =
+                    journal.append_relocated(buffers, effects, &moved_head, count, &stretch);
+                self.spend(stretch.len() as u64);
+                self.stretch = stretch;
+                self.stretch.clear();
+                let Ok(target) = appended else {
+                    flow = Flow::Stop;
+                    break;
+                };
+                self.pending.push_back(Pending {
+                    block: journal.open_block(),
+                    moved: Moved {
+                        queue: head.queue,
+                        first,
+                        count,
+                        piece: None,
+                        source,
+                        target,
+                    },
+                });
+                count = 0;
+            }
+            let Some((message, after)) = message else {
+                break;
+            };
+            if is_live {
+                if count == 0 {
+                    first = sequence;
+                }
+                self.stretch.extend_from_slice(message);
+                count += 1;
+            }
+            sequence = sequence.plus(1);
+            rest = after;
+        }
+        self.scratch = body;
+        flow
+    }
+}
+
+/// The head of a moved record: it names the old place where a run names its producer.
+fn relocated_head(
+    head: &RecordHead,
+    first: QueueSequence,
+    journal: &Journal,
+    source: Place,
+) -> RunHead {
+    let number = journal.table.get(source.segment).number;
+    RunHead {
+        partition: head.partition,
+        term: head.term,
+        queue: head.queue,
+        queue_sequence: first,
+        producer: ProducerId(number.0),
+        producer_epoch: 0,
+        producer_sequence: Sequence(u64::from(source.offset)),
+    }
+}
