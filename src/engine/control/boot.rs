@@ -119,14 +119,13 @@ impl Boot {
                 }
             }
             Input::Mesh { from, message } => self.mesh(from, message, effects),
-            Input::TurnEnd => match &mut self.stage {
-                Stage::Recovering(_) => self.recover(buffers, effects),
-                Stage::Opening(journal) => {
+            Input::TurnEnd => {
+                self.recover(buffers, effects);
+                if let Stage::Opening(journal) = &mut self.stage {
                     journal.set_wall(wall_us);
                     journal.turn_end(now, buffers, effects);
                 }
-                Stage::Failed => {}
-            },
+            }
             Input::Frames { .. }
             | Input::Malformed { .. }
             | Input::Closed { .. }

@@ -849,7 +849,7 @@ impl Flow {
             .expect("a queue's consumers have sinks");
         let header = FrameHeader {
             kind: FrameKind::Deliver,
-            flags: if offer.redelivered {
+            flags: if offer.delivery_count > 0 {
                 DELIVER_REDELIVERED
             } else {
                 0
@@ -876,7 +876,7 @@ impl Flow {
         *budget = budget.saturating_sub(bytes as usize);
         self.stats.delivered += u64::from(count);
         self.stats.delivered_bytes += bytes;
-        if offer.redelivered {
+        if offer.delivery_count > 0 {
             self.stats.redelivered += u64::from(count);
         }
         if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
@@ -1015,7 +1015,7 @@ impl Flow {
             let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
             let header = FrameHeader {
                 kind: FrameKind::DeliverFragment,
-                flags: if offer.redelivered {
+                flags: if offer.delivery_count > 0 {
                     DELIVER_REDELIVERED
                 } else {
                     0

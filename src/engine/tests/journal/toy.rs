@@ -666,11 +666,7 @@ impl Toy {
                         break message.envelope.payload().to_vec();
                     }
                     Located::Cold => {
-                        let asked = self.journal.fetch(
-                            &mut self.pool,
-                            &mut self.effects,
-                            place,
-                        );
+                        let asked = self.journal.fetch(&mut self.pool, &mut self.effects, place);
                         if asked == Fetch::Busy {
                             self.turn_end();
                         }
@@ -714,7 +710,11 @@ impl Crashed {
             recovered.0
         );
         assert_eq!(toy.report.damages, [], "a crash is no damage");
-        assert_eq!(toy.report.findings, [] as [String; 0], "a crash is no damage");
+        assert_eq!(
+            toy.report.findings,
+            [] as [String; 0],
+            "a crash is no damage"
+        );
         let expected = toy.state_upto(recovered);
         compare(&expected, &toy.book);
         toy.check_contents(&expected).expect("readable");
