@@ -168,18 +168,16 @@ impl BufferPool {
         state.sealed = end;
     }
 
-    /// Sealed bytes, to be read.
+    /// Bytes of a held buffer, to be read.
     ///
     /// # Panics
     ///
-    /// If the range is not sealed or the buffer is free.
+    /// If the buffer is free or the range is being filled.
     #[inline]
     pub fn bytes(&self, id: BufferId, range: Range<u32>) -> &[u8] {
-        let place = self.sealed_place(id, &range);
+        let place = self.held_place(id, &range);
         // SAFETY: the place lies in a buffer of the mapping, which is initialised (zeroed by the
-        // kernel) and outlives &self. Sealed bytes are not written: `open_bytes` and `lend_to_fill`
-        // begin behind the seal, and nothing moves it back before the last reference is gone,
-        // which takes &mut self.
+        // kernel) and outlives &self. Writing takes &mut self, and the device fills nothing of it.
         unsafe { std::slice::from_raw_parts(self.address(place.start), place.len()) }
     }
 
@@ -194,32 +192,6 @@ impl BufferPool {
         // SAFETY: the place lies in the mapping, which outlives &mut self; that borrow keeps all
         // other slices away. The device reads sealed bytes only and is not filling this tail.
         unsafe { std::slice::from_raw_parts_mut(self.address(place.start), place.len()) }
-    }
-
-    /// Sealed bytes of one buffer and the open tail of another or the same, to copy from one to
-    /// the other.
-    ///
-    /// # Panics
-    ///
-    /// As [`bytes`](Self::bytes) and [`open_bytes`](Self::open_bytes).
-    #[inline]
-    pub fn bytes_and_open_bytes(
-        &mut self,
-        (source, range): (BufferId, Range<u32>),
-        (target, start): (BufferId, u32),
-    ) -> (&[u8], &mut [u8]) {
-        let read = self.sealed_place(source, &range);
-        let written = self.open_place(target, start..self.buffer_bytes);
-        assert!(
-            read.end <= written.start || written.end <= read.start,
-            "sealed is not open"
-        );
-        // SAFETY: as in `bytes`; the place does not overlap the one lent mutably, asserted above.
-        let read = unsafe { std::slice::from_raw_parts(self.address(read.start), read.len()) };
-        // SAFETY: as in `open_bytes`; the only other slice alive does not overlap.
-        let written =
-            unsafe { std::slice::from_raw_parts_mut(self.address(written.start), written.len()) };
-        (read, written)
     }
 
     /// Lends sealed bytes to the device, which writes them to disk. The window holds a reference.
@@ -293,6 +265,20 @@ impl BufferPool {
             range.end <= state.sealed,
             "{id:?} is sealed to {}, not {range:?}",
             state.sealed
+        );
+        self.place(id, range)
+    }
+
+    /// Where bytes that may be read lie in the mapping.
+    #[inline]
+    fn held_place(&self, id: BufferId, range: &Range<u32>) -> Range<usize> {
+        let state = &self.states[id.0 as usize];
+        assert!(state.references > 0, "{id:?} is free");
+        assert!(range.start <= range.end, "{range:?} runs backwards");
+        assert!(range.end <= self.buffer_bytes, "{range:?} lies outside of {id:?}");
+        assert!(
+            !state.filling || range.end <= state.sealed,
+            "{id:?} is being filled by the device"
         );
         self.place(id, range)
     }
@@ -405,19 +391,6 @@ mod tests {
     }
 
     #[test]
-    fn sealed_bytes_are_copied_into_the_open_tail_of_the_same_buffer() {
-        let mut pool = pool(1);
-        let id = pool.acquire().expect("one is free");
-        pool.open_bytes(id, 0)[..5].copy_from_slice(b"hello");
-        pool.seal(id, 5);
-        let (read, written) = pool.bytes_and_open_bytes((id, 0..5), (id, 5));
-        written[..5].copy_from_slice(read);
-        pool.seal(id, 10);
-        assert_eq!(pool.bytes(id, 0..10), b"hellohello");
-        assert_eq!(pool.bytes(id, 10..10), b"");
-    }
-
-    #[test]
     fn a_window_holds_its_buffer_and_returns_its_place() {
         let mut pool = pool(2);
         let id = pool.acquire().expect("one is free");
@@ -473,9 +446,18 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "is sealed to 4096")]
-    fn reading_open_bytes_panics() {
+    #[should_panic(expected = "lies outside")]
+    fn reading_beyond_the_end_panics() {
         misuse(|pool, id| {
+            pool.bytes(id, 0..BYTES + 1);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "is being filled")]
+    fn reading_what_the_device_fills_panics() {
+        misuse(|pool, id| {
+            let _window = pool.lend_to_fill(id, 4096..BYTES);
             pool.bytes(id, 0..4097);
         });
     }

@@ -120,8 +120,8 @@ impl Drive {
             return;
         }
         let mut events = Events::new();
-        // What booting asked for.
-        self.perform(&mut running);
+        // The engine has not been asked for anything yet: its first turn starts recovery.
+        self.turn(&mut running, &mut events);
         loop {
             let now = Monotonic::now();
             let deadline = if running.conns.has_readable() || !running.leaving.is_empty() {

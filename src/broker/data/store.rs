@@ -235,15 +235,12 @@ impl Store {
             IoFailure::Short { moved, .. } => IoFault::Short { done: moved },
             IoFailure::Error(number) => IoFault::Error(number),
         });
-        let (buffer, range) = pool.take_back(completion.window);
+        let (buffer, _) = pool.take_back(completion.window);
         if let Some(idx) = self.writes.iter().position(|timed| timed.op == op) {
             let timed = self.writes.swap_remove(idx);
             let took = Monotonic::now().since(timed.since);
             self.write_ns
                 .push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        } else if result.is_ok() {
-            // What was read is final.
-            pool.seal(buffer, range.end);
         }
         Input::Io { op, buffer, result }
     }
