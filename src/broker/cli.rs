@@ -7,13 +7,22 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod binding;
 mod completions;
 mod doctor;
+mod exchange;
+mod get;
+mod link;
 mod man;
+mod message;
 mod output;
+mod r#pub;
+mod queue;
 mod serve;
 mod settings;
 mod status;
+mod sub;
+mod tenant;
 
 /// What follows every help text.
 const EXAMPLES: &str = "\
@@ -45,6 +54,13 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Serve(serve::Args),
+    Pub(r#pub::Args),
+    Sub(sub::Args),
+    Get(get::Args),
+    Queue(queue::Args),
+    Exchange(exchange::Args),
+    Binding(binding::Args),
+    Tenant(tenant::Args),
     Status(status::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -121,6 +137,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Pub(args) => r#pub::run(args),
+        Command::Sub(args) => sub::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Exchange(args) => exchange::run(args),
+        Command::Binding(args) => binding::run(args),
+        Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
