@@ -23,6 +23,7 @@ mod settings;
 mod status;
 mod sub;
 mod tenant;
+mod r#try;
 
 /// What follows every help text.
 const EXAMPLES: &str = "\
@@ -54,6 +55,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Serve(serve::Args),
+    Try(r#try::Args),
     Pub(r#pub::Args),
     Sub(sub::Args),
     Get(get::Args),
@@ -137,6 +139,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Try(args) => r#try::run(args),
         Command::Pub(args) => r#pub::run(args),
         Command::Sub(args) => sub::run(args),
         Command::Get(args) => get::run(args),
