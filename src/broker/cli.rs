@@ -18,12 +18,14 @@ mod message;
 mod output;
 mod r#pub;
 mod queue;
+mod repair;
 mod serve;
 mod settings;
 mod status;
 mod sub;
 mod tenant;
 mod r#try;
+mod verify;
 
 /// What follows every help text.
 const EXAMPLES: &str = "\
@@ -65,6 +67,8 @@ enum Command {
     Tenant(tenant::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Verify(verify::Args),
+    Repair(repair::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -149,6 +153,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };
