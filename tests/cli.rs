@@ -185,6 +185,32 @@ fn a_port_of_somebody_else_is_not_taken_for_ours() {
 }
 
 #[test]
+fn a_data_directory_that_is_not_there_is_a_sentence() {
+    fails(
+        &["verify", "--data-dir", "nowhere"],
+        1,
+        &["cannot read the data directory nowhere"],
+    );
+    fails(
+        &["repair", "--data-dir", "nowhere", "--accept-loss", "1"],
+        1,
+        &["cannot read the data directory nowhere"],
+    );
+}
+
+#[test]
+fn an_empty_text_is_nothing_to_try() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("empty"), "").expect("writes");
+    let output = ringpost(directory.path(), &["try", "empty"])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("nothing to publish"));
+    fails(&["try", "missing"], 1, &["cannot read missing"]);
+}
+
+#[test]
 fn doctor_judges_what_it_is_told() {
     let output = run(&["doctor", "--no-measure", "--memory", "16MiB", "--json"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));

@@ -7,13 +7,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod binding;
 mod completions;
 mod doctor;
+mod exchange;
+mod get;
+mod link;
 mod man;
+mod message;
 mod output;
+mod r#pub;
+mod queue;
+mod repair;
 mod serve;
 mod settings;
 mod status;
+mod sub;
+mod tenant;
+mod r#try;
+mod verify;
 
 /// What follows every help text.
 const EXAMPLES: &str = "\
@@ -45,8 +57,18 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Serve(serve::Args),
+    Try(r#try::Args),
+    Pub(r#pub::Args),
+    Sub(sub::Args),
+    Get(get::Args),
+    Queue(queue::Args),
+    Exchange(exchange::Args),
+    Binding(binding::Args),
+    Tenant(tenant::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Verify(verify::Args),
+    Repair(repair::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -121,8 +143,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Try(args) => r#try::run(args),
+        Command::Pub(args) => r#pub::run(args),
+        Command::Sub(args) => sub::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Exchange(args) => exchange::run(args),
+        Command::Binding(args) => binding::run(args),
+        Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

@@ -724,7 +724,7 @@ mod tests {
         assert_eq!(config.memory, 2 << 30);
         assert_eq!(config.trickle, Duration::from_millis(2));
         assert_eq!(config.writes_in_flight, 4);
-        assert_eq!(config.segment_bytes, 64 << 20);
+        assert_eq!(config.segment_bytes, Config::default().segment_bytes);
         given.flags.push(("writes_in_flight", "5".into()));
         assert_eq!(
             Config::resolve(&given).expect("fits").writes_in_flight,

@@ -7,5 +7,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data;
+pub mod offline;
 pub mod rt;
 pub mod snapshot;

@@ -778,13 +778,13 @@ mod tests {
         );
         let full = DiskSpace {
             total_bytes: 1 << 30,
-            available_bytes: (768 << 20) - 1,
+            available_bytes: 2 * 6 * Config::default().segment_bytes - 1,
         };
         check_one(
             |facts, _| data(facts).space = Some(full),
             "free space",
             Missing,
-            "768MiB",
+            "2 cores need",
         );
         let slow = vec![(
             64 << 10,

@@ -562,8 +562,12 @@ mod tests {
     fn core(snapshot: CoreSnapshot) -> CorePort {
         let (port, requests) = port();
         std::thread::spawn(move || {
-            for AdminRequest::Snapshot(reply) in requests {
-                let _ = reply.send(snapshot.clone()); // whoever asked may have given up
+            for request in requests {
+                match request {
+                    // Whoever asked may have given up.
+                    AdminRequest::Snapshot(reply) => drop(reply.send(snapshot.clone())),
+                    AdminRequest::Shutdown => break,
+                }
             }
         });
         port
