@@ -189,7 +189,10 @@ impl Disk {
                     let bytes = pool.bytes(buffer, range.clone()).to_vec();
                     assert!(range.end <= pool.sealed[buffer.0 as usize]);
                     let slot_bytes = self.image.slots[&slot].len();
-                    assert!(position as usize + bytes.len() <= slot_bytes, "never extended");
+                    assert!(
+                        position as usize + bytes.len() <= slot_bytes,
+                        "never extended"
+                    );
                     pool.in_use[buffer.0 as usize] += 1;
                     self.writes.push_back(PendingWrite {
                         op,
