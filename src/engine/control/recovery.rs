@@ -33,6 +33,10 @@ use crate::input::{IoFault, SlotHead};
 use ringpost_wire::FragmentHead;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 
+mod verify;
+
+pub use verify::{Verified, verify};
+
 /// Operations of recovery have this bit, as those of the journal that it becomes.
 const OP_JOURNAL: u64 = 1 << 62;
 /// Sequences skipped by a partition whose end is in doubt: the gap stays visible to every later
@@ -395,6 +399,8 @@ pub struct Recovery {
     index_segment: Option<SegmentIdx>,
     /// Segments that are not continued and whose index is not believed: they have a hole.
     closed: BTreeSet<SegmentIdx>,
+    /// Slots whose file is shorter than it was made.
+    short: BTreeSet<SegmentIdx>,
     /// Segments that end with their footer.
     complete: BTreeSet<SegmentIdx>,
     prev_partitions: u64,
@@ -464,6 +470,7 @@ impl Recovery {
             index: OpenIndex::default(),
             index_segment: None,
             closed: BTreeSet::new(),
+            short: BTreeSet::new(),
             complete: BTreeSet::new(),
             prev_partitions: 0,
             pieces: BTreeMap::new(),
@@ -486,8 +493,19 @@ impl Recovery {
                 .push(Segment::absent(SlotId(slot), config.journal));
         }
         for head in heads {
+            let slot = SegmentIdx(head.slot.0);
+            let header = BlockHeader::decode(&head.head).filter(|header| self.is_ours(header));
             if head.file_bytes == u64::from(config.segment_bytes) {
-                self.table.get_mut(SegmentIdx(head.slot.0)).state = SlotState::Free;
+                self.table.get_mut(slot).state = SlotState::Free;
+            } else if let Some(header) = header {
+                // A file is whole before a block is written to it, and never changes its length.
+                self.table.get_mut(slot).state = SlotState::Free;
+                self.closed.insert(slot);
+                self.short.insert(slot);
+                self.report.findings.push(format!(
+                    "slot {} holds segment {} and has {} bytes instead of {}",
+                    head.slot.0, header.segment_number.0, head.file_bytes, config.segment_bytes
+                ));
             }
         }
     }
@@ -1520,6 +1538,34 @@ impl Recovery {
         self.report.damages = self.damages.clone();
     }
 
+    /// The parts of the index that the checkpoint knows of a segment.
+    fn named_parts(&self, segment: SegmentIdx) -> Vec<IndexPart> {
+        self.named_segment(segment)
+            .map_or_else(Vec::new, |named| named.parts.clone())
+    }
+
+    /// How far the checkpoint covers a segment.
+    fn named_upto(&self, segment: SegmentIdx) -> u32 {
+        self.named_segment(segment)
+            .map_or(0, |named| named.written_bytes)
+    }
+
+    fn named_segment(&self, segment: SegmentIdx) -> Option<&checkpoint::NamedSegment> {
+        let checkpoint = self.checkpoint.as_ref()?;
+        let mut all = checkpoint.segments.iter().chain(&checkpoint.open);
+        all.find(|named| named.slot.0 == segment.0)
+    }
+
+    /// Blocks of the open segment of the checkpoint that no part of its index lists.
+    fn open_blocks(&self, segment: SegmentIdx) -> Option<IndexBody> {
+        let checkpoint = self.checkpoint.as_ref()?;
+        let open = checkpoint.open.as_ref()?;
+        (open.slot.0 == segment.0)
+            .then(|| checkpoint::open_index(checkpoint))
+            .flatten()
+            .map(|(_, body)| body)
+    }
+
     /// The journal, and what was found. Its first write opens a new incarnation; until that is
     /// durable it takes nothing. The caller retains what is live before it ends a turn.
     pub fn finish(mut self, effects: &mut Effects) -> (Journal, Report) {
@@ -1537,7 +1583,11 @@ impl Recovery {
         let mut segments_since = 0;
         for index in 0..self.table.iter().count() {
             let index = SegmentIdx(index as u32);
-            let entry = self.table.get(index);
+            let is_short = self.short.contains(&index);
+            let entry = self.table.get_mut(index);
+            if is_short && entry.state == SlotState::Free {
+                entry.state = SlotState::Absent;
+            }
             if entry.state == SlotState::Sealed && !self.named.contains(&index) {
                 segments_since += 1;
             }

@@ -251,14 +251,12 @@ impl Habits {
 #[derive(Debug, Default, Clone)]
 pub struct Marks {
     pub published: u64,
-    pub confirmed: u64,
     pub checkpoints: u64,
     pub moved: u64,
     pub cold_reads: u64,
     pub refused_disk: u64,
     pub refused_buffers: u64,
     pub cut_blocks: u64,
-    pub relocated_replays: u64,
     pub used_checkpoint: u64,
 }
 
@@ -336,9 +334,17 @@ impl Toy {
     }
 
     pub fn open(habits: Habits, random: Random, image: Image, base: State) -> Self {
-        let (journal, book, disk, pool, report, effects) =
-            recover(&habits, image).expect("nothing but crashes happened");
-        Self {
+        Self::try_open(habits, random, image, base).expect("nothing but crashes happened")
+    }
+
+    pub fn try_open(
+        habits: Habits,
+        random: Random,
+        image: Image,
+        base: State,
+    ) -> Result<Self, String> {
+        let (journal, book, disk, pool, report, effects) = recover(&habits, image)?;
+        Ok(Self {
             habits,
             random,
             now: Mono(1),
@@ -356,7 +362,21 @@ impl Toy {
             failed: false,
             payload_count: 0,
             checkpoints_on: true,
+        })
+    }
+
+    /// Everything is written, a watermark says so, and nothing is in flight.
+    pub fn shut_down(&mut self) {
+        for _ in 0..200_000 {
+            self.journal.flush(&mut self.pool, &mut self.effects);
+            self.settle();
+            self.disk.take(&mut self.effects, &mut self.pool);
+            if self.journal.is_quiet() {
+                return;
+            }
+            self.complete_one();
         }
+        panic!("never quiet");
     }
 
     /// The state after the operations in blocks up to `upto`.
@@ -647,13 +667,9 @@ impl Toy {
 
     /// Every message that is live must be readable, with its own bytes.
     pub fn check_contents(&mut self, state: &State) -> Result<(), String> {
-        let live: Vec<(Key, Place)> = self
-            .book
-            .live
-            .iter()
-            .map(|(key, place)| Ok((*key, place.ok_or(format!("{key:?} has no place"))?)))
-            .collect::<Result<_, String>>()?;
-        for (key, place) in live {
+        let keys: Vec<Key> = self.book.live.keys().copied().collect();
+        for key in keys {
+            let place = self.book.live[&key].ok_or(format!("{key:?} has no place"))?;
             let (queue, sequence) = (QueueId(key.0), QueueSequence(key.1));
             let payload = loop {
                 match self.journal.locate(&self.pool, place, queue, sequence) {
@@ -724,6 +740,17 @@ impl Crashed {
         toy.base = expected;
         toy
     }
+}
+
+/// Whether the book holds exactly what is expected.
+pub fn matches(expected: &State, book: &Book) -> bool {
+    let wanted = expected
+        .iter()
+        .flat_map(|(queue, held)| held.live.keys().map(|sequence| (*queue, *sequence)));
+    wanted.eq(book.live.keys().copied())
+        && expected
+            .iter()
+            .all(|(queue, held)| book.next.get(queue).copied().unwrap_or(1) == held.next.max(1))
 }
 
 pub fn compare(expected: &State, book: &Book) {
