@@ -275,7 +275,10 @@ impl BufferPool {
         let state = &self.states[id.0 as usize];
         assert!(state.references > 0, "{id:?} is free");
         assert!(range.start <= range.end, "{range:?} runs backwards");
-        assert!(range.end <= self.buffer_bytes, "{range:?} lies outside of {id:?}");
+        assert!(
+            range.end <= self.buffer_bytes,
+            "{range:?} lies outside of {id:?}"
+        );
         assert!(
             !state.filling || range.end <= state.sealed,
             "{id:?} is being filled by the device"
