@@ -8,7 +8,14 @@ mod toy;
 
 use disk::{Image, Random};
 use ringpost_engine::control::recovery::verify;
+use ringpost_engine::data::journal::segment::SlotState;
+use ringpost_engine::data::journal::{Config, NoRoom, RunHead};
+use ringpost_engine::effect::Effects;
+use ringpost_engine::ids::JournalId;
 use ringpost_engine::input::IoFault;
+use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
+use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
+use ringpost_wire::{FragmentHead, MessageParts};
 use toy::{Crashed, Habits, Marks, State, Toy, matches};
 
 /// Runs with crashes from one seed.
@@ -207,4 +214,267 @@ fn every_truncated_file_is_detected() {
     let mut bad = image.clone();
     bad.checkpoints.clear();
     assert_eq!(look(habits, bad, &expected), Seen::Refused);
+}
+
+/// Fails the n-th operation, whatever it is, and looks at what follows.
+#[test]
+fn every_operation_may_fail() {
+    let faults = [
+        IoFault::Error(5),
+        IoFault::Short { done: 512 },
+        IoFault::NoSpace,
+    ];
+    let mut fail_stops = 0;
+    for n in 1..700 {
+        let mut toy = Toy::new(Habits::small(), 77);
+        toy.disk.fault = Some((n, faults[n as usize % 3]));
+        let mut failed_at = None;
+        for _ in 0..1_500 {
+            toy.random_step();
+            if toy.failed {
+                let durable = *failed_at.get_or_insert(toy.journal.durable_block());
+                assert_eq!(
+                    toy.journal.durable_block(),
+                    durable,
+                    "nothing is confirmed again"
+                );
+                assert!(toy.disk.fail_stop.is_some(), "and it says why");
+                assert_eq!(toy.publish(), Err(NoRoom::Closed));
+            }
+        }
+        fail_stops += u64::from(toy.failed);
+        // What was confirmed is there after a restart, also if a read failed before.
+        toy.disk.fault = None;
+        toy.crash().reopen();
+    }
+    println!("{fail_stops} of 699 were final");
+    assert!(fail_stops > 150, "{fail_stops}");
+}
+
+/// A read that fails while recovering is damage or is read another way; never a silent loss.
+#[test]
+fn every_read_of_recovery_may_fail() {
+    let (habits, image, expected) = sample(13);
+    for n in 1..200 {
+        let mut disk = disk::Disk::of(image.clone());
+        disk.fault = Some((n, IoFault::Error(5)));
+        match toy::recover_from(&habits, disk) {
+            Err(_) => {}
+            Ok((_, book, disk, _, report, _)) => {
+                let is_reported = !report.damages.is_empty() || !report.findings.is_empty();
+                let was_hit = disk.op_count >= n;
+                assert!(is_reported || matches(&expected, &book), "read {n}");
+                assert!(!was_hit || report.read_error_count > 0);
+            }
+        }
+    }
+}
+
+/// Fills the disk to the last slot, then acks everything: publishes resume, with no operator, and
+/// also if the file system itself is full (rulings 17).
+#[test]
+fn a_full_disk_drains_by_acks_alone() {
+    for bytes_max in [None, Some(14 * (64 << 10) + 3_000)] {
+        let mut habits = Habits::small();
+        habits.config.slots_max = 14;
+        habits.queues = 3;
+        let mut toy = Toy::new(habits, 5);
+        toy.disk.bytes_max = bytes_max;
+        toy.settle_down();
+        for round in 0..3 {
+            let mut refusals = 0;
+            while refusals < 50 {
+                match toy.publish() {
+                    Ok(()) => {}
+                    Err(NoRoom::Disk) => {
+                        refusals += 1;
+                        toy.settle_down();
+                    }
+                    Err(NoRoom::Buffers | NoRoom::Closed) => {}
+                }
+                toy.turn_end();
+                toy.complete_one();
+            }
+            toy.settle_down();
+            assert!(toy.journal.is_publish_refused(), "round {round}");
+            assert!(toy.publish().is_err(), "round {round}");
+            let live = toy.book.live.len();
+            assert!(live > 100, "the disk was full of messages");
+            // A crash while full is like any other.
+            if round == 1 {
+                toy = toy.crash().reopen();
+                toy.disk.bytes_max = bytes_max;
+                toy.settle_down();
+            }
+            while !toy.book.live.is_empty() {
+                toy.ack(40)
+                    .expect("acks have room when publishes have none");
+                toy.settle_down();
+            }
+            toy.settle_down();
+            assert!(!toy.journal.is_publish_refused(), "round {round}");
+            toy.publish().expect("publishes resume");
+            toy.settle_down();
+        }
+        toy.crash().reopen();
+    }
+}
+
+/// One live message left in each of many segments: the journal shrinks to what is live.
+#[test]
+fn sparse_segments_shrink() {
+    let mut habits = Habits::small();
+    habits.config.slots_max = 240;
+    habits.queues = 1;
+    let mut toy = Toy::new(habits, 9);
+    toy.checkpoints_on = false;
+    toy.settle_down();
+    let sealed = |toy: &Toy| {
+        let segments = toy.journal.segments();
+        segments
+            .filter(|(_, s)| s.state == SlotState::Sealed)
+            .count()
+    };
+    let mut kept = Vec::new();
+    while sealed(&toy) < 200 {
+        let before = sealed(&toy);
+        while sealed(&toy) == before {
+            let _no_room_is_fine = toy.publish();
+            toy.turn_end();
+            while toy.complete_one() {}
+        }
+        toy.settle_down();
+        kept.push(*toy.book.live.last_key_value().expect("just published").0);
+        let keys: Vec<_> = toy.book.live.keys().copied().collect();
+        let acked: Vec<_> = keys.into_iter().filter(|key| !kept.contains(key)).collect();
+        for some in acked.chunks(200) {
+            toy.ack_keys(1, some).expect("room");
+        }
+        toy.settle_down();
+    }
+    toy.checkpoints_on = true;
+    let started = toy.now;
+    toy.settle_down();
+    assert!(toy.marks.moved >= 190, "{:?}", toy.marks);
+    let live_bytes: u64 = toy.journal.segments().map(|(_, s)| s.live_bytes()).sum();
+    let left = sealed(&toy) as u64 * u64::from(habits.config.segment_bytes);
+    let spares = 4 * u64::from(habits.config.segment_bytes);
+    assert!(left <= 2 * live_bytes + spares, "{left} for {live_bytes}");
+    let files = toy.disk.image.slots.len();
+    assert!(files <= 16, "{files} files left");
+    println!("{} ms of its own time", toy.now.ms_since(started));
+    toy.crash().reopen();
+}
+
+/// Large messages: pieces in order, between others, over a crash, and moved.
+#[test]
+fn fragments_are_whole_or_dropped() {
+    let mut habits = Habits::small();
+    habits.config = Config::new(JournalId(1), 7);
+    habits.config.segment_bytes = 2 << 20;
+    habits.config.slots_max = 16;
+    habits.config.partitions = 4;
+    habits.buffers = 40;
+    let mut message = Vec::new();
+    let payload = vec![3; 3 * FRAGMENT_BYTES_MAX];
+    let parts = MessageParts {
+        payload: &payload,
+        ..MessageParts::default()
+    };
+    parts.write(&mut message).expect("within limits");
+    let bytes = parts.length() as u32;
+    for seed in 0..40 {
+        let mut toy = Toy::new(habits, seed);
+        toy.settle_down();
+        let mut whole = Vec::new();
+        for sequence in 1..=5u64 {
+            let mut offset = 0;
+            let mut last = None;
+            while offset < bytes {
+                let head = FragmentHead {
+                    message_bytes: bytes,
+                    offset,
+                };
+                let mut body = head.encode().to_vec();
+                let end = offset as usize + head.piece_bytes();
+                body.extend_from_slice(&message[offset as usize..end]);
+                let run = RunHead::of_queue(PartitionId(1), QueueId(90), QueueSequence(sequence));
+                let journal = &mut toy.journal;
+                match journal.append_fragment(&mut toy.pool, &mut toy.effects, &run, &body) {
+                    Ok(place) => {
+                        toy.book
+                            .pieces
+                            .entry((90, sequence))
+                            .or_default()
+                            .insert(offset / FRAGMENT_BYTES_MAX as u32, place);
+                        offset = end as u32;
+                        last = Some(toy.journal.open_block());
+                    }
+                    Err(NoRoom::Buffers) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+                toy.turn_end();
+                if toy.random.chance(2) {
+                    let _no_room_is_fine = toy.publish();
+                }
+                toy.complete_one();
+                if seed % 2 == 0 && sequence == 3 && toy.random.chance(3) {
+                    toy.checkpoint();
+                }
+                if seed % 4 == 0 && sequence == 5 && offset > 0 {
+                    break;
+                }
+            }
+            if offset >= bytes {
+                whole.push((last.expect("appended"), sequence));
+            }
+        }
+        let crashed = toy.crash();
+        let durable = crashed.durable;
+        let toy = crashed.reopen();
+        for (block, sequence) in whole {
+            let pieces = toy.book.pieces.get(&(90, sequence));
+            if block <= durable {
+                assert_eq!(pieces.map(|p| p.len()), Some(4), "seed {seed}: {sequence}");
+            }
+        }
+        for pieces in toy.book.pieces.values() {
+            assert_eq!(
+                pieces.len(),
+                4,
+                "seed {seed}: no incomplete message is left"
+            );
+        }
+    }
+}
+
+/// The journal never runs without its effects being done; a pool too small refuses, and recovers.
+#[test]
+fn a_small_pool_refuses_and_goes_on() {
+    let mut habits = Habits::small();
+    habits.buffers = 7;
+    let mut toy = Toy::new(habits, 21);
+    for _ in 0..30_000 {
+        toy.random_step();
+    }
+    assert!(toy.marks.refused_buffers > 0, "{:?}", toy.marks);
+    assert!(toy.marks.published > 2_000, "{:?}", toy.marks);
+    toy.crash().reopen();
+}
+
+/// A watermark is written once after the journal has gone quiet, and nothing else is.
+#[test]
+fn an_idle_journal_writes_one_watermark() {
+    let mut toy = Toy::new(Habits::small(), 3);
+    toy.settle_down();
+    toy.publish().expect("room");
+    toy.settle_down();
+    let written = toy.disk.written_bytes;
+    toy.settle_down();
+    assert_eq!(toy.disk.written_bytes, written);
+    assert_eq!(toy.journal.next_deadline(), None);
+    let mut effects = Effects::default();
+    toy.journal.flush(&mut toy.pool, &mut effects);
+    assert!(effects.list.is_empty());
+    assert!(toy.journal.is_quiet());
 }

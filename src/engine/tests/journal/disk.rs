@@ -245,7 +245,11 @@ impl Disk {
             [write.range.start as usize..write.range.end as usize];
         assert_eq!(now, write.bytes, "bytes in flight are never changed");
         let result = match self.next_fault() {
-            Some(fault) => Err(fault),
+            Some(fault) => {
+                // Some of it may have landed all the same.
+                self.tear(&write, &mut Random(self.op_count));
+                Err(fault)
+            }
             None => {
                 self.apply(&write);
                 Ok(())

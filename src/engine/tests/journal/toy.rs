@@ -285,11 +285,14 @@ pub struct Toy {
 }
 
 /// Recovers an image. `None` if recovery refuses it.
-pub fn recover(
-    habits: &Habits,
-    image: Image,
-) -> Result<(Journal, Book, Disk, Pool, Report, Effects), String> {
-    let mut disk = Disk::of(image);
+pub fn recover(habits: &Habits, image: Image) -> Result<Recovered, String> {
+    recover_from(habits, Disk::of(image))
+}
+
+pub type Recovered = (Journal, Book, Disk, Pool, Report, Effects);
+
+/// Recovers what is on a disk.
+pub fn recover_from(habits: &Habits, mut disk: Disk) -> Result<Recovered, String> {
     let mut pool = Pool::new(habits.buffers, habits.config.buffer_bytes);
     let mut effects = Effects::default();
     let mut book = Book::default();
@@ -607,8 +610,13 @@ impl Toy {
 
     /// Runs until nothing is in flight and every deadline has passed.
     pub fn settle_down(&mut self) {
+        let started = self.now;
         for _ in 0..200_000 {
             self.turn_end();
+            if self.now.ms_since(started) > 5_000 {
+                // All that is left is a file that there is no space for.
+                return;
+            }
             if !self.complete_one() {
                 let deadlines = [self.journal.next_deadline(), self.compactor.next_deadline()];
                 match deadlines.into_iter().flatten().min() {
@@ -620,7 +628,13 @@ impl Toy {
                 return;
             }
         }
-        panic!("never quiet");
+        panic!(
+            "never quiet: now {:?}, journal {:?}, compactor {:?}, idle {}",
+            self.now,
+            self.journal.next_deadline(),
+            self.compactor.next_deadline(),
+            self.compactor.is_idle()
+        );
     }
 
     /// A random step of everything.
