@@ -72,8 +72,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Most bytes delivered and not settled; 64 MiB unless asked otherwise. Choose no less than the
-    /// largest message.
+    /// Most bytes delivered and not settled; 64 MiB unless asked otherwise. The last message may
+    /// pass the bound, so that none is too large for it.
     pub fn credit_bytes(mut self, bytes: ByteSize) -> Self {
         self.credit_bytes = bytes.bytes();
         self
