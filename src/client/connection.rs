@@ -121,6 +121,8 @@ pub(crate) enum Answer {
 }
 
 struct Request {
+    /// 0 for the connection.
+    channel: u16,
     answer: Answer,
     reply: oneshot::Sender<Result<Reply>>,
     items: Vec<Bytes>,
@@ -743,6 +745,9 @@ impl Connection {
                 }
             }
             FrameKind::ProducerClosed | FrameKind::ConsumerClosed => {
+                if header.channel == 0 {
+                    return Err(malformed(Code::ChannelInvalid, header));
+                }
                 let error = Error::from_failure(&body);
                 if error.code_number() == Some(Code::ShuttingDown) {
                     // The channel is to live on with the broker that comes next.
@@ -814,7 +819,17 @@ impl Connection {
     }
 
     fn channel_closed(&self, number: u16, error: &Error) {
-        let slot = self.lock().channels.remove(&number);
+        let (slot, requests) = {
+            let mut state = self.lock();
+            let is_its = |_: &u64, request: &mut Request| request.channel == number;
+            let requests: Vec<_> = state.requests.extract_if(is_its).collect();
+            (state.channels.remove(&number), requests)
+        };
+        // The end of a channel is the answer to all that was asked on it (P-15).
+        for (_, request) in requests {
+            // A caller who has given up waiting does not want the answer.
+            let _ = request.reply.send(Err(error.clone()));
+        }
         match slot.map(|slot| slot.channel) {
             Some(Channel::Producer(producer)) => producer.ended(error),
             Some(Channel::Consumer(inbox)) => inbox.ended(error),
@@ -869,6 +884,7 @@ impl Connection {
     fn enter(
         state: &mut State,
         session: Option<u32>,
+        channel: u16,
         answer: Answer,
     ) -> Option<(u64, oneshot::Receiver<Result<Reply>>)> {
         let is_session = session.is_none_or(|session| session == state.session);
@@ -881,6 +897,7 @@ impl Connection {
         state.requests.insert(
             id,
             Request {
+                channel,
                 answer,
                 reply,
                 items,
@@ -909,7 +926,9 @@ impl Connection {
             let answered = loop {
                 self.up().await?;
                 let mut state = self.lock();
-                if let Some((id, answered)) = Self::enter(&mut state, session, answer) {
+                if let Some((id, answered)) =
+                    Self::enter(&mut state, session, header.channel, answer)
+                {
                     let header = FrameHeader {
                         sequence: id,
                         ..header
@@ -987,7 +1006,9 @@ impl Connection {
     ) -> Result<bool> {
         let answered = {
             let mut state = self.lock();
-            let Some((id, answered)) = Self::enter(&mut state, Some(session), Answer::Done) else {
+            let Some((id, answered)) =
+                Self::enter(&mut state, Some(session), channel, Answer::Done)
+            else {
                 return Ok(false);
             };
             state.out.settle_confirmed(channel, outcome, ranges, id);

@@ -534,7 +534,10 @@ impl PullConsumer {
         if count == 0 {
             return Ok(Vec::new());
         }
-        if !inbox.is_damaged_next() && !inbox.is_ended() {
+        if let Some(error) = inbox.end() {
+            return Err(error);
+        }
+        if !inbox.is_damaged_next() {
             let connection = self.settler.connection();
             connection.up().await?;
             let (session, channel) = inbox.place();

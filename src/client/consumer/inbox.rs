@@ -262,8 +262,9 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
-        self.lock().end.is_some()
+    /// What ended the consumer, if something has.
+    pub(crate) fn end(&self) -> Option<Error> {
+        self.lock().end.clone()
     }
 
     /// Session and channel it lives on now.

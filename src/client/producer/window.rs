@@ -38,7 +38,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// writes never pins a block each.
 const BLOCK_BYTES_SWAPPED_MIN: usize = BLOCK_BYTES / 4;
 /// Blocks kept for reuse.
-const SPARE_COUNT_MAX: usize = 8;
+const SPARE_COUNT_MAX: usize = 4;
 
 /// A run of messages that is not open any more.
 #[derive(Debug)]
@@ -483,11 +483,16 @@ impl Window {
     }
 
     fn fail(&mut self, range: &Range<u64>, error: &Error) {
-        for block in &self.blocks {
+        let start = self
+            .blocks
+            .partition_point(|block| block.end() <= range.start);
+        for block in self
+            .blocks
+            .range(start..)
+            .take_while(|block| block.first < range.end)
+        {
             let overlap = range.start.max(block.first)..range.end.min(block.end());
-            if !overlap.is_empty()
-                && let Some(group) = &block.group
-            {
+            if let Some(group) = &block.group {
                 group.fail(overlap, error);
             }
         }

@@ -413,6 +413,30 @@ async fn the_broker_may_end_a_consumer() {
 }
 
 #[tokio::test]
+async fn the_broker_may_end_a_pull_consumer() {
+    let door = Door::open().await;
+    let (client, _main) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+    let client = client.unwrap();
+    let opening = async {
+        let mut peer = door.welcome().await;
+        let channel = peer.open_consumer().await;
+        (peer, channel)
+    };
+    let (consumer, (mut peer, channel)) = tokio::join!(client.consumer("q").pull(), opening);
+    let mut consumer = consumer.unwrap();
+    let answering = async {
+        peer.expect(FrameKind::Get).await;
+        peer.fail(FrameKind::ConsumerClosed, channel, 0, Code::QueueDeleted)
+            .await;
+    };
+    // The channel's end is the answer to all of it (P-15).
+    let (result, ()) = tokio::join!(consumer.get(1, Duration::from_secs(60)), answering);
+    assert_eq!(result.unwrap_err().code(), Some("queue_deleted"));
+    let again = consumer.get(1, Duration::ZERO).await.unwrap_err();
+    assert_eq!(again.code(), Some("queue_deleted"));
+}
+
+#[tokio::test]
 async fn deliveries_of_another_consumer_are_not_settled() -> ringpost_client::Result<()> {
     let (_fake, client) = filled(4).await;
     let mut one = client.consumer("q").credit(2).subscribe().await?;
