@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod checkpoint;
 pub mod compaction;
 pub mod recovery;
+pub mod relocate;
 pub mod restore;
 pub mod routing;
 pub mod state;

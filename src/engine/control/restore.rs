@@ -141,10 +141,11 @@ impl recovery::Replay for Restore {
         if entry.kind == Kind::Fragment {
             let bytes = entry.message_bytes;
             self.piece(queue, entry.queue_sequence, entry.count, bytes, place);
-        } else if entry.is_relocated && entry.count == 1 {
+        } else if entry.is_relocated {
+            let (first, count) = (entry.queue_sequence, entry.count);
             let result = self
                 .queue(queue)
-                .moved(entry.queue_sequence, place, entry.body_bytes);
+                .moved_run(first, count, entry.body_bytes, place);
             self.note("an indexed move", queue, result);
         } else {
             let result = self.queue(queue).run(
@@ -182,9 +183,8 @@ impl recovery::Replay for Restore {
             self.fragment(head, body, place);
         } else {
             let bytes = body.len() as u32;
-            let result = self
-                .queue(head.queue)
-                .moved(head.queue_sequence, place, bytes);
+            let (first, count) = (head.queue_sequence, head.count);
+            let result = self.queue(head.queue).moved_run(first, count, bytes, place);
             self.note("a move", head.queue, result);
         }
     }

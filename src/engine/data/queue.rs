@@ -935,6 +935,43 @@ impl Queue {
         Some(old)
     }
 
+    /// The record at `target` holds `count` messages from `first` on, with `bytes` padded bytes, that
+    /// lay in the record at `source`: those that are still live and still there lie at the target
+    /// now. Returns how many.
+    ///
+    /// # Panics
+    /// If a number passes [`RUN_MESSAGES_MAX`] or [`RUN_BYTES_MAX`].
+    pub fn moved_run(
+        &mut self,
+        (first, count, bytes): (QueueSequence, u32, u32),
+        source: Place,
+        target: Place,
+    ) -> u32 {
+        let run = Run::new(first.0, count, bytes, target).expect("a record is bounded");
+        self.fresh_run = None;
+        self.index.relocate_run(run, Some(source), &self.settled) as u32
+    }
+
+    /// Piece `number` of a fragmented message moved; whether the message is live and lay there.
+    pub fn moved_piece(
+        &mut self,
+        sequence: QueueSequence,
+        number: u32,
+        source: Place,
+        target: Place,
+    ) -> bool {
+        self.fresh_run = None;
+        self.is_live(sequence)
+            && self
+                .index
+                .relocate_piece(sequence.0, number, source, target)
+    }
+
+    /// Whether the message is not durably settled and lies, in whole or in part, at `place`.
+    pub fn lies_at(&self, sequence: QueueSequence, place: Place) -> bool {
+        self.is_live(sequence) && self.index.lies_at(sequence.0, place)
+    }
+
     /// The same for a fragmented message; its old records are those of [`Queue::pieces`] before.
     /// Returns whether the message is live.
     pub fn moved_fragmented(&mut self, sequence: QueueSequence, places: &[Place]) -> bool {
