@@ -530,12 +530,12 @@ impl Recovery {
         }
         let all = checkpoint.segments.iter().chain(&checkpoint.open);
         for named in all {
-            while self.table.iter().count() <= named.slot.0 as usize {
-                let slot = SlotId(self.table.iter().count() as u32);
+            while self.table.len() <= named.slot.0 as usize {
+                let slot = SlotId(self.table.len() as u32);
                 self.table.push(Segment::absent(slot, self.config.journal));
             }
             let index = SegmentIdx(named.slot.0);
-            let segment = self.table.get_mut(index);
+            let mut segment = self.table.get_mut(index);
             if segment.state == SlotState::Absent {
                 self.report.findings.push(format!(
                     "segment {} is named by checkpoint {} but its file, slot {}, is missing or short",
@@ -965,7 +965,7 @@ impl Recovery {
     }
 
     fn note_cold_damage(&mut self, segment: SegmentIdx, at: u32) {
-        let segment = self.table.get_mut(segment);
+        let mut segment = self.table.get_mut(segment);
         segment.is_damaged = true;
         let text = format!(
             "segment {} (slot {}) can not be read at offset {at}, and neither can its index",
@@ -1240,7 +1240,7 @@ impl Recovery {
             }
             self.replay_record(&head, body, block, offset, replay);
         }
-        let segment = self.table.get_mut(block.segment);
+        let mut segment = self.table.get_mut(block.segment);
         segment.written_bytes = header.offset + header.bytes();
         segment.durable_bytes = segment.written_bytes;
         if !header.is_index() && !self.closed.contains(&block.segment) {
@@ -1262,7 +1262,7 @@ impl Recovery {
         self.index.clear();
         self.index_segment = Some(block.segment);
         let generation = self.report.generation;
-        let entry = self.table.get_mut(block.segment);
+        let mut entry = self.table.get_mut(block.segment);
         assert_eq!(
             entry.state,
             SlotState::Free,
@@ -1348,9 +1348,10 @@ impl Recovery {
                 Kind::Fragment => 1,
                 _ => u64::from(head.count),
             };
-            let segment = self.table.get_mut(block.segment);
+            let mut segment = self.table.get_mut(block.segment);
             segment.unit_count += units;
             segment.unit_bytes += u64::from(head.body_bytes());
+            drop(segment);
             if head.kind == Kind::Fragment {
                 let key = (head.queue, head.queue_sequence);
                 self.note_piece(key, entry.count, entry.message_bytes);
@@ -1396,7 +1397,7 @@ impl Recovery {
             return;
         }
         let offset = block.header.offset;
-        let segment = self.table.get_mut(block.segment);
+        let mut segment = self.table.get_mut(block.segment);
         if head.flags & FLAG_SECOND_COPY == 0 {
             segment.parts.push(IndexPart {
                 covers_from: self.index.covers_from(),
@@ -1573,7 +1574,7 @@ impl Recovery {
         let plan = self.plan.take().expect("made by the scan");
         let mut segment = None;
         if let Some((open, offset)) = plan.position {
-            let entry = self.table.get_mut(open);
+            let mut entry = self.table.get_mut(open);
             let is_known = entry.state == SlotState::Sealed && entry.written_bytes == offset;
             if is_known && !self.complete.contains(&open) && !self.closed.contains(&open) {
                 entry.state = SlotState::Open;
@@ -1581,10 +1582,10 @@ impl Recovery {
             }
         }
         let mut segments_since = 0;
-        for index in 0..self.table.iter().count() {
+        for index in 0..self.table.len() {
             let index = SegmentIdx(index as u32);
             let is_short = self.short.contains(&index);
-            let entry = self.table.get_mut(index);
+            let mut entry = self.table.get_mut(index);
             if is_short && entry.state == SlotState::Free {
                 entry.state = SlotState::Absent;
             }

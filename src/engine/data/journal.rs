@@ -914,7 +914,7 @@ impl Journal {
     }
 
     fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
-        let segment = self.table.get_mut(segment);
+        let mut segment = self.table.get_mut(segment);
         segment.unit_count += u64::from(count);
         segment.unit_bytes += bytes as u64;
     }
@@ -1000,7 +1000,7 @@ impl Journal {
         let number = self.next_number;
         self.next_number = SegmentNumber(number.0 + 1);
         let named_generation = self.checkpoints.generation;
-        let segment = self.table.get_mut(next);
+        let mut segment = self.table.get_mut(next);
         assert_eq!(segment.live_count, 0, "a free slot holds nothing live");
         assert_eq!(segment.pin_count, 0, "a free slot is not pinned");
         *segment = Segment {
@@ -1010,6 +1010,7 @@ impl Journal {
             is_reserve: free - 1 < RESERVE_SLOTS,
             ..Segment::absent(segment.slot, segment.journal)
         };
+        drop(segment);
         self.segment = Some(next);
         self.next_slot = self.table.first(SlotState::Free, Some(next));
         self.window = None;
@@ -1218,7 +1219,7 @@ impl Journal {
         assert!(open.record_count > 0, "a block is opened for a record");
         let sequence = self.next_sequence;
         let next_slot = self.next_slot.map(|next| self.table.get(next).slot);
-        let segment = self.table.get_mut(open.segment);
+        let segment = self.table.get(open.segment);
         assert_eq!(segment.written_bytes, open.offset);
         let mut header = BlockHeader {
             header_crc: 0,
@@ -1260,8 +1261,7 @@ impl Journal {
                 last: state.next - 1,
             });
         }
-        let segment = self.table.get_mut(open.segment);
-        segment.written_bytes += bytes;
+        self.table.get_mut(open.segment).written_bytes += bytes;
         if open.flags & BLOCK_FLAG_INDEX == 0 {
             self.index
                 .add_block(sequence, open.offset, bytes, &self.ranges);
@@ -1636,7 +1636,7 @@ impl Journal {
 
     /// Takes away units that are durably settled, or have moved.
     pub fn drop_live(&mut self, segment: SegmentIdx, units: u32) {
-        let segment = self.table.get_mut(segment);
+        let mut segment = self.table.get_mut(segment);
         segment.live_count = segment
             .live_count
             .checked_sub(u64::from(units))
@@ -1645,7 +1645,7 @@ impl Journal {
 
     /// A relocation into this segment is no longer in flight.
     pub(crate) fn unpin(&mut self, segment: SegmentIdx) {
-        let segment = self.table.get_mut(segment);
+        let mut segment = self.table.get_mut(segment);
         segment.pin_count = segment
             .pin_count
             .checked_sub(1)
@@ -1656,9 +1656,9 @@ impl Journal {
     /// checkpoints on disk (rulings 12).
     fn reclaim(&mut self, effects: &mut Effects) {
         let durable = self.checkpoints.durable_generation;
-        for index in 0..self.table.iter().count() {
+        for index in 0..self.table.len() {
             let index = SegmentIdx(index as u32);
-            let segment = self.table.get_mut(index);
+            let mut segment = self.table.get_mut(index);
             if segment.state == SlotState::Sealed
                 && segment.live_count == 0
                 && segment.pin_count == 0
@@ -1696,13 +1696,13 @@ impl Journal {
         }
         self.create_after = None;
         let free = self.table.count(SlotState::Free);
-        let count = self.table.iter().count() - self.table.count(SlotState::Absent);
+        let count = self.table.len() - self.table.count(SlotState::Absent);
         if free < self.free_target() && count < self.config.slots_max as usize {
             let journal = self.config.journal;
             let slot = match self.table.first(SlotState::Absent, None) {
                 Some(slot) => slot,
                 None => {
-                    let number = self.table.iter().count() as u32;
+                    let number = self.table.len() as u32;
                     let slot = SlotId(number);
                     self.table.push(Segment::absent(slot, journal))
                 }
@@ -1918,10 +1918,9 @@ impl Journal {
             self.issue_read(read, effects);
             return Progress::Nothing;
         }
-        let segment = self.table.get_mut(read.segment);
-        segment.pin_count -= 1;
+        self.table.get_mut(read.segment).pin_count -= 1;
         if let Err(fault) = result {
-            segment.is_damaged = true;
+            self.table.get_mut(read.segment).is_damaged = true;
             effects.push(Effect::Release {
                 buffer: read.buffer,
             });
@@ -2005,6 +2004,7 @@ impl Journal {
     /// Asserts what must hold between steps.
     pub fn invariants(&self) {
         self.cache.invariants();
+        self.table.invariants();
         assert!(self.writes.len() <= self.config.writes_in_flight as usize);
         let waiting = (self.writes.len() + self.sealed.len()) as u64;
         if self.state != State::Failed {
