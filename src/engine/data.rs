@@ -1,5 +1,14 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
+pub mod consumer;
+pub mod deliver;
+pub mod flow;
 pub mod journal;
-pub mod mesh;
+pub mod notes;
+pub mod producer;
+pub mod publish;
+pub mod queue;
+pub mod route;
 pub mod session;
+pub mod slab;
+pub mod table;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::data::mesh::MeshMessage;
 use crate::data::session::Handover;
 use crate::ids::{BufferId, ConnId, OpId, SlotId};
+use crate::mesh::MeshMessage;
 use ringpost_wire::ids::CoreId;
 
 /// The shell's pool of equal, aligned buffers.

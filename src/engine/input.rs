@@ -1,8 +1,8 @@
 //! Everything that can happen to a core. Does not know where an input came from.
 
-use crate::data::mesh::MeshMessage;
 use crate::data::session::Handover;
 use crate::ids::{BufferId, ConnId, OpId, SlotId};
+use crate::mesh::MeshMessage;
 use ringpost_wire::Code;
 use ringpost_wire::ids::CoreId;
 

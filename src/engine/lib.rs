@@ -30,10 +30,12 @@
 #![deny(missing_docs)]
 
 pub mod control;
+pub mod core;
 pub mod data;
 pub mod effect;
 pub mod ids;
 pub mod input;
+pub mod mesh;
 
 pub use effect::{Buffers, Effect, Effects, FileOp};
 pub use ids::{BufferId, ConnId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};

@@ -44,11 +44,12 @@ impl<'a> Iterator for Messages<'a> {
         }
         let rest = core::mem::take(&mut self.rest);
         let length = envelope::length_of(rest).unwrap_or(0);
-        let taken = padded(length);
-        if !(ENVELOPE_BYTES..=FRAGMENT_BYTES_MAX).contains(&length) || taken > rest.len() {
+        if !(ENVELOPE_BYTES..=FRAGMENT_BYTES_MAX).contains(&length) {
             return Some(Err(Code::MessageMalformed));
         }
-        let (bytes, after) = rest.split_at(taken);
+        let Some((bytes, after)) = rest.split_at_checked(padded(length)) else {
+            return Some(Err(Code::MessageMalformed));
+        };
         if bytes[length..].iter().any(|byte| *byte != 0) {
             return Some(Err(Code::MessageMalformed));
         }

@@ -73,7 +73,7 @@ codes! {
     TimedOut = 15, Connection, retry, "timed_out";
     /// Published beyond credit (P-34).
     CreditExceeded = 16, Connection, fatal, "credit_exceeded";
-    /// Publish sequence is not the next one of its producer (P-32).
+    /// Publish sequence does not follow the one before it on its channel (P-32).
     SequenceGap = 17, Connection, fatal, "sequence_gap";
     /// Connections, channels or memory are used up; try later or elsewhere.
     Overloaded = 18, Connection, retry, "overloaded";

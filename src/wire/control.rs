@@ -54,6 +54,11 @@ macro_rules! native {
     };
 }
 
+/// Whether a field must be zero in this version (P-6).
+const fn is_reserved(field: &str) -> bool {
+    matches!(field.as_bytes(), b"reserved")
+}
+
 macro_rules! bodies {
     ($(
         $(#[$doc:meta])*
@@ -115,6 +120,11 @@ macro_rules! bodies {
                 if !rest.is_empty() {
                     return Err(Code::BodyMalformed);
                 }
+                $(
+                    if is_reserved(stringify!($field)) && native!(fixed.$field, $int) != 0 {
+                        return Err(Code::BodyMalformed);
+                    }
+                )*
                 Ok(Self {
                     $( $field: native!(fixed.$field, $int), )*
                     $( $part, )*
@@ -206,7 +216,8 @@ bodies! {
 
     /// The producer is open.
     ProducerOpened ProducerOpenedArchived {
-        /// Sequence the next publish must have.
+        /// One above the highest sequence that the broker knows of this producer, 1 for a new one:
+        /// where a producer without unconfirmed publishes goes on (P-32).
         sequence: u64,
         /// Cumulative credit as in [`ProducerCredit`].
         messages: u64,

@@ -6,7 +6,8 @@ use rkyv::Portable;
 use rkyv::bytecheck::CheckBytes;
 
 use crate::limits::{
-    ENVELOPE_BYTES, HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, PROPERTIES_BYTES_MAX, padded,
+    ALIGN, ENVELOPE_BYTES, ENVELOPE_BYTES_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX,
+    PROPERTIES_BYTES_MAX, padded,
 };
 use crate::{Code, checksum};
 
@@ -35,7 +36,7 @@ pub struct LongPart {
 /// |---|---|---|
 /// | 0 | 4 | `crc`: crc32c of bytes `4..length`, by the producer, never recomputed |
 /// | 4 | 4 | `length`: envelope and tail, without padding |
-/// | 8 | 2 | `header_bytes`: 64 in this version; later versions append fields |
+/// | 8 | 2 | `header_bytes`: 64 in this version; later versions append fields, which are skipped |
 /// | 10 | 1 | `flags_critical`: an unknown bit refuses the message |
 /// | 11 | 1 | `flags_ignorable`: unknown bits are kept and passed on |
 /// | 12 | 1 | `priority` |
@@ -122,7 +123,8 @@ impl Archived {
         let headers = self.headers.range();
         let payload = self.payload.range();
         // One tail, back to back: the start of each part is the end of the one before it.
-        let ordered = exchange.0 == ENVELOPE_BYTES as u64
+        let header_bytes = usize::from(self.header_bytes.to_native());
+        let ordered = exchange.0 == header_bytes as u64
             && routing_key.0 == exchange.1
             && properties.0 == routing_key.1
             && headers.0 == properties.1
@@ -132,7 +134,9 @@ impl Archived {
             && routing_key.1 - routing_key.0 <= KEY_BYTES_MAX as u64
             && properties.1 - properties.0 <= PROPERTIES_BYTES_MAX as u64
             && headers.1 - headers.0 <= HEADERS_BYTES_MAX as u64;
-        let reserved = self.header_bytes.to_native() as usize == ENVELOPE_BYTES
+        // A later version's fields lie between the known ones and the tail (P-23).
+        let reserved = (ENVELOPE_BYTES..=ENVELOPE_BYTES_MAX).contains(&header_bytes)
+            && header_bytes.is_multiple_of(ALIGN)
             && self.flags_critical & !FLAGS_CRITICAL_KNOWN == 0
             && self.zero_a == [0; 3]
             && self.zero_b.to_native() == 0;
@@ -405,6 +409,37 @@ mod tests {
             (3, 5, 6)
         );
         assert_eq!(length_of(&bytes), Some(envelope.length()));
+    }
+
+    /// `sample` as a later version might write it: with `more` bytes of fields before the tail.
+    fn later(more: u16) -> Vec<u8> {
+        let mut bytes = sample();
+        bytes.truncate(open(&bytes).expect("well formed").length());
+        let mut tail = bytes.split_off(ENVELOPE_BYTES);
+        let mut add = |at: usize| {
+            let value = u16::from_le_bytes([bytes[at], bytes[at + 1]]) + more;
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        };
+        [4, 8, 32, 36, 40, 48, 56].into_iter().for_each(&mut add);
+        bytes.resize(ENVELOPE_BYTES + usize::from(more), 0xee);
+        bytes.append(&mut tail);
+        let crc = checksum::crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn fields_of_later_versions_are_skipped() {
+        for more in [0, 16, 32, 944, 960] {
+            let bytes = later(more);
+            let envelope = open(&bytes).expect("later fields are skipped");
+            assert_eq!(envelope.check_crc(), Ok(()));
+            assert_eq!(envelope.address(), b"shoporder.7.paid");
+            assert_eq!(envelope.payload(), b"hello");
+        }
+        for more in [1, 8, 976] {
+            assert!(open(&later(more)).is_err(), "{more} more bytes passed");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Does not know connections, and does not copy.
 
 use crate::limits::{ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
-use crate::{Code, FrameHeader, FrameKind, checksum};
+use crate::{Code, DeliverHead, FrameHeader, FrameKind, checksum};
 
 /// What the start of a slice holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,21 +48,33 @@ pub fn cut(bytes: &[u8], frame_bytes_max: usize) -> Cut {
     }
 }
 
-/// Checks that `body_crc` covers `body` (P-5).
+/// What of a body its frame's `body_crc` covers (P-5): nothing of a `Publish` and the head of a
+/// `Deliver`, whose messages carry checksums of their own; everything of any other.
+#[must_use]
+pub fn covered(kind: FrameKind, body: &[u8]) -> &[u8] {
+    match kind {
+        FrameKind::Publish => &[],
+        FrameKind::Deliver => body.get(..DeliverHead::BYTES).unwrap_or(body),
+        _ => body,
+    }
+}
+
+/// Checks that `body_crc` is right for what it covers of `body` (P-5).
 ///
 /// # Errors
 /// [`Code::BodyMalformed`].
 pub fn check_body(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
-    if checksum::crc32c(body) == header.body_crc {
+    if checksum::crc32c(covered(header.kind, body)) == header.body_crc {
         Ok(())
     } else {
         Err(Code::BodyMalformed)
     }
 }
 
-/// Appends one frame whose whole body is checksummed.
+/// Appends one frame.
 ///
-/// `header.body_bytes` and `header.body_crc` are filled in here.
+/// `header.body_bytes` and `header.body_crc` are filled in here, the checksum over what it
+/// [covers](covered).
 ///
 /// # Panics
 /// If the body is larger than a frame may be.
@@ -72,7 +84,7 @@ pub fn write(out: &mut Vec<u8>, mut header: FrameHeader, body: &[u8]) {
         "body larger than a frame"
     );
     header.body_bytes = body.len() as u32;
-    header.body_crc = checksum::crc32c(body);
+    header.body_crc = checksum::crc32c(covered(header.kind, body));
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(body);
     pad(out);
@@ -120,5 +132,29 @@ mod tests {
             Err(Code::BodyMalformed)
         );
         assert_eq!(cut(&bytes, 47), Cut::Malformed(Code::FrameTooLarge));
+    }
+
+    #[test]
+    fn checksums_cover_what_the_kind_says() {
+        for (kind, covered_bytes) in [
+            (FrameKind::Publish, 0),
+            (FrameKind::Deliver, 16),
+            (FrameKind::DeliverFragment, 40),
+            (FrameKind::Close, 40),
+        ] {
+            let mut bytes = Vec::new();
+            write(&mut bytes, FrameHeader::bare(kind, 1, 1), &[7; 40]);
+            let Cut::Complete { header, .. } = cut(&bytes, FRAME_BYTES_MAX) else {
+                panic!("a whole frame was not seen")
+            };
+            for changed in 0..40 {
+                let mut body = [7; 40];
+                body[changed] = 8;
+                let seen = check_body(&header, &body).is_err();
+                assert_eq!(seen, changed < covered_bytes, "{kind:?} byte {changed}");
+            }
+        }
+        let short = FrameHeader::bare(FrameKind::Deliver, 1, 1);
+        assert!(check_body(&short, &[1; 3]).is_err());
     }
 }

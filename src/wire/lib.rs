@@ -38,6 +38,7 @@ pub mod frame;
 pub mod header;
 pub mod ids;
 pub mod limits;
+pub mod table;
 pub mod version;
 
 pub use batch::{DeliverHead, FragmentHead, Messages, SettleRange};
@@ -46,3 +47,4 @@ pub use envelope::{Envelope, MessageParts};
 pub use frame::{Cut, cut};
 pub use header::{FrameHeader, FrameKind};
 pub use limits::*;
+pub use table::Table;

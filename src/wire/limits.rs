@@ -11,6 +11,8 @@ pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 pub const FRAME_BYTES_MAX_HANDSHAKE: usize = 4 * 1024;
 /// Bytes of a message's fixed [`crate::Envelope`].
 pub const ENVELOPE_BYTES: usize = 64;
+/// Largest `header_bytes` of a message: room for the fields of later versions (P-23).
+pub const ENVELOPE_BYTES_MAX: usize = 1024;
 /// A message up to this many bytes travels whole, a larger one in fragments (P-31).
 pub const FRAGMENT_BYTES_MAX: usize = 192 * 1024;
 /// Default largest message in bytes: envelope and tail (rulings 21).
@@ -47,12 +49,14 @@ pub const HEARTBEAT_MS_DEFAULT: u32 = 10_000;
 pub const REASON_BYTES_MAX: usize = 1024;
 
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(ALIGN));
-const _: () = assert!(ENVELOPE_BYTES.is_multiple_of(ALIGN));
+const _: () = assert!(ENVELOPE_BYTES.is_multiple_of(ALIGN) && ENVELOPE_BYTES <= ENVELOPE_BYTES_MAX);
+// The u16 offsets of exchange and routing key reach.
+const _: () = assert!(ENVELOPE_BYTES_MAX + NAME_BYTES_MAX + KEY_BYTES_MAX <= u16::MAX as usize);
 // A whole message, its batch head and its frame header fit a frame.
 const _: () = assert!(FRAGMENT_BYTES_MAX + FRAME_HEADER_BYTES + 2 * ALIGN <= FRAME_BYTES_MAX);
 // The parts that routing reads always lie in the first fragment.
 const _: () = assert!(
-    ENVELOPE_BYTES + 2 * KEY_BYTES_MAX + PROPERTIES_BYTES_MAX + HEADERS_BYTES_MAX
+    ENVELOPE_BYTES_MAX + NAME_BYTES_MAX + KEY_BYTES_MAX + PROPERTIES_BYTES_MAX + HEADERS_BYTES_MAX
         < FRAGMENT_BYTES_MAX
 );
 const _: () = assert!(SETTLE_RANGES_MAX * 16 + FRAME_HEADER_BYTES < FRAME_BYTES_MAX);

@@ -793,6 +793,37 @@ impl Journal {
         self.is_publish_refused
     }
 
+    /// Whether as many slots are free as are kept ready, or no more can be had for now.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.table.count(SlotState::Free) >= self.free_target()
+            || self.create_after.is_some()
+            || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        let count = self.table.iter().count() - self.table.count(SlotState::Absent);
+        count >= self.config.slots_max as usize
+    }
+
+    /// Bytes that publishes may still fill without touching the reserve. `None` if there are no more
+    /// slots to be had: publishes are refused then, where they only waited for credit before.
+    #[must_use]
+    pub fn publish_space(&self) -> Option<u64> {
+        if self.is_publish_refused && (self.create_after.is_some() || self.is_full()) {
+            return None;
+        }
+        let free = self
+            .table
+            .count(SlotState::Free)
+            .saturating_sub(RESERVE_SLOTS) as u64;
+        let segment_bytes = u64::from(self.config.segment_bytes);
+        let open = self.segment.map_or(0, |segment| {
+            segment_bytes.saturating_sub(u64::from(self.table.get(segment).written_bytes))
+        });
+        Some(free * segment_bytes + open)
+    }
+
     /// Ranges of partitions that recovery could not prove and nobody accepted the loss of.
     #[must_use]
     pub fn damages(&self) -> &[Damage] {

@@ -1,5 +1,248 @@
-//! One connection's protocol state. Does not know sockets.
+//! One connection's protocol state: handshake, channels, heartbeats, bytes not yet sent.
+//! Does not know sockets, and not what its producers and consumers do.
 
-/// What a core knows of a connection that it hands over.
+use ringpost_wire::control::{Body, Hello, Welcome};
+use ringpost_wire::ids::{CoreId, QueueId, TenantId};
+use ringpost_wire::version::{self, MAGIC};
+use ringpost_wire::{
+    CHANNELS_MAX, Code, FRAME_BYTES_MAX, FrameHeader, FrameKind, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN,
+};
+
+use crate::core::CoreConfig;
+use crate::ids::{ConnId, Mono};
+
+/// A channel of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Channel {
+    /// Not in use.
+    #[default]
+    Free,
+    /// A producer: its key on this core.
+    Producer(u64),
+    /// A consumer whose owning core has been asked to open it.
+    ConsumerOpening {
+        /// The queue.
+        queue: QueueId,
+        /// The core that owns the queue.
+        owner: CoreId,
+    },
+    /// A consumer.
+    Consumer {
+        /// The queue.
+        queue: QueueId,
+        /// The core that owns the queue.
+        owner: CoreId,
+        /// Its key there.
+        key: u64,
+    },
+}
+
+/// What was agreed in the handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Heartbeat interval, in ms.
+    pub heartbeat_ms: u32,
+    /// Largest message the peer takes, in bytes.
+    pub message_bytes_max: u32,
+}
+
+/// What a core knows of a connection that it hands over. It has no channels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Handover {
+    /// What was agreed.
+    pub agreed: Agreed,
+    /// What the client calls itself.
+    pub client: String,
+    /// The `Attach` request that the adopting core answers.
+    pub sequence: u64,
+}
+
+/// How far the conversation has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// `Hello` is awaited.
+    Handshake,
+    /// Any frame may come.
+    Open(Agreed),
+}
+
+/// A connection.
 #[derive(Debug)]
-pub struct Handover {}
+pub struct Session {
+    /// Its number.
+    pub conn: ConnId,
+    /// How far the conversation has come.
+    pub stage: Stage,
+    /// What the client calls itself.
+    pub client: String,
+    /// By channel number; grows to the highest in use.
+    channels: Vec<Channel>,
+    /// Channels in use.
+    pub channels_open: u32,
+    /// Bytes given to the shell and not yet taken by the socket.
+    pub unsent: u64,
+    /// When the peer was last heard.
+    pub heard: Mono,
+    /// When something was last sent.
+    pub spoke: Mono,
+}
+
+/// What a session wants after a `Hello`.
+pub enum Greeting {
+    /// Reply with this and go on.
+    Welcome(Agreed),
+    /// Say this and hang up.
+    Refuse(Code, &'static str),
+}
+
+impl Session {
+    /// A connection just accepted.
+    #[must_use]
+    pub fn new(conn: ConnId, now: Mono) -> Self {
+        Self {
+            conn,
+            stage: Stage::Handshake,
+            client: String::new(),
+            channels: Vec::new(),
+            channels_open: 0,
+            unsent: 0,
+            heard: now,
+            spoke: now,
+        }
+    }
+
+    /// A connection handed over by another core.
+    #[must_use]
+    pub fn adopt(conn: ConnId, handover: Handover, now: Mono) -> Self {
+        let mut session = Self::new(conn, now);
+        session.stage = Stage::Open(handover.agreed);
+        session.client = handover.client;
+        session
+    }
+
+    /// What was agreed, once it was.
+    #[must_use]
+    pub const fn agreed(&self) -> Option<Agreed> {
+        match self.stage {
+            Stage::Open(agreed) => Some(agreed),
+            Stage::Handshake => None,
+        }
+    }
+
+    /// The channel with this number; numbers never used are free.
+    #[must_use]
+    pub fn channel(&self, number: u16) -> Channel {
+        self.channels
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Uses a free channel.
+    ///
+    /// # Errors
+    /// [`Code::ChannelInvalid`] if the number is out of range or in use.
+    pub fn claim(&mut self, number: u16, channel: Channel) -> Result<(), Code> {
+        assert!(channel != Channel::Free, "claim takes a channel into use");
+        if number == 0 || number > CHANNELS_MAX || self.channel(number) != Channel::Free {
+            return Err(Code::ChannelInvalid);
+        }
+        let idx = usize::from(number);
+        if self.channels.len() <= idx {
+            self.channels.resize(idx + 1, Channel::Free);
+        }
+        self.channels[idx] = channel;
+        self.channels_open += 1;
+        Ok(())
+    }
+
+    /// Changes a channel in use.
+    pub fn set(&mut self, number: u16, channel: Channel) {
+        assert!(
+            self.channel(number) != Channel::Free,
+            "only a channel in use changes"
+        );
+        if channel == Channel::Free {
+            self.channels_open -= 1;
+        }
+        self.channels[usize::from(number)] = channel;
+    }
+
+    /// The channels in use, with their numbers.
+    pub fn channels(&self) -> impl Iterator<Item = (u16, Channel)> + '_ {
+        self.channels
+            .iter()
+            .enumerate()
+            .filter(|(_, channel)| **channel != Channel::Free)
+            .map(|(number, channel)| (number as u16, *channel))
+    }
+
+    /// Judges a `Hello` (P-7, P-8); `tenant` finds a tenant by name.
+    pub fn greet(
+        &mut self,
+        config: &CoreConfig,
+        body: &[u8],
+        tenant: impl FnOnce(&[u8]) -> Option<TenantId>,
+    ) -> Greeting {
+        let Ok(hello) = Hello::decode(body) else {
+            return Greeting::Refuse(Code::BodyMalformed, "the hello body is malformed");
+        };
+        if hello.magic != MAGIC {
+            return Greeting::Refuse(Code::BodyMalformed, "this is not the Ringpost protocol");
+        }
+        if version::agree(hello.version_min, hello.version_max).is_none() {
+            return Greeting::Refuse(
+                Code::VersionUnsupported,
+                "no protocol version is spoken by both sides; this broker speaks version 1",
+            );
+        }
+        let Some(tenant) = tenant(hello.tenant) else {
+            return Greeting::Refuse(Code::TenantUnknown, "there is no such tenant");
+        };
+        let heartbeat_ms = match hello.heartbeat_ms {
+            0 => config.limits.heartbeat_ms,
+            asked => asked.clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX),
+        };
+        let message_bytes_max = match hello.message_bytes_max {
+            0 => config.limits.message_bytes_max,
+            asked => asked.min(config.limits.message_bytes_max),
+        };
+        let agreed = Agreed {
+            tenant,
+            heartbeat_ms,
+            message_bytes_max,
+        };
+        self.stage = Stage::Open(agreed);
+        self.client = String::from_utf8_lossy(hello.client).into_owned();
+        Greeting::Welcome(agreed)
+    }
+
+    /// Appends the `Welcome`.
+    pub fn welcome(&self, config: &CoreConfig, agreed: Agreed, sequence: u64, out: &mut Vec<u8>) {
+        let welcome = Welcome {
+            magic: MAGIC,
+            version: version::VERSION_MAX,
+            core: config.core.0,
+            cores: config.cores,
+            channels_max: CHANNELS_MAX,
+            heartbeat_ms: agreed.heartbeat_ms,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            message_bytes_max: agreed.message_bytes_max,
+            credit_messages_max: ringpost_wire::CREDIT_MESSAGES_MAX,
+            connection: self.conn.0,
+            server: config.server.as_bytes(),
+        };
+        welcome.write(out, FrameHeader::bare(FrameKind::Welcome, 0, sequence));
+    }
+
+    /// When the peer must have been heard again (P-12).
+    #[must_use]
+    pub fn silent_deadline(&self, handshake_ms: u64) -> Mono {
+        match self.stage {
+            Stage::Handshake => self.heard.plus_ms(handshake_ms),
+            Stage::Open(agreed) => self.heard.plus_ms(2 * u64::from(agreed.heartbeat_ms)),
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! From a configuration to a broker that runs, and back to a clean directory.
+//! Does not know messages; every failure is a sentence that says what to do.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringpost_engine::Mono;
+use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::effect::Effects;
+use ringpost_wire::ids::CoreId;
+
+use crate::budget::{Budget, Demand};
+use crate::config::{Config, Cpus};
+use crate::control::admin::{self, Admin, AdminOptions, CorePort};
+use crate::control::identity::Identity;
+use crate::control::log::Log;
+use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
+use crate::data::drive::{CoreMail, Drive, Reporter};
+use crate::data::mesh::{self, MeshEndpoint};
+use crate::data::store::Store;
+use crate::rt::disk::{self, DirectIo, DirectoryLock};
+use crate::rt::net::Listener;
+use crate::rt::time::Monotonic;
+use crate::rt::{self, Bell, CoreHandle};
+use crate::snapshot::{ADMIN_REQUESTS_MAX, AdminRequest};
+
+/// Requests unanswered between two cores; the engine keeps to it.
+const MESH_CAPACITY: usize = 256;
+/// Journal operations in flight on one core: writes, and reads ahead.
+const OPERATIONS_MAX: u32 = 64;
+
+/// What a failure to start is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootErrorKind {
+    /// Settings that do not fit each other or the machine.
+    Configuration,
+    /// The machine lacks something: io_uring, memory to lock, a free port, a writable directory.
+    Environment,
+    /// The data directory is damaged.
+    Damage,
+    /// Anything else.
+    Other,
+}
+
+/// Why the broker did not start.
+#[derive(Debug)]
+pub struct BootError {
+    kind: BootErrorKind,
+    sentence: String,
+}
+
+impl BootError {
+    /// A failure of this kind, as a sentence that says what to do.
+    pub(crate) fn new(kind: BootErrorKind, sentence: String) -> Self {
+        Self { kind, sentence }
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn kind(&self) -> BootErrorKind {
+        self.kind
+    }
+}
+
+impl std::fmt::Display for BootError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for BootError {}
+
+fn environment(sentence: String) -> BootError {
+    BootError::new(BootErrorKind::Environment, sentence)
+}
+
+/// A broker that runs.
+#[derive(Debug)]
+pub struct Running {
+    addr: SocketAddr,
+    admin: Option<Admin>,
+    cores: Vec<CoreHandle<()>>,
+    ports: Vec<CorePort>,
+    budget: Budget,
+    /// Held until the last core has ended.
+    _lock: DirectoryLock,
+}
+
+impl Running {
+    /// Where clients connect.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where metrics and health are served.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+            .as_ref()
+            .expect("it runs until the shutdown")
+            .addr()
+    }
+
+    /// How memory was divided.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Drains, writes what there is, and ends. Says which core died instead, if one did.
+    ///
+    /// # Errors
+    /// A core ended by a panic or a failure of its executor.
+    pub fn shutdown(mut self) -> Result<(), BootError> {
+        for port in &self.ports {
+            // A core that is gone is found out by the join.
+            let _ = port.requests.send(AdminRequest::Shutdown);
+            port.bell.ring();
+        }
+        let mut died = None;
+        for (number, core) in self.cores.drain(..).enumerate() {
+            if let Err(failure) = core.join() {
+                died.get_or_insert(format!("core {number}: {failure}"));
+            }
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.shutdown();
+        }
+        match died {
+            None => Ok(()),
+            Some(sentence) => Err(BootError::new(BootErrorKind::Other, sentence)),
+        }
+    }
+}
+
+/// Starts the broker. Returns when every core has recovered and serves.
+///
+/// # Errors
+/// What the machine, the settings or the data directory lack.
+pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
+    let cpus = probe_cpus();
+    let budget = Budget::derive(Demand::of(&config, cpus.len()))
+        .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
+    let cores = config.core_count(cpus.len());
+    let lock = claim(&config.data_dir)?;
+    let identity = Identity::open(&config, cores)?;
+    tracing::info!("memory is divided like this\n{}", budget.table());
+
+    let mut listeners = Vec::new();
+    let mut addr = config.listen;
+    for _ in 0..cores {
+        let listener = Listener::bind(addr).map_err(|error| {
+            environment(format!(
+                "cannot listen on {addr}: {error}; is another broker running there? choose another \
+                 address with --listen"
+            ))
+        })?;
+        // Port 0 takes a free one; the other cores share it.
+        addr = listener
+            .local_address()
+            .map_err(|error| environment(error.to_string()))?;
+        listeners.push(listener);
+    }
+
+    let mut bells = Vec::new();
+    for _ in 0..cores {
+        let bell = Bell::new().map_err(|error| {
+            environment(format!("no descriptor is left: {error}; raise `ulimit -n`"))
+        })?;
+        bells.push(bell);
+    }
+    let mut endpoints = mesh::build::<CoreMail>(&bells, MESH_CAPACITY);
+    let (started, starts) = flume::bounded(usize::from(cores));
+    let mut handles = Vec::new();
+    let mut ports = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate().rev() {
+        let number = number as u16;
+        let (requests, inbox) = flume::bounded(ADMIN_REQUESTS_MAX);
+        let bell = bells[usize::from(number)].clone();
+        ports.push(CorePort {
+            requests,
+            bell: bell.clone(),
+        });
+        let log = log.map(|log| log.of_core(number));
+        let parts = Parts {
+            number,
+            bell: bell.clone(),
+            directory: identity.journal_directory(number),
+            engine: engine_config(&config, &identity, &budget, number, cores),
+            buffers: budget.core.buffers.count,
+            connections_max: config.connections_max.div_ceil(u32::from(cores)),
+            listener,
+            mesh: endpoints.pop().expect("one endpoint a core"),
+            requests: inbox,
+            report: Box::new(move |severity, text| {
+                if let Some(log) = &log {
+                    log.report(severity, text);
+                }
+            }),
+            started: started.clone(),
+        };
+        let runtime = rt::CoreConfig {
+            name: format!("core-{number}"),
+            cpu: pin(&config.cpus, &cpus, number, cores),
+            bell,
+            spin: config.spin,
+            operations_in_flight_max: OPERATIONS_MAX,
+        };
+        let handle = rt::spawn_core(runtime, move |runtime| parts.run(runtime)).map_err(|error| {
+            environment(format!(
+                "cannot start core {number}: {error}; `ringpost doctor` says what the machine lacks"
+            ))
+        })?;
+        handles.push(handle);
+    }
+    handles.reverse();
+    ports.reverse();
+    drop(started);
+    let mut failure = None;
+    for _ in 0..cores {
+        match starts.recv() {
+            Ok((_, Ok(()))) => {}
+            Ok((number, Err(reason))) => {
+                failure.get_or_insert(format!("core {number} cannot start: {reason}"));
+            }
+            // A core ended without a word: its own result says why.
+            Err(_) => {
+                failure.get_or_insert_with(String::new);
+                break;
+            }
+        }
+    }
+    let admin = match failure {
+        Some(_) => None,
+        None => Some(admin::start(AdminOptions {
+            listen: config.admin_listen,
+            hosts: config.admin_hosts.clone(),
+            cores: ports.clone(),
+            answer_within: admin::ANSWER_WITHIN,
+            budget: Some(budget),
+            log_dropped: log.map(Log::dropped).unwrap_or_default(),
+        })),
+    };
+    let (admin, mut sentence) = match admin {
+        Some(Ok(admin)) => (Some(admin), failure),
+        Some(Err(error)) => (None, Some(error.to_string())),
+        None => (None, failure),
+    };
+    let running = Running {
+        addr,
+        admin,
+        cores: handles,
+        ports,
+        budget,
+        _lock: lock,
+    };
+    if let Some(sentence) = &mut sentence {
+        let died = running.shutdown().err().map(|error| error.sentence);
+        if sentence.is_empty() {
+            *sentence = died.unwrap_or_else(|| "a core ended at once".to_owned());
+            sentence.push_str("; `ringpost doctor` says what the machine lacks");
+        }
+        return Err(environment(std::mem::take(sentence)));
+    }
+    Ok(running)
+}
+
+/// What a core's thread is given.
+struct Parts {
+    number: u16,
+    bell: Arc<Bell>,
+    directory: PathBuf,
+    engine: CoreConfig,
+    buffers: u32,
+    connections_max: u32,
+    listener: Listener,
+    mesh: MeshEndpoint<CoreMail>,
+    requests: flume::Receiver<AdminRequest>,
+    report: Reporter,
+    started: flume::Sender<(u16, Result<(), String>)>,
+}
+
+impl Parts {
+    async fn run(self, runtime: rt::CoreRuntime) {
+        let name = format!("core-{}", self.number);
+        let store = Store::open(&self.directory, &name, self.bell);
+        let pool = BufferPool::new(self.buffers, BUFFER_BYTES_DEFAULT);
+        let (store, listing, pool) = match (store, pool) {
+            (Ok((store, listing)), Ok(pool)) => (store, listing, pool),
+            (Err(error), _) => {
+                let reason = format!("cannot read {}: {error}", self.directory.display());
+                // Whoever started the core hears it, or has given up.
+                let _ = self.started.send((self.number, Err(reason)));
+                return;
+            }
+            (_, Err(error)) => {
+                let reason = format!("no memory for buffers: {error}; lower `memory`");
+                let _ = self.started.send((self.number, Err(reason)));
+                return;
+            }
+        };
+        let effects = Effects::default();
+        let now = Mono(Monotonic::now().as_nanos());
+        let found = Found {
+            slots: listing.slots,
+            checkpoints: listing.checkpoints,
+        };
+        let engine = Core::boot(self.engine, found, now);
+        let drive = Drive {
+            core: self.number,
+            poller: runtime.poller,
+            listener: Some(self.listener),
+            mesh: self.mesh,
+            store,
+            pool,
+            buffers: self.buffers,
+            requests: self.requests,
+            report: self.report,
+            started: self.started,
+            connections_max: self.connections_max,
+        };
+        drive.run(engine, effects).await;
+    }
+}
+
+/// Makes the directory, takes its lock and checks that it can do direct I/O.
+fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
+    let shown = directory.display();
+    if !directory.exists() {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            environment(format!(
+                "cannot create the data directory {shown}: {error}; choose another with --data-dir"
+            ))
+        })?;
+    }
+    let lock = DirectoryLock::acquire(directory).map_err(|error| {
+        environment(format!(
+            "cannot write to the data directory {shown}: {error}; choose another with --data-dir"
+        ))
+    })?;
+    let Some(lock) = lock else {
+        return Err(environment(format!(
+            "another broker uses the data directory {shown}; stop it, or choose another with \
+             --data-dir"
+        )));
+    };
+    match disk::probe_direct_io(directory) {
+        Ok(DirectIo::Durable) => {}
+        Ok(DirectIo::Memory) => {
+            tracing::warn!("the data directory {shown} is in memory: nothing is durable there")
+        }
+        Ok(DirectIo::Refused) => {
+            return Err(environment(format!(
+                "the file system of {shown} has no direct I/O; use ext4 or xfs, see `ringpost doctor`"
+            )));
+        }
+        Err(error) => {
+            return Err(environment(format!(
+                "cannot try the data directory {shown}: {error}"
+            )));
+        }
+    }
+    Ok(lock)
+}
+
+fn probe_cpus() -> Vec<usize> {
+    let ids = core_affinity::get_core_ids().unwrap_or_default();
+    let cpus: Vec<usize> = ids.into_iter().map(|id| id.id).collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// The CPU of a core; with more cores than CPUs the scheduler shares them out.
+fn pin(asked: &Cpus, usable: &[usize], number: u16, cores: u16) -> Option<usize> {
+    let number = usize::from(number);
+    match asked {
+        Cpus::Off => None,
+        Cpus::List(list) => list
+            .get(number % list.len().max(1))
+            .map(|cpu| *cpu as usize),
+        Cpus::Auto if usize::from(cores) > usable.len() => None,
+        Cpus::Auto => usable.get(number).copied(),
+    }
+}
+
+fn engine_config(
+    config: &Config,
+    identity: &Identity,
+    budget: &Budget,
+    number: u16,
+    cores: u16,
+) -> CoreConfig {
+    let buffers = budget.core.buffers.count;
+    let bytes = budget.core.buffers.bytes();
+    // A quarter of the buffers may wait for the disk, a quarter for volatile queues; the rest is
+    // block cache, and at least an eighth of all is kept free for appends and reads.
+    let defaults = Limits::default();
+    CoreConfig {
+        core: CoreId(number),
+        cores,
+        partitions: identity.partitions,
+        cluster: identity.cluster,
+        segment_bytes: identity.segment_bytes,
+        server: concat!("ringpost/", env!("CARGO_PKG_VERSION")).to_owned(),
+        limits: Limits {
+            heartbeat_ms: millis(config.heartbeat),
+            handshake_ms: u64::from(millis(config.handshake_timeout)),
+            message_bytes_max: config.message_bytes_max,
+            publish_bytes: bytes / 4,
+            window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
+            volatile_buffers: buffers / 4,
+            buffers_free_min: (buffers / 8).max(4),
+            assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
+            ..defaults
+        },
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

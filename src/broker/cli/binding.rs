@@ -1,0 +1,152 @@
+//! `ringpost binding`: what queue gets what an exchange routes. Creates neither.
+
+use clap::Subcommand;
+use ringpost_client::{Binding, Headers};
+use serde::Serialize;
+
+use super::Failure;
+use super::link::{self, BrokerArgs};
+use super::output::{self, FormatArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  ringpost binding ensure orders --exchange shop --key 'order.*.paid'
+  ringpost binding ensure red --exchange by-colour --argument x-match=any --argument colour=red
+  ringpost binding list --queue orders
+  ringpost binding delete orders --exchange shop --key 'order.*.paid'";
+
+/// Bind queues to exchanges, and show and remove bindings
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Bind a queue unless it is bound that way
+    Ensure(Place),
+    /// Remove a binding
+    Delete(Place),
+    /// Show all bindings
+    List {
+        /// Only those of this queue
+        #[arg(long, value_name = "name")]
+        queue: Option<String>,
+        /// Only those of this exchange
+        #[arg(long, value_name = "name")]
+        exchange: Option<String>,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct Place {
+    /// The queue
+    queue: String,
+    /// The exchange
+    #[arg(long, value_name = "name")]
+    exchange: String,
+    /// The binding key, for direct and topic exchanges
+    #[arg(long, default_value = "")]
+    key: String,
+    /// What to match, for headers exchanges; `x-match=any` takes one of them, else all must match
+    #[arg(long = "argument", value_name = "name=text", value_parser = argument)]
+    arguments: Vec<(String, String)>,
+}
+
+fn argument(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("a name, `=` and a text".into()),
+    }
+}
+
+impl Place {
+    fn binding(&self) -> Binding {
+        let arguments = self
+            .arguments
+            .iter()
+            .fold(Headers::new(), |headers, (name, text)| {
+                headers.with(name, text.as_str())
+            });
+        Binding::new(&self.queue, &self.exchange)
+            .key(&self.key)
+            .arguments(arguments)
+    }
+
+    fn name(&self) -> String {
+        format!(
+            "from {} to {} with key \"{}\"",
+            self.exchange, self.queue, self.key
+        )
+    }
+}
+
+/// What is shown of a binding.
+#[derive(Debug, Serialize)]
+struct Row {
+    exchange: String,
+    key: String,
+    queue: String,
+    has_arguments: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Failure> {
+    link::block_on(async {
+        let client = args.broker.connect().await?;
+        match args.command {
+            Command::Ensure(place) => {
+                let ensured = client.ensure_binding(&place.binding()).await?;
+                link::say_ensured("binding", &place.name(), ensured)?;
+            }
+            Command::Delete(place) => {
+                let removed = client.remove_binding(&place.binding()).await?;
+                link::say_removed("binding", &place.name(), removed)?;
+            }
+            Command::List {
+                queue,
+                exchange,
+                format,
+            } => {
+                let is_asked_for = |binding: &Binding| {
+                    queue.as_deref().is_none_or(|name| name == binding.queue())
+                        && exchange
+                            .as_deref()
+                            .is_none_or(|name| name == binding.exchange())
+                };
+                let bindings = client.bindings().await?;
+                let rows: Vec<Row> = bindings
+                    .iter()
+                    .filter(|binding| is_asked_for(binding))
+                    .map(|binding| Row {
+                        exchange: binding.exchange().into(),
+                        key: binding.routing_key().into(),
+                        queue: binding.queue().into(),
+                        has_arguments: !binding.headers().is_empty(),
+                    })
+                    .collect();
+                output::rows(
+                    format,
+                    &["exchange", "key", "queue", "arguments"],
+                    &rows,
+                    |row| {
+                        let arguments = if row.has_arguments { "yes" } else { "no" };
+                        vec![
+                            row.exchange.clone(),
+                            row.key.clone(),
+                            row.queue.clone(),
+                            arguments.into(),
+                        ]
+                    },
+                )?;
+            }
+        }
+        Ok(client.close().await?)
+    })
+}

@@ -1,0 +1,157 @@
+//! `ringpost exchange`: declares, shows and deletes exchanges. Does not bind queues to them.
+
+use clap::{Subcommand, ValueEnum};
+use ringpost_client::admin::Durability;
+use ringpost_client::{DeleteIf, ExchangeConfig, ExchangeKind};
+use serde::Serialize;
+
+use super::Failure;
+use super::link::{self, BrokerArgs};
+use super::output::{self, FormatArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  ringpost exchange ensure shop --kind topic
+  ringpost exchange list
+  ringpost exchange delete shop --if-unused";
+
+/// Declare, list and delete exchanges
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Create an exchange unless it exists with the same settings
+    Ensure(Settings),
+    /// Create an exchange that does not exist
+    Declare(Settings),
+    /// Delete an exchange
+    Delete {
+        /// The exchange
+        name: String,
+        /// Only if no queue is bound to it
+        #[arg(long)]
+        if_unused: bool,
+    },
+    /// Show all exchanges
+    List(FormatArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct Settings {
+    /// The exchange
+    name: String,
+    /// How it routes
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// Keep it in memory only: gone after a restart
+    #[arg(long)]
+    volatile: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// To queues bound with a key equal to the routing key
+    Direct,
+    /// To every bound queue
+    Fanout,
+    /// By pattern: `*` is one word between dots, `#` any number of words
+    Topic,
+    /// By headers: all or any of the binding's arguments
+    Headers,
+}
+
+impl Settings {
+    fn config(&self) -> ExchangeConfig {
+        let config = match self.kind {
+            Kind::Direct => ExchangeConfig::direct(),
+            Kind::Fanout => ExchangeConfig::fanout(),
+            Kind::Topic => ExchangeConfig::topic(),
+            Kind::Headers => ExchangeConfig::headers(),
+        };
+        if self.volatile {
+            config.volatile()
+        } else {
+            config
+        }
+    }
+}
+
+/// What is shown of an exchange.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    kind: &'static str,
+    durable: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Failure> {
+    link::block_on(async {
+        let client = args.broker.connect().await?;
+        match args.command {
+            Command::Ensure(settings) => {
+                let ensured = client
+                    .ensure_exchange(&settings.name, settings.config())
+                    .await?;
+                link::say_ensured("exchange", &settings.name, ensured)?;
+            }
+            Command::Declare(settings) => {
+                let ensured = client
+                    .ensure_exchange(&settings.name, settings.config())
+                    .await?;
+                link::say_declared("exchange", &settings.name, ensured)?;
+            }
+            Command::Delete { name, if_unused } => {
+                let only = if if_unused {
+                    DeleteIf::Unused
+                } else {
+                    DeleteIf::Always
+                };
+                link::say_removed(
+                    "exchange",
+                    &name,
+                    client.delete_exchange(&name, only).await?,
+                )?;
+            }
+            Command::List(format) => {
+                let exchanges = client.exchanges().await?.into_iter();
+                let mut rows: Vec<Row> = exchanges
+                    .map(|info| Row {
+                        name: info.name,
+                        kind: kind_word(info.kind),
+                        durable: info.durability == Durability::Durable,
+                    })
+                    .collect();
+                rows.sort_by(|left, right| left.name.cmp(&right.name));
+                output::rows(format, &["exchange", "kind", "kept"], &rows, |row| {
+                    let kept = if row.durable { "on disk" } else { "in memory" };
+                    let name = if row.name.is_empty() {
+                        "(default)"
+                    } else {
+                        &row.name
+                    };
+                    vec![name.into(), row.kind.into(), kept.into()]
+                })?;
+            }
+        }
+        Ok(client.close().await?)
+    })
+}
+
+fn kind_word(kind: ExchangeKind) -> &'static str {
+    match kind {
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Headers => "headers",
+        // The client may learn of kinds that this program does not create.
+        _ => "other",
+    }
+}

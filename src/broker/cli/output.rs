@@ -1,0 +1,140 @@
+//! How commands show things: tables for people, JSON lines for programs. Does not know what is in
+//! them.
+
+use std::io::{self, BufWriter, Write};
+
+use serde::Serialize;
+
+use super::Failure;
+
+/// Flag of commands that can speak to programs.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct FormatArgs {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Writes bytes to standard output.
+pub fn write_all(bytes: &[u8]) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    output.write_all(bytes)?;
+    output.flush()?;
+    Ok(())
+}
+
+/// Prints one line.
+pub fn line(text: &str) -> Result<(), Failure> {
+    write_all(format!("{text}\n").as_bytes())
+}
+
+/// Prints rows: as JSON, one object a line, or as a table under `heads`.
+pub fn rows<R: Serialize>(
+    format: FormatArgs,
+    heads: &[&str],
+    rows: &[R],
+    cells: impl Fn(&R) -> Vec<String>,
+) -> Result<(), Failure> {
+    let mut output = BufWriter::new(io::stdout().lock());
+    if format.json {
+        for row in rows {
+            let text = serde_json::to_string(row).map_err(io::Error::other)?;
+            writeln!(output, "{text}")?;
+        }
+    } else {
+        let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+        output.write_all(table(heads, &cells).as_bytes())?;
+    }
+    output.flush()?;
+    Ok(())
+}
+
+/// A table: columns as wide as their widest cell, numbers to the right.
+#[must_use]
+pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain([heads[column].chars().count()])
+            .max()
+            .unwrap_or_default()
+    };
+    let is_number = |column: usize| {
+        !rows.is_empty()
+            && rows
+                .iter()
+                .all(|row| row[column].chars().all(|c| c.is_ascii_digit() || c == '.'))
+    };
+    let columns: Vec<(usize, bool)> = (0..heads.len())
+        .map(|column| (width(column), is_number(column)))
+        .collect();
+    let mut text = String::new();
+    let mut push = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, (width, to_the_right)) in cells.zip(&columns) {
+            let padding = " ".repeat(width - cell.chars().count());
+            if *to_the_right {
+                line.push_str(&padding);
+                line.push_str(cell);
+            } else {
+                line.push_str(cell);
+                line.push_str(&padding);
+            }
+            line.push_str("  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    push(&mut heads.iter().copied());
+    for row in rows {
+        push(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// A number with its thousands apart.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![
+            vec!["a".into(), "1".into()],
+            vec!["größe".into(), "1000".into()],
+        ];
+        assert_eq!(
+            table(&["name", "n"], &rows),
+            "name      n\na         1\ngröße  1000\n"
+        );
+        assert_eq!(table(&["name", "n"], &[]), "name  n\n");
+    }
+
+    #[test]
+    fn thousands() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

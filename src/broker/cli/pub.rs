@@ -1,0 +1,201 @@
+//! `ringpost pub`: publishes lines, files or JSON and waits for their confirms. Does not know where
+//! messages are routed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ringpost_client::{Level, Message, Pending, Producer};
+
+use super::Failure;
+use super::link::{self, BrokerArgs};
+use super::message::{self, InputForm};
+
+const EXAMPLES: &str = "\
+Ends when every message is confirmed at the level asked for; ends with 1 if one was refused. Without
+--exchange a message goes to the queue that its key names.
+
+Examples:
+  ringpost pub --key orders < orders.txt
+  ringpost pub --exchange shop --key order.7.paid --message 'hello'
+  ringpost pub --key images --whole a.png b.png
+  ringpost sub old --json --wait 1s | ringpost pub --exchange shop --json
+  ringpost pub --key orders --message tick --count 1000 --rate 100";
+
+/// Publish lines, files or JSON
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files to publish, `-` for standard input [default: standard input]
+    files: Vec<PathBuf>,
+    /// The exchange [default: the one that routes to the queue named by the key]
+    #[arg(
+        long,
+        value_name = "name",
+        default_value = "",
+        hide_default_value = true
+    )]
+    exchange: String,
+    /// The routing key
+    #[arg(long, default_value = "", hide_default_value = true)]
+    key: String,
+    /// Publish this text instead of files
+    #[arg(long, value_name = "text", conflicts_with_all = ["files", "json", "whole"])]
+    message: Option<String>,
+    /// Each line is a message as JSON: key, payload or payload_hex, headers, priority, ttl_ms
+    #[arg(long, conflicts_with = "whole")]
+    json: bool,
+    /// Each file is one message, not each line
+    #[arg(long)]
+    whole: bool,
+    /// Stop after so many messages; with --message publish it so often
+    #[arg(long, value_name = "number")]
+    count: Option<u64>,
+    /// Messages a second [default: as fast as they are taken]
+    #[arg(long, value_name = "number", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+    /// How far each message must get
+    #[arg(long, value_enum, default_value = "durable")]
+    level: LevelArg,
+    /// Refuse what no queue takes, instead of dropping it
+    #[arg(long)]
+    mandatory: bool,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LevelArg {
+    /// Written to the socket
+    None,
+    /// In the memory of every queue's core
+    Volatile,
+    /// On the disk of every queue's core
+    Durable,
+}
+
+/// Messages read and not yet published, and publishes whose confirm is awaited. Bytes in flight are
+/// bounded by the client.
+const AHEAD_MAX: usize = 1024;
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Failure> {
+    link::block_on(async {
+        let client = args.broker.connect_with(|builder| builder).await?;
+        let level = match args.level {
+            LevelArg::None => Level::None,
+            LevelArg::Volatile => Level::Volatile,
+            LevelArg::Durable => Level::Durable,
+        };
+        let mut builder = client.producer(args.exchange.clone()).level(level);
+        if args.mandatory {
+            builder = builder.mandatory();
+        }
+        let producer = builder.build().await?;
+        let bytes_max = client.limits().message_max().bytes();
+        let (messages, reader) = start_reader(&args, bytes_max)?;
+        let rate = args.rate;
+        let (published, outcome) = publish_all(&producer, messages, rate).await;
+        outcome?;
+        // The reader has ended: its end of the channel is what ended the publishing.
+        match reader.join() {
+            Ok(read) => read?,
+            Err(_) => return Err(Failure::failed("reading the input has panicked")),
+        }
+        producer.close().await?;
+        client.close().await?;
+        eprintln!(
+            "ringpost: {published} messages published, {}",
+            level_text(level)
+        );
+        Ok(())
+    })
+}
+
+fn level_text(level: Level) -> &'static str {
+    match level {
+        Level::None => "sent",
+        Level::Volatile => "taken by every queue",
+        Level::Durable => "on disk",
+    }
+}
+
+/// A thread that reads the input, and where its messages come from.
+type Reader = std::thread::JoinHandle<Result<(), Failure>>;
+
+/// Starts the reading; files and pipes block, so it has its own thread.
+fn start_reader(
+    args: &Args,
+    bytes_max: u64,
+) -> Result<(flume::Receiver<Message>, Reader), Failure> {
+    let (sender, receiver) = flume::bounded(AHEAD_MAX);
+    let files = args.files.clone();
+    let key = args.key.clone();
+    let text = args.message.clone();
+    let count = args.count;
+    let form = match (args.json, args.whole) {
+        (true, _) => InputForm::Json,
+        (_, true) => InputForm::Whole,
+        _ => InputForm::Lines,
+    };
+    let read = move || {
+        if let Some(text) = text {
+            let message = Message::new(key, text);
+            // Whoever publishes has ended if it takes no more, and says why.
+            let _ = (0..count.unwrap_or(1)).all(|_| sender.send(message.clone()).is_ok());
+            return Ok(());
+        }
+        let mut left = count.unwrap_or(u64::MAX);
+        if left == 0 {
+            return Ok(());
+        }
+        message::read_all(&files, form, &key, bytes_max, |message| {
+            left -= 1;
+            sender.send(message).is_ok() && left > 0
+        })
+    };
+    let reader = std::thread::Builder::new().name("input".into()).spawn(read);
+    let reader = reader.map_err(|error| Failure::failed(format!("no thread: {error}")))?;
+    Ok((receiver, reader))
+}
+
+/// Publishes until there is no more, and awaits every confirm; how many were confirmed, and the
+/// first failure, after which nothing more is published.
+async fn publish_all(
+    producer: &Producer,
+    messages: flume::Receiver<Message>,
+    rate: Option<u32>,
+) -> (u64, Result<(), Failure>) {
+    let (sender, pendings) = flume::bounded::<Pending>(AHEAD_MAX);
+    let publish = async move {
+        let start = tokio::time::Instant::now();
+        let mut number = 0_u64;
+        while let Ok(message) = messages.recv_async().await {
+            if let Some(rate) = rate {
+                let due =
+                    Duration::from_nanos(number.saturating_mul(1_000_000_000 / u64::from(rate)));
+                tokio::time::sleep_until(start + due).await;
+            }
+            let pending = producer.enqueue(message).await?;
+            number += 1;
+            if sender.send_async(pending).await.is_err() {
+                break; // a confirm failed: that is the error to tell of
+            }
+        }
+        Ok::<(), Failure>(())
+    };
+    let confirm = async move {
+        let mut confirmed = 0_u64;
+        while let Ok(pending) = pendings.recv_async().await {
+            if let Err(error) = pending.await {
+                let failure = Failure::from(error);
+                let sentence = format!("after {confirmed} messages: {}", failure.sentence);
+                return (confirmed, Err(Failure::new(failure.exit, sentence)));
+            }
+            confirmed += 1;
+        }
+        (confirmed, Ok(()))
+    };
+    let (published, (confirmed, outcome)) = tokio::join!(publish, confirm);
+    (confirmed, outcome.and(published))
+}

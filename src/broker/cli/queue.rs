@@ -1,0 +1,223 @@
+//! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
+//! one by one.
+
+use clap::Subcommand;
+use ringpost_client::admin::{Durability, QueueInfo};
+use ringpost_client::{ByteSize, DeleteIf, QueueConfig};
+use serde::Serialize;
+
+use super::Failure;
+use super::link::{self, BrokerArgs};
+use super::output::{self, FormatArgs};
+use crate::config::value::bytes_from;
+
+const EXAMPLES: &str = "\
+Examples:
+  ringpost queue ensure orders
+  ringpost queue declare ticks --volatile --messages-max 100000
+  ringpost queue list --json
+  ringpost queue purge orders
+  ringpost queue delete orders --if-empty";
+
+/// Declare, list, purge and delete queues
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Create a queue unless it exists with the same settings
+    Ensure(Settings),
+    /// Create a queue that does not exist
+    Declare(Settings),
+    /// Delete a queue with all its messages
+    Delete {
+        /// The queue
+        name: String,
+        /// Only if nobody consumes from it
+        #[arg(long)]
+        if_unused: bool,
+        /// Only if it holds no message
+        #[arg(long)]
+        if_empty: bool,
+    },
+    /// Drop all ready messages of a queue
+    Purge {
+        /// The queue
+        name: String,
+    },
+    /// Show all queues
+    List(FormatArgs),
+    /// Show one queue
+    Inspect {
+        /// The queue
+        name: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct Settings {
+    /// The queue
+    name: String,
+    /// Keep it in memory only: gone after a restart, with its messages
+    #[arg(long)]
+    volatile: bool,
+    /// Most messages; beyond it publishes are refused [default: no limit]
+    #[arg(long, value_name = "count")]
+    messages_max: Option<u64>,
+    /// Most bytes of messages, such as 10GiB [default: no limit]
+    #[arg(long, value_name = "size", value_parser = size)]
+    bytes_max: Option<u64>,
+    /// Put it into this partition [default: the one its name hashes to]
+    #[arg(long, value_name = "number")]
+    partition: Option<u16>,
+}
+
+/// Reads a size from the command line.
+fn size(text: &str) -> Result<u64, String> {
+    bytes_from(text).ok_or_else(|| "a whole size such as 10GiB".into())
+}
+
+impl Settings {
+    fn config(&self) -> QueueConfig {
+        let mut config = if self.volatile {
+            QueueConfig::volatile()
+        } else {
+            QueueConfig::durable()
+        };
+        if let Some(messages) = self.messages_max {
+            config = config.messages_max(messages);
+        }
+        if let Some(bytes) = self.bytes_max {
+            config = config.bytes_max(ByteSize::new(bytes));
+        }
+        if let Some(partition) = self.partition {
+            config = config.partition(partition);
+        }
+        config
+    }
+}
+
+/// What is shown of a queue.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    durable: bool,
+    ready: u64,
+    unacked: u64,
+    bytes: u64,
+    consumers: u32,
+    published: u64,
+    settled: u64,
+    messages_max: u64,
+    bytes_max: u64,
+    partition: u16,
+    core: u16,
+    damaged: bool,
+}
+
+impl From<QueueInfo> for Row {
+    fn from(info: QueueInfo) -> Self {
+        Row {
+            name: info.name,
+            durable: info.durability == Durability::Durable,
+            ready: info.ready,
+            unacked: info.unacked,
+            bytes: info.bytes,
+            consumers: info.consumers,
+            published: info.published,
+            settled: info.settled,
+            messages_max: info.messages_max,
+            bytes_max: info.bytes_max,
+            partition: info.partition,
+            core: info.core,
+            damaged: info.is_damaged,
+        }
+    }
+}
+
+const HEADS: [&str; 11] = [
+    "queue",
+    "kept",
+    "ready",
+    "unacked",
+    "bytes",
+    "consumers",
+    "published",
+    "settled",
+    "partition",
+    "core",
+    "state",
+];
+
+fn cells(row: &Row) -> Vec<String> {
+    vec![
+        row.name.clone(),
+        if row.durable { "on disk" } else { "in memory" }.into(),
+        row.ready.to_string(),
+        row.unacked.to_string(),
+        row.bytes.to_string(),
+        row.consumers.to_string(),
+        row.published.to_string(),
+        row.settled.to_string(),
+        row.partition.to_string(),
+        row.core.to_string(),
+        if row.damaged { "damaged" } else { "good" }.into(),
+    ]
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Failure> {
+    link::block_on(async {
+        let client = args.broker.connect().await?;
+        match args.command {
+            Command::Ensure(settings) => {
+                let ensured = client
+                    .ensure_queue(&settings.name, settings.config())
+                    .await?;
+                link::say_ensured("queue", &settings.name, ensured)?;
+            }
+            Command::Declare(settings) => {
+                let ensured = client
+                    .ensure_queue(&settings.name, settings.config())
+                    .await?;
+                link::say_declared("queue", &settings.name, ensured)?;
+            }
+            Command::Delete {
+                name,
+                if_unused,
+                if_empty,
+            } => {
+                let only = match (if_unused, if_empty) {
+                    (false, false) => DeleteIf::Always,
+                    (true, false) => DeleteIf::Unused,
+                    (false, true) => DeleteIf::Empty,
+                    (true, true) => DeleteIf::UnusedAndEmpty,
+                };
+                link::say_removed("queue", &name, client.delete_queue(&name, only).await?)?;
+            }
+            Command::Purge { name } => {
+                let messages = client.purge_queue(&name).await?;
+                output::line(&format!("queue {name} purged of {messages} messages"))?;
+            }
+            Command::List(format) => {
+                let mut rows: Vec<Row> =
+                    client.queues().await?.into_iter().map(Row::from).collect();
+                rows.sort_by(|left, right| left.name.cmp(&right.name));
+                output::rows(format, &HEADS, &rows, cells)?;
+            }
+            Command::Inspect { name, format } => {
+                let row = Row::from(client.inspect_queue(&name).await?);
+                output::rows(format, &HEADS, &[row], cells)?;
+            }
+        }
+        Ok(client.close().await?)
+    })
+}

@@ -1,0 +1,7 @@
+//! What happens per operation, off the cores: administration, metrics, logs. Does not touch a
+//! message.
+
+pub mod admin;
+pub mod identity;
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,185 @@
+//! What a data directory is: its format, its own number, what was fixed when it was created.
+//! Does not know journals; it only says where they are.
+//!
+//! ```text
+//! data directory
+//! ├── ringpost.toml      this file's content
+//! ├── lock               held by the broker that uses the directory
+//! └── journal-0000/      one per core: slots `00000000.seg`…, checkpoints
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::boot::{BootError, BootErrorKind};
+use crate::config::Config;
+use crate::rt::{disk, random_u64};
+
+/// The newest data format that this version reads and writes.
+pub const FORMAT: u32 = 1;
+/// Name of the file.
+const FILE: &str = "ringpost.toml";
+/// Largest such file.
+const FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// The content of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    cluster: String,
+    partitions: u16,
+    segment_bytes: u32,
+    cores: u16,
+}
+
+/// A data directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    directory: PathBuf,
+    /// Its own number, in every block.
+    pub cluster: u64,
+    /// Partitions, fixed when it was created.
+    pub partitions: u16,
+    /// Bytes of a segment, fixed when it was created.
+    pub segment_bytes: u32,
+    /// Cores of the broker that used it last.
+    pub cores: u16,
+}
+
+impl Identity {
+    /// Opens the directory of `config`, or makes it one.
+    ///
+    /// # Errors
+    /// It is not one of ours, of a later format, or cannot be written.
+    pub fn open(config: &Config, cores: u16) -> Result<Self, BootError> {
+        let directory = &config.data_dir;
+        let path = directory.join(FILE);
+        let identity = if path.exists() {
+            Self::read(directory)?
+        } else {
+            Self::refuse_foreign(directory)?;
+            let identity = Self {
+                directory: directory.clone(),
+                cluster: random_u64().map_err(|error| unwritable(directory, &error))?,
+                partitions: u16::try_from(config.partitions).expect("bounded by the settings"),
+                segment_bytes: u32::try_from(config.segment_bytes)
+                    .expect("bounded by the settings"),
+                cores,
+            };
+            identity.write()?;
+            identity
+        };
+        if identity.cores != cores {
+            let sentence = format!(
+                "the data directory {} was last used with {} cores; start with --cores {}",
+                directory.display(),
+                identity.cores,
+                identity.cores
+            );
+            return Err(BootError::new(BootErrorKind::Configuration, sentence));
+        }
+        for core in 0..cores {
+            let journal = identity.journal_directory(core);
+            if !journal.exists() {
+                disk::create_directory(&journal).map_err(|error| unwritable(directory, &error))?;
+            }
+        }
+        Ok(identity)
+    }
+
+    /// Reads what a directory says of itself.
+    ///
+    /// # Errors
+    /// It is not one of ours, or of a later format.
+    pub fn read(directory: &Path) -> Result<Self, BootError> {
+        let path = directory.join(FILE);
+        let damaged = |why: String| {
+            let sentence = format!(
+                "{} is not what a broker wrote: {why}; this is no data directory of Ringpost, or \
+                 it is damaged",
+                path.display()
+            );
+            BootError::new(BootErrorKind::Damage, sentence)
+        };
+        let bytes =
+            disk::read_file(&path, FILE_BYTES_MAX).map_err(|error| damaged(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+        let format = text
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|table| table.get("format").and_then(toml::Value::as_integer));
+        if let Some(format) = format
+            && format > i64::from(FORMAT)
+        {
+            let sentence = format!(
+                "the data directory {} has format {format}, which is newer than this version \
+                 ({FORMAT}); start the version that wrote it, or a later one",
+                directory.display()
+            );
+            return Err(BootError::new(BootErrorKind::Environment, sentence));
+        }
+        let stored: Stored = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        let cluster =
+            u64::from_str_radix(&stored.cluster, 16).map_err(|error| damaged(error.to_string()))?;
+        if stored.partitions == 0 || stored.cores == 0 {
+            return Err(damaged("a count is zero".to_owned()));
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            cluster,
+            partitions: stored.partitions,
+            segment_bytes: stored.segment_bytes,
+            cores: stored.cores,
+        })
+    }
+
+    /// A directory that holds something else is left alone.
+    fn refuse_foreign(directory: &Path) -> Result<(), BootError> {
+        let entries =
+            std::fs::read_dir(directory).map_err(|error| unwritable(directory, &error))?;
+        let foreign = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .find(|name| name != "lock" && name != "lost+found" && !name.starts_with('.'));
+        match foreign {
+            None => Ok(()),
+            Some(name) => Err(BootError::new(
+                BootErrorKind::Environment,
+                format!(
+                    "{} is no data directory of Ringpost: it holds `{name}`; choose an empty one \
+                     with --data-dir",
+                    directory.display()
+                ),
+            )),
+        }
+    }
+
+    fn write(&self) -> Result<(), BootError> {
+        let stored = Stored {
+            format: FORMAT,
+            cluster: format!("{:016x}", self.cluster),
+            partitions: self.partitions,
+            segment_bytes: self.segment_bytes,
+            cores: self.cores,
+        };
+        let text = toml::to_string(&stored).expect("plain fields are always TOML");
+        disk::write_file_atomically(&self.directory.join(FILE), text.as_bytes())
+            .map_err(|error| unwritable(&self.directory, &error))
+    }
+
+    /// Where the journal of a core is.
+    #[must_use]
+    pub fn journal_directory(&self, core: u16) -> PathBuf {
+        self.directory.join(format!("journal-{core:04}"))
+    }
+}
+
+fn unwritable(directory: &Path, error: &std::io::Error) -> BootError {
+    let sentence = format!(
+        "cannot write to the data directory {}: {error}; choose another with --data-dir",
+        directory.display()
+    );
+    BootError::new(BootErrorKind::Environment, sentence)
+}

@@ -1,0 +1,497 @@
+//! The sockets of one core: bytes in until they are whole frames, bytes out until they are taken.
+//! Does not know what a frame means.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use ringpost_engine::{BufferId, ConnId};
+use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, cut};
+
+use crate::data::buffers::BufferPool;
+use crate::rt::net::{Connection, Received, Sent};
+use crate::rt::{Poller, Token};
+
+/// Bytes one receive may bring: two of the largest frames, so that a partial frame at its start
+/// never keeps a whole one out.
+pub const RECEIVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
+/// A partial frame up to this long stays with an idle connection; a longer one borrows from the pool.
+const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
+/// Longer vectors kept for partial frames and unsent bytes, per core.
+const SPARES_MAX: usize = 64;
+/// Slices of one vectored send.
+const SLICES_MAX: usize = 64;
+
+/// Bytes that wait to be sent.
+#[derive(Debug)]
+enum Piece {
+    /// In the arena of this turn's effects.
+    Arena(Range<u32>),
+    /// Copied, since the socket did not take them in their turn; sent up to the mark.
+    Copied(Vec<u8>, usize),
+    /// In a buffer, which is held until they are sent.
+    Buffer(BufferId, Range<u32>),
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Conn {
+    id: ConnId,
+    socket: Connection,
+    /// The start of a frame that is not whole yet.
+    partial: Vec<u8>,
+    /// In order; arena pieces only during a turn.
+    out: VecDeque<Piece>,
+    /// The socket may have more to read.
+    readable: bool,
+    /// The socket said that it takes no more until an event says otherwise.
+    blocked: bool,
+    /// Is on the list of those with news.
+    listed: bool,
+    /// Is on the list of those with something to send.
+    sending: bool,
+    /// To be hung up once everything is sent; the engine has forgotten it.
+    closing: bool,
+}
+
+/// What a receive brought.
+#[derive(Debug)]
+pub enum Arrival<'a> {
+    /// Whole frames.
+    Frames(&'a [u8]),
+    /// Bytes that are no frame.
+    Malformed(Code),
+    /// The peer is gone.
+    Gone,
+    /// Nothing whole yet.
+    Nothing,
+}
+
+/// The connections of one core.
+#[derive(Debug)]
+pub struct Conns {
+    conns: Vec<Option<Box<Conn>>>,
+    free: Vec<u32>,
+    generation: u32,
+    /// Connections that may have bytes to read.
+    readable: VecDeque<ConnId>,
+    /// Connections with something to send.
+    sending: Vec<ConnId>,
+    /// Where bytes are received; one partial frame, then what arrives.
+    slab: Vec<u8>,
+    spares: Vec<Vec<u8>>,
+    count: u32,
+}
+
+impl Default for Conns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Conns {
+    /// No connection yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            conns: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            readable: VecDeque::new(),
+            sending: Vec::new(),
+            slab: vec![0; RECEIVE_BYTES + ALIGN],
+            spares: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Connections open.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn idx(id: ConnId) -> usize {
+        (id.0 & u64::from(u32::MAX)) as usize
+    }
+
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns
+            .get_mut(Self::idx(id))?
+            .as_deref_mut()
+            .filter(|conn| conn.id == id)
+    }
+
+    /// Takes a socket, with bytes that another core received and did not step.
+    ///
+    /// # Errors
+    ///
+    /// If the poller does not take it.
+    pub fn add(
+        &mut self,
+        socket: Connection,
+        partial: Vec<u8>,
+        poller: &mut Poller,
+    ) -> io::Result<ConnId> {
+        let idx = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            (self.conns.len() - 1) as u32
+        });
+        self.generation += 1;
+        let id = ConnId(u64::from(self.generation) << 32 | u64::from(idx));
+        if let Err(error) = poller.register(socket.as_fd(), Token::new(id.0)) {
+            self.free.push(idx);
+            return Err(error);
+        }
+        // Registration reports what the socket is ready for, but bytes that came along with it are
+        // known only here.
+        let listed = !partial.is_empty();
+        if listed {
+            self.readable.push_back(id);
+        }
+        self.conns[idx as usize] = Some(Box::new(Conn {
+            id,
+            socket,
+            partial,
+            out: VecDeque::new(),
+            readable: listed,
+            blocked: false,
+            listed,
+            sending: false,
+            closing: false,
+        }));
+        self.count += 1;
+        Ok(id)
+    }
+
+    /// Notes what the poller says of a socket.
+    pub fn note(&mut self, id: ConnId, readable: bool, writable: bool) {
+        let Some(conn) = self.get_mut(id) else { return };
+        let mut list = false;
+        if readable {
+            conn.readable = true;
+            list = !conn.listed && !conn.closing;
+            conn.listed |= list;
+        }
+        let mut send = false;
+        if writable && conn.blocked {
+            conn.blocked = false;
+            send = !conn.sending && (!conn.out.is_empty() || conn.closing);
+            conn.sending |= send;
+        }
+        if list {
+            self.readable.push_back(id);
+        }
+        if send {
+            self.sending.push(id);
+        }
+    }
+
+    /// Whether a connection may have bytes to read.
+    #[must_use]
+    pub fn has_readable(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// Connections that may have bytes to read now.
+    #[must_use]
+    pub fn readable_count(&self) -> usize {
+        self.readable.len()
+    }
+
+    /// Receives once from the next connection that may have bytes, and gives what is whole to `take`.
+    pub fn receive(&mut self, mut take: impl FnMut(ConnId, Arrival<'_>)) {
+        let Some(id) = self.readable.pop_front() else {
+            return;
+        };
+        let base = self.slab.as_ptr().align_offset(ALIGN);
+        let idx = Self::idx(id);
+        let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {
+            return;
+        };
+        conn.listed = false;
+        if conn.closing {
+            return;
+        }
+        let slab = &mut self.slab[base..base + RECEIVE_BYTES];
+        let had = conn.partial.len();
+        slab[..had].copy_from_slice(&conn.partial);
+        let mut gone = false;
+        let mut filled = had;
+        match conn.socket.receive(&mut slab[had..]) {
+            Ok(Received::Bytes(count)) => {
+                filled += count;
+                // A short read drains the socket: the next bytes come with an event.
+                conn.readable = filled == slab.len();
+            }
+            Ok(Received::WouldBlock) => conn.readable = false,
+            Ok(Received::Closed) | Err(_) => {
+                conn.readable = false;
+                gone = true;
+            }
+        }
+        let mut end = 0;
+        let mut malformed = None;
+        loop {
+            match cut(&slab[end..filled], FRAME_BYTES_MAX) {
+                Cut::Complete { length, .. } => end += length,
+                Cut::Incomplete { .. } => break,
+                Cut::Malformed(code) => {
+                    malformed = Some(code);
+                    break;
+                }
+            }
+        }
+        let rest = if malformed.is_some() {
+            end..end
+        } else {
+            end..filled
+        };
+        Self::keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
+        let again = conn.readable && malformed.is_none();
+        if again {
+            conn.listed = true;
+            self.readable.push_back(id);
+        }
+        if end > 0 {
+            take(id, Arrival::Frames(&slab[..end]));
+        } else if malformed.is_none() && !gone {
+            take(id, Arrival::Nothing);
+        }
+        if let Some(code) = malformed {
+            take(id, Arrival::Malformed(code));
+        } else if gone {
+            take(id, Arrival::Gone);
+        }
+    }
+
+    /// Keeps the start of a frame: little of it with the connection, much of it in a borrowed vector.
+    fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
+        partial.clear();
+        if rest.len() > partial.capacity() && rest.len() > PARTIAL_BYTES_KEPT {
+            *partial = spares.pop().unwrap_or_default();
+            partial.clear();
+        } else if rest.len() <= PARTIAL_BYTES_KEPT
+            && partial.capacity() > PARTIAL_BYTES_KEPT
+            && spares.len() < SPARES_MAX
+        {
+            spares.push(std::mem::take(partial));
+        }
+        partial.extend_from_slice(rest);
+    }
+
+    /// Queues bytes of this turn's arena.
+    pub fn send_arena(&mut self, id: ConnId, range: Range<u32>) {
+        self.queue(id, Piece::Arena(range));
+    }
+
+    /// Queues bytes of a buffer, which is retained until they are sent.
+    pub fn send_buffer(
+        &mut self,
+        id: ConnId,
+        buffer: BufferId,
+        range: Range<u32>,
+        pool: &mut BufferPool,
+    ) {
+        if self.get_mut(id).is_some() {
+            pool.retain(buffer);
+            self.queue(id, Piece::Buffer(buffer, range));
+        }
+    }
+
+    fn queue(&mut self, id: ConnId, piece: Piece) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.out.push_back(piece);
+        if !conn.sending {
+            conn.sending = true;
+            self.sending.push(id);
+        }
+    }
+
+    /// Hangs up once everything is sent.
+    pub fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.closing = true;
+        if !conn.sending {
+            conn.sending = true;
+            self.sending.push(id);
+        }
+    }
+
+    /// Forgets a connection whose peer is gone.
+    pub fn drop_gone(&mut self, id: ConnId, pool: &mut BufferPool) {
+        let idx = Self::idx(id);
+        if self.get_mut(id).is_none() {
+            return;
+        }
+        let conn = self.conns[idx].take().expect("it was just looked at");
+        // The executor learns of a close only at its next turn; the peer shall learn at once.
+        let _ = conn.socket.shutdown(std::net::Shutdown::Both);
+        for piece in conn.out {
+            if let Piece::Buffer(buffer, _) = piece {
+                pool.release(buffer);
+            }
+        }
+        self.free.push(idx as u32);
+        self.count -= 1;
+    }
+
+    /// Takes a connection out to hand it to another core: the socket, and what was received but is
+    /// not whole. What was still to be sent goes along as bytes to send first.
+    pub fn take(
+        &mut self,
+        id: ConnId,
+        arena: &[u8],
+        pool: &mut BufferPool,
+        poller: &mut Poller,
+    ) -> Option<(Connection, Vec<u8>)> {
+        self.get_mut(id)?;
+        self.flush_one(id, arena, pool, &mut |_, _| {});
+        self.get_mut(id)?;
+        let idx = Self::idx(id);
+        let conn = self.conns[idx].take().expect("it was just looked at");
+        self.free.push(idx as u32);
+        self.count -= 1;
+        for piece in &conn.out {
+            if let Piece::Buffer(buffer, _) = piece {
+                pool.release(*buffer);
+            }
+        }
+        if poller.deregister(conn.socket.as_fd()).is_err() || !conn.out.is_empty() {
+            // A client attaches before it has asked for anything, so nothing is left to send
+            // unless it does not read; such a one is dropped.
+            let _ = conn.socket.shutdown(std::net::Shutdown::Both);
+            return None;
+        }
+        Some((conn.socket, conn.partial))
+    }
+
+    /// Sends what was queued, as far as the sockets take it. `sent` hears how many bytes each took;
+    /// arena pieces that are left are copied, so the arena may be cleared afterwards.
+    pub fn flush(
+        &mut self,
+        arena: &[u8],
+        pool: &mut BufferPool,
+        mut sent: impl FnMut(ConnId, u32),
+    ) {
+        let mut sending = std::mem::take(&mut self.sending);
+        for id in sending.drain(..) {
+            self.flush_one(id, arena, pool, &mut sent);
+        }
+        // Nothing is queued while sending, so this keeps the memory.
+        self.sending = sending;
+    }
+
+    fn flush_one(
+        &mut self,
+        id: ConnId,
+        arena: &[u8],
+        pool: &mut BufferPool,
+        sent: &mut impl FnMut(ConnId, u32),
+    ) {
+        let spares = &mut self.spares;
+        let Some(conn) = self
+            .conns
+            .get_mut(Self::idx(id))
+            .and_then(|c| c.as_deref_mut())
+            .filter(|c| c.id == id)
+        else {
+            return;
+        };
+        conn.sending = false;
+        let mut total = 0;
+        let mut gone = false;
+        while !conn.out.is_empty() && !conn.blocked && !gone {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut offered = 0;
+            let count = conn.out.len().min(SLICES_MAX);
+            for (slice, piece) in slices.iter_mut().zip(&conn.out) {
+                let bytes = piece.bytes(arena, pool);
+                offered += bytes.len();
+                *slice = IoSlice::new(bytes);
+            }
+            match conn.socket.send_vectored(&slices[..count]) {
+                Ok(Sent::Bytes(taken)) => {
+                    conn.blocked = taken < offered;
+                    total += taken;
+                    advance(&mut conn.out, taken, spares, pool, arena);
+                }
+                Ok(Sent::WouldBlock) => conn.blocked = true,
+                Err(_) => gone = true,
+            }
+        }
+        if gone {
+            // The receive side will report the end; until then nothing more is offered.
+            for piece in conn.out.drain(..) {
+                if let Piece::Buffer(buffer, _) = piece {
+                    pool.release(buffer);
+                }
+            }
+            conn.readable = true;
+            if !conn.listed && !conn.closing {
+                conn.listed = true;
+                self.readable.push_back(id);
+            }
+        }
+        for piece in &mut conn.out {
+            if let Piece::Arena(range) = piece {
+                let mut copy = spares.pop().unwrap_or_default();
+                copy.clear();
+                copy.extend_from_slice(&arena[range.start as usize..range.end as usize]);
+                *piece = Piece::Copied(copy, 0);
+            }
+        }
+        let over = conn.closing && (conn.out.is_empty() || gone);
+        if total > 0 {
+            sent(id, total as u32);
+        }
+        if over {
+            self.drop_gone(id, pool);
+        }
+    }
+}
+
+impl Piece {
+    fn bytes<'a>(&'a self, arena: &'a [u8], pool: &'a BufferPool) -> &'a [u8] {
+        match self {
+            Self::Arena(range) => &arena[range.start as usize..range.end as usize],
+            Self::Copied(bytes, from) => &bytes[*from..],
+            Self::Buffer(buffer, range) => pool.bytes(*buffer, range.clone()),
+        }
+    }
+}
+
+/// Drops `taken` bytes from the front of what is to be sent.
+fn advance(
+    out: &mut VecDeque<Piece>,
+    mut taken: usize,
+    spares: &mut Vec<Vec<u8>>,
+    pool: &mut BufferPool,
+    arena: &[u8],
+) {
+    while let Some(piece) = out.front_mut() {
+        let length = piece.bytes(arena, pool).len();
+        if taken < length {
+            match piece {
+                Piece::Arena(range) | Piece::Buffer(_, range) => range.start += taken as u32,
+                Piece::Copied(_, from) => *from += taken,
+            }
+            return;
+        }
+        taken -= length;
+        match out.pop_front().expect("it was just looked at") {
+            Piece::Buffer(buffer, _) => {
+                pool.release(buffer);
+            }
+            Piece::Copied(bytes, _) if spares.len() < SPARES_MAX => spares.push(bytes),
+            Piece::Copied(..) | Piece::Arena(_) => {}
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! One core's loop: gather a bounded set of inputs, step the engine, perform its effects in batches.
+//! Does not decide anything; the engine does.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+
+use hdrhistogram::Histogram;
+use ringpost_engine::core::Core;
+use ringpost_engine::effect::Severity;
+use ringpost_engine::mesh::MeshMessage;
+use ringpost_engine::{ConnId, Effect, Effects, Input, IoFault, Mono};
+
+use crate::data::buffers::BufferPool;
+use crate::data::conn::{Arrival, Conns};
+use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
+use crate::data::store::Store;
+use crate::rt::net::{Connection, Listener};
+use crate::rt::time::{Monotonic, wall_us};
+use crate::rt::{Events, Poller, Token};
+use crate::snapshot::{AdminRequest, CoreSnapshot, Counters, Phase, latency_histogram};
+
+/// Connections that one turn reads from.
+const RECEIVES_PER_TURN_MAX: usize = 64;
+/// Messages of other cores that one turn takes, per lane.
+const MESH_PER_TURN_MAX: usize = 256;
+/// Connections that one turn accepts.
+const ACCEPTS_PER_TURN_MAX: usize = 64;
+/// The listener's name at the poller.
+const LISTENER: Token = Token::new(Token::MAX);
+/// Least time between two ticks given to the engine.
+const TICK_NS: u64 = 1_000_000;
+
+/// What travels between the cores of a process.
+#[derive(Debug)]
+pub enum CoreMail {
+    /// The engines' own messages.
+    Engine(MeshMessage),
+    /// A connection that moves.
+    Adopt {
+        /// The socket.
+        socket: Connection,
+        /// Bytes received and not yet stepped.
+        partial: Vec<u8>,
+        /// What the engine knows of it.
+        session: Box<ringpost_engine::data::session::Handover>,
+    },
+}
+
+/// Where a core's reports go. Must not block.
+pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
+
+/// The loop of one core and everything it works with.
+pub struct Drive {
+    /// Number of the core.
+    pub core: u16,
+    /// Where it waits.
+    pub poller: Poller,
+    /// Accepts connections; none while the core does not serve.
+    pub listener: Option<Listener>,
+    /// Its lanes to the other cores.
+    pub mesh: MeshEndpoint<CoreMail>,
+    /// Its journal files.
+    pub store: Store,
+    /// Its buffers.
+    pub pool: BufferPool,
+    /// Buffers in all.
+    pub buffers: u32,
+    /// What it is asked from outside.
+    pub requests: flume::Receiver<AdminRequest>,
+    /// Where its reports go.
+    pub report: Reporter,
+    /// Told once when recovery is over, or why it failed.
+    pub started: flume::Sender<(u16, Result<(), String>)>,
+    /// Most connections.
+    pub connections_max: u32,
+}
+
+/// The parts that change from turn to turn.
+struct Running {
+    engine: Core,
+    effects: Effects,
+    conns: Conns,
+    /// Connections whose handover found the lane full.
+    leaving: VecDeque<(PeerIdx, CoreMail)>,
+    write_ns: Histogram<u64>,
+    failed: Option<String>,
+    told_started: bool,
+    accepting: bool,
+    shutting_down: bool,
+    ticked: u64,
+    turns: u64,
+    write_bytes: u64,
+    handovers: u64,
+}
+
+impl Drive {
+    /// Runs until a shutdown is complete.
+    pub async fn run(mut self, engine: Core, effects: Effects) {
+        let mut running = Running {
+            engine,
+            effects,
+            conns: Conns::new(),
+            leaving: VecDeque::new(),
+            write_ns: latency_histogram(),
+            failed: None,
+            told_started: false,
+            accepting: false,
+            shutting_down: false,
+            ticked: 0,
+            turns: 0,
+            write_bytes: 0,
+            handovers: 0,
+        };
+        if let Some(listener) = &self.listener
+            && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
+        {
+            let _ = self
+                .started
+                .send((self.core, Err(format!("cannot listen: {error}"))));
+            return;
+        }
+        let mut events = Events::new();
+        // The engine has not been asked for anything yet: its first turn starts recovery.
+        self.turn(&mut running, &mut events);
+        loop {
+            let now = Monotonic::now();
+            let deadline = if running.conns.has_readable() || !running.leaving.is_empty() {
+                Some(now)
+            } else {
+                let deadline = running.engine.next_deadline(Mono(now.as_nanos()));
+                deadline.map(|mono| Monotonic::from_nanos(mono.0))
+            };
+            let (mesh, store, requests) = (&self.mesh, &self.store, &self.requests);
+            let waited = self
+                .poller
+                .wait(deadline, &mut events, || {
+                    mesh.has_incoming() || store.has_answers() || !requests.is_empty()
+                })
+                .await;
+            if let Err(error) = waited {
+                let text = format!("core {} cannot wait for events: {error}", self.core);
+                (self.report)(Severity::Error, text);
+                let _ = self
+                    .started
+                    .send((self.core, Err("the poller failed".to_owned())));
+                return;
+            }
+            self.turn(&mut running, &mut events);
+            if running.shutting_down
+                && running.engine.is_drained()
+                && self.store.is_idle()
+                && running.conns.is_empty()
+                && self.poller.in_flight() == 0
+            {
+                break;
+            }
+        }
+        self.store.close();
+    }
+
+    fn turn(&mut self, running: &mut Running, events: &mut Events) {
+        running.turns += 1;
+        let now = Mono(Monotonic::now().as_nanos());
+        if now.0 - running.ticked >= TICK_NS {
+            running.ticked = now.0;
+            self.step(running, now, Input::Tick { wall_us: wall_us() });
+        }
+        for completion in events.completions.drain(..) {
+            let input = self.store.completed(completion, &mut self.pool);
+            self.step(running, now, input);
+        }
+        for ns in self.store.write_ns.drain(..) {
+            running.write_ns.saturating_record(ns);
+        }
+        while let Some(input) = self.store.answer() {
+            self.step(running, now, input);
+        }
+        self.take_mail(running, now);
+        while let Ok(request) = self.requests.try_recv() {
+            self.obey(running, now, request);
+        }
+        for event in &events.sockets {
+            if event.token == LISTENER {
+                running.accepting = true;
+            } else {
+                let conn = ConnId(event.token.value());
+                running
+                    .conns
+                    .note(conn, event.readable || event.hangup, event.writable);
+            }
+        }
+        if running.accepting && running.engine.is_running() {
+            self.accept(running, now);
+        }
+        self.receive(running, now);
+        self.step(running, now, Input::TurnEnd);
+        self.perform(running);
+        if !running.told_started && (running.engine.is_running() || running.engine.has_failed()) {
+            running.told_started = true;
+            let outcome = match &running.failed {
+                None if running.engine.is_running() => Ok(()),
+                reason => Err(reason
+                    .clone()
+                    .unwrap_or_else(|| "recovery failed".to_owned())),
+            };
+            // The rest of the process may have given up waiting; then nobody needs to hear it.
+            let _ = self.started.send((self.core, outcome));
+        }
+    }
+
+    fn step(&mut self, running: &mut Running, now: Mono, input: Input<'_>) {
+        running
+            .engine
+            .step(now, input, &mut self.pool, &mut running.effects);
+    }
+
+    fn take_mail(&mut self, running: &mut Running, now: Mono) {
+        for peer in self.mesh.peers() {
+            let from = ringpost_wire::ids::CoreId(peer.0 as u16);
+            for _ in 0..MESH_PER_TURN_MAX {
+                let mail = match self.mesh.take_reply(peer) {
+                    Some(Incoming::Reply(mail) | Incoming::Control(mail)) => mail,
+                    None => break,
+                };
+                self.deliver_mail(running, now, from, mail);
+            }
+            for _ in 0..MESH_PER_TURN_MAX {
+                let Some(mail) = self.mesh.take_request(peer) else {
+                    break;
+                };
+                self.deliver_mail(running, now, from, mail);
+            }
+        }
+    }
+
+    fn deliver_mail(
+        &mut self,
+        running: &mut Running,
+        now: Mono,
+        from: ringpost_wire::ids::CoreId,
+        mail: CoreMail,
+    ) {
+        match mail {
+            CoreMail::Engine(message) => self.step(running, now, Input::Mesh { from, message }),
+            CoreMail::Adopt {
+                socket,
+                partial,
+                session,
+            } => {
+                if running.conns.len() >= self.connections_max || running.shutting_down {
+                    // Dropping the socket closes it; the client reconnects with back-off.
+                    return;
+                }
+                match running.conns.add(socket, partial, &mut self.poller) {
+                    Ok(conn) => self.step(running, now, Input::Adopted { conn, session }),
+                    Err(error) => {
+                        let text = format!("cannot adopt a connection: {error}");
+                        (self.report)(Severity::Warning, text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, running: &mut Running, now: Mono, request: AdminRequest) {
+        match request {
+            AdminRequest::Snapshot(reply) => {
+                // Who asked may have stopped waiting.
+                let _ = reply.try_send(self.snapshot(running));
+            }
+            AdminRequest::Shutdown => {
+                running.shutting_down = true;
+                self.listener = None;
+                running.accepting = false;
+                self.step(running, now, Input::Shutdown);
+            }
+        }
+    }
+
+    fn snapshot(&self, running: &Running) -> CoreSnapshot {
+        let mut snapshot = CoreSnapshot {
+            phase: match &running.failed {
+                Some(reason) => Phase::FailStopped {
+                    reason: reason.clone(),
+                },
+                None if running.shutting_down => Phase::Draining,
+                None if running.engine.is_running() => Phase::Serving,
+                None => Phase::Recovering {
+                    done_bytes: 0,
+                    total_bytes: 0,
+                },
+            },
+            connections: running.conns.len(),
+            buffers_free: self.pool.free_count() as u32,
+            buffers_total: self.buffers,
+            ..CoreSnapshot::default()
+        };
+        snapshot.journal.write_ns = running.write_ns.clone();
+        snapshot.journal.write_bytes = running.write_bytes;
+        let Some(flow) = running.engine.flow() else {
+            return snapshot;
+        };
+        let stats = flow.stats();
+        snapshot.counters = Counters {
+            connections_opened: stats.connections,
+            handovers: running.handovers,
+            publishes: stats.published,
+            publish_bytes: stats.published_bytes,
+            confirms: stats.confirms,
+            returns: stats.refused,
+            deliveries: stats.delivered,
+            delivery_bytes: stats.delivered_bytes,
+            redeliveries: stats.redelivered,
+            acks: stats.settled,
+            requeues: stats.returned,
+            turns: running.turns,
+        };
+        let (free, live) = flow.slots();
+        snapshot.journal.segments_free = free;
+        snapshot.journal.segments_live = live;
+        for figures in flow.figures() {
+            let queues = &mut snapshot.queues;
+            queues.queues += 1;
+            queues.ready += figures.ready;
+            queues.unacked += figures.unacked;
+            queues.bytes += figures.bytes;
+            queues.consumers += u64::from(figures.consumers);
+            queues.damaged += u64::from(figures.damaged);
+        }
+        snapshot
+    }
+
+    fn accept(&mut self, running: &mut Running, now: Mono) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        for _ in 0..ACCEPTS_PER_TURN_MAX {
+            match listener.accept() {
+                Ok(Some(socket)) => {
+                    if running.conns.len() >= self.connections_max {
+                        // Dropped, and thereby closed: as many connections as the limit allows.
+                        continue;
+                    }
+                    match running.conns.add(socket, Vec::new(), &mut self.poller) {
+                        Ok(conn) => running.engine.step(
+                            now,
+                            Input::Opened { conn },
+                            &mut self.pool,
+                            &mut running.effects,
+                        ),
+                        Err(_) => continue,
+                    }
+                }
+                Ok(None) => {
+                    running.accepting = false;
+                    return;
+                }
+                Err(_) => {
+                    // Out of descriptors, or the peer went meanwhile: look again next turn.
+                    return;
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, running: &mut Running, now: Mono) {
+        let Running {
+            engine,
+            effects,
+            conns,
+            ..
+        } = running;
+        let pool = &mut self.pool;
+        let mut gone = Vec::new();
+        for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
+            conns.receive(|conn, arrival| match arrival {
+                Arrival::Frames(bytes) => {
+                    engine.step(now, Input::Frames { conn, bytes }, pool, effects);
+                }
+                Arrival::Malformed(code) => {
+                    engine.step(now, Input::Malformed { conn, code }, pool, effects);
+                }
+                Arrival::Gone => {
+                    engine.step(now, Input::Closed { conn }, pool, effects);
+                    gone.push(conn);
+                }
+                Arrival::Nothing => {}
+            });
+        }
+        for conn in gone {
+            // Pieces of this turn's arena for it are skipped when they find it gone.
+            conns.drop_gone(conn, pool);
+        }
+    }
+
+    /// Performs everything the engine asked for in this turn.
+    fn perform(&mut self, running: &mut Running) {
+        // A failed submission answers at once, and taken bytes are told to the engine, which may
+        // ask for more: bounded, since each round moves bytes into sockets or ends an operation.
+        for _ in 0..8 {
+            if running.effects.list.is_empty() {
+                break;
+            }
+            let mut effects = std::mem::take(&mut running.effects);
+            let mut answers: Vec<Input<'static>> = Vec::new();
+            for effect in effects.list.drain(..) {
+                self.perform_one(running, effect, &effects.bytes, &mut answers);
+            }
+            if let Err(error) = self.poller.submit() {
+                let text = format!("the ring takes no more operations: {error}");
+                (self.report)(Severity::Error, text);
+            }
+            self.mesh.publish();
+            let now = Mono(Monotonic::now().as_nanos());
+            effects.list.clear();
+            let mut sent = Vec::new();
+            running
+                .conns
+                .flush(&effects.bytes, &mut self.pool, |conn, bytes| {
+                    sent.push((conn, bytes));
+                });
+            effects.clear();
+            running.effects = effects;
+            let again = !answers.is_empty();
+            for input in answers {
+                self.step(running, now, input);
+            }
+            for (conn, bytes) in sent {
+                self.step(running, now, Input::Sent { conn, bytes });
+            }
+            if again {
+                self.step(running, now, Input::TurnEnd);
+            }
+        }
+    }
+
+    fn perform_one(
+        &mut self,
+        running: &mut Running,
+        effect: Effect,
+        arena: &[u8],
+        answers: &mut Vec<Input<'static>>,
+    ) {
+        match effect {
+            Effect::Send { conn, range } => running.conns.send_arena(conn, range),
+            Effect::SendBuffer {
+                conn,
+                buffer,
+                range,
+            } => {
+                running
+                    .conns
+                    .send_buffer(conn, buffer, range, &mut self.pool);
+            }
+            Effect::Close { conn } => running.conns.close(conn),
+            Effect::Handover { conn, to, session } => {
+                let taken = running
+                    .conns
+                    .take(conn, arena, &mut self.pool, &mut self.poller);
+                if let Some((socket, partial)) = taken {
+                    let mail = CoreMail::Adopt {
+                        socket,
+                        partial,
+                        session,
+                    };
+                    running
+                        .leaving
+                        .push_back((PeerIdx(usize::from(to.0)), mail));
+                }
+                self.send_leaving(running);
+            }
+            Effect::Write {
+                op,
+                slot,
+                position,
+                buffer,
+                range,
+            } => {
+                let queued = self.store.write(
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                    &mut self.pool,
+                    &mut self.poller,
+                );
+                if let Err(fault) = queued {
+                    answers.push(io_failed(op, buffer, fault));
+                }
+            }
+            Effect::Read {
+                op,
+                slot,
+                position,
+                buffer,
+                range,
+            } => {
+                let queued = self.store.read(
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                    &mut self.pool,
+                    &mut self.poller,
+                );
+                if let Err(fault) = queued {
+                    answers.push(io_failed(op, buffer, fault));
+                }
+            }
+            Effect::Release { buffer } => {
+                self.pool.release(buffer);
+            }
+            Effect::File { op, what } => self.store.file(op, what),
+            Effect::Mesh { to, message } => {
+                let peer = PeerIdx(usize::from(to.0));
+                if message.is_reply() {
+                    self.mesh.reply(peer, CoreMail::Engine(message));
+                } else {
+                    let posted = self.mesh.request(peer, CoreMail::Engine(message));
+                    assert!(posted.is_ok(), "the engine keeps to the lanes' capacity");
+                }
+            }
+            Effect::FailStop { reason } => running.failed = Some(reason),
+            Effect::Report { severity, text } => (self.report)(severity, text),
+        }
+    }
+
+    fn send_leaving(&mut self, running: &mut Running) {
+        while let Some((peer, mail)) = running.leaving.pop_front() {
+            if let Err(mail) = self.mesh.control(peer, mail) {
+                running.leaving.push_front((peer, mail));
+                return;
+            }
+        }
+    }
+}
+
+fn io_failed(
+    op: ringpost_engine::OpId,
+    buffer: ringpost_engine::BufferId,
+    fault: IoFault,
+) -> Input<'static> {
+    Input::Io {
+        op,
+        buffer,
+        result: Err(fault),
+    }
+}

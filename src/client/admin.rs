@@ -1,0 +1,725 @@
+//! Queues, exchanges, bindings and tenants: what they are made from, what is said of them, and the
+//! client's calls that change them. Does not know how requests travel.
+
+use bytes::Bytes;
+use ringpost_wire::control::{
+    self, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare,
+    Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
+};
+use ringpost_wire::{Code, FrameKind};
+
+use crate::connection::{Answer, Reply};
+use crate::{ByteSize, Client, Error, ErrorKind, Headers, Result};
+
+/// Whether a queue or exchange outlives the broker's process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Durability {
+    /// Gone after a restart, with everything in it.
+    Volatile,
+    /// Kept on disk.
+    Durable,
+}
+
+impl Durability {
+    fn to_wire(self) -> u8 {
+        match self {
+            Self::Volatile => control::Durability::Volatile as u8,
+            Self::Durable => control::Durability::Durable as u8,
+        }
+    }
+
+    fn from_wire(number: u8) -> Result<Self> {
+        match control::Durability::from_number(number) {
+            Some(control::Durability::Volatile) => Ok(Self::Volatile),
+            Some(control::Durability::Durable) => Ok(Self::Durable),
+            None => Err(unreadable(Code::BodyMalformed)),
+        }
+    }
+}
+
+/// What a queue is to be.
+///
+/// ```
+/// use ringpost_client::{ByteSize, QueueConfig};
+/// let config = QueueConfig::durable().messages_max(1_000_000).bytes_max(ByteSize::mib(512));
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct QueueConfig {
+    durability: Durability,
+    messages_max: u64,
+    bytes_max: u64,
+    partition: u16,
+    arguments: Headers,
+}
+
+impl QueueConfig {
+    /// A queue whose messages are on disk before they are confirmed or delivered.
+    pub fn durable() -> Self {
+        Self::new(Durability::Durable)
+    }
+
+    /// A queue that lives in memory only.
+    pub fn volatile() -> Self {
+        Self::new(Durability::Volatile)
+    }
+
+    fn new(durability: Durability) -> Self {
+        Self {
+            durability,
+            messages_max: 0,
+            bytes_max: 0,
+            partition: PARTITION_BY_NAME,
+            arguments: Headers::new(),
+        }
+    }
+
+    /// Most messages, ready or not settled.
+    pub fn messages_max(mut self, messages: u64) -> Self {
+        self.messages_max = messages;
+        self
+    }
+
+    /// Most bytes of messages, ready or not settled.
+    pub fn bytes_max(mut self, bytes: ByteSize) -> Self {
+        self.bytes_max = bytes.bytes();
+        self
+    }
+
+    /// Puts it into a partition, instead of the one that its name hashes to.
+    pub fn partition(mut self, partition: u16) -> Self {
+        self.partition = partition;
+        self
+    }
+
+    /// Further settings, by name.
+    pub fn arguments(mut self, arguments: Headers) -> Self {
+        self.arguments = arguments;
+        self
+    }
+}
+
+/// How an exchange routes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum ExchangeKind {
+    /// To queues bound with a key equal to the routing key.
+    Direct,
+    /// To every bound queue.
+    Fanout,
+    /// By pattern: words between dots, `*` is one word, `#` any number of words.
+    Topic,
+    /// By headers: all or any of the binding's arguments.
+    Headers,
+}
+
+impl ExchangeKind {
+    fn to_wire(self) -> u8 {
+        let kind = match self {
+            Self::Direct => control::ExchangeKind::Direct,
+            Self::Fanout => control::ExchangeKind::Fanout,
+            Self::Topic => control::ExchangeKind::Topic,
+            Self::Headers => control::ExchangeKind::Headers,
+        };
+        kind as u8
+    }
+
+    fn from_wire(number: u8) -> Result<Self> {
+        match control::ExchangeKind::from_number(number) {
+            Some(control::ExchangeKind::Direct) => Ok(Self::Direct),
+            Some(control::ExchangeKind::Fanout) => Ok(Self::Fanout),
+            Some(control::ExchangeKind::Topic) => Ok(Self::Topic),
+            Some(control::ExchangeKind::Headers) => Ok(Self::Headers),
+            None => Err(unreadable(Code::BodyMalformed)),
+        }
+    }
+}
+
+/// What an exchange is to be; durable unless asked otherwise.
+///
+/// ```
+/// use ringpost_client::ExchangeConfig;
+/// let config = ExchangeConfig::topic().volatile();
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct ExchangeConfig {
+    kind: ExchangeKind,
+    durability: Durability,
+    arguments: Headers,
+}
+
+impl ExchangeConfig {
+    /// An exchange of a kind that is known when the program runs.
+    pub fn new(kind: ExchangeKind) -> Self {
+        Self {
+            kind,
+            durability: Durability::Durable,
+            arguments: Headers::new(),
+        }
+    }
+
+    /// Routes to queues bound with a key equal to the routing key.
+    pub fn direct() -> Self {
+        Self::new(ExchangeKind::Direct)
+    }
+
+    /// Routes to every bound queue.
+    pub fn fanout() -> Self {
+        Self::new(ExchangeKind::Fanout)
+    }
+
+    /// Routes by pattern.
+    pub fn topic() -> Self {
+        Self::new(ExchangeKind::Topic)
+    }
+
+    /// Routes by headers.
+    pub fn headers() -> Self {
+        Self::new(ExchangeKind::Headers)
+    }
+
+    /// Lets it be gone after a restart.
+    pub fn volatile(mut self) -> Self {
+        self.durability = Durability::Volatile;
+        self
+    }
+
+    /// Further settings, by name.
+    pub fn arguments(mut self, arguments: Headers) -> Self {
+        self.arguments = arguments;
+        self
+    }
+}
+
+/// What came of asking for something to be there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Ensured {
+    /// It is there now.
+    Created,
+    /// It was there already, with the same settings.
+    AlreadyExists,
+}
+
+/// What came of asking for something to be gone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Removed {
+    /// It is gone now, and as many messages with it.
+    Removed {
+        /// Messages dropped.
+        messages: u32,
+    },
+    /// It was not there.
+    Absent,
+}
+
+/// When something may be deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum DeleteIf {
+    /// In any case.
+    #[default]
+    Always,
+    /// If nothing uses it: no consumer of a queue, no binding of an exchange.
+    Unused,
+    /// If it holds no message.
+    Empty,
+    /// If nothing uses it and it holds no message.
+    UnusedAndEmpty,
+}
+
+impl DeleteIf {
+    fn to_wire(self) -> u32 {
+        match self {
+            Self::Always => 0,
+            Self::Unused => DELETE_IF_UNUSED,
+            Self::Empty => DELETE_IF_EMPTY,
+            Self::UnusedAndEmpty => DELETE_IF_UNUSED | DELETE_IF_EMPTY,
+        }
+    }
+}
+
+/// What a queue is and holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: String,
+    /// Whether it outlives the broker's process.
+    pub durability: Durability,
+    /// Messages ready for delivery.
+    pub ready: u64,
+    /// Messages delivered and not settled.
+    pub unacked: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Messages ever put into it.
+    pub published: u64,
+    /// Messages acked or rejected.
+    pub settled: u64,
+    /// Most messages, 0 = no limit.
+    pub messages_max: u64,
+    /// Most bytes, 0 = no limit.
+    pub bytes_max: u64,
+    /// Consumers.
+    pub consumers: u32,
+    /// Its number; never used for another queue.
+    pub id: u32,
+    /// Partition it is in.
+    pub partition: u16,
+    /// Core that owns it.
+    pub core: u16,
+    /// It refuses service because of a damaged range.
+    pub is_damaged: bool,
+}
+
+/// What an exchange is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ExchangeInfo {
+    /// Its name.
+    pub name: String,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Whether it outlives the broker's process.
+    pub durability: Durability,
+    /// Further settings.
+    pub arguments: Headers,
+}
+
+/// A queue bound to an exchange.
+///
+/// ```
+/// use ringpost_client::{Binding, Headers};
+/// let binding = Binding::new("orders", "by-colour")
+///     .arguments(Headers::new().with("x-match", "any").with("colour", "red"));
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    queue: String,
+    exchange: String,
+    key: String,
+    arguments: Headers,
+}
+
+impl Binding {
+    /// `queue` gets what `exchange` routes to it.
+    #[must_use]
+    pub fn new(queue: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            key: String::new(),
+            arguments: Headers::new(),
+        }
+    }
+
+    /// Sets the key, for direct and topic exchanges.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// Sets the arguments, for headers exchanges: what to match, and `x-match` `all` or `any`.
+    #[must_use]
+    pub fn arguments(mut self, arguments: Headers) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// The queue.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// The exchange.
+    #[must_use]
+    pub fn exchange(&self) -> &str {
+        &self.exchange
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn routing_key(&self) -> &str {
+        &self.key
+    }
+
+    /// The arguments.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.arguments
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.arguments.check()?;
+        encoded(&Bind {
+            exchange: self.exchange.as_bytes(),
+            queue: self.queue.as_bytes(),
+            key: self.key.as_bytes(),
+            arguments: self.arguments.as_encoded(),
+        })
+    }
+}
+
+fn unreadable(code: Code) -> Error {
+    Error::protocol(code, "the broker's answer cannot be read")
+}
+
+/// A body within its limits: what cannot be decoded again would end the connection.
+fn encoded<'a, B: Body<'a>>(body: &B) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(256);
+    body.encode(&mut bytes);
+    Ok(bytes)
+}
+
+fn check_length(what: &str, value: &str, max: usize) -> Result<()> {
+    if value.len() > max {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "{what} has {} bytes, at most {max} are allowed",
+                value.len()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn queue_info(body: &Bytes) -> Result<QueueInfo> {
+    let info = control::QueueInfo::decode(body).map_err(unreadable)?;
+    Ok(QueueInfo {
+        name: text(info.name),
+        durability: Durability::from_wire(info.durability)?,
+        ready: info.ready,
+        unacked: info.unacked,
+        bytes: info.bytes,
+        published: info.published,
+        settled: info.settled,
+        messages_max: info.messages_max,
+        bytes_max: info.bytes_max,
+        consumers: info.consumers,
+        id: info.id,
+        partition: info.partition,
+        core: info.core,
+        is_damaged: info.flags & QUEUE_DAMAGED != 0,
+    })
+}
+
+fn exchange_info(body: &Bytes) -> Result<ExchangeInfo> {
+    let info = ExchangeDeclare::decode(body).map_err(unreadable)?;
+    Ok(ExchangeInfo {
+        name: text(info.name),
+        kind: ExchangeKind::from_wire(info.kind)?,
+        durability: Durability::from_wire(info.durability)?,
+        arguments: Headers::from_encoded(Bytes::copy_from_slice(info.arguments))?,
+    })
+}
+
+fn binding_info(body: &Bytes) -> Result<Binding> {
+    let bind = Bind::decode(body).map_err(unreadable)?;
+    Ok(Binding {
+        queue: text(bind.queue),
+        exchange: text(bind.exchange),
+        key: text(bind.key),
+        arguments: Headers::from_encoded(Bytes::copy_from_slice(bind.arguments))?,
+    })
+}
+
+fn tenant_info(body: &Bytes) -> Result<String> {
+    Named::decode(body)
+        .map(|named| text(named.name))
+        .map_err(unreadable)
+}
+
+fn ensured(reply: &Reply) -> Ensured {
+    if reply.is_changed {
+        Ensured::Created
+    } else {
+        Ensured::AlreadyExists
+    }
+}
+
+/// Something that is not there is as good as removed.
+fn removed(result: Result<Reply>, absent: Code) -> Result<Removed> {
+    match result {
+        Ok(reply) if reply.is_changed || reply.count > 0 => Ok(Removed::Removed {
+            messages: reply.count,
+        }),
+        Ok(_) => Ok(Removed::Absent),
+        Err(error) if error.code_number() == Some(absent) => Ok(Removed::Absent),
+        Err(error) => Err(error),
+    }
+}
+
+/// Queues, exchanges, bindings and tenants.
+///
+/// All of these wait while the client is connecting again, and none is repeated by itself when a
+/// connection is lost before the answer: it fails as [`ErrorKind::Disconnected`] then, and may be
+/// called again, since each says what is to be rather than what to do.
+///
+/// # Cancel safety
+/// A dropped future may or may not have been done by the broker.
+impl Client {
+    async fn ask(&self, kind: FrameKind, answer: Answer, body: &[u8]) -> Result<Reply> {
+        self.shared.main.call(kind, answer, body).await
+    }
+
+    async fn ask_about(&self, kind: FrameKind, answer: Answer, name: &str) -> Result<Reply> {
+        check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
+        let body = encoded(&Named {
+            name: name.as_bytes(),
+        })?;
+        self.ask(kind, answer, &body).await
+    }
+
+    async fn list<T>(&self, kind: FrameKind, read: impl Fn(&Bytes) -> Result<T>) -> Result<Vec<T>> {
+        self.ask(kind, Answer::Done, &[])
+            .await?
+            .items
+            .iter()
+            .map(read)
+            .collect()
+    }
+
+    /// Sees to it that there is such a queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: ringpost_client::Client) -> ringpost_client::Result<()> {
+    /// use ringpost_client::{Ensured, QueueConfig};
+    ///
+    /// if client.ensure_queue("orders", QueueConfig::durable()).await? == Ensured::Created {
+    ///     println!("the first to come");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if it exists with other settings; [`ErrorKind::Invalid`] for a name
+    /// or setting that is not allowed; else as the broker or the network says.
+    pub async fn ensure_queue(&self, name: &str, config: QueueConfig) -> Result<Ensured> {
+        check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
+        config.arguments.check()?;
+        let body = encoded(&QueueDeclare {
+            messages_max: config.messages_max,
+            bytes_max: config.bytes_max,
+            durability: config.durability.to_wire(),
+            flags: 0,
+            partition: config.partition,
+            name: name.as_bytes(),
+            arguments: config.arguments.as_encoded(),
+        })?;
+        self.ask(FrameKind::QueueDeclare, Answer::Done, &body)
+            .await
+            .map(|reply| ensured(&reply))
+    }
+
+    /// Whether there is a queue of that name, whatever its settings.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn queue_exists(&self, name: &str) -> Result<bool> {
+        check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
+        let body = encoded(&QueueDeclare {
+            messages_max: 0,
+            bytes_max: 0,
+            durability: Durability::Durable.to_wire(),
+            flags: DECLARE_PASSIVE,
+            partition: PARTITION_BY_NAME,
+            name: name.as_bytes(),
+            arguments: &[],
+        })?;
+        match self.ask(FrameKind::QueueDeclare, Answer::Done, &body).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code_number() == Some(Code::QueueUnknown) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a queue and what it holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if it may not be deleted as it is; else as the broker or the network
+    /// says.
+    pub async fn delete_queue(&self, name: &str, only: DeleteIf) -> Result<Removed> {
+        let reply = self.delete(FrameKind::QueueDelete, name, only).await;
+        removed(reply, Code::QueueUnknown)
+    }
+
+    async fn delete(&self, kind: FrameKind, name: &str, only: DeleteIf) -> Result<Reply> {
+        check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
+        let body = encoded(&Delete {
+            flags: only.to_wire(),
+            name: name.as_bytes(),
+        })?;
+        self.ask(kind, Answer::Done, &body).await
+    }
+
+    /// Drops the messages of a queue that are not out for delivery; returns how many.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such queue; else as the broker or the network says.
+    pub async fn purge_queue(&self, name: &str) -> Result<u32> {
+        self.ask_about(FrameKind::QueuePurge, Answer::Done, name)
+            .await
+            .map(|reply| reply.count)
+    }
+
+    /// What a queue is and holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such queue; else as the broker or the network says.
+    pub async fn inspect_queue(&self, name: &str) -> Result<QueueInfo> {
+        let reply = self
+            .ask_about(FrameKind::QueueInspect, Answer::Item, name)
+            .await?;
+        reply
+            .items
+            .first()
+            .ok_or_else(|| unreadable(Code::BodyMalformed))
+            .and_then(queue_info)
+    }
+
+    /// All queues of the tenant.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.list(FrameKind::QueueList, queue_info).await
+    }
+
+    /// Sees to it that there is such an exchange.
+    ///
+    /// # Errors
+    /// As [`ensure_queue`](Self::ensure_queue).
+    pub async fn ensure_exchange(&self, name: &str, config: ExchangeConfig) -> Result<Ensured> {
+        check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
+        config.arguments.check()?;
+        let body = encoded(&ExchangeDeclare {
+            kind: config.kind.to_wire(),
+            durability: config.durability.to_wire(),
+            flags: 0,
+            reserved: 0,
+            name: name.as_bytes(),
+            arguments: config.arguments.as_encoded(),
+        })?;
+        self.ask(FrameKind::ExchangeDeclare, Answer::Done, &body)
+            .await
+            .map(|reply| ensured(&reply))
+    }
+
+    /// Deletes an exchange and its bindings.
+    ///
+    /// # Errors
+    /// As [`delete_queue`](Self::delete_queue).
+    pub async fn delete_exchange(&self, name: &str, only: DeleteIf) -> Result<Removed> {
+        let reply = self.delete(FrameKind::ExchangeDelete, name, only).await;
+        removed(reply, Code::ExchangeUnknown)
+    }
+
+    /// All exchanges of the tenant.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn exchanges(&self) -> Result<Vec<ExchangeInfo>> {
+        self.list(FrameKind::ExchangeList, exchange_info).await
+    }
+
+    /// Sees to it that `queue` gets what is published to `exchange` with a key that fits `key`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if either does not exist; else as the broker or the network says.
+    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<Ensured> {
+        self.ensure_binding(&Binding::new(queue, exchange).key(key))
+            .await
+    }
+
+    /// Takes back a [`bind`](Self::bind).
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn unbind(&self, queue: &str, exchange: &str, key: &str) -> Result<Removed> {
+        self.remove_binding(&Binding::new(queue, exchange).key(key))
+            .await
+    }
+
+    /// Sees to it that there is such a binding, which may have arguments.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn ensure_binding(&self, binding: &Binding) -> Result<Ensured> {
+        let body = self.binding_body(binding)?;
+        self.ask(FrameKind::Bind, Answer::Done, &body)
+            .await
+            .map(|reply| ensured(&reply))
+    }
+
+    /// Takes back an [`ensure_binding`](Self::ensure_binding).
+    ///
+    /// # Errors
+    /// As [`unbind`](Self::unbind).
+    pub async fn remove_binding(&self, binding: &Binding) -> Result<Removed> {
+        let body = self.binding_body(binding)?;
+        removed(
+            self.ask(FrameKind::Unbind, Answer::Done, &body).await,
+            Code::BindingUnknown,
+        )
+    }
+
+    fn binding_body(&self, binding: &Binding) -> Result<Vec<u8>> {
+        check_length(
+            "the queue's name",
+            &binding.queue,
+            ringpost_wire::NAME_BYTES_MAX,
+        )?;
+        check_length(
+            "the exchange's name",
+            &binding.exchange,
+            ringpost_wire::NAME_BYTES_MAX,
+        )?;
+        check_length("the key", &binding.key, ringpost_wire::KEY_BYTES_MAX)?;
+        binding.encode()
+    }
+
+    /// All bindings of the tenant.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn bindings(&self) -> Result<Vec<Binding>> {
+        self.list(FrameKind::BindingList, binding_info).await
+    }
+
+    /// Sees to it that there is such a tenant.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn ensure_tenant(&self, name: &str) -> Result<Ensured> {
+        let reply = self
+            .ask_about(FrameKind::TenantDeclare, Answer::Done, name)
+            .await?;
+        Ok(ensured(&reply))
+    }
+
+    /// Deletes an empty tenant.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if it is not empty; else as the broker or the network says.
+    pub async fn delete_tenant(&self, name: &str) -> Result<Removed> {
+        let reply = self
+            .ask_about(FrameKind::TenantDelete, Answer::Done, name)
+            .await;
+        removed(reply, Code::TenantUnknown)
+    }
+
+    /// All tenants.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn tenants(&self) -> Result<Vec<String>> {
+        self.list(FrameKind::TenantList, tenant_info).await
+    }
+}

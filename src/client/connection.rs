@@ -1,0 +1,944 @@
+//! One connection to a broker through all its sessions: who uses it, what waits to be written, and
+//! the task that keeps it up. Does not know what producers and consumers do with their frames.
+//!
+//! ```text
+//!              ┌ supervisor: dials, runs a session, dials again ┐
+//!   handles ──►│  state ◄── receive() ◄── reader task           │◄── socket
+//!              │    └────► gather() ────► writer task           │──► socket
+//!              └────────────────────────────────────────────────┘
+//! ```
+//!
+//! Locks are never nested: the connection's state is unlocked before a producer or consumer is
+//! called, and they unlock theirs before they call the connection.
+
+mod dial;
+mod io;
+mod out;
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringpost_wire::header::DONE_CHANGED;
+use ringpost_wire::{
+    CHANNELS_MAX, Code, DeliverHead, FRAME_HEADER_BYTES, FrameHeader, FrameKind, SettleRange, frame,
+};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use self::dial::{Link, dial};
+use self::out::Out;
+use crate::consumer::Inbox;
+use crate::options::{self, Limits, Options};
+use crate::producer::{Segment, inner::Inner as Producer};
+use crate::stats::Counters;
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of control frames that may wait before those who write more wait as well.
+const OUT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of messages given to the writer at once, over all producers and from one of them.
+const GATHER_BYTES_MAX: usize = 1024 * 1024;
+const GATHER_BYTES_MAX_EACH: usize = 256 * 1024;
+/// Most entries of a list that a broker may answer.
+const LIST_COUNT_MAX: usize = 1_000_000;
+/// Half-intervals of silence after which a peer is taken for gone: two intervals (P-12).
+const SILENT_TICKS_MAX: u32 = 4;
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    error: Error,
+    /// Dialling again cannot help.
+    is_final: bool,
+}
+
+impl Lost {
+    fn passing(error: Error) -> Self {
+        Self {
+            error,
+            is_final: false,
+        }
+    }
+
+    /// The broker sent what the protocol does not allow; another session may do better, but for
+    /// a version that will stay what it is.
+    fn malformed(code: Code, text: &str) -> Self {
+        Self {
+            error: Error::protocol(code, text),
+            is_final: code == Code::VersionUnsupported,
+        }
+    }
+
+    /// The broker said why.
+    fn by_broker(body: &[u8]) -> Self {
+        let error = Error::from_failure(body);
+        let is_final = error
+            .code_number()
+            .is_none_or(|code| code != Code::Normal && !code.is_retryable());
+        Self { error, is_final }
+    }
+}
+
+/// A producer whose messages below `upto` are settled once they are written.
+pub(crate) struct Written {
+    pub producer: Arc<Producer>,
+    pub upto: u64,
+}
+
+/// What answered a request.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Something was created, changed or removed.
+    pub is_changed: bool,
+    pub count: u32,
+    /// Bodies of the entries of a list.
+    pub items: Vec<Bytes>,
+}
+
+/// What a request's answer looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// Any entries, then `Done`, `Settled` or `GetDone`.
+    Done,
+    /// One entry and nothing else.
+    Item,
+}
+
+struct Request {
+    answer: Answer,
+    reply: oneshot::Sender<Result<Reply>>,
+    items: Vec<Bytes>,
+}
+
+#[derive(Clone)]
+enum Channel {
+    Producer(Arc<Producer>),
+    Consumer(Arc<Inbox>),
+    /// Closed by this side; the broker has not said so yet.
+    Retired,
+}
+
+enum Phase {
+    Up,
+    Down,
+    Ended(Error),
+}
+
+struct State {
+    phase: Phase,
+    /// Number of the session, from 1; what belongs to an older one is void.
+    session: u32,
+    limits: Arc<Limits>,
+    out: Out,
+    /// Producers that may have something to send.
+    listed: VecDeque<Arc<Producer>>,
+    requests: HashMap<u64, Request>,
+    request_next: u64,
+    channels: HashMap<u16, Channel>,
+    channel_next: u16,
+    /// Leases on it; an attached connection without any is closed.
+    users: usize,
+    is_closing: bool,
+}
+
+/// See the module. Shared by its three tasks, its channels and the client's pool.
+pub(crate) struct Connection {
+    pub options: Arc<Options>,
+    pub counters: Arc<Counters>,
+    /// The queue whose core it is attached to.
+    queue: Option<String>,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    wake: Notify,
+    /// The phase changed, or what waited to be written was taken.
+    changed: Notify,
+    /// Bytes were received since the last tick.
+    heard: AtomicBool,
+    /// Bytes were sent since the last tick.
+    spoke: AtomicBool,
+}
+
+impl Connection {
+    /// Dials once; keeps the connection up from then on.
+    pub(crate) async fn start(
+        options: Arc<Options>,
+        counters: Arc<Counters>,
+        queue: Option<String>,
+    ) -> Result<(Arc<Self>, JoinHandle<()>)> {
+        let link = dial(&options, queue.as_deref())
+            .await
+            .map_err(|lost| lost.error)?;
+        let connection = Arc::new(Self {
+            options,
+            counters,
+            queue,
+            state: Mutex::new(State {
+                phase: Phase::Up,
+                session: 1,
+                limits: Arc::new(link.limits.clone()),
+                out: Out::default(),
+                listed: VecDeque::new(),
+                requests: HashMap::new(),
+                request_next: 1,
+                channels: HashMap::new(),
+                channel_next: 1,
+                users: 0,
+                is_closing: false,
+            }),
+            wake: Notify::new(),
+            changed: Notify::new(),
+            heard: AtomicBool::new(false),
+            spoke: AtomicBool::new(false),
+        });
+        let supervisor = tokio::spawn(Arc::clone(&connection).supervise(link));
+        Ok((connection, supervisor))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in here is a bug that has been reported already; the maps stay consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.lock().limits)
+    }
+
+    /// The supervisor: one session after the other, until the end.
+    async fn supervise(self: Arc<Self>, first: Link) {
+        let policy = self.options.reconnect;
+        let mut link = first;
+        let mut attempt = 0;
+        loop {
+            let began = Instant::now();
+            let Some(lost) = self.run(link).await else {
+                return self.end(&Error::closed());
+            };
+            if self.is_closing() {
+                return self.end(&Error::closed());
+            }
+            crate::observe::lost(&self.options.address, &lost.error);
+            if lost.is_final || policy.attempts_max == 0 {
+                return self.end(&lost.error);
+            }
+            self.go_down(&lost.error);
+            if began.elapsed() > policy.longest {
+                attempt = 0;
+            }
+            link = match self.redial(&mut attempt, lost.error).await {
+                Ok(link) => link,
+                Err(error) => return self.end(&error),
+            };
+            Counters::add(&self.counters.reconnects, 1);
+            crate::observe::reconnected(&self.options.address, attempt);
+            self.come_up(&link);
+        }
+    }
+
+    /// Dials until there is a connection or no attempt is left.
+    async fn redial(&self, attempt: &mut u32, mut error: Error) -> Result<Link> {
+        let policy = self.options.reconnect;
+        loop {
+            if *attempt >= policy.attempts_max {
+                let text = format!("gave up after {attempt} attempts to connect again");
+                return Err(error.as_kind(error.kind(), &text));
+            }
+            let wait = policy.wait(*attempt, options::random());
+            *attempt += 1;
+            let is_closing = async {
+                loop {
+                    let mut changed = pin!(self.changed.notified());
+                    changed.as_mut().enable();
+                    if self.is_closing() {
+                        return;
+                    }
+                    changed.await;
+                }
+            };
+            let dialled = tokio::select! {
+                () = is_closing => return Err(Error::closed()),
+                dialled = async {
+                    tokio::time::sleep(wait).await;
+                    dial(&self.options, self.queue.as_deref()).await
+                } => dialled,
+            };
+            match dialled {
+                Ok(link) => return Ok(link),
+                Err(lost) if lost.is_final => return Err(lost.error),
+                Err(lost) => {
+                    Counters::add(&self.counters.connect_failures, 1);
+                    error = lost.error;
+                }
+            }
+        }
+    }
+
+    /// One session; `None` if it ended because the connection was closed.
+    async fn run(self: &Arc<Self>, link: Link) -> Option<Lost> {
+        let session = self.lock().session;
+        let (reading, writing) = link.stream.into_split();
+        let reader = io::read(Arc::clone(self), session, reading, link.received);
+        let writer = io::write(Arc::clone(self), session, writing);
+        let (mut reader, mut writer) = (tokio::spawn(reader), tokio::spawn(writer));
+        let lost = tokio::select! {
+            lost = &mut reader => Some(lost.unwrap_or_else(|_| task_died())),
+            result = &mut writer => match result {
+                Ok(Ok(())) => None,
+                Ok(Err(lost)) => Some(lost),
+                Err(_) => Some(task_died()),
+            },
+            lost = self.watch(link.limits.heartbeat) => Some(lost),
+        };
+        // The next session starts when nothing of this one runs any more.
+        for task in [reader.abort_handle(), writer.abort_handle()] {
+            task.abort();
+        }
+        // A task that was already joined above must not be polled again.
+        while !(reader.is_finished() && writer.is_finished()) {
+            tokio::task::yield_now().await;
+        }
+        lost
+    }
+
+    /// Sends heartbeats and listens for them.
+    async fn watch(&self, interval: Duration) -> Lost {
+        let half = (interval / 2).max(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval_at(Instant::now() + half, half);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent_ticks = 0;
+        loop {
+            ticks.tick().await;
+            if self.heard.swap(false, Ordering::Relaxed) {
+                silent_ticks = 0;
+            } else {
+                silent_ticks += 1;
+            }
+            if silent_ticks >= SILENT_TICKS_MAX {
+                return Lost::passing(Error::disconnected(&format!(
+                    "the broker was silent for two intervals of {interval:?}"
+                )));
+            }
+            if !self.spoke.swap(false, Ordering::Relaxed) {
+                frame::write_bare(self.lock().out.frames(), FrameKind::Heartbeat, 0, 0);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// The session is over and another one may come.
+    fn go_down(&self, error: &Error) {
+        let (requests, channels) = {
+            let mut state = self.lock();
+            state.phase = Phase::Down;
+            state.session += 1;
+            state.out.clear();
+            state.listed.clear();
+            state
+                .channels
+                .retain(|_, channel| !matches!(channel, Channel::Retired));
+            let channels: Vec<_> = state.channels.values().cloned().collect();
+            (std::mem::take(&mut state.requests), channels)
+        };
+        fail(requests, error);
+        for channel in channels {
+            match channel {
+                Channel::Producer(producer) => producer.lost(),
+                Channel::Consumer(inbox) => inbox.lost(),
+                Channel::Retired => {}
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// A new session starts: opens every channel again.
+    fn come_up(&self, link: &Link) {
+        self.heard.store(true, Ordering::Relaxed);
+        let (session, channels) = {
+            let mut state = self.lock();
+            state.phase = Phase::Up;
+            state.limits = Arc::new(link.limits.clone());
+            state.out.clear();
+            let mut channels: Vec<_> = state
+                .channels
+                .iter()
+                .map(|(number, channel)| (*number, channel.clone()))
+                .collect();
+            channels.sort_by_key(|(number, _)| *number);
+            (state.session, channels)
+        };
+        for (number, channel) in channels {
+            self.open(number, &channel, session);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Nothing comes after this.
+    fn end(&self, error: &Error) {
+        let (requests, channels) = {
+            let mut state = self.lock();
+            state.phase = Phase::Ended(error.clone());
+            state.session += 1;
+            state.listed.clear();
+            (
+                std::mem::take(&mut state.requests),
+                std::mem::take(&mut state.channels),
+            )
+        };
+        fail(requests, error);
+        for channel in channels.into_values() {
+            match channel {
+                Channel::Producer(producer) => producer.ended(error),
+                Channel::Consumer(inbox) => inbox.ended(error),
+                Channel::Retired => {}
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Writes everything that waits, says goodbye and ends. Returns at once.
+    pub(crate) fn shut_down(&self) {
+        self.lock().is_closing = true;
+        self.wake.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    /// Ends it although its supervisor has not: nobody runs it any more.
+    pub(crate) fn abandon(&self) {
+        self.end(&Error::closed());
+    }
+
+    fn is_closing(&self) -> bool {
+        self.lock().is_closing
+    }
+
+    /// Takes the connection into use, unless it is at its end.
+    pub(crate) fn join(&self) -> Result<()> {
+        let mut state = self.lock();
+        match &state.phase {
+            Phase::Ended(error) => return Err(error.clone()),
+            Phase::Up | Phase::Down => {}
+        }
+        if state.is_closing {
+            return Err(Error::closed());
+        }
+        state.users += 1;
+        Ok(())
+    }
+
+    /// The reverse of [`Connection::join`].
+    pub(crate) fn leave(&self) {
+        self.lock().users -= 1;
+        self.shut_down_if_idle();
+    }
+
+    fn shut_down_if_idle(&self) {
+        let is_idle = {
+            let state = self.lock();
+            let is_used = |channel: &Channel| !matches!(channel, Channel::Retired);
+            self.queue.is_some() && state.users == 0 && !state.channels.values().any(is_used)
+        };
+        if is_idle {
+            self.shut_down();
+        }
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        let state = self.lock();
+        state.is_closing || matches!(state.phase, Phase::Ended(_))
+    }
+
+    /// Every producer of the connection.
+    pub(crate) fn producers(&self) -> Vec<Arc<Producer>> {
+        let state = self.lock();
+        let producers = state.channels.values().filter_map(|channel| match channel {
+            Channel::Producer(producer) => Some(Arc::clone(producer)),
+            Channel::Consumer(_) | Channel::Retired => None,
+        });
+        producers.collect()
+    }
+
+    /// Gives `channel` a number and opens it, now or once the connection is up.
+    fn add(&self, channel: Channel) -> Result<u16> {
+        let (number, session) = {
+            let mut state = self.lock();
+            if let Phase::Ended(error) = &state.phase {
+                return Err(error.clone());
+            }
+            let most = state.limits.channels_max.clamp(1, CHANNELS_MAX);
+            if state.channels.len() >= usize::from(most) {
+                return Err(Error::new(
+                    ErrorKind::Full,
+                    format!("the connection has all of its {most} channels in use"),
+                ));
+            }
+            let mut number = state.channel_next;
+            while number > most || state.channels.contains_key(&number) {
+                number = if number >= most { 1 } else { number + 1 };
+            }
+            state.channel_next = number + 1;
+            state.channels.insert(number, channel.clone());
+            (
+                number,
+                matches!(state.phase, Phase::Up).then_some(state.session),
+            )
+        };
+        if let Some(session) = session {
+            self.open(number, &channel, session);
+        }
+        Ok(number)
+    }
+
+    /// Writes the frame that opens a channel, unless its session is gone.
+    fn open(&self, number: u16, channel: &Channel, session: u32) {
+        let mut frame = Vec::with_capacity(512);
+        match channel {
+            Channel::Producer(producer) => producer.open_frame(number, &mut frame),
+            Channel::Consumer(inbox) => inbox.open_frame(number, session, &mut frame),
+            Channel::Retired => return,
+        }
+        let mut state = self.lock();
+        if state.session == session {
+            state.out.frames().extend_from_slice(&frame);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn add_producer(&self, producer: &Arc<Producer>) -> Result<()> {
+        self.add(Channel::Producer(Arc::clone(producer)))
+            .map(|_| ())
+    }
+
+    pub(crate) fn add_consumer(&self, inbox: &Arc<Inbox>) -> Result<u16> {
+        self.add(Channel::Consumer(Arc::clone(inbox)))
+    }
+
+    /// Gives a producer a new channel, on which it is opened as another producer.
+    pub(crate) fn move_producer(&self, producer: &Arc<Producer>, old: u16) -> Result<(), Code> {
+        self.retire(old, FrameKind::ProducerClose);
+        self.add(Channel::Producer(Arc::clone(producer)))
+            .map(|_| ())
+            .map_err(|_| Code::ChannelInvalid)
+    }
+
+    /// Closes the channel of a producer, if it is still its own.
+    pub(crate) fn close_producer(&self, number: u16, producer: &Arc<Producer>) {
+        let is_own = matches!(
+            self.lock().channels.get(&number),
+            Some(Channel::Producer(there)) if Arc::ptr_eq(there, producer)
+        );
+        if is_own {
+            self.retire(number, FrameKind::ProducerClose);
+            self.shut_down_if_idle();
+        }
+    }
+
+    /// Closes the channel of a consumer, if it is still its own.
+    pub(crate) fn close_consumer(&self, number: u16, inbox: &Arc<Inbox>) {
+        let is_own = matches!(
+            self.lock().channels.get(&number),
+            Some(Channel::Consumer(there)) if Arc::ptr_eq(there, inbox)
+        );
+        if is_own {
+            self.retire(number, FrameKind::ConsumerClose);
+            self.shut_down_if_idle();
+        }
+    }
+
+    fn retire(&self, number: u16, kind: FrameKind) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Up) {
+            state.channels.insert(number, Channel::Retired);
+            frame::write_bare(state.out.frames(), kind, number, 0);
+            drop(state);
+            self.wake.notify_one();
+        } else {
+            state.channels.remove(&number);
+        }
+    }
+
+    /// Tells the writer that a producer has something to send.
+    pub(crate) fn list(&self, producer: Arc<Producer>) {
+        self.lock().listed.push_back(producer);
+        self.wake.notify_one();
+    }
+
+    /// Gives the writer what waits, as much as it should write at once.
+    fn gather(
+        &self,
+        session: u32,
+        control: &mut Vec<u8>,
+        segments: &mut Vec<Segment>,
+        written: &mut Vec<Written>,
+    ) {
+        let (mut listed, was_full) = {
+            let mut state = self.lock();
+            if state.session != session {
+                return;
+            }
+            let was_full = state.out.len() > OUT_BYTES_MAX;
+            state.out.take(control);
+            (std::mem::take(&mut state.listed), was_full)
+        };
+        if was_full {
+            self.changed.notify_waiters();
+        }
+        let mut bytes = 0;
+        let mut left = VecDeque::new();
+        while let Some(producer) = listed.pop_front() {
+            let start = segments.len();
+            let (has_more, upto) = producer.cut(session, GATHER_BYTES_MAX_EACH, segments);
+            bytes += segments[start..]
+                .iter()
+                .map(|s| s.body().len())
+                .sum::<usize>();
+            if let Some(upto) = upto {
+                let producer = Arc::clone(&producer);
+                written.push(Written { producer, upto });
+            }
+            if has_more {
+                left.push_back(producer);
+            }
+            if bytes >= GATHER_BYTES_MAX {
+                break;
+            }
+        }
+        // Those who had no turn come first the next time.
+        listed.append(&mut left);
+        if !listed.is_empty() {
+            let mut state = self.lock();
+            if state.session == session {
+                listed.append(&mut state.listed);
+                state.listed = listed;
+                drop(state);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes one frame of the reader. Returns a consumer that has more than it can hold.
+    fn receive(
+        &self,
+        session: u32,
+        header: &FrameHeader,
+        frame: Bytes,
+    ) -> Result<Option<Arc<Inbox>>, Lost> {
+        let body = frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + header.body_bytes as usize);
+        let checked = match header.kind {
+            FrameKind::Deliver => &body[..body.len().min(DeliverHead::BYTES)],
+            _ => &body,
+        };
+        frame::check_body(header, checked).map_err(|code| malformed(code, header))?;
+        match header.kind {
+            FrameKind::Heartbeat => {}
+            FrameKind::Close => return Err(Lost::by_broker(&body)),
+            FrameKind::Deliver | FrameKind::DeliverFragment => {
+                if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
+                    let is_over = inbox
+                        .delivered(session, header, body)
+                        .map_err(|code| malformed(code, header))?;
+                    return Ok(is_over.then_some(inbox));
+                }
+            }
+            FrameKind::Confirm
+            | FrameKind::Refused
+            | FrameKind::ProducerCredit
+            | FrameKind::ProducerOpened => {
+                if let Some(Channel::Producer(producer)) = self.channel(header)? {
+                    let result = match header.kind {
+                        FrameKind::Confirm => producer.confirm(header, &body),
+                        FrameKind::Refused => producer.refused(header, &body),
+                        FrameKind::ProducerCredit => producer.credit(&body),
+                        _ => producer.opened(session, &body),
+                    };
+                    result.map_err(|code| malformed(code, header))?;
+                }
+            }
+            FrameKind::ConsumerOpened => {
+                if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
+                    inbox.opened();
+                }
+            }
+            FrameKind::ProducerClosed | FrameKind::ConsumerClosed => {
+                self.channel_closed(header.channel, &Error::from_failure(&body));
+            }
+            FrameKind::Failed => {
+                let error = Error::from_failure(&body);
+                match self.take_request(header.sequence) {
+                    Some(request) => drop(request.reply.send(Err(error))),
+                    None if header.channel != 0 => self.channel_closed(header.channel, &error),
+                    // Its caller has given up waiting.
+                    None => {}
+                }
+            }
+            FrameKind::Done | FrameKind::Settled | FrameKind::GetDone => {
+                if let Some(request) = self.take_request(header.sequence) {
+                    // A caller who has given up waiting does not want the answer.
+                    let _ = request.reply.send(Ok(Reply {
+                        is_changed: header.flags & DONE_CHANGED != 0,
+                        count: header.count,
+                        items: request.items,
+                    }));
+                }
+            }
+            FrameKind::QueueInfo
+            | FrameKind::ExchangeInfo
+            | FrameKind::BindingInfo
+            | FrameKind::TenantInfo => self.item(header, body)?,
+            FrameKind::Hello
+            | FrameKind::Welcome
+            | FrameKind::Attach
+            | FrameKind::Attached
+            | FrameKind::ProducerOpen
+            | FrameKind::Publish
+            | FrameKind::PublishFragment
+            | FrameKind::ProducerClose
+            | FrameKind::ConsumerOpen
+            | FrameKind::Settle
+            | FrameKind::ConsumerCredit
+            | FrameKind::ConsumerClose
+            | FrameKind::Get
+            | FrameKind::QueueDeclare
+            | FrameKind::QueueDelete
+            | FrameKind::QueuePurge
+            | FrameKind::QueueInspect
+            | FrameKind::QueueList
+            | FrameKind::ExchangeDeclare
+            | FrameKind::ExchangeDelete
+            | FrameKind::ExchangeList
+            | FrameKind::Bind
+            | FrameKind::Unbind
+            | FrameKind::BindingList
+            | FrameKind::TenantDeclare
+            | FrameKind::TenantDelete
+            | FrameKind::TenantList => return Err(malformed(Code::UnexpectedFrame, header)),
+        }
+        Ok(None)
+    }
+
+    /// The channel a frame is for; `None` if this side has closed it.
+    fn channel(&self, header: &FrameHeader) -> Result<Option<Channel>, Lost> {
+        match self.lock().channels.get(&header.channel) {
+            Some(Channel::Retired) => Ok(None),
+            Some(channel) => Ok(Some(channel.clone())),
+            None => Err(malformed(Code::ChannelInvalid, header)),
+        }
+    }
+
+    fn channel_closed(&self, number: u16, error: &Error) {
+        let channel = self.lock().channels.remove(&number);
+        match channel {
+            Some(Channel::Producer(producer)) => producer.ended(error),
+            Some(Channel::Consumer(inbox)) => inbox.ended(error),
+            Some(Channel::Retired) | None => {}
+        }
+    }
+
+    fn take_request(&self, id: u64) -> Option<Request> {
+        self.lock().requests.remove(&id)
+    }
+
+    /// One entry of a list, or all of an answer that is one entry.
+    fn item(&self, header: &FrameHeader, body: Bytes) -> Result<(), Lost> {
+        let mut state = self.lock();
+        let Some(request) = state.requests.get_mut(&header.sequence) else {
+            return Ok(());
+        };
+        if request.items.len() >= LIST_COUNT_MAX {
+            return Err(malformed(Code::LimitReached, header));
+        }
+        // Entries are small; they must not keep a whole read buffer.
+        request.items.push(Bytes::copy_from_slice(&body));
+        if request.answer == Answer::Item
+            && let Some(request) = state.requests.remove(&header.sequence)
+        {
+            drop(state);
+            // A caller who has given up waiting does not want the answer.
+            let _ = request.reply.send(Ok(Reply {
+                is_changed: false,
+                count: 1,
+                items: request.items,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Waits until the connection is up.
+    pub(crate) async fn up(&self) -> Result<()> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match &self.lock().phase {
+                Phase::Up => return Ok(()),
+                Phase::Down => {}
+                Phase::Ended(error) => return Err(error.clone()),
+            }
+            changed.await;
+        }
+    }
+
+    /// Enters a request; `None` if the connection is not up, or not in `session` any more.
+    fn enter(
+        state: &mut State,
+        session: Option<u32>,
+        answer: Answer,
+    ) -> Option<(u64, oneshot::Receiver<Result<Reply>>)> {
+        let is_session = session.is_none_or(|session| session == state.session);
+        if !is_session || !matches!(state.phase, Phase::Up) {
+            return None;
+        }
+        let id = state.request_next;
+        state.request_next += 1;
+        let (reply, answered) = oneshot::channel();
+        let items = Vec::new();
+        state.requests.insert(
+            id,
+            Request {
+                answer,
+                reply,
+                items,
+            },
+        );
+        Some((id, answered))
+    }
+
+    /// Asks the broker for something, once the connection is up.
+    pub(crate) async fn call(&self, kind: FrameKind, answer: Answer, body: &[u8]) -> Result<Reply> {
+        let header = FrameHeader::bare(kind, 0, 0);
+        self.call_with(header, None, self.options.request_timeout, answer, body)
+            .await
+    }
+
+    /// Asks for something; in `session` only, if one is given.
+    pub(crate) async fn call_with(
+        &self,
+        header: FrameHeader,
+        session: Option<u32>,
+        timeout: Duration,
+        answer: Answer,
+        body: &[u8],
+    ) -> Result<Reply> {
+        let asked = async {
+            let answered = loop {
+                self.up().await?;
+                let mut state = self.lock();
+                if let Some((id, answered)) = Self::enter(&mut state, session, answer) {
+                    let header = FrameHeader {
+                        sequence: id,
+                        ..header
+                    };
+                    frame::write(state.out.frames(), header, body);
+                    break answered;
+                }
+                if session.is_some_and(|session| session != state.session) {
+                    return Err(Error::disconnected(
+                        "the connection was lost in the meantime",
+                    ));
+                }
+            };
+            self.wake.notify_one();
+            answered
+                .await
+                .unwrap_or_else(|_| Err(Error::disconnected("nobody answers")))
+        };
+        match tokio::time::timeout(timeout, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!("no answer within {timeout:?}; it may still be done"),
+            )),
+        }
+    }
+
+    /// Writes a frame without an answer; nothing if the session is over.
+    pub(crate) fn tell(&self, session: u32, header: FrameHeader, body: &[u8]) {
+        let mut state = self.lock();
+        if state.session == session && matches!(state.phase, Phase::Up) {
+            frame::write(state.out.frames(), header, body);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Settles deliveries of `session`; returns whether that session still is.
+    pub(crate) async fn settle(
+        &self,
+        session: u32,
+        channel: u16,
+        outcome: u8,
+        ranges: &mut (dyn Iterator<Item = SettleRange> + Send),
+    ) -> bool {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            {
+                let mut state = self.lock();
+                if state.session != session || !matches!(state.phase, Phase::Up) {
+                    return false;
+                }
+                if state.out.len() <= OUT_BYTES_MAX {
+                    for range in ranges {
+                        state.out.settle(channel, outcome, range);
+                    }
+                    drop(state);
+                    self.wake.notify_one();
+                    return true;
+                }
+                changed.as_mut().enable();
+            }
+            changed.await;
+        }
+    }
+
+    /// Settles deliveries of `session` and waits until that is durable; `false` if the session is
+    /// over already.
+    pub(crate) async fn settle_durably(
+        &self,
+        session: u32,
+        channel: u16,
+        outcome: u8,
+        ranges: &[SettleRange],
+    ) -> Result<bool> {
+        let answered = {
+            let mut state = self.lock();
+            let Some((id, answered)) = Self::enter(&mut state, Some(session), Answer::Done) else {
+                return Ok(false);
+            };
+            state.out.settle_confirmed(channel, outcome, ranges, id);
+            answered
+        };
+        self.wake.notify_one();
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Error::disconnected("nobody answers")))
+            .map(|_| true)
+    }
+}
+
+fn malformed(code: Code, header: &FrameHeader) -> Lost {
+    Lost::malformed(
+        code,
+        &format!(
+            "the broker sent a {:?} on channel {} that cannot be",
+            header.kind, header.channel
+        ),
+    )
+}
+
+fn task_died() -> Lost {
+    Lost::passing(Error::disconnected(
+        "a task of the connection ended by itself",
+    ))
+}
+
+fn fail(requests: HashMap<u64, Request>, error: &Error) {
+    for request in requests.into_values() {
+        // A caller who has given up waiting does not want the answer.
+        let _ = request.reply.send(Err(error.as_kind(
+            ErrorKind::Disconnected,
+            "the connection was lost before the broker answered",
+        )));
+    }
+}

@@ -1,0 +1,567 @@
+//! Consuming: the consumers that callers hold, how they are built, and settling.
+//! Does not know frames; see `consumer/inbox.rs`.
+
+mod batch;
+mod inbox;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringpost_wire::control::{Body, ConsumerCredit, Get};
+use ringpost_wire::header::{SETTLE_ACK, SETTLE_REJECT, SETTLE_REQUEUE};
+use ringpost_wire::{self as wire, FrameHeader, FrameKind, SettleRange};
+use tokio::sync::oneshot;
+
+pub use batch::{Batch, Deliveries, Delivery, DeliveryRef, DeliveryTag, Settleable};
+pub(crate) use inbox::Inbox;
+
+use self::batch::Span;
+use self::inbox::Settings;
+use crate::client::{Lease, Shared};
+use crate::connection::{Answer, Connection};
+use crate::stats::Counters;
+use crate::{ByteSize, Error, ErrorKind, Result};
+
+/// Messages pushed ahead of settlements unless asked otherwise.
+const CREDIT_DEFAULT: u32 = 1_000;
+/// Bytes pushed ahead of settlements unless asked otherwise.
+const CREDIT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Builds a [`Consumer`] or [`PullConsumer`]; from [`crate::Client::consumer`].
+///
+/// ```no_run
+/// # async fn example(client: ringpost_client::Client) -> ringpost_client::Result<()> {
+/// use ringpost_client::ByteSize;
+///
+/// let consumer = client
+///     .consumer("orders")
+///     .credit(500)
+///     .credit_bytes(ByteSize::mib(4))
+///     .subscribe()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `subscribe` or `pull` is awaited"]
+pub struct ConsumerBuilder {
+    shared: Arc<Shared>,
+    queue: String,
+    credit_messages: u32,
+    credit_bytes: u64,
+    is_exclusive: bool,
+    is_auto: bool,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(shared: Arc<Shared>, queue: String) -> Self {
+        Self {
+            shared,
+            queue,
+            credit_messages: CREDIT_DEFAULT,
+            credit_bytes: CREDIT_BYTES_DEFAULT,
+            is_exclusive: false,
+            is_auto: false,
+        }
+    }
+
+    /// Most messages delivered and not settled; 1,000 unless asked otherwise.
+    pub fn credit(mut self, messages: u32) -> Self {
+        self.credit_messages = messages;
+        self
+    }
+
+    /// Most bytes delivered and not settled; 64 MiB unless asked otherwise. Choose no less than the
+    /// largest message.
+    pub fn credit_bytes(mut self, bytes: ByteSize) -> Self {
+        self.credit_bytes = bytes.bytes();
+        self
+    }
+
+    /// Refuses to share the queue with another consumer.
+    pub fn exclusive(mut self) -> Self {
+        self.is_exclusive = true;
+        self
+    }
+
+    /// Deliveries are settled by being sent: fast, needs no acks, and loses what is on its way when
+    /// a connection is lost. Such a consumer has a connection to itself.
+    pub fn auto_settle(mut self) -> Self {
+        self.is_auto = true;
+        self
+    }
+
+    /// Starts a consumer to which messages are pushed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such queue; [`ErrorKind::Invalid`] for a credit out of
+    /// bounds; else as the broker or the network says.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened; deliveries return to the queue.
+    pub async fn subscribe(self) -> Result<Consumer> {
+        if self.credit_messages == 0 || self.credit_bytes == 0 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "a credit of 0 would never deliver anything",
+            ));
+        }
+        self.open().await.map(|settler| Consumer { settler })
+    }
+
+    /// Starts a consumer that takes messages when it wants some; credit does not matter to it.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn pull(mut self) -> Result<PullConsumer> {
+        self.credit_messages = 0;
+        self.credit_bytes = 0;
+        self.open().await.map(|settler| PullConsumer { settler })
+    }
+
+    async fn open(self) -> Result<Settler> {
+        if self.credit_bytes > wire::CREDIT_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "credit_bytes is {} B, at most {} B are allowed",
+                    self.credit_bytes,
+                    wire::CREDIT_BYTES_MAX
+                ),
+            ));
+        }
+        let lease = if self.is_auto {
+            self.shared.own(&self.queue).await?
+        } else {
+            self.shared.attached(&self.queue).await?
+        };
+        let connection = Arc::clone(lease.connection());
+        let limits = connection.limits();
+        let credit_max = limits.credit_messages_max.min(wire::CREDIT_MESSAGES_MAX);
+        if self.credit_messages > credit_max {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "credit is {} messages, the broker allows at most {credit_max}",
+                    self.credit_messages
+                ),
+            ));
+        }
+        let settings = Settings {
+            queue: self.queue,
+            credit_messages: self.credit_messages,
+            credit_bytes: self.credit_bytes,
+            is_exclusive: self.is_exclusive,
+            is_auto: self.is_auto,
+            message_bytes_max: limits.message_bytes_max,
+        };
+        let inbox = Inbox::new(settings, Arc::clone(&connection.counters));
+        let (sender, opened) = oneshot::channel();
+        inbox.expect_open(sender);
+        let channel = connection.add_consumer(&inbox)?;
+        // From here on dropping the handle closes the consumer.
+        let settler = Settler {
+            handle: Arc::new(Handle {
+                inbox,
+                channel,
+                lease,
+                _shared: self.shared,
+            }),
+        };
+        match tokio::time::timeout(connection.options.request_timeout, opened).await {
+            Ok(Ok(result)) => result.map(|()| settler),
+            Ok(Err(_)) => Err(Error::closed()),
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                "the broker did not open the consumer in time",
+            )),
+        }
+    }
+}
+
+struct Handle {
+    inbox: Arc<Inbox>,
+    channel: u16,
+    lease: Lease,
+    /// Keeps the client's connections alive while a consumer is.
+    _shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inbox.ended(&Error::closed());
+        self.lease
+            .connection()
+            .close_consumer(self.channel, &self.inbox);
+    }
+}
+
+/// What a settlement came to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Settlement {
+    /// It is on its way to the broker; with `ack_durable`, it is on disk.
+    Sent,
+    /// The connection was lost since some or all of the deliveries: the broker has taken their
+    /// messages back and delivers them again. The others, if any, were settled.
+    Stale,
+    /// Nothing was done: the consumer's deliveries are settled by being sent.
+    NotNeeded,
+}
+
+/// Where a consumer lives now.
+struct Aim {
+    session: u32,
+    channel: u16,
+    /// Some deliveries are of an older session.
+    has_stale: bool,
+}
+
+impl Aim {
+    fn range(&self, span: Span) -> Option<SettleRange> {
+        (span.first.session == self.session).then(|| span.range())
+    }
+}
+
+/// Settles deliveries of one consumer, from any task. Cheap to clone; keeps the consumer open.
+#[derive(Clone)]
+pub struct Settler {
+    handle: Arc<Handle>,
+}
+
+impl Settler {
+    fn connection(&self) -> &Connection {
+        self.handle.lease.connection()
+    }
+
+    async fn settle(&self, outcome: u8, what: impl Settleable) -> Result<Settlement> {
+        let Some(aim) = self.aim(&what)? else {
+            return Ok(Settlement::NotNeeded);
+        };
+        let mut ranges = what.spans().filter_map(|span| aim.range(span));
+        let connection = self.connection();
+        let is_sent = connection
+            .settle(aim.session, aim.channel, outcome, &mut ranges)
+            .await;
+        Ok(self.settlement(is_sent && !aim.has_stale))
+    }
+
+    fn settlement(&self, is_all_sent: bool) -> Settlement {
+        if is_all_sent {
+            return Settlement::Sent;
+        }
+        Counters::add(&self.connection().counters.settles_stale, 1);
+        Settlement::Stale
+    }
+
+    /// Where to send the settlement; `None` if the deliveries need none.
+    fn aim(&self, what: &impl Settleable) -> Result<Option<Aim>> {
+        let inbox = &self.handle.inbox;
+        if inbox.settings.is_auto {
+            return Ok(None);
+        }
+        let (session, channel) = inbox.place();
+        let mut has_stale = false;
+        for Span { first, last } in what.spans() {
+            if first.consumer != inbox.id || last.consumer != inbox.id {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "the deliveries are those of another consumer",
+                ));
+            }
+            if first > last || first.session != last.session {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "a range of deliveries must go forward within one connection",
+                ));
+            }
+            has_stale |= first.session != session;
+        }
+        Ok(Some(Aim {
+            session,
+            channel,
+            has_stale,
+        }))
+    }
+
+    /// See [`Consumer::ack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ack(&self, what: impl Settleable) -> Result<Settlement> {
+        self.settle(SETTLE_ACK, what).await
+    }
+
+    /// See [`Consumer::ack_through`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ack_through(&self, last: DeliveryTag) -> Result<Settlement> {
+        // A first tag of 0 means everything outstanding up to the last one (P-44).
+        let first = DeliveryTag { number: 0, ..last };
+        self.settle(SETTLE_ACK, first..=last).await
+    }
+
+    /// See [`Consumer::ack_durable`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ack_durable(&self, what: impl Settleable) -> Result<Settlement> {
+        let Some(aim) = self.aim(&what)? else {
+            return Ok(Settlement::NotNeeded);
+        };
+        let ranges: Vec<SettleRange> = what.spans().filter_map(|span| aim.range(span)).collect();
+        let mut is_all_sent = !aim.has_stale;
+        for ranges in ranges.chunks(wire::SETTLE_RANGES_MAX) {
+            let connection = self.connection();
+            is_all_sent &= connection
+                .settle_durably(aim.session, aim.channel, SETTLE_ACK, ranges)
+                .await?;
+        }
+        Ok(self.settlement(is_all_sent))
+    }
+
+    /// See [`Consumer::nack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn nack(&self, what: impl Settleable) -> Result<Settlement> {
+        self.settle(SETTLE_REQUEUE, what).await
+    }
+
+    /// See [`Consumer::reject`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn reject(&self, what: impl Settleable) -> Result<Settlement> {
+        self.settle(SETTLE_REJECT, what).await
+    }
+}
+
+impl fmt::Debug for Settler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settler")
+            .field("queue", &self.handle.inbox.settings.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settling methods, which both kinds of consumer have.
+macro_rules! settling {
+    ($name:ident) => {
+        impl $name {
+            /// Acks deliveries: they are done with and never delivered again. Takes a batch, one
+            /// delivery, a tag, a range of tags or a slice of them. Acks that follow each other are
+            /// sent as one.
+            ///
+            /// Each delivery may be settled once; settling it again ends the consumer with an error.
+            ///
+            /// # Errors
+            /// [`ErrorKind::Invalid`] for deliveries of another consumer.
+            ///
+            /// # Cancel safety
+            /// A dropped future has either settled all of them or none.
+            pub async fn ack(&self, what: impl Settleable) -> Result<Settlement> {
+                self.settler.ack(what).await
+            }
+
+            /// Acks every delivery that is not settled yet, up to and including `last`.
+            ///
+            /// # Errors
+            /// As [`ack`](Self::ack).
+            ///
+            /// # Cancel safety
+            /// As [`ack`](Self::ack).
+            pub async fn ack_through(&self, last: DeliveryTag) -> Result<Settlement> {
+                self.settler.ack_through(last).await
+            }
+
+            /// Acks deliveries and waits until the broker has that on disk: after this, not even a
+            /// crash delivers them again.
+            ///
+            /// # Errors
+            /// As [`ack`](Self::ack); [`ErrorKind::Disconnected`] if the connection was lost
+            /// meanwhile, after which they may or may not be delivered again.
+            ///
+            /// # Cancel safety
+            /// A dropped future has settled them, durably or not yet.
+            pub async fn ack_durable(&self, what: impl Settleable) -> Result<Settlement> {
+                self.settler.ack_durable(what).await
+            }
+
+            /// Gives deliveries back: they return to their places in the queue and are delivered
+            /// again, to whoever comes first.
+            ///
+            /// # Errors
+            /// As [`ack`](Self::ack).
+            ///
+            /// # Cancel safety
+            /// As [`ack`](Self::ack).
+            pub async fn nack(&self, what: impl Settleable) -> Result<Settlement> {
+                self.settler.nack(what).await
+            }
+
+            /// Drops deliveries; they are dead-lettered where the queue says so.
+            ///
+            /// # Errors
+            /// As [`ack`](Self::ack).
+            ///
+            /// # Cancel safety
+            /// As [`ack`](Self::ack).
+            pub async fn reject(&self, what: impl Settleable) -> Result<Settlement> {
+                self.settler.reject(what).await
+            }
+
+            /// A handle that settles from other tasks.
+            #[must_use]
+            pub fn settler(&self) -> Settler {
+                self.settler.clone()
+            }
+
+            /// The queue.
+            #[must_use]
+            pub fn queue(&self) -> &str {
+                &self.settler.handle.inbox.settings.queue
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("queue", &self.queue())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+/// Gets messages of one queue pushed, as far ahead as its credit allows.
+///
+/// After a lost connection it subscribes again by itself. Deliveries from before are void then: the
+/// broker delivers them again, and settling them does nothing ([`Settlement::Stale`]).
+///
+/// Dropping it does not block: what it has not settled returns to the queue.
+pub struct Consumer {
+    settler: Settler,
+}
+
+settling!(Consumer);
+
+impl Consumer {
+    /// The next messages, or `None` once the client was closed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] for a message that does not match its producer's checksum: ack or
+    /// reject it by [`Error::delivery`] and go on. Everything else is what ended the consumer.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
+    pub async fn next_batch(&mut self) -> Result<Option<Batch>> {
+        poll_fn(|cx| self.settler.handle.inbox.poll_next(cx)).await
+    }
+
+    /// Changes the credit from here on; what was delivered already counts against it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a credit out of bounds.
+    pub fn set_credit(&self, messages: u32, bytes: ByteSize) -> Result<()> {
+        let connection = self.settler.connection();
+        let most = connection
+            .limits()
+            .credit_messages_max
+            .min(wire::CREDIT_MESSAGES_MAX);
+        if messages > most || bytes.bytes() > wire::CREDIT_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "credit is {messages} messages and {bytes}, at most {most} messages and {} B are allowed",
+                    wire::CREDIT_BYTES_MAX
+                ),
+            ));
+        }
+        let (session, channel) = self
+            .settler
+            .handle
+            .inbox
+            .set_credit(messages, bytes.bytes());
+        let credit = ConsumerCredit {
+            bytes: bytes.bytes(),
+            messages,
+            reserved: 0,
+        };
+        let mut body = Vec::new();
+        credit.encode(&mut body);
+        let header = FrameHeader::bare(FrameKind::ConsumerCredit, channel, 0);
+        connection.tell(session, header, &body);
+        Ok(())
+    }
+}
+
+/// Takes messages of one queue when it wants some.
+///
+/// ```no_run
+/// # async fn example(client: ringpost_client::Client) -> ringpost_client::Result<()> {
+/// use std::time::Duration;
+///
+/// let mut consumer = client.consumer("orders").pull().await?;
+/// for batch in consumer.get(100, Duration::from_secs(1)).await? {
+///     consumer.ack(&batch).await?;
+/// }
+/// # Ok(()) }
+/// ```
+pub struct PullConsumer {
+    settler: Settler,
+}
+
+settling!(PullConsumer);
+
+impl PullConsumer {
+    /// Takes up to `count` messages that are there now; if there is none, waits up to `wait` for
+    /// the first. No messages are no batches.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] as for [`Consumer::next_batch`]; [`ErrorKind::Disconnected`] if the
+    /// connection was lost meanwhile: call again. Else what ended the consumer.
+    ///
+    /// # Cancel safety
+    /// Messages that arrive after the future was dropped are in the answer of the next call, which
+    /// may then be more than it asked for.
+    pub async fn get(&mut self, count: u32, wait: Duration) -> Result<Vec<Batch>> {
+        let inbox = &self.settler.handle.inbox;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        if !inbox.is_damaged_next() && !inbox.is_ended() {
+            let connection = self.settler.connection();
+            connection.up().await?;
+            let (session, channel) = inbox.place();
+            inbox.expect(count);
+            let get = Get {
+                wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                reserved: 0,
+            };
+            let mut body = Vec::new();
+            get.encode(&mut body);
+            let header = FrameHeader {
+                count,
+                ..FrameHeader::bare(FrameKind::Get, channel, 0)
+            };
+            let timeout = wait.saturating_add(connection.options.request_timeout);
+            connection
+                .call_with(header, Some(session), timeout, Answer::Done, &body)
+                .await?;
+        }
+        let mut batches = Vec::new();
+        while !inbox.is_damaged_next() || batches.is_empty() {
+            match inbox.take() {
+                Some(Ok(batch)) => batches.extend(batch),
+                Some(Err(error)) => return Err(error),
+                None => break,
+            }
+        }
+        Ok(batches)
+    }
+}

@@ -1,0 +1,324 @@
+//! From what a core's directory holds to a core that runs: recovery, the catalog, the queues.
+//! Does not decide what on disk is true (`recovery.rs`), and serves nobody yet.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ringpost_wire::control::Durability;
+use ringpost_wire::ids::{CoreId, PartitionId, QueueId};
+
+use crate::control::catalog::{self, Catalog};
+use crate::control::recovery::{Recovery, Status};
+use crate::control::restore::Restore;
+use crate::control::topology::Topology;
+use crate::core::{CoreConfig, Found, META};
+use crate::data::flow::{Flow, QueueState};
+use crate::data::journal::volatile::Volatile;
+use crate::data::journal::{self, Journal};
+use crate::data::queue::{self, Queue, Ranges, Settings};
+use crate::data::route::Router;
+use crate::effect::{Buffers, Severity};
+use crate::ids::{JournalId, Mono};
+use crate::input::Input;
+use crate::mesh::{MeshMessage, Reply, Request};
+use crate::{Effect, Effects};
+
+/// How far the journal has come.
+enum Stage {
+    /// It is being read.
+    Recovering(Box<Recovery>),
+    /// It is read; its first write must be durable and its spare slots be there.
+    Opening(Box<Journal>),
+    /// It cannot be opened; the reason was reported.
+    Failed,
+}
+
+/// A core on its way to running.
+pub struct Boot {
+    config: CoreConfig,
+    stage: Stage,
+    restore: Restore,
+    queues: BTreeMap<QueueId, queue::Replay>,
+    /// Partitions that lost records.
+    damaged: BTreeSet<PartitionId>,
+    /// The topology, told by the meta core; the meta core's own is in `restore`.
+    catalog: Option<Catalog>,
+    /// What other cores said before this one runs.
+    held: VecDeque<(CoreId, MeshMessage)>,
+    now: Mono,
+}
+
+impl Boot {
+    /// Starts with what was found.
+    pub fn start(config: CoreConfig, found: &Found, now: Mono) -> Self {
+        let recovery = Recovery::new(journal_config(&config), &found.slots, &found.checkpoints);
+        let catalog = (config.core == META).then(|| Catalog::new(config.partitions));
+        Self {
+            config,
+            stage: Stage::Recovering(Box::new(recovery)),
+            restore: Restore::new(catalog),
+            queues: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            catalog: None,
+            held: VecDeque::new(),
+            now,
+        }
+    }
+
+    /// Whether it cannot be recovered.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        matches!(self.stage, Stage::Failed)
+    }
+
+    /// Whether the core can run.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let open = match &self.stage {
+            Stage::Opening(journal) => journal.is_ready() && journal.is_supplied(),
+            Stage::Recovering(_) | Stage::Failed => false,
+        };
+        open && (self.catalog.is_some() || self.restore.catalog.is_some())
+    }
+
+    /// When it wants to be stepped although nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Mono> {
+        match &self.stage {
+            Stage::Opening(journal) => journal.next_deadline(),
+            Stage::Recovering(_) | Stage::Failed => None,
+        }
+    }
+
+    /// Takes one input.
+    pub fn step<B: Buffers>(
+        &mut self,
+        now: Mono,
+        wall_us: u64,
+        input: Input<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        self.now = now;
+        match input {
+            Input::Opened { conn } | Input::Adopted { conn, .. } => {
+                effects.push(Effect::Close { conn });
+            }
+            Input::Io { op, result, .. } => match &mut self.stage {
+                Stage::Recovering(recovery) => {
+                    recovery.io_done(op, result, effects);
+                    self.recover(buffers, effects);
+                }
+                Stage::Opening(journal) => {
+                    journal.io_done(op, result, buffers, effects);
+                }
+                Stage::Failed => {}
+            },
+            Input::File { op, result } => {
+                if let Stage::Opening(journal) = &mut self.stage {
+                    journal.file_done(op, result, now, effects);
+                }
+            }
+            Input::Mesh { from, message } => self.mesh(from, message, effects),
+            Input::TurnEnd => {
+                self.recover(buffers, effects);
+                if let Stage::Opening(journal) = &mut self.stage {
+                    journal.set_wall(wall_us);
+                    journal.turn_end(now, buffers, effects);
+                }
+            }
+            Input::Frames { .. }
+            | Input::Malformed { .. }
+            | Input::Closed { .. }
+            | Input::Sent { .. }
+            | Input::Tick { .. } => {}
+            // Nothing was promised to anybody yet.
+            Input::Shutdown => self.stage = Stage::Failed,
+        }
+        if let Stage::Opening(journal) = &self.stage
+            && journal.has_failed()
+        {
+            self.stage = Stage::Failed;
+        }
+    }
+
+    fn recover<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let Stage::Recovering(recovery) = &mut self.stage else {
+            return;
+        };
+        match recovery.step(buffers, effects, &mut self.restore) {
+            Status::Working => {}
+            Status::Failed(reason) => {
+                effects.push(Effect::Report {
+                    severity: Severity::Error,
+                    text: reason.clone(),
+                });
+                effects.push(Effect::FailStop { reason });
+                self.stage = Stage::Failed;
+            }
+            Status::Done => {
+                let Stage::Recovering(recovery) = std::mem::replace(&mut self.stage, Stage::Failed)
+                else {
+                    unreachable!("the stage was just looked at")
+                };
+                let (mut journal, _) = recovery.finish(effects);
+                if let Some(fault) = self.restore.contradictions.first() {
+                    let reason = format!(
+                        "the journal contradicts itself: {fault}; run `ringpost verify` and report this"
+                    );
+                    effects.push(Effect::Report {
+                        severity: Severity::Error,
+                        text: reason.clone(),
+                    });
+                    effects.push(Effect::FailStop { reason });
+                    return;
+                }
+                self.queues = self.restore.finish();
+                for replay in self.queues.values() {
+                    replay.for_each_live_run(|segment, count| journal.retain(segment, count));
+                }
+                self.damaged = journal
+                    .damages()
+                    .iter()
+                    .map(|damage| damage.partition)
+                    .collect();
+                self.stage = Stage::Opening(Box::new(journal));
+            }
+        }
+    }
+
+    fn mesh(&mut self, from: CoreId, message: MeshMessage, effects: &mut Effects) {
+        match message {
+            MeshMessage::Request {
+                id,
+                request: Request::Snapshot { catalog },
+            } => {
+                let catalog = Catalog::decode(&catalog).expect("the meta core wrote it");
+                self.catalog = Some(catalog);
+                let message = MeshMessage::Reply {
+                    id,
+                    reply: Reply::Done,
+                };
+                effects.push(Effect::Mesh { to: from, message });
+            }
+            message => self.held.push_back((from, message)),
+        }
+    }
+
+    /// The core that runs, and what it was told meanwhile.
+    #[must_use]
+    pub fn finish(
+        self,
+        effects: &mut Effects,
+    ) -> (Flow, Topology, VecDeque<(CoreId, MeshMessage)>) {
+        let Self {
+            config,
+            stage,
+            restore,
+            mut queues,
+            damaged,
+            catalog,
+            held,
+            now,
+        } = self;
+        let Stage::Opening(journal) = stage else {
+            unreachable!("only a core that is ready is finished")
+        };
+        let catalog = catalog.or(restore.catalog).expect("the core is ready");
+        let router = Router::of(&catalog, &placement(&config));
+        let volatile = Volatile::new(config.limits.volatile_buffers as usize);
+        let mut flow = Flow::new(config, now, router, *journal, volatile);
+        for declared in catalog.all_queues() {
+            let mut state = queue_state(declared);
+            if let Some(replay) = queues.remove(&declared.id) {
+                restore_queue(&mut state, replay, declared, effects);
+            }
+            if damaged.contains(&state.partition) && state.durable {
+                refuse_queue(&mut state, "its partition has lost records", effects);
+            }
+            flow.add_queue(state);
+        }
+        // Queues that were deleted: nothing of them is live.
+        for replay in queues.into_values() {
+            replay.for_each_live_run(|segment, count| flow.journal.drop_live(segment, count));
+        }
+        (flow, Topology::new(catalog), held)
+    }
+}
+
+fn restore_queue(
+    state: &mut QueueState,
+    replay: queue::Replay,
+    declared: &catalog::Queue,
+    effects: &mut Effects,
+) {
+    state.queue = match replay.finish() {
+        Ok(queue) => queue,
+        Err(replay) => {
+            let mut gaps = Ranges::default();
+            replay.gaps(&mut gaps);
+            let first = gaps.as_slice().first().map_or(0, |range| range.first.0);
+            let text = format!("{} messages are missing, from {first} on", gaps.count());
+            refuse_queue(state, &text, effects);
+            replay.finish_with_gaps()
+        }
+    };
+    state
+        .queue
+        .set_limits(declared.messages_max, declared.bytes_max);
+}
+
+/// Lets a queue refuse service rather than skip what is missing (rulings 10).
+fn refuse_queue(state: &mut QueueState, why: &str, effects: &mut Effects) {
+    state.damaged = true;
+    let text = format!(
+        "queue {} refuses service: {why}; `ringpost verify` names the range, \
+         `ringpost repair --accept-loss` gives it up",
+        state.id.0
+    );
+    effects.push(Effect::Report {
+        severity: Severity::Error,
+        text,
+    });
+}
+
+/// Which core owns each partition.
+#[must_use]
+pub fn placement(config: &CoreConfig) -> Vec<CoreId> {
+    (0..config.partitions)
+        .map(|partition| CoreId(partition % config.cores))
+        .collect()
+}
+
+fn journal_config(config: &CoreConfig) -> journal::Config {
+    journal::Config {
+        segment_bytes: config.segment_bytes,
+        slots_max: config.limits.slots_max,
+        buffers_free_min: config.limits.buffers_free_min,
+        partitions: config.partitions,
+        ..journal::Config::new(JournalId(config.core.0), config.cluster)
+    }
+}
+
+/// An empty queue as it was declared.
+#[must_use]
+pub fn queue_state(queue: &catalog::Queue) -> QueueState {
+    let settings = Settings {
+        durability: queue.durability,
+        messages_max: queue.messages_max,
+        bytes_max: queue.bytes_max,
+    };
+    QueueState {
+        id: queue.id,
+        tenant: queue.tenant,
+        partition: PartitionId(queue.partition.0),
+        durable: queue.durability == Durability::Durable,
+        damaged: false,
+        queue: Queue::new(settings),
+        waits_for: 0,
+        appended: VecDeque::new(),
+        awake: false,
+        settled: Ranges::default(),
+        settling: false,
+        counting: false,
+    }
+}

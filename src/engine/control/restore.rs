@@ -1,0 +1,237 @@
+//! Rebuilds queues and topology from what a journal says. Takes the journal's word for what is
+//! true; does not read disks.
+
+use std::collections::BTreeMap;
+
+use ringpost_wire::control::Durability;
+use ringpost_wire::ids::{QueueId, QueueSequence};
+use ringpost_wire::{FragmentHead, padded};
+
+use crate::control::catalog::{Catalog, Change};
+use crate::control::{recovery, state};
+use crate::data::journal::record::{Kind, RecordHead};
+use crate::data::journal::segment::RunEntry;
+use crate::data::notes;
+use crate::data::queue::{self, Marking, Settings};
+use crate::ids::Place;
+
+/// Pieces of a large message found so far, by number.
+#[derive(Debug, Default)]
+struct Pieces {
+    message_bytes: u32,
+    places: BTreeMap<u32, Place>,
+}
+
+/// What a journal has said so far.
+pub struct Restore {
+    /// The topology, if this is the meta core's journal.
+    pub catalog: Option<Catalog>,
+    queues: BTreeMap<QueueId, queue::Replay>,
+    pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
+    /// What did not fit, for people: proved records that contradict each other are bugs or worse.
+    pub contradictions: Vec<String>,
+}
+
+impl Restore {
+    /// Nothing said yet. `catalog` is given for the meta core's journal.
+    #[must_use]
+    pub fn new(catalog: Option<Catalog>) -> Self {
+        Self {
+            catalog,
+            queues: BTreeMap::new(),
+            pieces: BTreeMap::new(),
+            contradictions: Vec::new(),
+        }
+    }
+
+    fn queue(&mut self, id: QueueId) -> &mut queue::Replay {
+        self.queues.entry(id).or_insert_with(|| {
+            queue::Replay::new(Settings {
+                durability: Durability::Durable,
+                messages_max: 0,
+                bytes_max: 0,
+            })
+        })
+    }
+
+    fn note<E: std::fmt::Debug>(&mut self, what: &str, queue: QueueId, result: Result<(), E>) {
+        if let Err(fault) = result {
+            self.contradictions.push(format!(
+                "{what} of queue {} does not fit: {fault:?}",
+                queue.0
+            ));
+        }
+    }
+
+    fn piece(
+        &mut self,
+        queue: QueueId,
+        sequence: QueueSequence,
+        number: u32,
+        bytes: u32,
+        place: Place,
+    ) {
+        let pieces = self.pieces.entry((queue, sequence)).or_default();
+        if number == 0 && pieces.message_bytes != bytes {
+            // An earlier message with this place never became whole.
+            pieces.places.clear();
+        }
+        pieces.message_bytes = bytes;
+        pieces.places.insert(number, place);
+    }
+
+    /// Everything was said: the queues, each with its replay.
+    pub fn finish(&mut self) -> BTreeMap<QueueId, queue::Replay> {
+        for ((queue, sequence), pieces) in std::mem::take(&mut self.pieces) {
+            let head = FragmentHead {
+                message_bytes: pieces.message_bytes,
+                offset: 0,
+            };
+            let count = (pieces.message_bytes as usize).div_ceil(head.piece_bytes().max(1));
+            if pieces.places.len() != count {
+                continue;
+            }
+            let places: Vec<Place> = pieces.places.into_values().collect();
+            let bytes = padded(pieces.message_bytes as usize) as u32;
+            let result = self
+                .queue(queue)
+                .fragmented(sequence, bytes, &places, Marking::Plain);
+            self.note("a large message", queue, result);
+        }
+        std::mem::take(&mut self.queues)
+    }
+}
+
+impl recovery::Replay for Restore {
+    fn checkpoint(&mut self, bytes: &[u8]) {
+        let Some(state) = state::decode(bytes) else {
+            self.contradictions
+                .push("the checkpoint's state cannot be read".to_owned());
+            return;
+        };
+        if self.catalog.is_some() {
+            match Catalog::decode(state.catalog) {
+                Ok(catalog) => self.catalog = Some(catalog),
+                Err(fault) => {
+                    self.contradictions
+                        .push(format!("the checkpoint's topology: {fault:?}"));
+                }
+            }
+        }
+        for (id, bytes) in state.queues {
+            let settings = Settings {
+                durability: Durability::Durable,
+                messages_max: 0,
+                bytes_max: 0,
+            };
+            match queue::Replay::decode(settings, bytes) {
+                Ok(replay) => {
+                    self.queues.insert(QueueId(id), replay);
+                }
+                Err(fault) => {
+                    self.contradictions
+                        .push(format!("the checkpoint of queue {id}: {fault:?}"));
+                }
+            }
+        }
+    }
+
+    fn index(&mut self, entry: &RunEntry, place: Place) {
+        let queue = entry.queue;
+        if entry.kind == Kind::Fragment {
+            let bytes = entry.message_bytes;
+            self.piece(queue, entry.queue_sequence, entry.count, bytes, place);
+        } else if entry.is_relocated && entry.count == 1 {
+            let result = self
+                .queue(queue)
+                .moved(entry.queue_sequence, place, entry.body_bytes);
+            self.note("an indexed move", queue, result);
+        } else {
+            let result = self.queue(queue).run(
+                entry.queue_sequence,
+                entry.count,
+                entry.body_bytes,
+                place,
+                Marking::Plain,
+            );
+            self.note("an indexed run", queue, result);
+        }
+    }
+
+    fn run(&mut self, head: &RecordHead, messages: &[u8], place: Place) {
+        let bytes = messages.len() as u32;
+        let result = self.queue(head.queue).run(
+            head.queue_sequence,
+            head.count,
+            bytes,
+            place,
+            Marking::Plain,
+        );
+        self.note("a run", head.queue, result);
+    }
+
+    fn fragment(&mut self, head: &RecordHead, body: &[u8], place: Place) {
+        if let Ok((fragment, _)) = FragmentHead::split(body) {
+            let bytes = fragment.message_bytes;
+            self.piece(head.queue, head.queue_sequence, head.count, bytes, place);
+        }
+    }
+
+    fn relocated(&mut self, head: &RecordHead, body: &[u8], place: Place) {
+        if head.kind == Kind::Fragment {
+            self.fragment(head, body, place);
+        } else {
+            let bytes = body.len() as u32;
+            let result = self
+                .queue(head.queue)
+                .moved(head.queue_sequence, place, bytes);
+            self.note("a move", head.queue, result);
+        }
+    }
+
+    fn record(&mut self, head: &RecordHead, body: &[u8]) {
+        let queue = head.queue;
+        match head.kind {
+            Kind::Ack => match notes::decode_ranges(body) {
+                Some(ranges) => {
+                    for range in ranges {
+                        let result = self.queue(queue).settled(range);
+                        self.note("an ack", queue, result);
+                    }
+                }
+                None => self.note("an ack", queue, Err("its body is malformed")),
+            },
+            Kind::Counts => match notes::decode_counts(body) {
+                Some(counts) => {
+                    for count in counts {
+                        let result = self.queue(queue).counts(count);
+                        self.note("a delivery count", queue, result);
+                    }
+                }
+                None => self.note("a delivery count", queue, Err("its body is malformed")),
+            },
+            Kind::Mark => self.queue(queue).mark(head.queue_sequence),
+            Kind::Catalog => {
+                let Some(catalog) = &mut self.catalog else {
+                    return;
+                };
+                let applied = Change::decode(body)
+                    .map_err(|fault| format!("{fault:?}"))
+                    .and_then(|change| {
+                        catalog
+                            .replay(&change)
+                            .map_err(|fault| format!("{fault:?}"))
+                    });
+                if let Err(fault) = applied {
+                    self.contradictions
+                        .push(format!("a topology change: {fault}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn incomplete(&mut self, queue: QueueId, sequence: QueueSequence) {
+        self.pieces.remove(&(queue, sequence));
+    }
+}

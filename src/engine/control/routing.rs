@@ -1,0 +1,386 @@
+//! Keeps a core's router in step with its catalog, change by change.
+//! Does not know how either is built inside.
+//!
+//! The dependency points this way, control to data, so that what runs per message names nothing of
+//! what runs per operation.
+
+use ringpost_wire::ids::{CoreId, ExchangeId, QueueId};
+
+use super::catalog::change::Change;
+use super::catalog::{ApplyError, Binding, Catalog, Queue};
+use crate::data::route::{self, Destination, Router};
+
+/// Applies a change to a catalog and the router that follows it; the new version.
+///
+/// # Errors
+/// [`ApplyError`]; neither has changed then.
+pub fn apply(
+    catalog: &mut Catalog,
+    router: &mut Router,
+    change: &Change,
+) -> Result<u64, ApplyError> {
+    catalog.check(change)?;
+    router.apply(catalog, change);
+    let version = catalog.apply(change)?;
+    assert_eq!(router.version(), version);
+    Ok(version)
+}
+
+impl Router {
+    /// A router for everything in `catalog`. `placement` names the core of each partition.
+    ///
+    /// # Panics
+    /// If there is not one core per partition of the catalog.
+    #[must_use]
+    pub fn of(catalog: &Catalog, placement: &[CoreId]) -> Self {
+        assert_eq!(placement.len(), usize::from(catalog.partitions()));
+        let mut router = Self::new(catalog.version(), placement);
+        for tenant in catalog.list_tenants(None) {
+            router.add_tenant(tenant.id);
+            for exchange in catalog.list_exchanges(tenant.id, None) {
+                router.add_exchange(tenant.id, &exchange.name, exchange.kind);
+            }
+            for queue in catalog.list_queues(tenant.id, None) {
+                router.add_queue(tenant.id, &queue.name, destination(queue));
+            }
+            for listed in catalog.list_bindings(tenant.id, None) {
+                router.bind_in(catalog, listed.binding);
+            }
+        }
+        router
+    }
+
+    /// Follows one change. `before` is the catalog as it was *before* the change: what a deletion
+    /// takes with it can still be read there. The change must be one that `before` accepts.
+    ///
+    /// # Panics
+    /// If the router does not follow `before`.
+    pub fn apply(&mut self, before: &Catalog, change: &Change) {
+        assert_eq!(
+            self.version(),
+            before.version(),
+            "one change after the other"
+        );
+        match change {
+            Change::TenantCreated { id, .. } => {
+                self.add_tenant(*id);
+                for (name, kind) in super::catalog::PREDECLARED {
+                    self.add_exchange(*id, name, kind);
+                }
+            }
+            Change::TenantDeleted { id } => self.remove_tenant(*id),
+            Change::ExchangeCreated(exchange) => {
+                self.add_exchange(exchange.tenant, &exchange.name, exchange.kind);
+            }
+            Change::ExchangeDeleted { id, .. } => self.remove_exchange_in(before, *id),
+            Change::QueueCreated(queue) => {
+                self.add_queue(queue.tenant, &queue.name, destination(queue));
+            }
+            Change::QueueDeleted { id, .. } => self.remove_queue_in(before, *id),
+            Change::Bound { binding, .. } => self.bind_in(before, binding),
+            Change::Unbound { binding, .. } => self.unbind_in(before, binding),
+        }
+        self.changed();
+    }
+
+    fn remove_exchange_in(&mut self, catalog: &Catalog, id: ExchangeId) {
+        let exchange = catalog.exchange(id).expect("the change was checked");
+        self.remove_exchange(exchange.tenant, &exchange.name);
+    }
+
+    fn remove_queue_in(&mut self, catalog: &Catalog, id: QueueId) {
+        let queue = catalog.queue(id).expect("the change was checked");
+        for binding in catalog.bindings_to(id) {
+            self.unbind_in(catalog, &binding);
+        }
+        self.remove_queue(queue.tenant, &queue.name);
+    }
+
+    fn bind_in(&mut self, catalog: &Catalog, binding: &Binding) {
+        let (exchange, queue) = ends(catalog, binding);
+        let route = route_of(binding, queue);
+        self.bind(exchange.tenant, &exchange.name, &route);
+    }
+
+    fn unbind_in(&mut self, catalog: &Catalog, binding: &Binding) {
+        let (exchange, queue) = ends(catalog, binding);
+        let route = route_of(binding, queue);
+        self.unbind(exchange.tenant, &exchange.name, &route);
+    }
+}
+
+fn ends<'a>(catalog: &'a Catalog, binding: &Binding) -> (&'a super::catalog::Exchange, &'a Queue) {
+    let exchange = catalog.exchange(binding.exchange);
+    let queue = catalog.queue(binding.queue);
+    (
+        exchange.expect("a binding's exchange exists"),
+        queue.expect("a binding's queue exists"),
+    )
+}
+
+fn route_of<'a>(binding: &'a Binding, queue: &Queue) -> route::Binding<'a> {
+    route::Binding {
+        queue: destination(queue),
+        key: &binding.key,
+        arguments: &binding.arguments,
+    }
+}
+
+fn destination(queue: &Queue) -> Destination {
+    Destination {
+        queue: queue.id,
+        partition: queue.partition,
+        durable: queue.durability == ringpost_wire::control::Durability::Durable,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::control::catalog::{Plan, QueueUse, Request};
+    use crate::data::route::{Target, headers, naive_topic_match};
+    use ringpost_wire::Code;
+    use ringpost_wire::control::{
+        Bind, Delete, Durability, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
+    };
+    use ringpost_wire::ids::TenantId;
+
+    /// Random requests over few names, so that they meet.
+    pub(crate) struct Random(u64);
+
+    const EXCHANGES: [&[u8]; 9] = [
+        b"",
+        b"amq.direct",
+        b"amq.fanout",
+        b"amq.topic",
+        b"amq.headers",
+        b"d",
+        b"f",
+        b"t",
+        b"h",
+    ];
+    const KEYS: [&[u8]; 14] = [
+        b"", b"q1", b"a", b"a.b", b"a.*", b"#", b"a.#", b"#.b", b"*", b"*.b", b"a.b.c", b"#.#",
+        b"*.#", b"..",
+    ];
+    const QUEUES: [&[u8]; 8] = [b"q0", b"q1", b"q2", b"q3", b"q4", b"q5", b"a", b"a.b"];
+    const TABLES: [&[u8]; 8] = [
+        b"",
+        b"\x01ab\x01",
+        b"\x01aI\0\0\0\x01",
+        b"\x01aV\x01bt\x01",
+        b"\x07x-matchS\0\0\0\x03any\x01ab\x01\x01bt\x01",
+        b"\x07x-matchS\0\0\0\x03any",
+        b"\x07x-matchS\0\0\0\x0aall-with-x\x03x-yt\x01",
+        b"\x07x-matchS\0\0\0\x0aany-with-x\x03x-yt\x01\x01ab\x02",
+    ];
+
+    impl Random {
+        pub(crate) fn new(seed: u64) -> Self {
+            Self(seed)
+        }
+
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) % limit as u64) as usize
+        }
+
+        fn of<'a>(&mut self, choices: &[&'a [u8]]) -> &'a [u8] {
+            choices[self.below(choices.len())]
+        }
+
+        fn request(&mut self) -> Request<'static> {
+            let queue = self.of(&QUEUES);
+            let exchange = self.of(&EXCHANGES);
+            let durability = self.below(2) as u8;
+            let tenant = [&b"blue"[..], b"green", b""][self.below(3)];
+            let bind = Bind {
+                exchange,
+                queue,
+                key: self.of(&KEYS),
+                arguments: self.of(&TABLES),
+            };
+            let delete = |name| Delete { flags: 0, name };
+            match self.below(40) {
+                0 => Request::TenantDeclare { name: tenant },
+                1 => Request::TenantDelete { name: tenant },
+                2 => Request::QueueDelete(delete(queue), QueueUse::default()),
+                3 => Request::ExchangeDelete(delete(exchange)),
+                4..10 => Request::QueueDeclare(QueueDeclare {
+                    messages_max: 0,
+                    bytes_max: 0,
+                    durability,
+                    flags: 0,
+                    partition: PARTITION_BY_NAME,
+                    name: queue,
+                    arguments: b"",
+                }),
+                10..14 => Request::ExchangeDeclare(ExchangeDeclare {
+                    kind: match exchange {
+                        b"d" => 1,
+                        b"f" => 2,
+                        b"t" => 3,
+                        _ => 4,
+                    },
+                    durability,
+                    flags: 0,
+                    reserved: 0,
+                    name: exchange,
+                    arguments: b"",
+                }),
+                14..22 => Request::Unbind(bind),
+                _ => Request::Bind(bind),
+            }
+        }
+
+        fn plan(&mut self, catalog: &Catalog) -> Option<Change> {
+            let request = self.request();
+            let tenant = TenantId([1, 1, 1, 2, 3][self.below(5)]);
+            match catalog.plan(tenant, &request) {
+                Ok(Plan::Apply(change)) => Some(change),
+                Ok(Plan::AlreadyExists) | Err(_) => None,
+            }
+        }
+
+        /// Changes the catalog, perhaps.
+        pub(crate) fn step(&mut self, catalog: &mut Catalog) -> Option<Change> {
+            let change = self.plan(catalog)?;
+            let version = catalog.apply(&change).expect("just planned");
+            assert_eq!(version, catalog.version());
+            Some(change)
+        }
+    }
+
+    /// What the catalog says, binding by binding.
+    fn naive(
+        catalog: &Catalog,
+        placement: &[CoreId],
+        tenant: TenantId,
+        (exchange, key, table): (&[u8], &[u8], &[u8]),
+    ) -> Result<Vec<Target>, Code> {
+        let target = |queue: &Queue| Target {
+            queue: queue.id,
+            partition: queue.partition,
+            core: placement[queue.partition.0 as usize],
+            durable: queue.durability == Durability::Durable,
+        };
+        let exchange = catalog
+            .exchange_by_name(tenant, exchange)
+            .ok_or(Code::ExchangeUnknown)?;
+        if exchange.name.is_empty() {
+            let queue = catalog.queue_by_name(tenant, key);
+            return Ok(queue.map(target).into_iter().collect());
+        }
+        let mut targets: Vec<Target> = catalog
+            .bindings_from(exchange.id)
+            .filter(|binding| match exchange.kind {
+                ExchangeKind::Direct => *binding.key == *key,
+                ExchangeKind::Fanout => true,
+                ExchangeKind::Topic => naive_topic_match(&binding.key, key),
+                ExchangeKind::Headers => headers::naive_match(&binding.arguments, table),
+            })
+            .filter_map(|binding| catalog.queue(binding.queue).map(target))
+            .collect();
+        targets.sort();
+        targets.dedup();
+        Ok(targets)
+    }
+
+    #[test]
+    fn the_router_says_what_the_catalog_says() {
+        let mut delivered = 0;
+        for seed in 0..60 {
+            let mut random = Random::new(seed);
+            let mut catalog = Catalog::new(8);
+            let mut placement: Vec<CoreId> = (0..8).map(|p| CoreId(p % 3)).collect();
+            let mut router = Router::of(&catalog, &placement);
+            let mut targets = Vec::new();
+            for _ in 0..400 {
+                if let Some(change) = random.plan(&catalog) {
+                    let applied = apply(&mut catalog, &mut router, &change);
+                    assert_eq!(applied, Ok(catalog.version()));
+                    catalog.invariants();
+                    let rebuilt = Router::of(&catalog, &placement);
+                    assert_eq!(router.footprint(), rebuilt.footprint(), "seed {seed}");
+                }
+                if random.below(20) == 0 {
+                    placement.rotate_left(1);
+                    router.set_placement(&placement);
+                }
+                for _ in 0..12 {
+                    let tenant = TenantId([1, 1, 2, 9][random.below(4)]);
+                    let address = (random.of(&EXCHANGES), random.of(&KEYS), random.of(&TABLES));
+                    let expect = naive(&catalog, &placement, tenant, address);
+                    let (exchange, key, table) = address;
+                    for _ in 0..2 {
+                        let result = router.resolve(tenant, exchange, key, table, &mut targets);
+                        assert_eq!(result.map(|_| targets.clone()), expect, "seed {seed}");
+                        delivered += targets.len();
+                    }
+                }
+                let name = random.of(&QUEUES);
+                let queue = catalog.queue_by_name(TenantId(1), name);
+                let known = router.queue(TenantId(1), name);
+                assert_eq!(known.map(|t| t.queue), queue.map(|queue| queue.id));
+            }
+        }
+        assert!(delivered > 100_000, "{delivered}");
+    }
+
+    #[test]
+    fn lists_go_on_where_they_stopped() {
+        let mut random = Random::new(3);
+        let mut catalog = Catalog::new(8);
+        for _ in 0..300 {
+            random.step(&mut catalog);
+        }
+        let tenant = TenantId(1);
+        let whole: Vec<_> = catalog
+            .list_bindings(tenant, None)
+            .map(|listed| listed.cursor())
+            .collect();
+        assert_eq!(
+            whole.len(),
+            catalog
+                .list_exchanges(tenant, None)
+                .map(|exchange| catalog.bindings_from(exchange.id).count())
+                .sum::<usize>()
+        );
+        for at in 0..whole.len() {
+            let mut rest = catalog.list_bindings(tenant, Some(&whole[at]));
+            let next = rest.next().map(|listed| listed.cursor());
+            assert_eq!(next.as_ref(), whole.get(at + 1));
+        }
+        let names: Vec<_> = catalog.list_queues(tenant, None).map(|q| &q.name).collect();
+        assert!(names.is_sorted());
+        for at in 0..names.len() {
+            let rest = catalog.list_queues(tenant, Some(names[at]));
+            assert!(rest.map(|q| &q.name).eq(names[at + 1..].iter().copied()));
+        }
+        let exchanges = catalog.list_exchanges(tenant, Some(b"amq.topic"));
+        assert!(exchanges.map(|x| &*x.name).is_sorted());
+        assert!(catalog.list_tenants(None).count() >= 1);
+        assert_eq!(catalog.list_exchanges(TenantId(99), None).count(), 0);
+    }
+
+    #[test]
+    fn partitions_are_what_they_always_were() {
+        let catalog = Catalog::new(64);
+        let golden = ["orders", "payments", "q", "größe"]
+            .map(|name| catalog.partition_by_name(b"default", name.as_bytes()).0);
+        assert_eq!(golden, GOLDEN_PARTITIONS);
+        let mut counts = [0_u32; 64];
+        for number in 0..6_400 {
+            let name = format!("queue-{number}");
+            counts[catalog.partition_by_name(b"default", name.as_bytes()).0 as usize] += 1;
+        }
+        let (low, high) = (counts.iter().min(), counts.iter().max());
+        assert!(low >= Some(&60) && high <= Some(&140), "{low:?} {high:?}");
+    }
+
+    /// On disk: never regenerated.
+    const GOLDEN_PARTITIONS: [u16; 4] = [32, 51, 39, 48];
+}

@@ -1,0 +1,90 @@
+//! The engine's own part of a checkpoint: the topology, and what is settled in every queue.
+//! Does not know when a checkpoint is made; every number is little-endian.
+//!
+//! ```text
+//! version u32 = 1 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
+//! queue count u32 | per queue: id u32, bytes u32, state (queue/replay.rs)
+//! ```
+
+use crate::control::catalog::Catalog;
+use crate::data::flow::Queues;
+
+const VERSION: u32 = 1;
+
+/// Appends the state: `catalog` on the meta core, and the durable queues of this one.
+pub fn encode(catalog: Option<&Catalog>, queues: &Queues, out: &mut Vec<u8>) {
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    let snapshot = catalog.map(Catalog::encode).unwrap_or_default();
+    put_bytes(out, &snapshot);
+    let durable = || queues.iter().filter(|state| state.durable);
+    out.extend_from_slice(&(durable().count() as u32).to_le_bytes());
+    let mut bytes = Vec::new();
+    for state in durable() {
+        out.extend_from_slice(&state.id.0.to_le_bytes());
+        bytes.clear();
+        state.queue.encode_state(&mut bytes);
+        put_bytes(out, &bytes);
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("a checkpoint's parts are below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// A decoded state, borrowing from its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct State<'a> {
+    /// The catalog's snapshot, empty if this is not the meta core's journal.
+    pub catalog: &'a [u8],
+    /// Queue ids and their states.
+    pub queues: Vec<(u32, &'a [u8])>,
+}
+
+/// Reads a state; `None` if the bytes are no such thing or of a later version.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<State<'_>> {
+    let mut rest = bytes;
+    if take_u32(&mut rest)? != VERSION {
+        return None;
+    }
+    let catalog = take_bytes(&mut rest)?;
+    let count = take_u32(&mut rest)?;
+    let mut queues = Vec::new();
+    for _ in 0..count {
+        queues.push((take_u32(&mut rest)?, take_bytes(&mut rest)?));
+    }
+    rest.is_empty().then_some(State { catalog, queues })
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (head, tail) = rest.split_first_chunk::<4>()?;
+    *rest = tail;
+    Some(u32::from_le_bytes(*head))
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = take_u32(rest)? as usize;
+    let (bytes, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_and_every_cut_is_seen() {
+        let catalog = Catalog::new(4);
+        let mut bytes = Vec::new();
+        encode(Some(&catalog), &Queues::default(), &mut bytes);
+        let state = decode(&bytes).expect("it was just written");
+        assert_eq!(state.catalog, catalog.encode());
+        assert_eq!(state.queues, []);
+        for len in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..len]), None, "cut at {len}");
+        }
+    }
+}

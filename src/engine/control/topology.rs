@@ -1,0 +1,742 @@
+//! Requests about the topology: who decides them, who applies them, who is told.
+//! Does not decide what is allowed (`catalog/plan.rs`) and does not route.
+//!
+//! A change is planned by the meta core, durable in its journal before any core sees it, applied by
+//! every core, and only then answered (rulings 3):
+//!
+//! ```text
+//! client ── frame ──► its core ── Change ──► meta: plan, journal, synced, apply
+//!                                             └── Apply ──► every other core ── Applied ─┐
+//! client ◄── Done ─── its core ◄── Changed ── meta ◄─────────────────────────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringpost_wire::control::{
+    self, Bind, Body, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare, Named,
+    QUEUE_DAMAGED, QueueDeclare,
+};
+use ringpost_wire::ids::{CoreId, QueueId, TenantId};
+use ringpost_wire::{Code, FrameHeader, FrameKind};
+
+use crate::Effects;
+use crate::control::catalog::{Catalog, Change, Plan, QueueUse, Request as Asked};
+use crate::core::META;
+use crate::data::flow::{Flow, Waiter};
+use crate::effect::Buffers;
+use crate::ids::ConnId;
+use crate::mesh::{ChangeRequest, Changed, QueueFigures, Reply, Request};
+
+/// Who is told how a change ended.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// A connection of this core.
+    Here { conn: ConnId, header: FrameHeader },
+    /// Another core, which asked with this number.
+    There { core: CoreId, id: u32 },
+}
+
+/// A planned change on its way to the disk, or an answer that may not overtake one.
+#[derive(Debug)]
+struct Staged {
+    block: u64,
+    change: Option<Change>,
+    origin: Origin,
+}
+
+/// Work that waits for other cores.
+#[derive(Debug)]
+enum Pending {
+    /// The meta core decides.
+    Change { conn: ConnId, header: FrameHeader },
+    /// Every core applies.
+    Apply {
+        origin: Origin,
+        left: u32,
+        messages: u64,
+    },
+    /// Every core says what its queues hold.
+    Figures {
+        conn: ConnId,
+        header: FrameHeader,
+        left: u32,
+        figures: Vec<QueueFigures>,
+    },
+    /// The owner says whether a queue may be deleted.
+    Usage {
+        conn: ConnId,
+        header: FrameHeader,
+        request: ChangeRequest,
+    },
+    /// The owner purges.
+    Purge { conn: ConnId, header: FrameHeader },
+}
+
+/// The topology as this core knows it, and the requests about it.
+pub struct Topology {
+    catalog: Catalog,
+    /// On the meta core: the catalog with every staged change applied.
+    planned: Catalog,
+    /// On the meta core: requests to be planned when the turn ends.
+    undecided: VecDeque<(Origin, ChangeRequest)>,
+    staged: VecDeque<Staged>,
+    pending: BTreeMap<u64, Pending>,
+    number: u64,
+}
+
+impl Topology {
+    /// The recovered topology.
+    #[must_use]
+    pub fn new(catalog: Catalog) -> Self {
+        Self {
+            planned: catalog.clone(),
+            catalog,
+            undecided: VecDeque::new(),
+            staged: VecDeque::new(),
+            pending: BTreeMap::new(),
+            number: 0,
+        }
+    }
+
+    /// The catalog, for checkpoints.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The core runs: the meta core tells the others what the topology is.
+    pub fn started(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        if flow.config.core != META {
+            return;
+        }
+        let snapshot = self.catalog.encode();
+        for core in 1..flow.config.cores {
+            let request = Request::Snapshot {
+                catalog: snapshot.clone(),
+            };
+            flow.ask(CoreId(core), request, Waiter::Nobody, effects);
+        }
+    }
+
+    /// The tenant of this name; empty means the default one.
+    #[must_use]
+    pub fn tenant(&self, name: &[u8]) -> Option<TenantId> {
+        let name = if name.is_empty() { b"default" } else { name };
+        self.catalog.tenant_by_name(name).map(|tenant| tenant.id)
+    }
+
+    /// Whether a connection waits for an answer.
+    #[must_use]
+    pub fn is_asking(&self, conn: ConnId) -> bool {
+        let asks = |origin: &Origin| matches!(origin, Origin::Here { conn: c, .. } if *c == conn);
+        self.undecided.iter().any(|(origin, _)| asks(origin))
+            || self.staged.iter().any(|staged| asks(&staged.origin))
+            || self.pending.values().any(|pending| match pending {
+                Pending::Apply { origin, .. } => asks(origin),
+                Pending::Change { conn: c, .. }
+                | Pending::Figures { conn: c, .. }
+                | Pending::Usage { conn: c, .. }
+                | Pending::Purge { conn: c, .. } => *c == conn,
+            })
+    }
+
+    fn wait(&mut self, pending: Pending) -> Waiter {
+        self.number += 1;
+        self.pending.insert(self.number, pending);
+        Waiter::Control(self.number)
+    }
+
+    /// A topology frame of a connection of this core. Requests of a connection that goes meanwhile
+    /// go on; their answers find nobody.
+    ///
+    /// # Errors
+    /// What ends the connection.
+    pub fn frame(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: ChangeRequest,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        match header.kind {
+            FrameKind::ExchangeList | FrameKind::BindingList | FrameKind::TenantList => {
+                self.list(flow, conn, header, request.tenant, effects);
+            }
+            FrameKind::QueueList => self.gather(flow, conn, header, request.tenant, effects),
+            FrameKind::QueueInspect => {
+                let named = Named::decode(&request.body)?;
+                match self
+                    .catalog
+                    .queue_by_name(request.tenant, named.name)
+                    .map(|q| q.id)
+                {
+                    Some(queue) => {
+                        self.inspect(flow, conn, header, request.tenant, queue, effects);
+                    }
+                    None => unknown_queue(flow, conn, header, named.name, effects),
+                }
+            }
+            FrameKind::QueuePurge => {
+                let named = Named::decode(&request.body)?;
+                let Some(target) = flow.find_queue(request.tenant, named.name) else {
+                    unknown_queue(flow, conn, header, named.name, effects);
+                    return Ok(());
+                };
+                if target.core == flow.config.core {
+                    let outcome = flow.purge(target.queue);
+                    purged(flow, conn, header, outcome, effects);
+                } else {
+                    let waiter = self.wait(Pending::Purge { conn, header });
+                    let request = Request::Purge {
+                        queue: target.queue,
+                    };
+                    flow.ask(target.core, request, waiter, effects);
+                }
+            }
+            FrameKind::QueueDelete => {
+                let delete = Delete::decode(&request.body)?;
+                if delete.flags & (DELETE_IF_UNUSED | DELETE_IF_EMPTY) == 0 {
+                    self.change(flow, conn, header, request, effects);
+                    return Ok(());
+                }
+                let Some(target) = flow.find_queue(request.tenant, delete.name) else {
+                    unknown_queue(flow, conn, header, delete.name, effects);
+                    return Ok(());
+                };
+                if target.core == flow.config.core {
+                    let usage = usage(flow.figures_of(target.queue));
+                    self.change(
+                        flow,
+                        conn,
+                        header,
+                        ChangeRequest { usage, ..request },
+                        effects,
+                    );
+                } else {
+                    let tenant = request.tenant;
+                    let waiter = self.wait(Pending::Usage {
+                        conn,
+                        header,
+                        request,
+                    });
+                    let request = Request::Inspect {
+                        tenant,
+                        queue: Some(target.queue),
+                    };
+                    flow.ask(target.core, request, waiter, effects);
+                }
+            }
+            _ => {
+                // A malformed body is refused before it travels to another core.
+                asked(&request)?;
+                self.change(flow, conn, header, request, effects);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a change to the meta core.
+    fn change(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: ChangeRequest,
+        effects: &mut Effects,
+    ) {
+        if flow.config.core == META {
+            self.undecided
+                .push_back((Origin::Here { conn, header }, request));
+        } else {
+            let waiter = self.wait(Pending::Change { conn, header });
+            flow.ask(META, Request::Change(Box::new(request)), waiter, effects);
+        }
+    }
+
+    /// The end of a turn: plans what was asked for and writes it into the open block.
+    pub fn turn_end<B: Buffers>(
+        &mut self,
+        flow: &mut Flow,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        while let Some((origin, request)) = self.undecided.pop_front() {
+            if flow.failed || flow.shutting_down {
+                let code = if flow.failed {
+                    Code::TopologyReadOnly
+                } else {
+                    Code::ShuttingDown
+                };
+                let reason = "the topology cannot change now".to_owned();
+                tell(flow, origin, Err((code, reason)), effects);
+                continue;
+            }
+            let plan = asked(&request)
+                .map_err(|code| (code, "the body is malformed".to_owned()))
+                .and_then(|asked| self.planned.plan(request.tenant, &asked));
+            let change = match plan {
+                Ok(Plan::Apply(change)) => change,
+                Ok(Plan::AlreadyExists) => {
+                    // It may exist by a change that is still on its way to the disk.
+                    let block = self.staged.back().map_or(0, |staged| staged.block);
+                    self.staged.push_back(Staged {
+                        block,
+                        change: None,
+                        origin,
+                    });
+                    continue;
+                }
+                Err(refusal) => {
+                    tell(flow, origin, Err(refusal), effects);
+                    continue;
+                }
+            };
+            let mut bytes = Vec::new();
+            change.encode(&mut bytes);
+            let Ok(block) = flow.journal_change(&bytes, buffers, effects) else {
+                // No buffer is free: the next turn tries again.
+                self.undecided.push_front((origin, request));
+                break;
+            };
+            self.planned
+                .apply(&change)
+                .expect("it was planned on this very version");
+            self.staged.push_back(Staged {
+                block,
+                change: Some(change),
+                origin,
+            });
+        }
+        self.durable_advanced(flow, effects);
+    }
+
+    /// Whether a turn is wanted without anything happening.
+    #[must_use]
+    pub fn wants_turn(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
+    /// Applies the changes that are durable by now.
+    pub fn durable_advanced(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        let durable = flow.journal.durable_block().0;
+        while self
+            .staged
+            .front()
+            .is_some_and(|staged| staged.block <= durable)
+        {
+            let staged = self.staged.pop_front().expect("it was just looked at");
+            let Some(change) = staged.change else {
+                tell(flow, staged.origin, Ok(Changed::default()), effects);
+                continue;
+            };
+            let messages = self.apply(flow, &change, effects);
+            let left = u32::from(flow.config.cores) - 1;
+            if left == 0 {
+                tell(
+                    flow,
+                    staged.origin,
+                    Ok(Changed {
+                        changed: true,
+                        messages,
+                    }),
+                    effects,
+                );
+                continue;
+            }
+            let mut bytes = Vec::new();
+            change.encode(&mut bytes);
+            self.wait(Pending::Apply {
+                origin: staged.origin,
+                left,
+                messages,
+            });
+            for core in 1..flow.config.cores {
+                let request = Request::Apply {
+                    change: bytes.clone(),
+                };
+                flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
+            }
+        }
+    }
+
+    /// The journal has failed: what was on its way is told so.
+    pub fn fail_stop(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        while let Some(staged) = self.staged.pop_front() {
+            let reason = "the journal failed before the change was durable".to_owned();
+            tell(
+                flow,
+                staged.origin,
+                Err((Code::JournalFailed, reason)),
+                effects,
+            );
+        }
+    }
+
+    /// Applies a durable change on this core. Returns the messages it dropped here.
+    fn apply(&mut self, flow: &mut Flow, change: &Change, effects: &mut Effects) -> u64 {
+        super::routing::apply(&mut self.catalog, &mut flow.router, change)
+            .expect("every core applies every change in the same order");
+        match change {
+            Change::QueueCreated(queue) => {
+                flow.add_queue(super::boot::queue_state(queue));
+                0
+            }
+            Change::QueueDeleted { id, .. } => flow.delete_queue(*id, effects),
+            _ => 0,
+        }
+    }
+
+    /// A topology request of another core.
+    pub fn request(
+        &mut self,
+        flow: &mut Flow,
+        from: CoreId,
+        id: u32,
+        request: Request,
+        effects: &mut Effects,
+    ) {
+        match request {
+            Request::Change(request) => {
+                self.undecided
+                    .push_back((Origin::There { core: from, id }, *request));
+            }
+            Request::Apply { change } => {
+                let change =
+                    Change::decode(&change).expect("another core of this process wrote it");
+                let messages = self.apply(flow, &change, effects);
+                flow.reply(from, id, Reply::Applied { messages }, effects);
+            }
+            Request::Inspect { tenant, queue } => {
+                let figures = match queue {
+                    Some(queue) => flow.figures_of(queue).into_iter().collect(),
+                    None => flow.figures_of_tenant(tenant),
+                };
+                flow.reply(from, id, Reply::Figures(figures), effects);
+            }
+            Request::Purge { queue } => {
+                let outcome = flow.purge(queue);
+                flow.reply(from, id, Reply::Purged(outcome), effects);
+            }
+            other => panic!("{other:?} is no topology request of a running core"),
+        }
+    }
+
+    /// Another core has answered.
+    pub fn answer(&mut self, flow: &mut Flow, number: u64, reply: Reply, effects: &mut Effects) {
+        let pending = self
+            .pending
+            .remove(&number)
+            .expect("an answer belongs to a question");
+        match (pending, reply) {
+            (Pending::Change { conn, header }, Reply::Changed(outcome)) => {
+                tell(flow, Origin::Here { conn, header }, outcome, effects);
+            }
+            (
+                Pending::Apply {
+                    origin,
+                    left,
+                    messages,
+                },
+                Reply::Applied { messages: more },
+            ) => {
+                let messages = messages + more;
+                if left > 1 {
+                    let pending = Pending::Apply {
+                        origin,
+                        left: left - 1,
+                        messages,
+                    };
+                    self.pending.insert(number, pending);
+                } else {
+                    tell(
+                        flow,
+                        origin,
+                        Ok(Changed {
+                            changed: true,
+                            messages,
+                        }),
+                        effects,
+                    );
+                }
+            }
+            (
+                Pending::Figures {
+                    conn,
+                    header,
+                    left,
+                    mut figures,
+                },
+                Reply::Figures(more),
+            ) => {
+                figures.extend(more);
+                if left > 1 {
+                    let pending = Pending::Figures {
+                        conn,
+                        header,
+                        left: left - 1,
+                        figures,
+                    };
+                    self.pending.insert(number, pending);
+                } else {
+                    self.queue_infos(flow, conn, header, &figures, effects);
+                }
+            }
+            (
+                Pending::Usage {
+                    conn,
+                    header,
+                    request,
+                },
+                Reply::Figures(figures),
+            ) => {
+                let request = ChangeRequest {
+                    usage: usage(figures.first().copied()),
+                    ..request
+                };
+                self.change(flow, conn, header, request, effects);
+            }
+            (Pending::Purge { conn, header }, Reply::Purged(outcome)) => {
+                purged(flow, conn, header, outcome, effects);
+            }
+            (pending, reply) => panic!("{reply:?} does not answer {pending:?}"),
+        }
+    }
+
+    fn gather(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        tenant: TenantId,
+        effects: &mut Effects,
+    ) {
+        let figures = flow.figures_of_tenant(tenant);
+        let left = u32::from(flow.config.cores) - 1;
+        if left == 0 {
+            self.queue_infos(flow, conn, header, &figures, effects);
+            return;
+        }
+        self.wait(Pending::Figures {
+            conn,
+            header,
+            left,
+            figures,
+        });
+        let here = flow.config.core.0;
+        for core in (0..flow.config.cores).filter(|core| *core != here) {
+            let request = Request::Inspect {
+                tenant,
+                queue: None,
+            };
+            flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
+        }
+    }
+
+    fn inspect(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        tenant: TenantId,
+        queue: QueueId,
+        effects: &mut Effects,
+    ) {
+        let declared = self.catalog.queue(queue).expect("its name was just found");
+        let owner = flow.router.core_of(declared.partition);
+        if owner == flow.config.core {
+            let figures: Vec<_> = flow.figures_of(queue).into_iter().collect();
+            self.queue_infos(flow, conn, header, &figures, effects);
+        } else {
+            let pending = Pending::Figures {
+                conn,
+                header,
+                left: 1,
+                figures: Vec::new(),
+            };
+            let waiter = self.wait(pending);
+            flow.ask(
+                owner,
+                Request::Inspect {
+                    tenant,
+                    queue: Some(queue),
+                },
+                waiter,
+                effects,
+            );
+        }
+    }
+
+    /// Answers with a `QueueInfo` for each queue, by name; a list is closed by `Done`.
+    fn queue_infos(
+        &self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        figures: &[QueueFigures],
+        effects: &mut Effects,
+    ) {
+        let mut named: Vec<_> = figures
+            .iter()
+            .filter_map(|figures| {
+                self.catalog
+                    .queue(figures.queue)
+                    .map(|queue| (queue, figures))
+            })
+            .collect();
+        named.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+        for (queue, figures) in &named {
+            let mut info = queue.info(flow.router.core_of(queue.partition));
+            info.ready = figures.ready;
+            info.unacked = figures.unacked;
+            info.bytes = figures.bytes;
+            info.published = figures.published;
+            info.settled = figures.settled;
+            info.consumers = figures.consumers;
+            info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
+            let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
+            flow.say(conn, effects, |out| info.write(out, header));
+        }
+        if header.kind == FrameKind::QueueList {
+            let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
+            flow.say(conn, effects, |out| {
+                control::write_done(out, header.sequence, false, count);
+            });
+        } else if named.is_empty() {
+            let reason = "the queue was deleted meanwhile";
+            flow.fail(conn, header, Code::QueueUnknown, reason, effects);
+        }
+    }
+
+    /// Lists what every core knows.
+    fn list(
+        &self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        tenant: TenantId,
+        effects: &mut Effects,
+    ) {
+        let mut count = 0;
+        let mut bytes = Vec::new();
+        let answer = |kind| FrameHeader::bare(kind, 0, header.sequence);
+        match header.kind {
+            FrameKind::ExchangeList => {
+                for exchange in self.catalog.list_exchanges(tenant, None) {
+                    exchange
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::ExchangeInfo));
+                    count += 1;
+                }
+            }
+            FrameKind::BindingList => {
+                for binding in self.catalog.list_bindings(tenant, None) {
+                    binding
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::BindingInfo));
+                    count += 1;
+                }
+            }
+            _ => {
+                for tenant in self.catalog.list_tenants(None) {
+                    tenant
+                        .info()
+                        .write(&mut bytes, answer(FrameKind::TenantInfo));
+                    count += 1;
+                }
+            }
+        }
+        flow.say(conn, effects, |out| {
+            out.extend_from_slice(&bytes);
+            control::write_done(out, header.sequence, false, count);
+        });
+    }
+}
+
+/// Tells how a change ended.
+fn tell(
+    flow: &mut Flow,
+    origin: Origin,
+    outcome: Result<Changed, (Code, String)>,
+    effects: &mut Effects,
+) {
+    match (origin, outcome) {
+        (Origin::There { core, id }, outcome) => {
+            flow.reply(core, id, Reply::Changed(outcome), effects);
+        }
+        (Origin::Here { conn, header }, Ok(changed)) => {
+            let count = u32::try_from(changed.messages).unwrap_or(u32::MAX);
+            flow.say(conn, effects, |out| {
+                control::write_done(out, header.sequence, changed.changed, count);
+            });
+        }
+        (Origin::Here { conn, header }, Err((code, reason))) => {
+            flow.fail(conn, header, code, &reason, effects);
+        }
+    }
+}
+
+fn purged(
+    flow: &mut Flow,
+    conn: ConnId,
+    header: FrameHeader,
+    outcome: Result<u64, Code>,
+    effects: &mut Effects,
+) {
+    match outcome {
+        Ok(messages) => {
+            let count = u32::try_from(messages).unwrap_or(u32::MAX);
+            flow.say(conn, effects, |out| {
+                control::write_done(out, header.sequence, messages > 0, count);
+            });
+        }
+        Err(code) => flow.fail(conn, header, code, "the queue cannot be purged", effects),
+    }
+}
+
+/// Consumers and messages, as a conditional delete looks at them.
+fn usage(figures: Option<QueueFigures>) -> (u32, u64) {
+    figures.map_or((0, 0), |figures| {
+        (figures.consumers, figures.ready + figures.unacked)
+    })
+}
+
+fn unknown_queue(
+    flow: &mut Flow,
+    conn: ConnId,
+    header: FrameHeader,
+    name: &[u8],
+    effects: &mut Effects,
+) {
+    let reason = format!("there is no queue '{}'", String::from_utf8_lossy(name));
+    flow.fail(conn, header, Code::QueueUnknown, &reason, effects);
+}
+
+/// What a request's body asks for.
+fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
+    let body = &request.body;
+    Ok(match request.kind {
+        FrameKind::QueueDeclare => Asked::QueueDeclare(QueueDeclare::decode(body)?),
+        FrameKind::QueueDelete => {
+            let (consumers, messages) = request.usage;
+            Asked::QueueDelete(
+                Delete::decode(body)?,
+                QueueUse {
+                    consumers,
+                    messages,
+                },
+            )
+        }
+        FrameKind::ExchangeDeclare => Asked::ExchangeDeclare(ExchangeDeclare::decode(body)?),
+        FrameKind::ExchangeDelete => Asked::ExchangeDelete(Delete::decode(body)?),
+        FrameKind::Bind => Asked::Bind(Bind::decode(body)?),
+        FrameKind::Unbind => Asked::Unbind(Bind::decode(body)?),
+        FrameKind::TenantDeclare => Asked::TenantDeclare {
+            name: Named::decode(body)?.name,
+        },
+        FrameKind::TenantDelete => Asked::TenantDelete {
+            name: Named::decode(body)?.name,
+        },
+        _ => return Err(Code::UnexpectedFrame),
+    })
+}

@@ -1,0 +1,768 @@
+//! One core: its messages' flow and its topology, behind one function.
+//! The only place that knows both planes; does not decide anything itself.
+
+use ringpost_wire::ids::CoreId;
+use ringpost_wire::{
+    Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES, FrameHeader,
+    FrameKind, HEARTBEAT_MS_DEFAULT, MESSAGE_BYTES_MAX_DEFAULT, cut, frame,
+};
+
+use crate::control::boot::Boot;
+use crate::control::topology::Topology;
+use crate::control::{checkpoint, state};
+use crate::data::consumer::Sink;
+use crate::data::flow::{Flow, Waiter};
+use crate::data::session::{Greeting, Session};
+use crate::effect::{Buffers, Severity};
+use crate::ids::{ConnId, Mono};
+use crate::input::{Input, SlotHead};
+use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
+use crate::{Effect, Effects};
+
+/// The core that decides topology.
+pub const META: CoreId = CoreId(0);
+
+/// Bounds of one core. Sizes come from the broker's memory budget.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Heartbeat interval offered to clients, in ms.
+    pub heartbeat_ms: u32,
+    /// Time a connection has to say `Hello`, in ms.
+    pub handshake_ms: u64,
+    /// Largest message, in bytes.
+    pub message_bytes_max: u32,
+    /// Most producers.
+    pub producers_max: u32,
+    /// Most consumers.
+    pub consumers_max: u32,
+    /// Bytes of publishes that may be on their way to the disk, over all producers.
+    pub publish_bytes: u64,
+    /// Least credit window of a producer that has any, in bytes: a whole frame (P-33).
+    pub window_bytes_min: u64,
+    /// Largest credit window of a producer, in bytes.
+    pub window_bytes_max: u64,
+    /// Bytes a socket may be behind before its consumers pause.
+    pub unsent_bytes_max: u32,
+    /// Bytes of deliveries that may be on their way to another core, per consumer.
+    pub forward_bytes_max: u32,
+    /// Requests unanswered at each other core; the shell's lanes must hold as many.
+    pub requests_per_peer_max: u32,
+    /// Buffers that volatile queues may use.
+    pub volatile_buffers: u32,
+    /// Free buffers that the block cache leaves for appends and reads.
+    pub buffers_free_min: u32,
+    /// Most slots of the journal.
+    pub slots_max: u32,
+    /// Bytes of large messages that may be on their way in or to the disk.
+    pub assembly_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: HEARTBEAT_MS_DEFAULT,
+            handshake_ms: 5_000,
+            message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
+            producers_max: 65_536,
+            consumers_max: 65_536,
+            publish_bytes: 64 << 20,
+            window_bytes_min: 256 << 10,
+            window_bytes_max: 16 << 20,
+            unsent_bytes_max: 1 << 20,
+            forward_bytes_max: 512 << 10,
+            requests_per_peer_max: 256,
+            volatile_buffers: 64,
+            buffers_free_min: 64,
+            slots_max: 1 << 16,
+            assembly_bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// What a core is told when it starts.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Its number.
+    pub core: CoreId,
+    /// Cores of the broker.
+    pub cores: u16,
+    /// Partitions of the data directory.
+    pub partitions: u16,
+    /// Identity of the data directory, in every block.
+    pub cluster: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// What the broker calls itself in the handshake.
+    pub server: String,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// What was found in a core's journal directory.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Every slot file.
+    pub slots: Vec<SlotHead>,
+    /// The content of every checkpoint file.
+    pub checkpoints: Vec<Vec<u8>>,
+}
+
+/// One core of a broker.
+pub struct Core {
+    stage: Stage,
+    wall_us: u64,
+}
+
+enum Stage {
+    Booting(Box<Boot>),
+    Running(Box<Running>),
+    /// The journal could not be recovered; the reason was reported.
+    Failed,
+}
+
+struct Running {
+    flow: Flow,
+    topology: Topology,
+    swept: Mono,
+    /// The checkpoint of the shutdown was begun.
+    checkpointed: bool,
+}
+
+/// How often sessions are looked over for silence and heartbeats.
+const SWEEP_MS: u64 = 250;
+
+impl Core {
+    /// A core that starts with what its directory holds.
+    #[must_use]
+    pub fn boot(config: CoreConfig, found: Found, now: Mono) -> Self {
+        assert!(
+            config.core.0 < config.cores,
+            "a core is one of the broker's"
+        );
+        assert!(config.partitions > 0, "a data directory has partitions");
+        let boot = Boot::start(config, &found, now);
+        Self {
+            stage: Stage::Booting(Box::new(boot)),
+            wall_us: 0,
+        }
+    }
+
+    /// Whether recovery is over and connections may be given to this core.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+
+    /// Whether the journal has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        match &self.stage {
+            Stage::Booting(_) => false,
+            Stage::Running(running) => running.flow.failed,
+            Stage::Failed => true,
+        }
+    }
+
+    /// Whether a shutdown is complete: everything is on disk.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        match &self.stage {
+            Stage::Booting(_) => false,
+            Stage::Running(running) => {
+                running.flow.shutting_down
+                    && (running.flow.failed || running.flow.journal.is_quiet())
+            }
+            Stage::Failed => true,
+        }
+    }
+
+    /// The flow of messages, once the core runs: for figures and for tests.
+    #[must_use]
+    pub const fn flow(&self) -> Option<&Flow> {
+        match &self.stage {
+            Stage::Running(running) => Some(&running.flow),
+            _ => None,
+        }
+    }
+
+    /// When the core wants to be stepped again with [`Input::Tick`] and [`Input::TurnEnd`] if nothing
+    /// else happens before. `Some(now)` or earlier: at once, work is left.
+    #[must_use]
+    pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        match &self.stage {
+            Stage::Failed => None,
+            Stage::Booting(boot) => boot.next_deadline(),
+            Stage::Running(running) => running.next_deadline(now),
+        }
+    }
+
+    /// Takes one input and says what is to be done.
+    pub fn step<B: Buffers>(
+        &mut self,
+        now: Mono,
+        input: Input<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        if let Input::Tick { wall_us } = &input {
+            self.wall_us = *wall_us;
+        }
+        match &mut self.stage {
+            Stage::Failed => refuse(input, effects),
+            Stage::Running(running) => running.step(now, self.wall_us, input, buffers, effects),
+            Stage::Booting(boot) => {
+                boot.step(now, self.wall_us, input, buffers, effects);
+                if boot.has_failed() {
+                    self.stage = Stage::Failed;
+                } else if boot.is_ready() {
+                    let Stage::Booting(boot) = std::mem::replace(&mut self.stage, Stage::Failed)
+                    else {
+                        unreachable!("the stage was just looked at")
+                    };
+                    let (flow, topology, held) = boot.finish(effects);
+                    let mut running = Box::new(Running {
+                        flow,
+                        topology,
+                        swept: now,
+                        checkpointed: false,
+                    });
+                    running.topology.started(&mut running.flow, effects);
+                    for (from, message) in held {
+                        running.mesh(from, message, buffers, effects);
+                    }
+                    self.stage = Stage::Running(running);
+                }
+            }
+        }
+    }
+}
+
+/// A core that could not be recovered serves nobody.
+fn refuse(input: Input<'_>, effects: &mut Effects) {
+    match input {
+        Input::Opened { conn } | Input::Adopted { conn, .. } => {
+            effects.push(Effect::Close { conn })
+        }
+        _ => {}
+    }
+}
+
+impl Running {
+    fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        let flow = &self.flow;
+        if !flow.awake.is_empty()
+            || !flow.dirty_producers.is_empty()
+            || !flow.settling.is_empty()
+            || self.topology.wants_turn()
+        {
+            return Some(now);
+        }
+        let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
+        let gets = flow.gets.iter().map(|get| get.deadline).min();
+        let journal = flow.journal.next_deadline();
+        [sweep, gets, journal].into_iter().flatten().min()
+    }
+
+    fn step<B: Buffers>(
+        &mut self,
+        now: Mono,
+        wall_us: u64,
+        input: Input<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        self.flow.now = now;
+        match input {
+            Input::Opened { conn } => {
+                self.flow.stats.connections += 1;
+                self.flow.sessions.insert(Session::new(conn, now));
+            }
+            Input::Adopted { conn, session } => self.adopt(conn, *session, effects),
+            Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
+            Input::Malformed { conn, code } => {
+                if self.flow.sessions.get(conn).is_some() {
+                    self.flow
+                        .violate(conn, code, "the bytes received are no frame", effects);
+                }
+            }
+            Input::Closed { conn } => {
+                self.flow.forget_connection(conn, effects);
+            }
+            Input::Sent { conn, bytes } => self.flow.sent(conn, bytes, effects),
+            Input::Io { op, result, .. } => {
+                let progress = self.flow.journal.io_done(op, result, buffers, effects);
+                self.progress(progress, effects);
+            }
+            Input::File { op, result } => {
+                let progress = self.flow.journal.file_done(op, result, now, effects);
+                self.progress(progress, effects);
+            }
+            Input::Mesh { from, message } => self.mesh(from, message, buffers, effects),
+            Input::Tick { .. } => {}
+            Input::TurnEnd => self.turn_end(wall_us, buffers, effects),
+            Input::Shutdown => self.shutdown(effects),
+        }
+    }
+
+    fn progress(&mut self, progress: crate::data::journal::Progress, effects: &mut Effects) {
+        use crate::data::journal::Progress;
+        match progress {
+            Progress::Nothing => {}
+            Progress::Durable(_) => {
+                self.flow.durable_advanced(effects);
+                self.topology.durable_advanced(&mut self.flow, effects);
+            }
+            Progress::Arrived { .. } => self.flow.read_done(),
+            Progress::Unreadable(place) => {
+                self.flow.journal.note_damage(place);
+                self.flow.read_done();
+            }
+            Progress::Failed => {
+                let text = "the journal of this core has failed; restart the broker to recover";
+                let report = Effect::Report {
+                    severity: Severity::Error,
+                    text: text.to_owned(),
+                };
+                effects.push(report);
+                self.flow.fail_stop(effects);
+                self.topology.fail_stop(&mut self.flow, effects);
+            }
+        }
+    }
+
+    /// The end of a turn: everything that was gathered is sealed, said and dispatched together.
+    fn turn_end<B: Buffers>(&mut self, wall_us: u64, buffers: &mut B, effects: &mut Effects) {
+        let flow = &mut self.flow;
+        let now = flow.now;
+        flow.volatile.turn_end(buffers);
+        flow.journal_settled(buffers, effects);
+        self.topology.turn_end(flow, buffers, effects);
+        flow.journal.set_wall(wall_us);
+        let last = flow.shutting_down && !self.checkpointed;
+        if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
+            self.checkpointed |= last;
+            let catalog = (flow.config.core == META).then(|| self.topology.catalog());
+            let mut bytes = Vec::new();
+            state::encode(catalog, &flow.queues, &mut bytes);
+            checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
+        }
+        if flow.shutting_down {
+            flow.journal.flush(buffers, effects);
+        }
+        flow.journal.turn_end(now, buffers, effects);
+        flow.feed_hungry();
+        while let Some(key) = flow.dirty_producers.pop() {
+            flow.confirm(key, effects);
+        }
+        flow.dispatch(buffers, effects);
+        flow.finish_gets(effects);
+        flow.forward_outgoing(effects);
+        if now.ms_since(self.swept) >= SWEEP_MS {
+            self.swept = now;
+            flow.sweep(effects);
+        }
+    }
+
+    fn shutdown(&mut self, effects: &mut Effects) {
+        let flow = &mut self.flow;
+        flow.shutting_down = true;
+        let conns: Vec<ConnId> = flow.sessions.iter().map(|session| session.conn).collect();
+        while let Some(key) = flow.dirty_producers.pop() {
+            flow.confirm(key, effects);
+        }
+        for conn in conns {
+            flow.hang_up(
+                conn,
+                Code::ShuttingDown,
+                "the broker is shutting down",
+                effects,
+            );
+        }
+    }
+
+    fn adopt(
+        &mut self,
+        conn: ConnId,
+        handover: crate::data::session::Handover,
+        effects: &mut Effects,
+    ) {
+        let sequence = handover.sequence;
+        let flow = &mut self.flow;
+        flow.stats.connections += 1;
+        flow.sessions
+            .insert(Session::adopt(conn, handover, flow.now));
+        self.attached(conn, sequence, effects);
+    }
+
+    fn attached(&mut self, conn: ConnId, sequence: u64, effects: &mut Effects) {
+        let mut header = FrameHeader::bare(FrameKind::Attached, 0, sequence);
+        header.count = u32::from(self.flow.config.core.0);
+        self.flow
+            .say(conn, effects, |out| frame::write(out, header, &[]));
+    }
+
+    /// Whole frames of one connection.
+    fn frames<B: Buffers>(
+        &mut self,
+        conn: ConnId,
+        mut bytes: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let Some(session) = self.flow.sessions.get_mut(conn) else {
+            return;
+        };
+        session.heard = self.flow.now;
+        while !bytes.is_empty() {
+            let Some(session) = self.flow.sessions.get(conn) else {
+                return;
+            };
+            let frame_bytes_max = match session.agreed() {
+                Some(_) => FRAME_BYTES_MAX,
+                None => FRAME_BYTES_MAX_HANDSHAKE,
+            };
+            let (header, length) = match cut(bytes, frame_bytes_max) {
+                Cut::Complete { header, length } => (header, length),
+                Cut::Incomplete { .. } => {
+                    self.flow
+                        .violate(conn, Code::FrameMalformed, "a frame was cut short", effects);
+                    return;
+                }
+                Cut::Malformed(code) => {
+                    self.flow
+                        .violate(conn, code, "a frame header is not right", effects);
+                    return;
+                }
+            };
+            let (this, rest) = bytes.split_at(length);
+            let end = FRAME_HEADER_BYTES + header.body_bytes as usize;
+            let padding_is_zero = this[end..].iter().all(|byte| *byte == 0);
+            let verdict = if padding_is_zero {
+                self.frame(
+                    conn,
+                    header,
+                    &this[FRAME_HEADER_BYTES..end],
+                    buffers,
+                    effects,
+                )
+            } else {
+                Err(Code::FrameMalformed)
+            };
+            if let Err(code) = verdict {
+                let reason = format!("{:?} frame refused: {}", header.kind, violation_text(code));
+                self.flow.violate(conn, code, &reason, effects);
+                return;
+            }
+            bytes = rest;
+        }
+    }
+
+    /// One frame. An error ends the connection.
+    fn frame<B: Buffers>(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let flow = &mut self.flow;
+        let agreed = flow.sessions.get(conn).ok_or(Code::Internal)?.agreed();
+        let Some(agreed) = agreed else {
+            return if header.kind == FrameKind::Hello {
+                frame::check_body(&header, body)?;
+                self.hello(conn, header, body, effects)
+            } else {
+                Err(Code::UnexpectedFrame)
+            };
+        };
+        match header.kind {
+            // The hot ones check their own checksums.
+            FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
+            FrameKind::Settle => return flow.settle(conn, header, body, effects),
+            FrameKind::PublishFragment => {
+                return flow.publish_fragment(conn, header, body, buffers, effects);
+            }
+            _ => frame::check_body(&header, body)?,
+        }
+        match header.kind {
+            FrameKind::Heartbeat => Ok(()),
+            FrameKind::Close => {
+                effects.push(Effect::Close { conn });
+                flow.forget_connection(conn, effects);
+                Ok(())
+            }
+            FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
+            FrameKind::ProducerOpen => flow.producer_open(conn, header, body, effects),
+            FrameKind::ProducerClose => flow.producer_close(conn, header, effects),
+            FrameKind::ConsumerOpen => flow.consumer_open(conn, header, body, effects),
+            FrameKind::ConsumerCredit => flow.consumer_credit(conn, header, body, effects),
+            FrameKind::ConsumerClose => flow.consumer_close(conn, header, effects),
+            FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::QueueDeclare
+            | FrameKind::QueueDelete
+            | FrameKind::QueuePurge
+            | FrameKind::QueueInspect
+            | FrameKind::QueueList
+            | FrameKind::ExchangeDeclare
+            | FrameKind::ExchangeDelete
+            | FrameKind::ExchangeList
+            | FrameKind::Bind
+            | FrameKind::Unbind
+            | FrameKind::BindingList
+            | FrameKind::TenantDeclare
+            | FrameKind::TenantDelete
+            | FrameKind::TenantList => {
+                let request = ChangeRequest {
+                    tenant: agreed.tenant,
+                    kind: header.kind,
+                    body: body.to_vec(),
+                    usage: (0, 0),
+                };
+                self.topology.frame(flow, conn, header, request, effects)
+            }
+            FrameKind::Hello
+            | FrameKind::Welcome
+            | FrameKind::Attached
+            | FrameKind::Failed
+            | FrameKind::Done
+            | FrameKind::ProducerOpened
+            | FrameKind::Confirm
+            | FrameKind::Refused
+            | FrameKind::ProducerCredit
+            | FrameKind::ProducerClosed
+            | FrameKind::ConsumerOpened
+            | FrameKind::Deliver
+            | FrameKind::DeliverFragment
+            | FrameKind::Settled
+            | FrameKind::ConsumerClosed
+            | FrameKind::GetDone
+            | FrameKind::QueueInfo
+            | FrameKind::ExchangeInfo
+            | FrameKind::BindingInfo
+            | FrameKind::TenantInfo
+            | FrameKind::Publish
+            | FrameKind::PublishFragment
+            | FrameKind::Settle => Err(Code::UnexpectedFrame),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let flow = &mut self.flow;
+        if flow.shutting_down {
+            flow.hang_up(
+                conn,
+                Code::ShuttingDown,
+                "the broker is shutting down",
+                effects,
+            );
+            return Ok(());
+        }
+        let config = flow.config.clone();
+        let topology = &self.topology;
+        let session = flow
+            .sessions
+            .get_mut(conn)
+            .expect("its frame is being stepped");
+        match session.greet(&config, body, |name| topology.tenant(name)) {
+            Greeting::Welcome(agreed) => {
+                let mut welcome = Vec::with_capacity(128);
+                session.welcome(&config, agreed, header.sequence, &mut welcome);
+                flow.say(conn, effects, |out| out.extend_from_slice(&welcome));
+            }
+            Greeting::Refuse(code, reason) => flow.violate(conn, code, reason, effects),
+        }
+        Ok(())
+    }
+
+    /// `Attach` (P-13): the connection goes to the core that owns the queue.
+    fn attach(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        agreed: crate::data::session::Agreed,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        use ringpost_wire::control::Body;
+        let attach = ringpost_wire::control::Attach::decode(body)?;
+        let flow = &mut self.flow;
+        let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
+        if session.channels_open > 0 || self.topology.is_asking(conn) {
+            return Err(Code::UnexpectedFrame);
+        }
+        let Some(target) = flow.find_queue(agreed.tenant, attach.queue) else {
+            let name = String::from_utf8_lossy(attach.queue);
+            let reason = format!("there is no queue '{name}'");
+            flow.fail(conn, header, Code::QueueUnknown, &reason, effects);
+            return Ok(());
+        };
+        if target.core == flow.config.core {
+            self.attached(conn, header.sequence, effects);
+            return Ok(());
+        }
+        let session = flow.sessions.remove(conn).expect("it was just looked at");
+        let handover = crate::data::session::Handover {
+            agreed,
+            client: session.client,
+            sequence: header.sequence,
+        };
+        effects.push(Effect::Handover {
+            conn,
+            to: target.core,
+            session: Box::new(handover),
+        });
+        Ok(())
+    }
+
+    /// A message from another core.
+    fn mesh<B: Buffers>(
+        &mut self,
+        from: CoreId,
+        message: MeshMessage,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        match message {
+            MeshMessage::Request { id, request } => {
+                self.request(from, id, request, buffers, effects);
+            }
+            MeshMessage::Reply { id, reply } => {
+                let waiter = self.flow.peers[usize::from(from.0)].answered(effects, id);
+                self.answer(from, waiter, reply, effects);
+            }
+        }
+    }
+
+    fn request<B: Buffers>(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        request: Request,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let flow = &mut self.flow;
+        match request {
+            Request::Publish(publish) => flow.take_forwarded(from, id, *publish, buffers, effects),
+            Request::Subscribe {
+                conn,
+                channel,
+                queue,
+                credit_messages,
+                credit_bytes,
+                flags,
+            } => {
+                let sink = Sink {
+                    queue,
+                    core: from,
+                    conn,
+                    channel,
+                    outbox: Vec::new(),
+                    forwarding: 0,
+                    outgoing: false,
+                    congested: false,
+                };
+                let outcome = flow.subscribe(sink, (credit_messages, credit_bytes, flags));
+                flow.reply(from, id, Reply::Subscribed(outcome), effects);
+            }
+            Request::Unsubscribe { consumer } => {
+                flow.unsubscribe(consumer);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Credit {
+                consumer,
+                messages,
+                bytes,
+            } => {
+                flow.set_credit(consumer, messages, bytes);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Settle {
+                consumer,
+                flags,
+                sequence,
+                ranges,
+            } => {
+                flow.settle_ranges(consumer, flags, sequence, ranges.into_iter(), effects);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Get {
+                consumer,
+                sequence,
+                count,
+                wait_ms,
+            } => {
+                flow.start_get(consumer, sequence, count, wait_ms);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Forward { conn, bytes } => flow.take_forward(from, id, conn, bytes, effects),
+            Request::Detached {
+                conn,
+                channel,
+                consumer,
+            } => {
+                flow.detach(conn, channel, consumer);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Change(_)
+            | Request::Apply { .. }
+            | Request::Snapshot { .. }
+            | Request::Inspect { .. }
+            | Request::Purge { .. } => self.topology.request(flow, from, id, request, effects),
+        }
+    }
+
+    fn answer(&mut self, from: CoreId, waiter: Waiter, reply: Reply, effects: &mut Effects) {
+        let flow = &mut self.flow;
+        match (waiter, reply) {
+            (Waiter::Publish { producer, span }, Reply::Published { outcome, bytes }) => {
+                flow.keep_parcel(bytes);
+                if let Some(producer) = flow.producers.get_mut(producer) {
+                    producer.answered(span, outcome.err());
+                }
+                flow.dirty(producer);
+            }
+            (
+                Waiter::Subscribe {
+                    conn,
+                    channel,
+                    sequence,
+                },
+                Reply::Subscribed(outcome),
+            ) => {
+                flow.subscribed(from, conn, channel, sequence, outcome, effects);
+            }
+            (Waiter::Forward { consumer }, Reply::Forwarded { bytes }) => {
+                flow.keep_parcel(bytes);
+                flow.forwarded(consumer);
+            }
+            (Waiter::Control(number), reply) => {
+                self.topology.answer(flow, number, reply, effects);
+            }
+            (Waiter::Nobody, Reply::Forwarded { bytes }) => flow.keep_parcel(bytes),
+            (Waiter::Nobody, _) => {}
+            (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),
+        }
+    }
+}
+
+/// For people: what a peer did that it may not.
+fn violation_text(code: Code) -> &'static str {
+    match code {
+        Code::FrameMalformed => "padding is not zero",
+        Code::BodyMalformed => "the body does not fit its kind, or its checksum is wrong",
+        Code::UnexpectedFrame => "this state does not allow it",
+        Code::CreditExceeded => "published beyond credit",
+        Code::SequenceGap => "the sequence is not the next one",
+        Code::MessageMalformed => "a message's checksum, envelope or parts do not hold together",
+        Code::ChannelInvalid => "the channel number is out of range or in use",
+        _ => "it breaks the protocol",
+    }
+}

@@ -1,0 +1,1226 @@
+//! From a queue to its consumers, and from their acks to the journal.
+//! Does not know sockets, and not how a block is read back.
+
+use ringpost_wire::control::{
+    Body, CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerCredit, ConsumerOpen, Get, write_failure,
+};
+use ringpost_wire::header::{
+    DELIVER_REDELIVERED, SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
+};
+use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
+use ringpost_wire::{
+    CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, DeliverHead, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
+    FragmentHead, FrameHeader, FrameKind, SETTLE_RANGES_MAX, SettleRange, checksum, envelope,
+    frame, padded,
+};
+
+use crate::data::consumer::{GetWait, Sink};
+use crate::data::flow::{Flow, Waiter};
+use crate::data::journal::Located;
+use crate::data::journal::record::Kind;
+use crate::data::journal::{Note, RunHead, Urgency};
+use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
+use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Sharing};
+use crate::data::route::Target;
+use crate::data::session::Channel;
+use crate::effect::Buffers;
+use crate::ids::{BufferId, ConnId, Place};
+use crate::mesh::{Reply, Request};
+use crate::{Effect, Effects};
+
+/// Messages of this many bytes or fewer are gathered by copy, larger ones are sent from their
+/// buffer: an extra piece in a vectored send costs about as much as copying this many bytes.
+const GATHER_BYTES_MAX: usize = 2 * 1024;
+/// Bytes one turn may deliver before the loop looks at its inputs again.
+const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
+
+impl Flow {
+    /// `ConsumerOpen` (P-40).
+    pub(crate) fn consumer_open(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let open = ConsumerOpen::decode(body)?;
+        let session = self.sessions.get(conn).ok_or(Code::Internal)?;
+        let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
+        if open.credit_messages > CREDIT_MESSAGES_MAX || open.credit_bytes > CREDIT_BYTES_MAX {
+            self.fail(
+                conn,
+                header,
+                Code::SettingInvalid,
+                "credit is above the protocol's limit",
+                effects,
+            );
+            return Ok(());
+        }
+        let Some(target) = self.find_queue(tenant, open.queue) else {
+            let name = String::from_utf8_lossy(open.queue);
+            self.fail(
+                conn,
+                header,
+                Code::QueueUnknown,
+                &format!("there is no queue '{name}'"),
+                effects,
+            );
+            return Ok(());
+        };
+        let opening = Channel::ConsumerOpening {
+            queue: target.queue,
+            owner: target.core,
+        };
+        let session = self.sessions.get_mut(conn).expect("it was just looked at");
+        session.claim(header.channel, opening)?;
+        if target.core == self.config.core {
+            let outcome = self.subscribe(
+                Sink {
+                    queue: target.queue,
+                    core: self.config.core,
+                    conn,
+                    channel: header.channel,
+                    outbox: Vec::new(),
+                    forwarding: 0,
+                    outgoing: false,
+                    congested: false,
+                },
+                (open.credit_messages, open.credit_bytes, open.flags),
+            );
+            self.subscribed(
+                target.core,
+                conn,
+                header.channel,
+                header.sequence,
+                outcome,
+                effects,
+            );
+        } else {
+            let request = Request::Subscribe {
+                conn,
+                channel: header.channel,
+                queue: target.queue,
+                credit_messages: open.credit_messages,
+                credit_bytes: open.credit_bytes,
+                flags: open.flags,
+            };
+            let waiter = Waiter::Subscribe {
+                conn,
+                channel: header.channel,
+                sequence: header.sequence,
+            };
+            self.ask(target.core, request, waiter, effects);
+        }
+        Ok(())
+    }
+
+    /// Finds a queue by name: it is what the default exchange routes to.
+    pub(crate) fn find_queue(
+        &mut self,
+        tenant: ringpost_wire::ids::TenantId,
+        name: &[u8],
+    ) -> Option<Target> {
+        self.router.queue(tenant, name)
+    }
+
+    /// Adds a consumer to a queue of this core.
+    pub(crate) fn subscribe(
+        &mut self,
+        sink: Sink,
+        (messages, bytes, flags): (u32, u64, u32),
+    ) -> Result<u64, Code> {
+        let queue = sink.queue;
+        let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
+        if state.damaged {
+            return Err(Code::QueueDamaged);
+        }
+        if self.failed && state.durable {
+            return Err(Code::JournalFailed);
+        }
+        if self.sinks.len() >= self.config.limits.consumers_max as usize {
+            return Err(Code::LimitReached);
+        }
+        let key = self.sinks.insert(sink);
+        let mode = match flags & CONSUMER_NO_ACK {
+            0 => AckMode::Explicit,
+            _ => AckMode::None,
+        };
+        let sharing = match flags & CONSUMER_EXCLUSIVE {
+            0 => Sharing::Shared,
+            _ => Sharing::Exclusive,
+        };
+        let credit = Credit { messages, bytes };
+        let state = self.queues.get_mut(queue).expect("it was just looked at");
+        if let Err(code) = state
+            .queue
+            .add_consumer(ConsumerKey(key), credit, mode, sharing)
+        {
+            self.sinks.remove(key);
+            return Err(code);
+        }
+        self.wake(queue);
+        Ok(key)
+    }
+
+    /// The owning core has answered: the channel is a consumer, or free again.
+    pub(crate) fn subscribed(
+        &mut self,
+        owner: CoreId,
+        conn: ConnId,
+        channel: u16,
+        sequence: u64,
+        outcome: Result<u64, Code>,
+        effects: &mut Effects,
+    ) {
+        let opening = self
+            .sessions
+            .get(conn)
+            .map(|session| session.channel(channel));
+        let Some(Channel::ConsumerOpening { queue, .. }) = opening else {
+            // The connection went while the other core was asked.
+            if let Ok(key) = outcome {
+                self.unsubscribe_at(owner, key, effects);
+            }
+            return;
+        };
+        let session = self.sessions.get_mut(conn).expect("it was just looked at");
+        match outcome {
+            Ok(key) => {
+                session.set(channel, Channel::Consumer { queue, owner, key });
+                self.say(conn, effects, |out| {
+                    let mut header =
+                        FrameHeader::bare(FrameKind::ConsumerOpened, channel, sequence);
+                    header.count = u32::from(owner.0);
+                    frame::write(out, header, &[]);
+                });
+            }
+            Err(code) => {
+                session.set(channel, Channel::Free);
+                let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, sequence);
+                self.fail(conn, header, code, subscribe_text(code), effects);
+            }
+        }
+    }
+
+    /// Answers a request frame with `Failed`.
+    pub(crate) fn fail(
+        &mut self,
+        conn: ConnId,
+        request: FrameHeader,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
+        self.say(conn, effects, |out| {
+            write_failure(out, header, code, reason)
+        });
+    }
+
+    fn consumer(&self, conn: ConnId, channel: u16) -> Result<(QueueId, CoreId, u64), Code> {
+        match self
+            .sessions
+            .get(conn)
+            .map(|session| session.channel(channel))
+        {
+            Some(Channel::Consumer { queue, owner, key }) => Ok((queue, owner, key)),
+            _ => Err(Code::UnexpectedFrame),
+        }
+    }
+
+    /// `ConsumerClose`.
+    pub(crate) fn consumer_close(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        let session = self
+            .sessions
+            .get_mut(conn)
+            .expect("the channel was just found");
+        session.set(header.channel, Channel::Free);
+        self.unsubscribe_at(owner, key, effects);
+        let closed = FrameHeader::bare(FrameKind::ConsumerClosed, header.channel, header.sequence);
+        self.say(conn, effects, |out| {
+            write_failure(out, closed, Code::Normal, "closed by the client");
+        });
+        Ok(())
+    }
+
+    /// Closes a consumer wherever its queue lives.
+    pub(crate) fn unsubscribe_at(&mut self, owner: CoreId, key: u64, effects: &mut Effects) {
+        if owner == self.config.core {
+            self.unsubscribe(key);
+        } else {
+            self.ask(
+                owner,
+                Request::Unsubscribe { consumer: key },
+                Waiter::Nobody,
+                effects,
+            );
+        }
+    }
+
+    /// Removes a consumer of a queue of this core; what it holds returns to the queue.
+    pub(crate) fn unsubscribe(&mut self, key: u64) {
+        let Some(sink) = self.sinks.remove(key) else {
+            return;
+        };
+        if let Some(state) = self.queues.get_mut(sink.queue) {
+            let gone = state
+                .queue
+                .remove_consumer(ConsumerKey(key))
+                .unwrap_or_default();
+            self.stats.returned += gone.messages;
+            if gone.messages > 0 {
+                self.note_counts(sink.queue);
+            }
+        }
+        self.gets.retain(|get| get.consumer != key);
+        self.wake(sink.queue);
+    }
+
+    /// `ConsumerCredit` (P-41).
+    pub(crate) fn consumer_credit(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let credit = ConsumerCredit::decode(body)?;
+        if credit.messages > CREDIT_MESSAGES_MAX || credit.bytes > CREDIT_BYTES_MAX {
+            return Err(Code::BodyMalformed);
+        }
+        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        if owner == self.config.core {
+            self.set_credit(key, credit.messages, credit.bytes);
+        } else {
+            let request = Request::Credit {
+                consumer: key,
+                messages: credit.messages,
+                bytes: credit.bytes,
+            };
+            self.ask(owner, request, Waiter::Nobody, effects);
+        }
+        Ok(())
+    }
+
+    /// Changes the credit of a consumer of this core.
+    pub(crate) fn set_credit(&mut self, key: u64, messages: u32, bytes: u64) {
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
+        if let Some(state) = self.queues.get_mut(queue) {
+            state
+                .queue
+                .set_credit(ConsumerKey(key), Credit { messages, bytes });
+        }
+        self.wake(queue);
+    }
+
+    /// `Get` (P-43).
+    pub(crate) fn get(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let get = Get::decode(body)?;
+        if header.count == 0 || header.count > CREDIT_MESSAGES_MAX {
+            return Err(Code::BodyMalformed);
+        }
+        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        if owner == self.config.core {
+            self.start_get(key, header.sequence, header.count, get.wait_ms);
+        } else {
+            let request = Request::Get {
+                consumer: key,
+                sequence: header.sequence,
+                count: header.count,
+                wait_ms: get.wait_ms,
+            };
+            self.ask(owner, request, Waiter::Nobody, effects);
+        }
+        Ok(())
+    }
+
+    /// Lets a consumer of this core take messages.
+    pub(crate) fn start_get(&mut self, key: u64, sequence: u64, count: u32, wait_ms: u32) {
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        state.queue.grant_get(ConsumerKey(key), count);
+        let deadline = self.now.plus_ms(u64::from(wait_ms));
+        self.gets.push(GetWait {
+            consumer: key,
+            sequence,
+            left: count,
+            given: 0,
+            deadline,
+        });
+        self.wake(queue);
+    }
+
+    /// Ends the gets that have what they asked for or have waited long enough.
+    pub(crate) fn finish_gets(&mut self, effects: &mut Effects) {
+        let mut idx = 0;
+        while idx < self.gets.len() {
+            let get = self.gets[idx];
+            let over = get.left == 0 || get.given > 0 || self.now >= get.deadline;
+            // A queue that waits for the disk has not been asked yet.
+            let asked = self
+                .sinks
+                .get(get.consumer)
+                .is_none_or(|sink| get.left == 0 || !self.reading.contains(&sink.queue));
+            if !(over && asked) {
+                idx += 1;
+                continue;
+            }
+            self.gets.swap_remove(idx);
+            let Some(sink) = self.sinks.get(get.consumer) else {
+                continue;
+            };
+            let (queue, channel) = (sink.queue, sink.channel);
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.cancel_get(ConsumerKey(get.consumer));
+            }
+            let mut header = FrameHeader::bare(FrameKind::GetDone, channel, get.sequence);
+            header.count = get.given;
+            self.tell(get.consumer, effects, |out| frame::write(out, header, &[]));
+        }
+    }
+
+    /// Sends frames to a consumer, wherever its connection is.
+    pub(crate) fn tell(
+        &mut self,
+        key: u64,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let here = self.config.core;
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
+        if sink.core == here {
+            let conn = sink.conn;
+            self.say(conn, effects, write);
+        } else {
+            write(&mut sink.outbox);
+            if !sink.outgoing {
+                sink.outgoing = true;
+                self.outgoing.push(key);
+            }
+        }
+    }
+
+    /// `Settle` (P-44).
+    pub(crate) fn settle(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        frame::check_body(&header, body)?;
+        if header.flags & !(SETTLE_OUTCOME | SETTLE_CONFIRM) != 0
+            || header.flags & SETTLE_OUTCOME > SETTLE_REJECT
+            || header.count as usize > SETTLE_RANGES_MAX
+        {
+            return Err(Code::BodyMalformed);
+        }
+        let ranges = SettleRange::parse(body, header.count)?;
+        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        if owner == self.config.core {
+            self.settle_ranges(key, header.flags, header.sequence, ranges, effects);
+        } else {
+            let request = Request::Settle {
+                consumer: key,
+                flags: header.flags,
+                sequence: header.sequence,
+                ranges: ranges.collect(),
+            };
+            self.ask(owner, request, Waiter::Nobody, effects);
+        }
+        Ok(())
+    }
+
+    /// Settles deliveries of a consumer of this core; an unknown tag ends the consumer.
+    pub(crate) fn settle_ranges(
+        &mut self,
+        key: u64,
+        flags: u8,
+        sequence: u64,
+        ranges: impl Iterator<Item = SettleRange>,
+        effects: &mut Effects,
+    ) {
+        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+            return;
+        };
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let outcome = match flags & SETTLE_OUTCOME {
+            SETTLE_ACK => Outcome::Ack,
+            SETTLE_REQUEUE => Outcome::Requeue,
+            _ => Outcome::Reject,
+        };
+        let mut messages = 0;
+        let mut verdict = Ok(());
+        for range in ranges {
+            match state
+                .queue
+                .settle(ConsumerKey(key), range, outcome, &mut state.settled)
+            {
+                Ok(settled) => messages += settled.messages,
+                Err(code) => {
+                    verdict = Err(code);
+                    break;
+                }
+            }
+        }
+        if !state.settled.is_empty() && !state.settling {
+            state.settling = true;
+            self.settling.push(queue);
+        }
+        if outcome == Outcome::Requeue {
+            self.stats.returned += messages;
+            self.note_counts(queue);
+        } else {
+            self.stats.settled += messages;
+        }
+        if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
+            self.settle_asks.push((key, sequence));
+        }
+        self.wake(queue);
+        if let Err(code) = verdict {
+            self.end_consumer(
+                key,
+                code,
+                "a settled delivery tag is not outstanding",
+                effects,
+            );
+        }
+    }
+
+    /// Ends a consumer of this core and tells its client why.
+    pub(crate) fn end_consumer(
+        &mut self,
+        key: u64,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        let Some(sink) = self.sinks.get(key) else {
+            return;
+        };
+        let (core, conn, channel) = (sink.core, sink.conn, sink.channel);
+        let header = FrameHeader::bare(FrameKind::ConsumerClosed, channel, 0);
+        if core == self.config.core {
+            self.say(conn, effects, |out| {
+                write_failure(out, header, code, reason)
+            });
+            self.detach(conn, channel, key);
+        } else {
+            let mut bytes = std::mem::take(
+                &mut self
+                    .sinks
+                    .get_mut(key)
+                    .expect("it was just looked at")
+                    .outbox,
+            );
+            write_failure(&mut bytes, header, code, reason);
+            self.ask(
+                core,
+                Request::Forward { conn, bytes },
+                Waiter::Nobody,
+                effects,
+            );
+            let request = Request::Detached {
+                conn,
+                channel,
+                consumer: key,
+            };
+            self.ask(core, request, Waiter::Nobody, effects);
+        }
+        self.unsubscribe(key);
+    }
+
+    /// Frees the channel of a consumer that its owning core has ended.
+    pub(crate) fn detach(&mut self, conn: ConnId, channel: u16, consumer: u64) {
+        if let Some(session) = self.sessions.get_mut(conn)
+            && matches!(session.channel(channel), Channel::Consumer { key, .. } if key == consumer)
+        {
+            session.set(channel, Channel::Free);
+        }
+    }
+
+    /// Tells a consumer that a settle frame is durable.
+    pub(crate) fn settled(&mut self, key: u64, sequence: u64, effects: &mut Effects) {
+        let Some(channel) = self.sinks.get(key).map(|sink| sink.channel) else {
+            return;
+        };
+        self.tell(key, effects, |out| {
+            frame::write_bare(out, FrameKind::Settled, channel, sequence);
+        });
+    }
+
+    /// Puts a queue on the list of those with something to journal: messages came back.
+    fn note_counts(&mut self, queue: QueueId) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        if state.durable {
+            state.counting = true;
+            if !state.settling {
+                state.settling = true;
+                self.settling.push(queue);
+            }
+        }
+    }
+
+    /// Writes the acks and delivery counts of this turn into the open block.
+    pub(crate) fn journal_settled<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let urgency = if self.settle_asks.is_empty() {
+            Urgency::Trickle
+        } else {
+            Urgency::Now
+        };
+        let mut settling = std::mem::take(&mut self.settling);
+        settling.retain(|queue| self.settle_queue(*queue, urgency, buffers, effects));
+        settling.append(&mut self.settling);
+        self.settling = settling;
+        let mut asks = std::mem::take(&mut self.settle_asks);
+        for (key, sequence) in asks.drain(..) {
+            let durable = self
+                .sinks
+                .get(key)
+                .and_then(|sink| self.queues.get(sink.queue))
+                .is_some_and(|state| state.durable);
+            if !durable {
+                self.settled(key, sequence, effects);
+            } else if !self.failed {
+                self.settle_waits
+                    .push_back((self.journal.open_block().0, key, sequence));
+            }
+        }
+        self.settle_asks = asks;
+    }
+
+    /// Journals what was settled in one queue. Returns whether something is left for the next turn.
+    fn settle_queue<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        urgency: Urgency,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return false;
+        };
+        state.settling = false;
+        if !state.durable {
+            let volatile = &mut self.volatile;
+            state
+                .queue
+                .forget(state.settled.as_slice(), &mut |segment, count| {
+                    volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+                });
+            state.settled.clear();
+            return false;
+        }
+        if self.failed {
+            state.settled.clear();
+            return false;
+        }
+        let head = RunHead::of_queue(state.partition, queue, QueueSequence(0));
+        for ranges in state.settled.as_slice().chunks(RANGES_PER_RECORD_MAX) {
+            self.body.clear();
+            notes::encode_ranges(ranges, &mut self.body);
+            let count = ranges.len() as u32;
+            let note = Note {
+                kind: Kind::Ack,
+                head,
+                count,
+                urgency,
+            };
+            // The journal keeps buffers and slots for acks (rulings 17), so only its failure says no.
+            if self
+                .journal
+                .append_record(buffers, effects, &note, &self.body)
+                .is_err()
+            {
+                state.settling = true;
+                return true;
+            }
+            let block = self.journal.open_block().0;
+            self.forget_waits
+                .extend(ranges.iter().map(|range| (block, queue, *range)));
+        }
+        state.settled.clear();
+        if state.counting {
+            state.counting = false;
+            self.counts.clear();
+            let upto = state.queue.take_counts(&mut self.counts);
+            for counts in self.counts.chunks(RANGES_PER_RECORD_MAX) {
+                self.body.clear();
+                notes::encode_counts(counts, &mut self.body);
+                let count = counts.len() as u32;
+                let note = Note {
+                    kind: Kind::Counts,
+                    head,
+                    count,
+                    urgency: Urgency::Now,
+                };
+                if self
+                    .journal
+                    .append_record(buffers, effects, &note, &self.body)
+                    .is_err()
+                {
+                    // The messages stay where they are until a restart: flagged, at least once.
+                    return false;
+                }
+            }
+            self.count_waits
+                .push_back((self.journal.open_block().0, queue, upto));
+        }
+        false
+    }
+
+    /// Gives messages to consumers with room, queue by queue, as far as this turn may.
+    pub(crate) fn dispatch<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let mut budget = DISPATCH_BYTES_PER_TURN;
+        let mut left = self.awake.len();
+        while left > 0 && budget > 0 {
+            left -= 1;
+            let queue = self.awake.pop_front().expect("it was counted");
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.awake = false;
+                self.dispatch_queue(queue, &mut budget, buffers, effects);
+            }
+        }
+        self.forward_outgoing(effects);
+    }
+
+    fn dispatch_queue<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        budget: &mut usize,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        loop {
+            let Some(state) = self.queues.get_mut(queue) else {
+                return;
+            };
+            if state.damaged || (self.failed && state.durable) {
+                return;
+            }
+            let Some(offer) = state.queue.next_offer() else {
+                break;
+            };
+            if *budget == 0 {
+                self.wake(queue);
+                return;
+            }
+            let done = if offer.fragmented {
+                self.deliver_fragmented(queue, &offer, budget, buffers, effects)
+            } else {
+                self.deliver_run(queue, &offer, budget, buffers, effects)
+            };
+            if !done {
+                return;
+            }
+        }
+        self.raise_mark(queue, buffers, effects);
+    }
+
+    /// Writes the record that lets a queue deliver further (rulings 15).
+    fn raise_mark<B: Buffers>(&mut self, queue: QueueId, buffers: &mut B, effects: &mut Effects) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let Some(mark) = state.queue.mark_needed() else {
+            return;
+        };
+        if !state.durable {
+            state.queue.mark_durable(mark);
+            self.wake(queue);
+            return;
+        }
+        let note = Note {
+            kind: Kind::Mark,
+            head: RunHead::of_queue(state.partition, queue, mark),
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        // A mark is said once; if it cannot be written the journal has failed, and so has delivery.
+        if self
+            .journal
+            .append_record(buffers, effects, &note, &[])
+            .is_ok()
+        {
+            self.mark_waits
+                .push_back((self.journal.open_block().0, queue, mark.0));
+        }
+    }
+
+    /// Where a record is in memory: its buffer and the range of its body there.
+    fn locate<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        durable: bool,
+        place: Place,
+        sequence: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<(BufferId, std::ops::Range<u32>)> {
+        if !durable {
+            let found = self.volatile.locate(buffers, place, sequence);
+            return found.map(|(buffer, body, _)| (buffer, body));
+        }
+        match self.journal.locate(buffers, place, queue, sequence) {
+            Located::Cached { buffer, body, .. } => return Some((buffer, body)),
+            Located::Damaged => self.damaged(queue, place, sequence, effects),
+            Located::Cold | Located::Coming => {
+                if !self.reading.contains(&queue) {
+                    self.reading.push(queue);
+                }
+                self.journal.fetch(buffers, effects, place);
+            }
+        }
+        None
+    }
+
+    /// Delivers from one run. Returns false if the queue must wait.
+    fn deliver_run<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        offer: &Offer,
+        budget: &mut usize,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> bool {
+        let durable = self
+            .queues
+            .get(queue)
+            .expect("its offer is being taken")
+            .durable;
+        let located = self.locate(queue, durable, offer.place, offer.first, buffers, effects);
+        let Some((buffer, body)) = located else {
+            return false;
+        };
+        let run = buffers.bytes(buffer, body.clone());
+        let Some(start) = offer.locate(run) else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let Some(bytes) = fitting(run, start as usize, offer, *budget, &mut self.lengths) else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let state = self
+            .queues
+            .get_mut(queue)
+            .expect("its offer is being taken");
+        if self.lengths.is_empty() {
+            state.queue.decline(offer);
+            return true;
+        }
+        let count = self.lengths.len() as u32;
+        let tag = state
+            .queue
+            .take(offer, start, &self.lengths, &mut state.settled);
+        if !state.settled.is_empty() && !state.settling {
+            state.settling = true;
+            self.settling.push(queue);
+        }
+        self.count_delivered(offer, count, bytes as u64, budget);
+        let head = deliver_head(offer).encode();
+        let sink = self
+            .sinks
+            .get(offer.key.0)
+            .expect("a queue's consumers have sinks");
+        let header = FrameHeader {
+            kind: FrameKind::Deliver,
+            flags: if offer.delivery_count > 0 {
+                DELIVER_REDELIVERED
+            } else {
+                0
+            },
+            channel: sink.channel,
+            sequence: tag.0,
+            count,
+            body_bytes: (DeliverHead::BYTES + bytes) as u32,
+            body_crc: checksum::crc32c(&head),
+        };
+        let tail = body.start + start..body.start + start + bytes as u32;
+        self.emit(
+            offer.key.0,
+            &header,
+            &head,
+            (buffer, tail),
+            buffers,
+            effects,
+        );
+        true
+    }
+
+    fn count_delivered(&mut self, offer: &Offer, count: u32, bytes: u64, budget: &mut usize) {
+        *budget = budget.saturating_sub(bytes as usize);
+        self.stats.delivered += u64::from(count);
+        self.stats.delivered_bytes += bytes;
+        if offer.delivery_count > 0 {
+            self.stats.redelivered += u64::from(count);
+        }
+        if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
+            get.left = get.left.saturating_sub(count);
+            get.given += count;
+        }
+    }
+
+    /// Sends one frame whose tail lies in a buffer; the frame needs no padding.
+    fn emit<B: Buffers>(
+        &mut self,
+        key: u64,
+        header: &FrameHeader,
+        head: &[u8],
+        (buffer, tail): (BufferId, std::ops::Range<u32>),
+        buffers: &B,
+        effects: &mut Effects,
+    ) {
+        let gather = tail.len() <= GATHER_BYTES_MAX;
+        let length = tail.end - tail.start;
+        let sink = self
+            .sinks
+            .get_mut(key)
+            .expect("a queue's consumers have sinks");
+        let bytes = buffers.bytes(buffer, tail.clone());
+        let padding = padded(header.body_bytes as usize) - header.body_bytes as usize;
+        if sink.core != self.config.core {
+            sink.outbox.extend_from_slice(&header.encode());
+            sink.outbox.extend_from_slice(head);
+            sink.outbox.extend_from_slice(bytes);
+            frame::pad(&mut sink.outbox);
+            if !sink.outgoing {
+                sink.outgoing = true;
+                self.outgoing.push(key);
+            }
+            let full = sink.outbox.len() + sink.forwarding as usize
+                > self.config.limits.forward_bytes_max as usize;
+            if full && !sink.congested {
+                sink.congested = true;
+                let queue = sink.queue;
+                let state = self.queues.get_mut(queue).expect("it is being dispatched");
+                state.queue.block(ConsumerKey(key));
+            }
+            return;
+        }
+        let conn = sink.conn;
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        let mut sent = effects.send(conn, |out| {
+            out.extend_from_slice(&header.encode());
+            out.extend_from_slice(head);
+            if gather {
+                out.extend_from_slice(bytes);
+                out.resize(out.len() + padding, 0);
+            }
+        });
+        if !gather {
+            effects.push(Effect::SendBuffer {
+                conn,
+                buffer,
+                range: tail,
+            });
+            sent += length;
+            if padding > 0 {
+                sent += effects.send(conn, |out| out.resize(out.len() + padding, 0));
+            }
+        }
+        session.unsent += u64::from(sent);
+        session.spoke = self.now;
+        if session.unsent > u64::from(self.config.limits.unsent_bytes_max) && !sink.congested {
+            sink.congested = true;
+            let queue = sink.queue;
+            let state = self.queues.get_mut(queue).expect("it is being dispatched");
+            state.queue.block(ConsumerKey(key));
+        }
+    }
+
+    /// Delivers one large message, piece by piece; all of its pieces must be in memory.
+    fn deliver_fragmented<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        offer: &Offer,
+        budget: &mut usize,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> bool {
+        let state = self.queues.get(queue).expect("its offer is being taken");
+        let durable = state.durable;
+        let pieces = state
+            .queue
+            .pieces(offer.first)
+            .expect("the offer says it is in pieces")
+            .to_vec();
+        let mut found = Vec::with_capacity(pieces.len());
+        let mut whole = true;
+        for place in pieces {
+            match self.locate(queue, durable, place, offer.first, buffers, effects) {
+                Some(located) => found.push(located),
+                None => whole = false,
+            }
+        }
+        if !whole {
+            return false;
+        }
+        let (buffer, body) = found.first().cloned().expect("a message has pieces");
+        let fragment = FragmentHead::split(buffers.bytes(buffer, body));
+        let Ok((fragment, _)) = fragment else {
+            self.damaged(queue, offer.place, offer.first, effects);
+            return false;
+        };
+        let bytes = padded(fragment.message_bytes as usize) as u32;
+        let state = self
+            .queues
+            .get_mut(queue)
+            .expect("its offer is being taken");
+        if !offer.fits(0, 0, bytes) {
+            state.queue.decline(offer);
+            return true;
+        }
+        let tag = state.queue.take(offer, 0, &[bytes], &mut state.settled);
+        if !state.settled.is_empty() && !state.settling {
+            state.settling = true;
+            self.settling.push(queue);
+        }
+        self.count_delivered(offer, 1, u64::from(bytes), budget);
+        let channel = self
+            .sinks
+            .get(offer.key.0)
+            .expect("a queue's consumers have sinks")
+            .channel;
+        let head = deliver_head(offer).encode();
+        let count = found.len();
+        for (idx, (buffer, body)) in found.into_iter().enumerate() {
+            let piece = buffers.bytes(buffer, body.clone());
+            let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
+            let header = FrameHeader {
+                kind: FrameKind::DeliverFragment,
+                flags: if offer.delivery_count > 0 {
+                    DELIVER_REDELIVERED
+                } else {
+                    0
+                },
+                channel,
+                sequence: tag.0,
+                count: u32::from(idx + 1 == count),
+                body_bytes: (head.len() + body.len()) as u32,
+                body_crc,
+            };
+            self.emit(
+                offer.key.0,
+                &header,
+                &head,
+                (buffer, body),
+                buffers,
+                effects,
+            );
+        }
+        true
+    }
+
+    /// A read from disk is done: the queues that waited look again.
+    pub(crate) fn read_done(&mut self) {
+        for queue in std::mem::take(&mut self.reading) {
+            self.wake(queue);
+        }
+    }
+
+    /// A record is not what was written: the queue refuses service (rulings 10).
+    fn damaged(
+        &mut self,
+        queue: QueueId,
+        place: Place,
+        sequence: QueueSequence,
+        effects: &mut Effects,
+    ) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        state.damaged = true;
+        let text = format!(
+            "queue {} refuses service: message {} at segment {} offset {} is damaged; run `ringpost verify`",
+            queue.0, sequence.0, place.segment.0, place.offset
+        );
+        effects.push(Effect::Report {
+            severity: crate::effect::Severity::Error,
+            text,
+        });
+        let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
+        for key in keys {
+            self.end_consumer(
+                key,
+                Code::QueueDamaged,
+                "the queue has a damaged range",
+                effects,
+            );
+        }
+    }
+
+    /// Hands frames for connections of other cores over, one request a sink at a time.
+    pub(crate) fn forward_outgoing(&mut self, effects: &mut Effects) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.retain(|key| {
+            let Some(sink) = self.sinks.get_mut(*key) else {
+                return false;
+            };
+            if sink.forwarding > 0 {
+                return true;
+            }
+            sink.outgoing = false;
+            if sink.outbox.is_empty() {
+                return false;
+            }
+            let spare = self.parcels.pop().unwrap_or_default();
+            let bytes = std::mem::replace(&mut sink.outbox, spare);
+            sink.forwarding = bytes.len() as u32;
+            let (core, conn) = (sink.core, sink.conn);
+            let waiter = Waiter::Forward { consumer: *key };
+            self.peers[usize::from(core.0)].ask(effects, Request::Forward { conn, bytes }, waiter);
+            false
+        });
+        outgoing.append(&mut self.outgoing);
+        self.outgoing = outgoing;
+    }
+
+    /// The other core has room for more frames of a sink.
+    pub(crate) fn forwarded(&mut self, key: u64) {
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
+        sink.forwarding = 0;
+        let queue = sink.queue;
+        if sink.congested {
+            sink.congested = false;
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.unblock(ConsumerKey(key));
+            }
+            self.wake(queue);
+        }
+    }
+
+    /// The socket took bytes: consumers that waited for it go on.
+    pub(crate) fn sent(&mut self, conn: ConnId, bytes: u32, effects: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        let before = session.unsent;
+        session.unsent = before.saturating_sub(u64::from(bytes));
+        let low = u64::from(self.config.limits.unsent_bytes_max) / 2;
+        if before <= low || session.unsent > low {
+            return;
+        }
+        let session = self.sessions.get(conn).expect("it was just looked at");
+        let mut freed = std::mem::take(&mut self.keys);
+        for (_, channel) in session.channels() {
+            if let Channel::Consumer { owner, key, .. } = channel
+                && owner == self.config.core
+            {
+                freed.push(key);
+            }
+        }
+        for key in freed.drain(..) {
+            self.forwarded(key);
+        }
+        self.keys = freed;
+        self.answer_forwards(conn, effects);
+    }
+
+    /// Answers the forwards that waited for a connection's socket.
+    fn answer_forwards(&mut self, conn: ConnId, effects: &mut Effects) {
+        let mut idx = 0;
+        while idx < self.held_forwards.len() {
+            if self.held_forwards[idx].conn == conn {
+                let held = self.held_forwards.swap_remove(idx);
+                let reply = Reply::Forwarded { bytes: held.bytes };
+                self.reply(held.from, held.id, reply, effects);
+            } else {
+                idx += 1;
+            }
+        }
+    }
+
+    /// Forgets a connection and everything it had.
+    pub(crate) fn forget_connection(&mut self, conn: ConnId, effects: &mut Effects) {
+        let Some(session) = self.sessions.remove(conn) else {
+            return;
+        };
+        for (_, channel) in session.channels() {
+            match channel {
+                Channel::Producer(key) => self.drop_producer(key),
+                Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
+                Channel::ConsumerOpening { .. } | Channel::Free => {}
+            }
+        }
+        self.answer_forwards(conn, effects);
+    }
+}
+
+fn deliver_head(offer: &Offer) -> DeliverHead {
+    DeliverHead {
+        queue_sequence: offer.first.0,
+        delivery_count: offer.delivery_count,
+    }
+}
+
+/// Collects the padded lengths of the messages from `start` that fit the consumer, a frame and the
+/// turn. Returns their sum, or `None` if the bytes are no messages.
+fn fitting(
+    run: &[u8],
+    start: usize,
+    offer: &Offer,
+    budget: usize,
+    lengths: &mut Vec<u32>,
+) -> Option<usize> {
+    let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
+    lengths.clear();
+    let mut end = start;
+    while (lengths.len() as u32) < offer.messages_max {
+        let length = padded(envelope::length_of(run.get(end..)?)?);
+        if length == 0 || end + length > run.len() {
+            return None;
+        }
+        let taken = lengths.len() as u32;
+        let fits = offer.fits(taken, (end - start) as u64, length as u32);
+        if !fits || (taken > 0 && end + length - start > room) {
+            break;
+        }
+        end += length;
+        lengths.push(length as u32);
+    }
+    Some(end - start)
+}
+
+fn subscribe_text(code: Code) -> &'static str {
+    match code {
+        Code::QueueUnknown => "the queue was deleted meanwhile",
+        Code::QueueDamaged => {
+            "the queue refuses service because of a damaged range; run `ringpost verify`"
+        }
+        Code::JournalFailed => "the journal of this queue has failed; restart the broker",
+        Code::LimitReached => "this core has as many consumers as its limit allows",
+        Code::InUse => {
+            "the queue has an exclusive consumer, or others where this one asked to be alone"
+        }
+        _ => "the consumer cannot be opened",
+    }
+}

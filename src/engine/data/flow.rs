@@ -1,0 +1,778 @@
+//! The state that messages flow through on one core, and the helpers its stages share.
+//! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
+
+use std::collections::VecDeque;
+
+use ringpost_wire::control::write_failure;
+use ringpost_wire::ids::{CoreId, PartitionId, QueueId, TenantId};
+use ringpost_wire::{Code, FrameHeader, FrameKind};
+
+use crate::core::CoreConfig;
+use crate::data::consumer::{GetWait, Sink};
+use crate::data::journal::record::{Kind, PARTITION_META};
+use crate::data::journal::segment::SlotState;
+use crate::data::journal::volatile::Volatile;
+use crate::data::journal::{Journal, NoRoom, Note, RunHead, Urgency};
+use crate::data::producer::{Producer, Word};
+use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange};
+use crate::data::route::{Router, Target};
+use crate::data::session::Session;
+use crate::data::slab::Slab;
+use crate::effect::{Buffers, Severity};
+use crate::ids::{ConnId, Mono, Place};
+use crate::mesh::{MeshMessage, Peer, QueueFigures, Reply, Request};
+use crate::{Effect, Effects};
+
+/// A queue of this core, with what connects it to the journal.
+pub struct QueueState {
+    /// Its number.
+    pub id: QueueId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Journaled.
+    pub durable: bool,
+    /// Refuses service because of a damaged range.
+    pub damaged: bool,
+    /// Messages and consumers.
+    pub queue: Queue,
+    /// The block it last put itself on the waiting list for.
+    pub waits_for: u64,
+    /// Last queue sequence in each block that is not yet durable.
+    pub appended: VecDeque<(u64, u64)>,
+    /// Is on the list of queues to dispatch.
+    pub awake: bool,
+    /// Ranges of queue sequences settled in this turn.
+    pub settled: Ranges,
+    /// Is on the list of queues with settled ranges.
+    pub settling: bool,
+    /// Messages came back whose delivery counts are to be recorded.
+    pub counting: bool,
+}
+
+impl QueueState {
+    /// Notes that everything up to `sequence` is in `block` or an earlier one.
+    pub fn note(&mut self, block: u64, sequence: u64) {
+        match self.appended.back_mut() {
+            Some(last) if last.0 == block => last.1 = sequence,
+            _ => self.appended.push_back((block, sequence)),
+        }
+    }
+}
+
+/// The queues of this core, by their dense numbers.
+#[derive(Default)]
+pub struct Queues {
+    states: Vec<Option<Box<QueueState>>>,
+}
+
+impl Queues {
+    /// The queue `id`, if it lives here.
+    #[must_use]
+    pub fn get(&self, id: QueueId) -> Option<&QueueState> {
+        self.states.get(id.0 as usize)?.as_deref()
+    }
+
+    /// The queue `id`, if it lives here.
+    pub fn get_mut(&mut self, id: QueueId) -> Option<&mut QueueState> {
+        self.states.get_mut(id.0 as usize)?.as_deref_mut()
+    }
+
+    /// Adds a queue.
+    pub fn insert(&mut self, state: QueueState) {
+        let idx = state.id.0 as usize;
+        if self.states.len() <= idx {
+            self.states.resize_with(idx + 1, || None);
+        }
+        assert!(self.states[idx].is_none(), "queue numbers are never reused");
+        self.states[idx] = Some(Box::new(state));
+    }
+
+    /// Removes a queue.
+    pub fn remove(&mut self, id: QueueId) -> Option<Box<QueueState>> {
+        self.states.get_mut(id.0 as usize)?.take()
+    }
+
+    /// Every queue, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &QueueState> {
+        self.states.iter().filter_map(|state| state.as_deref())
+    }
+
+    /// Every queue, by number.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueueState> {
+        self.states
+            .iter_mut()
+            .filter_map(|state| state.as_deref_mut())
+    }
+}
+
+/// The connections of this core. The low 32 bits of a [`ConnId`] are a dense index.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    sessions: Vec<Option<Box<Session>>>,
+    count: u32,
+}
+
+impl Sessions {
+    fn idx(conn: ConnId) -> usize {
+        (conn.0 & u64::from(u32::MAX)) as usize
+    }
+
+    /// The session of `conn`, if it is still there.
+    #[must_use]
+    pub fn get(&self, conn: ConnId) -> Option<&Session> {
+        self.sessions
+            .get(Self::idx(conn))?
+            .as_deref()
+            .filter(|session| session.conn == conn)
+    }
+
+    /// The session of `conn`, if it is still there.
+    pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.sessions
+            .get_mut(Self::idx(conn))?
+            .as_deref_mut()
+            .filter(|session| session.conn == conn)
+    }
+
+    /// Adds a session.
+    pub fn insert(&mut self, session: Session) {
+        let idx = Self::idx(session.conn);
+        if self.sessions.len() <= idx {
+            self.sessions.resize_with(idx + 1, || None);
+        }
+        assert!(
+            self.sessions[idx].is_none(),
+            "the shell reuses an index only after the close"
+        );
+        self.sessions[idx] = Some(Box::new(session));
+        self.count += 1;
+    }
+
+    /// Removes a session.
+    pub fn remove(&mut self, conn: ConnId) -> Option<Box<Session>> {
+        self.get(conn)?;
+        self.count -= 1;
+        self.sessions[Self::idx(conn)].take()
+    }
+
+    /// Sessions held.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether nobody is connected.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Every session, by index.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.sessions
+            .iter()
+            .filter_map(|session| session.as_deref())
+    }
+}
+
+/// Who waits for the answer of another core.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A span of a producer.
+    Publish {
+        /// The producer.
+        producer: u64,
+        /// Number of the span.
+        span: u64,
+    },
+    /// A channel that becomes a consumer.
+    Subscribe {
+        /// The connection.
+        conn: ConnId,
+        /// The channel.
+        channel: u16,
+        /// Sequence of the request frame.
+        sequence: u64,
+    },
+    /// A remote sink whose frames were forwarded.
+    Forward {
+        /// The consumer on this core.
+        consumer: u64,
+    },
+    /// Topology work: its number in the control plane.
+    Control(u64),
+    /// Nobody.
+    Nobody,
+}
+
+/// A forwarded publish whose answer waits for the disk.
+#[derive(Debug)]
+pub struct ForwardedPublish {
+    /// Who forwarded it.
+    pub from: CoreId,
+    /// Number of the request.
+    pub id: u32,
+    /// What is known already.
+    pub outcome: Result<(), Code>,
+    /// The vector to give back.
+    pub bytes: Vec<u8>,
+}
+
+/// Frames of another core's consumer whose answer waits until the socket has room.
+#[derive(Debug)]
+pub struct HeldForward {
+    /// Who forwarded them.
+    pub from: CoreId,
+    /// Number of the request.
+    pub id: u32,
+    /// The connection.
+    pub conn: ConnId,
+    /// The vector to give back.
+    pub bytes: Vec<u8>,
+}
+
+/// Counters since the start; the shell turns them into metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Messages published to this core's connections.
+    pub published: u64,
+    /// Their padded bytes.
+    pub published_bytes: u64,
+    /// Messages refused.
+    pub refused: u64,
+    /// Confirm frames.
+    pub confirms: u64,
+    /// Messages delivered.
+    pub delivered: u64,
+    /// Their padded bytes.
+    pub delivered_bytes: u64,
+    /// Messages delivered that may have been delivered before.
+    pub redelivered: u64,
+    /// Messages acked or rejected.
+    pub settled: u64,
+    /// Messages that returned to their queue.
+    pub returned: u64,
+    /// Connections opened or adopted.
+    pub connections: u64,
+    /// Connections ended because of what they sent.
+    pub violations: u64,
+    /// Messages passed on to other cores.
+    pub forwarded: u64,
+}
+
+/// The state that messages flow through on one core.
+pub struct Flow {
+    pub(crate) config: CoreConfig,
+    pub(crate) now: Mono,
+    pub(crate) sessions: Sessions,
+    pub(crate) producers: Slab<Producer>,
+    pub(crate) sinks: Slab<Sink>,
+    pub(crate) queues: Queues,
+    pub(crate) router: Router,
+    pub(crate) journal: Journal,
+    pub(crate) volatile: Volatile,
+    pub(crate) peers: Vec<Peer<Waiter>>,
+    /// The journal has failed: nothing durable is confirmed or delivered any more.
+    pub(crate) failed: bool,
+    pub(crate) shutting_down: bool,
+    pub(crate) stats: Stats,
+
+    // What waits for a block to be durable, in the order of blocks.
+    pub(crate) queue_waits: VecDeque<(u64, QueueId)>,
+    pub(crate) confirm_waits: VecDeque<(u64, u64)>,
+    pub(crate) settle_waits: VecDeque<(u64, u64, u64)>,
+    pub(crate) forget_waits: VecDeque<(u64, QueueId, SequenceRange)>,
+    pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
+    pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
+    pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
+    pub(crate) held_forwards: Vec<HeldForward>,
+    /// Credit of producers that are gone, with the block after which it is free again.
+    pub(crate) orphaned: VecDeque<(u64, u64)>,
+    /// Bytes of large messages, with the block after which they are on disk.
+    pub(crate) assembled: VecDeque<(u64, u64)>,
+
+    // What to look at when the turn ends.
+    pub(crate) dirty_producers: Vec<u64>,
+    pub(crate) awake: VecDeque<QueueId>,
+    pub(crate) settling: Vec<QueueId>,
+    /// Settle frames that asked for an answer: consumer, sequence.
+    pub(crate) settle_asks: Vec<(u64, u64)>,
+    /// Remote sinks with frames to forward.
+    pub(crate) outgoing: Vec<u64>,
+    /// Queues that wait for a read from disk.
+    pub(crate) reading: Vec<QueueId>,
+    pub(crate) gets: Vec<GetWait>,
+    /// A producer got less credit than its share, since there was none.
+    pub(crate) hungry: bool,
+    /// Bytes of large messages on their way in or to the disk.
+    pub(crate) assembly_bytes: u64,
+    /// Bytes of credit given and not come to rest.
+    pub(crate) granted_bytes: u64,
+
+    // Scratch, kept for its memory.
+    pub(crate) targets: Vec<Target>,
+    pub(crate) targets_other: Vec<Target>,
+    pub(crate) address_decides: bool,
+    pub(crate) words: Vec<Word>,
+    pub(crate) parcels: Vec<Vec<u8>>,
+    pub(crate) keys: Vec<u64>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) counts: Vec<CountRange>,
+    pub(crate) lengths: Vec<u32>,
+}
+
+impl Flow {
+    /// An empty core around a recovered journal.
+    #[must_use]
+    pub fn new(
+        config: CoreConfig,
+        now: Mono,
+        router: Router,
+        journal: Journal,
+        volatile: Volatile,
+    ) -> Self {
+        let peers = (0..config.cores)
+            .map(|core| Peer::new(CoreId(core), config.limits.requests_per_peer_max))
+            .collect();
+        Self {
+            config,
+            now,
+            sessions: Sessions::default(),
+            producers: Slab::default(),
+            sinks: Slab::default(),
+            queues: Queues::default(),
+            router,
+            journal,
+            volatile,
+            peers,
+            failed: false,
+            shutting_down: false,
+            stats: Stats::default(),
+            queue_waits: VecDeque::new(),
+            confirm_waits: VecDeque::new(),
+            settle_waits: VecDeque::new(),
+            forget_waits: VecDeque::new(),
+            count_waits: VecDeque::new(),
+            mark_waits: VecDeque::new(),
+            forwarded: VecDeque::new(),
+            held_forwards: Vec::new(),
+            orphaned: VecDeque::new(),
+            assembled: VecDeque::new(),
+            dirty_producers: Vec::new(),
+            awake: VecDeque::new(),
+            settling: Vec::new(),
+            settle_asks: Vec::new(),
+            outgoing: Vec::new(),
+            reading: Vec::new(),
+            gets: Vec::new(),
+            hungry: false,
+            assembly_bytes: 0,
+            granted_bytes: 0,
+            targets: Vec::new(),
+            targets_other: Vec::new(),
+            address_decides: true,
+            words: Vec::new(),
+            parcels: Vec::new(),
+            keys: Vec::new(),
+            body: Vec::new(),
+            counts: Vec::new(),
+            lengths: Vec::new(),
+        }
+    }
+
+    /// Sends frames to a connection, if it is still there.
+    pub(crate) fn say(
+        &mut self,
+        conn: ConnId,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            session.unsent += u64::from(effects.send(conn, write));
+            session.spoke = self.now;
+        }
+    }
+
+    /// Asks another core.
+    pub(crate) fn ask(
+        &mut self,
+        core: CoreId,
+        request: Request,
+        waiter: Waiter,
+        effects: &mut Effects,
+    ) {
+        assert!(core != self.config.core, "a core does not ask itself");
+        self.peers[usize::from(core.0)].ask(effects, request, waiter);
+    }
+
+    /// Answers another core.
+    pub(crate) fn reply(&mut self, to: CoreId, id: u32, reply: Reply, effects: &mut Effects) {
+        effects.push(Effect::Mesh {
+            to,
+            message: MeshMessage::Reply { id, reply },
+        });
+    }
+
+    /// Puts a queue on the list of those to dispatch when the turn ends.
+    pub(crate) fn wake(&mut self, queue: QueueId) {
+        if let Some(state) = self.queues.get_mut(queue)
+            && !state.awake
+        {
+            state.awake = true;
+            self.awake.push_back(queue);
+        }
+    }
+
+    /// Ends a connection that did what it may not.
+    pub(crate) fn violate(
+        &mut self,
+        conn: ConnId,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        self.stats.violations += 1;
+        let text = format!("connection {} closed: {code}: {reason}", conn.0);
+        effects.push(Effect::Report {
+            severity: Severity::Warning,
+            text,
+        });
+        self.hang_up(conn, code, reason, effects);
+    }
+
+    /// Says why and hangs up.
+    pub(crate) fn hang_up(
+        &mut self,
+        conn: ConnId,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        if self.sessions.get(conn).is_none() {
+            return;
+        }
+        self.say(conn, effects, |out| {
+            write_failure(out, FrameHeader::bare(FrameKind::Close, 0, 0), code, reason);
+        });
+        effects.push(Effect::Close { conn });
+        self.forget_connection(conn, effects);
+    }
+
+    /// The journal's durable prefix has grown (or the journal has failed): everything that waited
+    /// for it moves on.
+    pub(crate) fn durable_advanced(&mut self, effects: &mut Effects) {
+        let durable = self.journal.durable_block().0;
+        while let Some((block, queue)) = self.queue_waits.front().copied()
+            && block <= durable
+        {
+            self.queue_waits.pop_front();
+            let Some(state) = self.queues.get_mut(queue) else {
+                continue;
+            };
+            while let Some((block, sequence)) = state.appended.front().copied()
+                && block <= durable
+            {
+                state.appended.pop_front();
+                state
+                    .queue
+                    .durable_through(ringpost_wire::ids::QueueSequence(sequence));
+            }
+            self.wake(queue);
+        }
+        while let Some((block, key)) = self.confirm_waits.front().copied()
+            && block <= durable
+        {
+            self.confirm_waits.pop_front();
+            self.dirty(key);
+        }
+        while let Some((block, queue, sequence)) = self.mark_waits.front().copied()
+            && block <= durable
+        {
+            self.mark_waits.pop_front();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state
+                    .queue
+                    .mark_durable(ringpost_wire::ids::QueueSequence(sequence));
+                self.wake(queue);
+            }
+        }
+        while let Some((block, queue, range)) = self.forget_waits.front().copied()
+            && block <= durable
+        {
+            self.forget_waits.pop_front();
+            if let Some(state) = self.queues.get_mut(queue) {
+                let journal = &mut self.journal;
+                state.queue.forget(&[range], &mut |segment, count| {
+                    journal.drop_live(segment, count);
+                });
+            }
+        }
+        while let Some((block, queue, upto)) = self.count_waits.front().copied()
+            && block <= durable
+        {
+            self.count_waits.pop_front();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.counts_durable(upto);
+                self.wake(queue);
+            }
+        }
+        while let Some((block, consumer, sequence)) = self.settle_waits.front().copied()
+            && block <= durable
+        {
+            self.settle_waits.pop_front();
+            self.settled(consumer, sequence, effects);
+        }
+        while let Some((block, bytes)) = self.orphaned.front().copied()
+            && block <= durable
+        {
+            self.orphaned.pop_front();
+            self.granted_bytes -= bytes;
+        }
+        while let Some((block, bytes)) = self.assembled.front().copied()
+            && block <= durable
+        {
+            self.assembled.pop_front();
+            self.assembly_bytes -= bytes;
+        }
+        self.answer_forwarded(effects);
+    }
+
+    /// Adds a queue that lives on this core; others are not kept here.
+    pub(crate) fn add_queue(&mut self, state: QueueState) {
+        if self.router.core_of(state.partition) == self.config.core {
+            self.queues.insert(state);
+        }
+    }
+
+    /// Removes a queue that was deleted. Returns the messages dropped.
+    pub(crate) fn delete_queue(&mut self, id: QueueId, effects: &mut Effects) -> u64 {
+        let Some(state) = self.queues.get(id) else {
+            return 0;
+        };
+        let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
+        for key in keys {
+            self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
+        }
+        let state = self.queues.remove(id).expect("it was just looked at");
+        let counters = state.queue.counters();
+        if state.durable {
+            let journal = &mut self.journal;
+            state
+                .queue
+                .for_each_live_run(|segment, count| journal.drop_live(segment, count));
+        } else {
+            let volatile = &mut self.volatile;
+            state.queue.for_each_live_run(|segment, count| {
+                volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+            });
+        }
+        counters.ready + counters.unacked
+    }
+
+    /// Drops the ready messages of a queue of this core. Returns how many.
+    pub(crate) fn purge(&mut self, id: QueueId) -> Result<u64, Code> {
+        let state = self.queues.get_mut(id).ok_or(Code::QueueUnknown)?;
+        if self.failed && state.durable {
+            return Err(Code::JournalFailed);
+        }
+        let purged = state.queue.purge(&mut state.settled);
+        if !state.settled.is_empty() && !state.settling {
+            state.settling = true;
+            self.settling.push(id);
+        }
+        Ok(purged.messages)
+    }
+
+    /// What a queue of this core holds.
+    pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
+        self.queues.get(id).map(figures)
+    }
+
+    /// What the queues of a tenant on this core hold.
+    pub(crate) fn figures_of_tenant(&self, tenant: TenantId) -> Vec<QueueFigures> {
+        self.queues
+            .iter()
+            .filter(|state| state.tenant == tenant)
+            .map(figures)
+            .collect()
+    }
+
+    /// What the queues of this core hold.
+    pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
+        self.queues.iter().map(figures)
+    }
+
+    /// Slots of the journal: free ones, and those that hold a segment.
+    #[must_use]
+    pub fn slots(&self) -> (u32, u32) {
+        let mut counts = (0, 0);
+        for (_, segment) in self.journal.segments() {
+            match segment.state {
+                SlotState::Free => counts.0 += 1,
+                _ => counts.1 += 1,
+            }
+        }
+        counts
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Writes a topology change into the open block; says which one that is.
+    pub(crate) fn journal_change<B: Buffers>(
+        &mut self,
+        change: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<u64, NoRoom> {
+        let note = Note {
+            kind: Kind::Catalog,
+            head: RunHead::of_partition(PARTITION_META),
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        self.journal
+            .append_record(buffers, effects, &note, change)?;
+        Ok(self.journal.open_block().0)
+    }
+
+    /// Puts a producer on the list of those to look at when the turn ends.
+    pub(crate) fn dirty(&mut self, key: u64) {
+        if let Some(producer) = self.producers.get_mut(key)
+            && !producer.dirty
+        {
+            producer.dirty = true;
+            self.dirty_producers.push(key);
+        }
+    }
+
+    /// Bytes of credit that may be given now: what this core can hold un-synced, and what the journal
+    /// has room for. When the disk is really full credit is given all the same and publishes are
+    /// refused, so that producers hear why.
+    pub(crate) fn credit_free(&self) -> u64 {
+        let room = self.config.limits.publish_bytes;
+        let room = self
+            .journal
+            .publish_space()
+            .map_or(room, |space| room.min(space));
+        room.saturating_sub(self.granted_bytes)
+    }
+
+    /// Gives credit to producers that got less than their share when there was none.
+    pub(crate) fn feed_hungry(&mut self) {
+        if self.hungry && self.credit_free() >= self.config.limits.window_bytes_min {
+            self.hungry = false;
+            let mut keys = std::mem::take(&mut self.keys);
+            keys.extend(self.producers.keys());
+            for key in keys.drain(..) {
+                self.dirty(key);
+            }
+            self.keys = keys;
+        }
+    }
+
+    /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
+    pub(crate) fn sweep(&mut self, effects: &mut Effects) {
+        let handshake_ms = self.config.limits.handshake_ms;
+        let mut late = Vec::new();
+        let mut quiet = Vec::new();
+        for session in self.sessions.iter() {
+            if self.now > session.silent_deadline(handshake_ms) {
+                late.push(session.conn);
+            } else if let Some(agreed) = session.agreed()
+                && self.now.ms_since(session.spoke) * 2 >= u64::from(agreed.heartbeat_ms)
+            {
+                quiet.push(session.conn);
+            }
+        }
+        for conn in late {
+            self.violate(conn, Code::TimedOut, "nothing was heard in time", effects);
+        }
+        for conn in quiet {
+            self.say(conn, effects, |out| {
+                ringpost_wire::frame::write_bare(out, FrameKind::Heartbeat, 0, 0);
+            });
+        }
+    }
+
+    /// Frames that another core's consumer sends through a connection of this core.
+    pub(crate) fn take_forward(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        conn: ConnId,
+        mut bytes: Vec<u8>,
+        effects: &mut Effects,
+    ) {
+        self.say(conn, effects, |out| out.extend_from_slice(&bytes));
+        bytes.clear();
+        let behind = self
+            .sessions
+            .get(conn)
+            .is_some_and(|session| session.unsent > u64::from(self.config.limits.unsent_bytes_max));
+        if behind {
+            self.held_forwards.push(HeldForward {
+                from,
+                id,
+                conn,
+                bytes,
+            });
+        } else {
+            self.reply(from, id, Reply::Forwarded { bytes }, effects);
+        }
+    }
+
+    /// Keeps a vector that came back from another core for the next request.
+    pub(crate) fn keep_parcel(&mut self, mut bytes: Vec<u8>) {
+        const PARCELS_MAX: usize = 64;
+        const PARCEL_BYTES_MAX: usize = 1 << 20;
+        if self.parcels.len() < PARCELS_MAX && bytes.capacity() <= PARCEL_BYTES_MAX {
+            bytes.clear();
+            self.parcels.push(bytes);
+        }
+    }
+
+    /// The journal has failed: the fate of what was on its way is unknown, and all are told so.
+    pub(crate) fn fail_stop(&mut self, effects: &mut Effects) {
+        if self.failed {
+            return;
+        }
+        self.failed = true;
+        let keys: Vec<u64> = self.producers.keys().collect();
+        for key in keys {
+            self.dirty(key);
+        }
+        self.confirm_waits.clear();
+        self.queue_waits.clear();
+        self.settle_waits.clear();
+        self.forget_waits.clear();
+        self.mark_waits.clear();
+        self.count_waits.clear();
+        for (_, bytes) in self.orphaned.drain(..) {
+            self.granted_bytes -= bytes;
+        }
+        for (_, bytes) in self.assembled.drain(..) {
+            self.assembly_bytes -= bytes;
+        }
+        self.answer_forwarded(effects);
+    }
+}
+
+fn figures(state: &QueueState) -> QueueFigures {
+    let counters = state.queue.counters();
+    QueueFigures {
+        queue: state.id,
+        ready: counters.ready,
+        unacked: counters.unacked,
+        bytes: counters.bytes,
+        published: counters.published,
+        settled: counters.settled,
+        consumers: counters.consumers,
+        damaged: state.damaged,
+    }
+}

@@ -1,0 +1,409 @@
+//! One producer: credit, the publishes not yet confirmed, what confirm they may get.
+//! Does not know where messages go.
+
+use std::collections::VecDeque;
+
+use ringpost_wire::Code;
+use ringpost_wire::control::Level;
+use ringpost_wire::ids::{ProducerId, TenantId};
+
+use crate::ids::ConnId;
+
+/// Consecutive publishes that share a fate.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Sequence of the last one.
+    pub last: u64,
+    /// Messages, as counted against credit.
+    pub messages: u32,
+    /// Padded bytes, as counted against credit.
+    pub bytes: u32,
+    /// Other cores that have not answered.
+    pub waits: u32,
+    /// The local journal block that must be durable, 0 = none.
+    pub block: u64,
+    /// The level that all targets together reach.
+    pub level: Level,
+    /// Set when a target refused or was lost: the exception that is told before the confirm.
+    pub failed: Option<Code>,
+    /// Sequence of the first one (exceptions name a range).
+    pub first: u64,
+}
+
+/// A large message on its way in. Its pieces are kept until it is whole, so that it takes its place
+/// in its queues at once and a slow sender holds nobody up; [`crate::core::Limits`] bounds them.
+#[derive(Debug)]
+pub struct Assembly {
+    /// Whole message in bytes.
+    pub message_bytes: u32,
+    /// Bytes that have arrived.
+    pub arrived: u32,
+    /// Our checksum of what has arrived.
+    pub crc: u32,
+    /// The bodies of the fragment frames, back to back; empty if it is refused.
+    pub bodies: Vec<u8>,
+    /// Set if it is refused: the rest of the pieces is dropped.
+    pub refused: Option<Code>,
+    /// The first frame was published `mandatory`.
+    pub mandatory: bool,
+}
+
+impl Assembly {
+    /// Bytes that are reserved for it.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        if self.refused.is_none() {
+            u64::from(self.message_bytes)
+        } else {
+            0
+        }
+    }
+}
+
+/// A producer of a connection on this core.
+#[derive(Debug)]
+pub struct Producer {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Its channel there.
+    pub channel: u16,
+    /// The tenant of the connection.
+    pub tenant: TenantId,
+    /// Its name, chosen by the client.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Confirm level asked for.
+    pub level: Level,
+    /// A durable confirm may fall back to volatile.
+    pub downgrade: bool,
+    /// Sequence the next publish must have; 0 before the first, which chooses (P-32).
+    pub next: u64,
+    /// Cumulative credit given: messages, bytes.
+    pub granted: (u64, u64),
+    /// Cumulative use of it: messages, bytes.
+    pub used: (u64, u64),
+    /// Cumulative use that has come to rest (durable, refused or lost): messages, bytes.
+    pub settled: (u64, u64),
+    /// Credit last told to the client: messages, bytes.
+    pub told: (u64, u64),
+    /// Publishes whose bytes are not yet durable, in order.
+    spans: VecDeque<Span>,
+    /// Number of the span at the front of `spans`.
+    front: u64,
+    /// Spans at the front that are confirmed already (levels below durable).
+    confirmed: usize,
+    /// Is on the list of producers to look at when the turn ends.
+    pub dirty: bool,
+    /// The block it last put itself on the waiting list for.
+    pub waits_for: u64,
+    /// A large message on its way in.
+    pub assembly: Option<Assembly>,
+}
+
+/// What a producer may be told, by [`Producer::settle`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Word {
+    /// Everything up to this sequence is settled at this level.
+    Confirm(u64, Level),
+    /// Sequences `first..=last` failed.
+    Refused {
+        /// First one.
+        first: u64,
+        /// Last one.
+        last: u64,
+        /// Why.
+        code: Code,
+    },
+}
+
+impl Producer {
+    /// A producer that may publish once it is granted credit.
+    #[must_use]
+    pub fn new(
+        conn: ConnId,
+        channel: u16,
+        tenant: TenantId,
+        id: ProducerId,
+        epoch: u32,
+        level: Level,
+    ) -> Self {
+        Self {
+            conn,
+            channel,
+            tenant,
+            id,
+            epoch,
+            level,
+            downgrade: false,
+            next: 0,
+            granted: (0, 0),
+            used: (0, 0),
+            settled: (0, 0),
+            told: (0, 0),
+            spans: VecDeque::new(),
+            front: 1,
+            confirmed: 0,
+            dirty: false,
+            waits_for: 0,
+            assembly: None,
+        }
+    }
+
+    /// Checks that a publish is the next one.
+    ///
+    /// # Errors
+    /// [`Code::SequenceGap`] (P-32).
+    pub fn expect(&self, sequence: u64) -> Result<(), Code> {
+        let is_next = sequence == self.next || (self.next == 0 && sequence > 0);
+        if is_next {
+            Ok(())
+        } else {
+            Err(Code::SequenceGap)
+        }
+    }
+
+    /// Charges a publish against credit.
+    ///
+    /// # Errors
+    /// [`Code::CreditExceeded`] (P-34).
+    pub fn charge(&mut self, messages: u64, bytes: u64) -> Result<(), Code> {
+        let used = (self.used.0 + messages, self.used.1 + bytes);
+        if used.0 > self.granted.0 || used.1 > self.granted.1 {
+            return Err(Code::CreditExceeded);
+        }
+        self.used = used;
+        Ok(())
+    }
+
+    /// Credit given and not come to rest, in messages and bytes: what this producer may still cause.
+    #[must_use]
+    pub const fn exposure(&self) -> (u64, u64) {
+        (
+            self.granted.0 - self.settled.0,
+            self.granted.1 - self.settled.1,
+        )
+    }
+
+    /// Adds a span, merged with the one before it where they share a fate. Returns its number.
+    pub fn push(&mut self, span: Span) -> u64 {
+        if let Some(last) = self.spans.back_mut()
+            && last.waits == 0
+            && span.waits == 0
+            && last.block == span.block
+            && last.level == span.level
+            && last.failed == span.failed
+            && self.spans.len() > self.confirmed
+        {
+            let last = self.spans.back_mut().expect("it was just looked at");
+            last.last = span.last;
+            last.messages += span.messages;
+            last.bytes += span.bytes;
+        } else {
+            self.spans.push_back(span);
+        }
+        self.front + self.spans.len() as u64 - 1
+    }
+
+    /// The number that the next span gets. A span that waits is never merged, so it is final.
+    #[must_use]
+    pub fn next_span(&self) -> u64 {
+        self.front + self.spans.len() as u64
+    }
+
+    /// Whether the client should hear of its new credit without waiting for a confirm: it has used
+    /// half of what it was told.
+    #[must_use]
+    pub const fn wants_credit_told(&self) -> bool {
+        let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
+        let left = (self.told.0 - self.used.0, self.told.1 - self.used.1);
+        news.0 > left.0 || news.1 > left.1
+    }
+
+    /// One of the other cores that span `number` waits for has answered.
+    pub fn answered(&mut self, number: u64, failed: Option<Code>) {
+        let idx = number
+            .checked_sub(self.front)
+            .expect("a span waits until all have answered");
+        let span = &mut self.spans[idx as usize];
+        span.waits -= 1;
+        span.failed = span.failed.or(failed);
+    }
+
+    /// Every span that waits for a block after `durable` is lost with the journal.
+    pub fn journal_failed(&mut self, durable: u64) {
+        for span in &mut self.spans {
+            if span.block > durable {
+                span.failed = span.failed.or(Some(Code::Indeterminate));
+                span.block = 0;
+            }
+        }
+    }
+
+    /// Whether every span has come to rest.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Takes what has come to rest, given the durable block, and tells in order what to say.
+    pub fn settle(&mut self, durable: u64, mut say: impl FnMut(Word)) {
+        let mut through: Option<(u64, Level)> = None;
+        // First what may be confirmed, then what is at rest: at level volatile a confirm is earlier.
+        for span in self.spans.iter().skip(self.confirmed) {
+            let early = self.level != Level::Durable && span.level != Level::Durable;
+            if span.waits > 0 || (span.block > durable && !early) {
+                break;
+            }
+            self.confirmed += 1;
+            if let Some(code) = span.failed {
+                // Told before the confirm that passes it.
+                if let Some((last, level)) = through.take() {
+                    say(Word::Confirm(last, level));
+                }
+                say(Word::Refused {
+                    first: span.first,
+                    last: span.last,
+                    code,
+                });
+                through = Some((span.last, span.level));
+                continue;
+            }
+            match through {
+                Some((last, level)) if level != span.level => {
+                    say(Word::Confirm(last, level));
+                    through = Some((span.last, span.level));
+                }
+                _ => through = Some((span.last, span.level)),
+            }
+        }
+        if let Some((last, level)) = through {
+            say(Word::Confirm(last, level));
+        }
+        while let Some(span) = self.spans.front() {
+            if self.confirmed == 0 || span.block > durable {
+                break;
+            }
+            self.settled.0 += u64::from(span.messages);
+            self.settled.1 += u64::from(span.bytes);
+            self.spans.pop_front();
+            self.front += 1;
+            self.confirmed -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn producer(level: Level) -> Producer {
+        let mut producer = Producer::new(ConnId(1), 1, TenantId(1), ProducerId(9), 0, level);
+        producer.granted = (1_000, 1_000_000);
+        producer
+    }
+
+    fn span(first: u64, last: u64, block: u64, waits: u32, level: Level) -> Span {
+        let messages = (last + 1 - first) as u32;
+        Span {
+            first,
+            last,
+            messages,
+            bytes: 64 * messages,
+            waits,
+            block,
+            level,
+            failed: None,
+        }
+    }
+
+    fn words(producer: &mut Producer, durable: u64) -> Vec<Word> {
+        let mut words = Vec::new();
+        producer.settle(durable, |word| words.push(word));
+        words
+    }
+
+    #[test]
+    fn confirms_follow_the_durable_prefix() {
+        let mut producer = producer(Level::Durable);
+        producer.push(span(1, 4, 1, 0, Level::Durable));
+        producer.push(span(5, 6, 1, 0, Level::Durable));
+        producer.push(span(7, 7, 2, 0, Level::Durable));
+        assert_eq!(words(&mut producer, 0), []);
+        assert_eq!(words(&mut producer, 1), [Word::Confirm(6, Level::Durable)]);
+        assert_eq!(producer.settled, (6, 384));
+        assert_eq!(words(&mut producer, 2), [Word::Confirm(7, Level::Durable)]);
+        assert!(producer.is_settled());
+    }
+
+    #[test]
+    fn another_core_holds_back_the_confirm() {
+        let mut producer = producer(Level::Durable);
+        let number = producer.push(span(1, 1, 1, 1, Level::Durable));
+        producer.push(span(2, 2, 1, 0, Level::Durable));
+        assert_eq!(words(&mut producer, 1), []);
+        producer.answered(number, None);
+        assert_eq!(words(&mut producer, 1), [Word::Confirm(2, Level::Durable)]);
+    }
+
+    #[test]
+    fn exceptions_come_before_the_confirm_that_passes_them() {
+        let mut producer = producer(Level::Durable);
+        producer.push(span(1, 1, 1, 0, Level::Durable));
+        producer.push(Span {
+            failed: Some(Code::QueueFull),
+            ..span(2, 3, 0, 0, Level::Durable)
+        });
+        producer.push(span(4, 4, 1, 0, Level::Durable));
+        assert_eq!(
+            words(&mut producer, 1),
+            [
+                Word::Confirm(1, Level::Durable),
+                Word::Refused {
+                    first: 2,
+                    last: 3,
+                    code: Code::QueueFull
+                },
+                Word::Confirm(4, Level::Durable),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_volatile_confirm_is_early_but_its_credit_is_not() {
+        let mut producer = producer(Level::Volatile);
+        producer.push(span(1, 2, 1, 0, Level::Volatile));
+        assert_eq!(words(&mut producer, 0), [Word::Confirm(2, Level::Volatile)]);
+        assert_eq!(producer.settled, (0, 0));
+        // A later span must not be merged into a confirmed one.
+        producer.push(span(3, 3, 1, 0, Level::Volatile));
+        assert_eq!(words(&mut producer, 0), [Word::Confirm(3, Level::Volatile)]);
+        assert_eq!(words(&mut producer, 1), []);
+        assert_eq!(producer.settled, (3, 192));
+    }
+
+    #[test]
+    fn a_failed_journal_never_blocks_the_rest() {
+        let mut producer = producer(Level::Durable);
+        producer.push(span(1, 2, 5, 0, Level::Durable));
+        producer.journal_failed(4);
+        assert_eq!(
+            words(&mut producer, 4),
+            [
+                Word::Refused {
+                    first: 1,
+                    last: 2,
+                    code: Code::Indeterminate
+                },
+                Word::Confirm(2, Level::Durable),
+            ]
+        );
+    }
+
+    #[test]
+    fn credit_is_charged() {
+        let mut producer = producer(Level::Durable);
+        assert_eq!(producer.charge(1_000, 1_000_000), Ok(()));
+        assert_eq!(producer.charge(1, 0), Err(Code::CreditExceeded));
+    }
+}

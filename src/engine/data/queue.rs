@@ -1,0 +1,1063 @@
+//! One queue: which messages it holds, who has them, who is next, what is done with.
+//! Does not know bytes of messages, journals, connections or time.
+//!
+//! Every message has a queue sequence, from 1 without gaps, and is in exactly one state:
+//!
+//! ```text
+//!            take                    settle (ack, reject)           forget
+//!   fresh ---------->  unacked  -------------------------> pending --------> settled
+//!                      |     ^                                ^              (durably)
+//!      settle (requeue)|     | take                           | purge (fresh, returned)
+//!      remove_consumer v     |                                |
+//!                      returned  ---------------------------- +
+//! ```
+//!
+//! - *fresh*: at or above the cursor, never delivered. Deliverable up to what is durable and marked
+//!   (ruling 15).
+//! - *unacked*: in one consumer's `unacked` ring, by delivery tag.
+//! - *returned*: delivered and given back; offered again before anything fresh, in order of sequence.
+//!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
+//!   recovery also what may have been delivered before; those lie ahead of the cursor.
+//! - *pending*: done with in memory, never delivered again; the ack record is on its way.
+//! - *settled*: the ack record is durable; the message's segment may lose it.
+//!
+//! Nothing is stored for pending messages: they are those below the cursor that are in no other state.
+//! The `index` holds one entry per run of messages that are not yet settled.
+//!
+//! The caller drives dispatch: [`Queue::next_offer`] describes what to give to whom, the caller reads the
+//! bytes, decides how many messages fit, and says [`Queue::take`]. Nothing allocates per message.
+
+mod chunks;
+mod dispatch;
+mod index;
+mod marks;
+mod replay;
+mod returned;
+mod settled;
+#[cfg(test)]
+mod tests;
+mod unacked;
+
+use crate::ids::{Place, SegmentIdx};
+use dispatch::Consumers;
+use index::{Pieces, Run, RunIndex};
+use marks::Marks;
+use returned::{PendingCounts, Returned, ReturnedSet};
+use ringpost_wire::control::Durability;
+use ringpost_wire::ids::{DeliveryTag, QueueSequence};
+use ringpost_wire::limits::padded;
+use ringpost_wire::{Code, SettleRange, envelope};
+use settled::SettledSet;
+
+pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
+pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX};
+pub use marks::MARK_WINDOW_MIN;
+pub use replay::{Replay, StateFault};
+pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
+pub use settled::{Ranges, SequenceRange};
+
+/// What a queue was declared to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Whether it outlives the process.
+    pub durability: Durability,
+    /// Most messages, ready and unsettled; 0 = no limit.
+    pub messages_max: u64,
+    /// Most padded bytes of those; 0 = no limit.
+    pub bytes_max: u64,
+}
+
+/// What a queue holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Messages ready for delivery, durable or not yet.
+    pub ready: u64,
+    /// Messages delivered and not settled.
+    pub unacked: u64,
+    /// Padded bytes of both. After a restart an estimate (in proportion, for records that were
+    /// partly settled) until the queue is empty.
+    pub bytes: u64,
+    /// Messages ever put into the queue.
+    pub published: u64,
+    /// Messages done with: acked, rejected, purged or delivered without acks.
+    pub settled: u64,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+/// What happens to settled deliveries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Done with.
+    Ack,
+    /// Back to the original place.
+    Requeue,
+    /// Done with; the caller dead-letters it where the queue has a target.
+    Reject,
+}
+
+/// How much was settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    /// Messages.
+    pub messages: u64,
+    /// Their padded bytes.
+    pub bytes: u64,
+}
+
+/// Whether a run's record also says that its messages may have been delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Marking {
+    /// Its record carries the mark; see [`Queue::wants_marked`].
+    Marked,
+    /// It does not.
+    Plain,
+}
+
+/// Where an offer's messages come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Fresh,
+    Returned,
+}
+
+/// What to deliver next, and to whom. Good until the queue changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The consumer.
+    pub key: ConsumerKey,
+    /// Place in the queue of the first message; the others follow without gaps.
+    pub first: QueueSequence,
+    /// Most messages that may be taken: they lie in one record, are durable and within credit.
+    pub messages_max: u32,
+    /// Padded bytes that the consumer has credit for.
+    pub bytes_room: u64,
+    /// Whether the consumer holds nothing: then one message of any size may be taken.
+    pub any_size: bool,
+    /// Earlier deliveries of every message: exact, or at most one too high for each crash that it has
+    /// lived through; never too low. 0 = delivered for the first time, else redelivered.
+    pub delivery_count: u32,
+    /// One message in several pieces; see [`Queue::pieces`].
+    pub fragmented: bool,
+    /// The record; message bytes start 64 bytes behind.
+    pub place: Place,
+    /// Message bytes of the whole record; 0 if fragmented.
+    pub body_bytes: u32,
+    /// How many messages of the record lie before the first one of the offer.
+    pub index: u32,
+    /// A message of the record at or before `index` whose start is known.
+    from_index: u32,
+    /// Its byte offset in the body.
+    from_offset: u32,
+    /// Queue sequence of the record's first message.
+    base: u64,
+    source: Source,
+    slot: u32,
+}
+
+impl Offer {
+    /// Byte offset in the record's body of the first message. `body` starts 64 bytes behind the
+    /// record's [`Offer::place`] and need not hold more than the messages before the first one.
+    /// `None` if the bytes are no messages. Usually reads nothing: the last place is remembered.
+    #[must_use]
+    pub fn locate(&self, body: &[u8]) -> Option<u32> {
+        walk(body, self.from_index, self.from_offset, self.index)
+    }
+
+    /// Whether the consumer may get one more message of `padded_bytes` after `messages` messages of
+    /// `bytes` padded bytes of this offer.
+    #[must_use]
+    pub fn fits(&self, messages: u32, bytes: u64, padded_bytes: u32) -> bool {
+        messages < self.messages_max
+            && (bytes + u64::from(padded_bytes) <= self.bytes_room
+                || (self.any_size && messages == 0))
+    }
+}
+
+/// Byte offset of the message `index` of a record's body, given that message `from_index` starts at
+/// `from_offset`. `None` if the bytes are no messages.
+#[must_use]
+pub fn walk(body: &[u8], from_index: u32, from_offset: u32, index: u32) -> Option<u32> {
+    let mut at = from_offset as usize;
+    for _ in from_index..index {
+        let length = envelope::length_of(body.get(at..)?)?;
+        if length == 0 {
+            return None;
+        }
+        at = at.checked_add(padded(length))?;
+    }
+    u32::try_from(at).ok()
+}
+
+/// A message of a record whose start is known.
+#[derive(Clone, Copy)]
+struct Walked {
+    place: Place,
+    /// Queue sequence of the record's first message: places are used again, sequences are not.
+    base: u64,
+    index: u32,
+    offset: u32,
+}
+
+/// The record that was pushed last: more messages may join it.
+#[derive(Clone, Copy)]
+struct LastRecord {
+    count: u32,
+    bytes: u32,
+    place: Place,
+    marking: Marking,
+}
+
+/// One queue's state. See the module's text.
+pub struct Queue {
+    settings: Settings,
+    /// Runs that hold messages not settled.
+    index: RunIndex,
+    /// Settled, durably.
+    settled: SettledSet,
+    consumers: Consumers,
+    returned: ReturnedSet,
+    /// Delivery counts of pending messages, for the checkpoint.
+    pending_counts: PendingCounts,
+    marks: Marks,
+    /// Sequence of the next message to be published.
+    next: u64,
+    /// Messages up to here are durable.
+    durable: u64,
+    /// Messages from here on are fresh, but for settled and returned ones after a recovery.
+    cursor: u64,
+    /// The run of the cursor, if it was looked up.
+    fresh_run: Option<Run>,
+    fresh_walked: Option<Walked>,
+    returned_walked: Option<Walked>,
+    last_record: Option<LastRecord>,
+    ready: u64,
+    unacked: u64,
+    /// Messages done with whose ack record is not durable.
+    pending: u64,
+    /// Padded bytes ready and unacked.
+    bytes: u64,
+    /// Of those, unacked.
+    unacked_bytes: u64,
+}
+
+impl Queue {
+    /// An empty queue that never held a message.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            index: RunIndex::new(),
+            settled: SettledSet::new(),
+            consumers: Consumers::new(),
+            returned: ReturnedSet::new(),
+            pending_counts: PendingCounts::new(),
+            marks: match settings.durability {
+                Durability::Durable => Marks::durable_queue(),
+                Durability::Volatile => Marks::volatile_queue(),
+            },
+            next: 1,
+            durable: 0,
+            cursor: 1,
+            fresh_run: None,
+            fresh_walked: None,
+            returned_walked: None,
+            last_record: None,
+            ready: 0,
+            unacked: 0,
+            pending: 0,
+            bytes: 0,
+            unacked_bytes: 0,
+        }
+    }
+
+    /// What the queue holds.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let published = self.next - 1;
+        Counters {
+            ready: self.ready,
+            unacked: self.unacked,
+            bytes: self.bytes,
+            published,
+            settled: published - self.ready - self.unacked,
+            consumers: self.consumers.len() as u32,
+        }
+    }
+
+    /// What it was declared to be.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the limits; what is there stays.
+    pub fn set_limits(&mut self, messages_max: u64, bytes_max: u64) {
+        self.settings.messages_max = messages_max;
+        self.settings.bytes_max = bytes_max;
+    }
+
+    /// Sequence that the next message will have.
+    #[must_use]
+    pub const fn next_sequence(&self) -> QueueSequence {
+        QueueSequence(self.next)
+    }
+
+    // Publishing.
+
+    /// Whether so many messages and padded bytes more would pass a limit.
+    #[must_use]
+    pub const fn would_overflow(&self, count: u32, bytes: u64) -> bool {
+        let messages = self.ready + self.unacked + count as u64;
+        let bytes = self.bytes + bytes;
+        (self.settings.messages_max > 0 && messages > self.settings.messages_max)
+            || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
+    }
+
+    /// Adds `count` messages of `bytes` padded bytes that lie back to back in the record at `place`.
+    ///
+    /// # Panics
+    /// If `first` is not [`Queue::next_sequence`] or a number passes [`RUN_MESSAGES_MAX`] or
+    /// [`RUN_BYTES_MAX`].
+    pub fn push_run(
+        &mut self,
+        first: QueueSequence,
+        count: u32,
+        bytes: u32,
+        place: Place,
+        marking: Marking,
+    ) {
+        assert!(first.0 == self.next);
+        let run = Run::new(first.0, count, bytes, place).expect("a record is bounded");
+        self.index.push(run);
+        self.last_record = Some(LastRecord {
+            count,
+            bytes,
+            place,
+            marking,
+        });
+        self.pushed(count, u64::from(bytes), marking);
+    }
+
+    /// Adds `count` messages of `bytes` padded bytes to the record pushed last.
+    ///
+    /// # Panics
+    /// If no run was pushed, or the record passes its bounds.
+    pub fn extend_last(&mut self, count: u32, bytes: u32) {
+        let record = self.last_record.expect("a run was pushed");
+        assert!(count > 0 && bytes.is_multiple_of(16));
+        if !self
+            .index
+            .extend_last(self.next, count, bytes, record.place)
+        {
+            // The messages before are settled and their entry is gone, or the last one was moved.
+            let whole = Run::new(
+                self.next - u64::from(record.count),
+                record.count + count,
+                record.bytes + bytes,
+                record.place,
+            );
+            let whole = whole.expect("a record is bounded");
+            let last = self.next + u64::from(count) - 1;
+            let part = whole.part(self.next, last, &self.settled);
+            self.index.push(part.expect("new messages live"));
+        }
+        self.last_record = Some(LastRecord {
+            count: record.count + count,
+            bytes: record.bytes + bytes,
+            ..record
+        });
+        self.pushed(count, u64::from(bytes), record.marking);
+    }
+
+    /// Adds one message of `bytes` padded bytes that lies in the records at `places`, in order.
+    ///
+    /// # Panics
+    /// If `sequence` is not [`Queue::next_sequence`] or there is no place.
+    pub fn push_fragmented(
+        &mut self,
+        sequence: QueueSequence,
+        bytes: u32,
+        places: &[Place],
+        marking: Marking,
+    ) {
+        assert!(sequence.0 == self.next);
+        let run = Run::fragmented(sequence.0, places[0]).expect("a place is aligned");
+        self.index.push(run);
+        self.index.insert_pieces(
+            sequence.0,
+            Pieces {
+                bytes,
+                places: places.to_vec(),
+            },
+        );
+        self.last_record = None;
+        self.pushed(1, u64::from(bytes), marking);
+    }
+
+    fn pushed(&mut self, count: u32, bytes: u64, marking: Marking) {
+        let first = self.next;
+        self.next += u64::from(count);
+        self.ready += u64::from(count);
+        self.bytes += bytes;
+        if marking == Marking::Marked && self.settings.durability == Durability::Durable {
+            self.marks.pushed_marked(first, self.next - 1);
+        }
+    }
+
+    /// Messages up to `sequence` are durable and may be delivered.
+    ///
+    /// # Panics
+    /// If there is no such message.
+    pub fn durable_through(&mut self, sequence: QueueSequence) {
+        assert!(sequence.0 < self.next);
+        self.durable = self.durable.max(sequence.0);
+        self.marks.runs_durable(sequence.0);
+    }
+
+    /// The messages from `sequence` on, where a run starts, never became durable: the journal has
+    /// failed. They are gone.
+    ///
+    /// # Panics
+    /// If one of them is durable, or a run would be cut in two.
+    pub fn abandon_from(&mut self, sequence: QueueSequence) {
+        assert!(sequence.0 > self.durable && sequence.0 > self.settled.ceiling());
+        if sequence.0 >= self.next {
+            return;
+        }
+        let fresh_from = self.cursor.max(sequence.0);
+        let mut bytes = 0;
+        let mut from = sequence.0;
+        while let Some(run) = self.index.first_from(from) {
+            if run.first() >= fresh_from {
+                bytes += self.bytes_of(run);
+            }
+            from = run.last() + 1;
+        }
+        let fresh = self.next - fresh_from.min(self.next);
+        let dropped = self.index.truncate_from(sequence.0);
+        self.pending -= dropped - fresh;
+        self.ready -= fresh;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.next = sequence.0;
+        self.cursor = self.cursor.min(self.next);
+        self.marks.abandon_from(sequence.0);
+        self.pending_counts.truncate_from(sequence.0);
+        self.fresh_run = None;
+        self.last_record = None;
+        self.clear_estimate();
+    }
+
+    fn bytes_of(&self, run: Run) -> u64 {
+        match self.index.pieces(run.first()) {
+            Some(pieces) if run.is_fragmented() => u64::from(pieces.bytes),
+            _ => run.live_bytes(),
+        }
+    }
+
+    // Marks.
+
+    /// Whether the record of the next run should carry the mark "may have been delivered", which
+    /// spares a mark record: consumers with credit keep up with what is published.
+    #[must_use]
+    pub fn wants_marked(&self) -> bool {
+        let credit = self.consumers.credit_sum();
+        self.marks.wants_marked(self.next, self.cursor, credit)
+    }
+
+    /// The mark to record in the next block, if one must be raised for dispatch to go on; each is
+    /// said once. Answer with [`Queue::mark_durable`].
+    pub fn mark_needed(&mut self) -> Option<QueueSequence> {
+        let credit = self.consumers.credit_sum();
+        let mark = self.marks.needed(self.next, self.cursor, credit)?;
+        Some(QueueSequence(mark))
+    }
+
+    /// The mark `sequence` is durable: messages up to there may be delivered.
+    pub fn mark_durable(&mut self, sequence: QueueSequence) {
+        self.marks.mark_durable(sequence.0);
+    }
+
+    // Consumers.
+
+    /// Adds a consumer.
+    ///
+    /// # Errors
+    /// [`Code::InUse`] if it or another one is exclusive; [`Code::LimitReached`].
+    ///
+    /// # Panics
+    /// If the key is in use.
+    pub fn add_consumer(
+        &mut self,
+        key: ConsumerKey,
+        credit: Credit,
+        mode: AckMode,
+        sharing: Sharing,
+    ) -> Result<(), Code> {
+        self.consumers.add(key, credit, mode, sharing)
+    }
+
+    /// Removes a consumer; what it holds returns to the queue. `None` if there is no such consumer.
+    pub fn remove_consumer(&mut self, key: ConsumerKey) -> Option<Settled> {
+        let mut consumer = self.consumers.remove(key)?;
+        let mut gone = Settled::default();
+        let mut spans = Spans::new();
+        let hold = self.settings.durability == Durability::Durable;
+        consumer.unacked.drain(|delivery| {
+            gone.messages += 1;
+            gone.bytes += u64::from(delivery.bytes);
+            if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
+                give_back(&mut self.returned, span, hold);
+            }
+        });
+        if let Some(span) = spans.finish() {
+            give_back(&mut self.returned, span, hold);
+        }
+        self.unacked -= gone.messages;
+        self.unacked_bytes -= gone.bytes;
+        self.ready += gone.messages;
+        Some(gone)
+    }
+
+    /// The keys of all consumers, in order.
+    pub fn consumers(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
+        self.consumers.keys()
+    }
+
+    /// What a consumer holds; `None` if there is no such consumer.
+    pub fn outstanding(&mut self, key: ConsumerKey) -> Option<Settled> {
+        let slot = self.consumers.find(key)?;
+        let consumer = self.consumers.get(slot);
+        Some(Settled {
+            messages: consumer.unacked.len() as u64,
+            bytes: consumer.outstanding_bytes,
+        })
+    }
+
+    /// Changes a consumer's credit; what it holds counts against it. `false` if there is none.
+    pub fn set_credit(&mut self, key: ConsumerKey, credit: Credit) -> bool {
+        let slot = self.consumers.find(key);
+        slot.map(|slot| self.consumers.set_credit(slot, credit))
+            .is_some()
+    }
+
+    /// Lets a consumer take `count` messages beyond its credit. `false` if there is none.
+    pub fn grant_get(&mut self, key: ConsumerKey, count: u32) -> bool {
+        let slot = self.consumers.find(key);
+        slot.map(|slot| self.consumers.grant(slot, count)).is_some()
+    }
+
+    /// Takes back what was granted and not used; says how much. `None` if there is no such consumer.
+    pub fn cancel_get(&mut self, key: ConsumerKey) -> Option<u32> {
+        let slot = self.consumers.find(key)?;
+        Some(self.consumers.cancel_grant(slot))
+    }
+
+    /// A consumer's connection is congested: it is offered nothing. `false` if there is none.
+    pub fn block(&mut self, key: ConsumerKey) -> bool {
+        let slot = self.consumers.find(key);
+        slot.map(|slot| self.consumers.set_blocked(slot, true))
+            .is_some()
+    }
+
+    /// Its connection is congested no more. `false` if there is no such consumer.
+    pub fn unblock(&mut self, key: ConsumerKey) -> bool {
+        let slot = self.consumers.find(key);
+        slot.map(|slot| self.consumers.set_blocked(slot, false))
+            .is_some()
+    }
+
+    // Dispatch.
+
+    /// What to deliver next, and to whom; `None` if nothing is deliverable or nobody has room. The
+    /// same again until it is taken or declined.
+    #[must_use]
+    pub fn next_offer(&mut self) -> Option<Offer> {
+        let fresh_end = self.durable.min(self.marks.durable());
+        let waiting = self.returned.ready_count() + (fresh_end + 1).saturating_sub(self.cursor);
+        if waiting == 0 {
+            return None;
+        }
+        let (slot, turn) = self.consumers.turn(waiting)?;
+        self.skip_settled();
+        match self.returned.first() {
+            // Restored ones may lie above the mark; all others were marked when they were fresh.
+            Some(span) if span.first <= self.cursor => {
+                (span.first <= self.marks.durable()).then(|| self.offer_returned(slot, turn, span))
+            }
+            before => {
+                let end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
+                (self.cursor <= end).then(|| self.offer_fresh(slot, turn, end))
+            }
+        }
+    }
+
+    /// After a recovery settled messages may lie ahead of the cursor.
+    fn skip_settled(&mut self) {
+        while self.settled.ceiling() >= self.cursor
+            && let Some((first, last)) = self.settled.stretch_from(self.cursor)
+            && first <= self.cursor
+        {
+            self.cursor = last + 1;
+        }
+    }
+
+    fn offer_fresh(&mut self, slot: u32, turn: u32, end: u64) -> Offer {
+        let run = match self.fresh_run {
+            Some(run) if run.contains(self.cursor) => run,
+            _ => {
+                let run = self.index.find(self.cursor);
+                let run = run.expect("a fresh message has a run");
+                self.fresh_run = Some(run);
+                run
+            }
+        };
+        let mut last = end.min(run.last());
+        if self.settled.ceiling() >= self.cursor
+            && let Some((first, _)) = self.settled.stretch_from(self.cursor)
+        {
+            last = last.min(first - 1);
+        }
+        self.offer(slot, turn, run, self.cursor, last, self.fresh_walked)
+    }
+
+    fn offer_returned(&mut self, slot: u32, turn: u32, span: Returned) -> Offer {
+        let run = self.index.find(span.first);
+        let run = run.expect("a returned message has a run");
+        let last = span.last().min(run.last()).min(self.marks.durable());
+        let offer = self.offer(slot, turn, run, span.first, last, self.returned_walked);
+        Offer {
+            delivery_count: span.deliveries,
+            source: Source::Returned,
+            ..offer
+        }
+    }
+
+    /// The messages `first..=last` of a run for a consumer.
+    fn offer(
+        &self,
+        slot: u32,
+        turn: u32,
+        run: Run,
+        first: u64,
+        last: u64,
+        walked: Option<Walked>,
+    ) -> Offer {
+        let consumer = self.consumers.get(slot);
+        let place = run.place();
+        let index = run.index_of(first);
+        let base = run.base();
+        let known = walked.filter(|w| w.place == place && w.base == base && w.index <= index);
+        let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
+        Offer {
+            key: consumer.key,
+            first: QueueSequence(first),
+            messages_max: count.min(turn).min(consumer.room()),
+            bytes_room: consumer.bytes_room(),
+            any_size: consumer.unacked.len() == 0,
+            delivery_count: 0,
+            fragmented: run.is_fragmented(),
+            place,
+            body_bytes: run.body_bytes(),
+            index,
+            from_index: known.map_or(0, |walked| walked.index),
+            from_offset: known.map_or(0, |walked| walked.offset),
+            base,
+            source: Source::Fresh,
+            slot,
+        }
+    }
+
+    /// The offer's first messages are delivered: one for each entry of `bytes_each`, their padded
+    /// bytes; the first one starts at `at` in the record's body. For a consumer without acks they are
+    /// settled at once and go to `out`. Returns the delivery tag of the first.
+    ///
+    /// # Panics
+    /// If the queue has changed since the offer, or it is more than the offer allows.
+    pub fn take(
+        &mut self,
+        offer: &Offer,
+        at: u32,
+        bytes_each: &[u32],
+        out: &mut Ranges,
+    ) -> DeliveryTag {
+        let first = offer.first.0;
+        let count = u32::try_from(bytes_each.len()).expect("an offer is bounded");
+        assert!(count > 0 && count <= offer.messages_max);
+        let mut bytes = 0;
+        for each in bytes_each {
+            assert!(*each > 0);
+            bytes += u64::from(*each);
+        }
+        assert!(bytes <= offer.bytes_room || (offer.any_size && count == 1));
+        self.advance(offer, count);
+        self.remember(offer, count, at, bytes);
+        self.ready -= u64::from(count);
+
+        let consumer = self.consumers.get_mut(offer.slot);
+        assert!(consumer.key == offer.key);
+        let tag = consumer.unacked.tag_last() + 1;
+        match consumer.mode {
+            AckMode::Explicit => {
+                let earlier = offer.delivery_count;
+                consumer.unacked.push(first, earlier, bytes_each);
+                consumer.outstanding_bytes += bytes;
+                self.unacked += u64::from(count);
+                self.unacked_bytes += bytes;
+            }
+            AckMode::None => {
+                consumer.unacked.skip_tags(u64::from(count));
+                let last = offer.first.plus(u64::from(count) - 1);
+                out.push(SequenceRange::new(offer.first, last));
+                if offer.delivery_count > 0 {
+                    let span = Returned::new(first, count, offer.delivery_count);
+                    self.pending_counts.insert(span);
+                }
+                self.pending += u64::from(count);
+                self.bytes = self.bytes.saturating_sub(bytes);
+                self.clear_estimate();
+            }
+        }
+        self.consumers.took(offer.slot, count);
+        DeliveryTag(tag)
+    }
+
+    /// Takes `count` messages from where the offer found them.
+    fn advance(&mut self, offer: &Offer, count: u32) {
+        let first = offer.first.0;
+        match offer.source {
+            Source::Fresh => {
+                assert!(first == self.cursor);
+                self.cursor += u64::from(count);
+            }
+            Source::Returned => {
+                assert!(self.returned.first().is_some_and(|s| s.first == first));
+                self.returned.take_first(count);
+                // After a recovery returned messages lie ahead of the cursor.
+                self.cursor = self.cursor.max(first + u64::from(count));
+            }
+        }
+    }
+
+    /// Remembers where the message behind the taken ones starts.
+    fn remember(&mut self, offer: &Offer, count: u32, at: u32, bytes: u64) {
+        let walked = u32::try_from(u64::from(at) + bytes)
+            .ok()
+            .filter(|_| !offer.fragmented)
+            .map(|offset| Walked {
+                place: offer.place,
+                base: offer.base,
+                index: offer.index + count,
+                offset,
+            });
+        match offer.source {
+            Source::Fresh => self.fresh_walked = walked,
+            Source::Returned => self.returned_walked = walked,
+        }
+    }
+
+    /// The offer's first message does not fit the consumer's byte credit: it is offered nothing
+    /// until it settles something or gets other credit.
+    ///
+    /// # Panics
+    /// If the consumer holds nothing: then one message of any size fits.
+    pub fn decline(&mut self, offer: &Offer) {
+        assert!(!offer.any_size);
+        assert!(self.consumers.get(offer.slot).key == offer.key);
+        self.consumers.set_short(offer.slot);
+    }
+
+    /// The records that hold a fragmented message, in order.
+    #[must_use]
+    pub fn pieces(&self, sequence: QueueSequence) -> Option<&[Place]> {
+        let pieces = self.index.pieces(sequence.0)?;
+        Some(&pieces.places)
+    }
+
+    // Settling.
+
+    /// Settles a consumer's delivery tags; `first` = 0 means every outstanding one up to `last`. Acked
+    /// and rejected messages go to `out`, as ranges for the ack record.
+    ///
+    /// # Errors
+    /// [`Code::UnknownDelivery`] if a tag of the range is not outstanding or, cumulatively, none is or
+    /// `last` was never delivered, or there is no such consumer; then nothing has changed.
+    pub fn settle(
+        &mut self,
+        key: ConsumerKey,
+        range: SettleRange,
+        outcome: Outcome,
+        out: &mut Ranges,
+    ) -> Result<Settled, Code> {
+        let slot = self.consumers.find(key).ok_or(Code::UnknownDelivery)?;
+        let unacked = &mut self.consumers.get_mut(slot).unacked;
+        let mut done = Settled::default();
+        match outcome {
+            Outcome::Ack | Outcome::Reject => {
+                let (mut first, mut last) = (1, 0);
+                let counts = &mut self.pending_counts;
+                unacked.settle(range.first, range.last, |delivery| {
+                    done.messages += 1;
+                    done.bytes += u64::from(delivery.bytes);
+                    if delivery.earlier > 0 {
+                        counts.insert(Returned::new(delivery.sequence, 1, delivery.earlier));
+                    }
+                    if delivery.sequence != last + 1 {
+                        push_range(out, first, last);
+                        first = delivery.sequence;
+                    }
+                    last = delivery.sequence;
+                })?;
+                push_range(out, first, last);
+                self.pending += done.messages;
+                self.bytes = self.bytes.saturating_sub(done.bytes);
+            }
+            Outcome::Requeue => {
+                let mut spans = Spans::new();
+                let returned = &mut self.returned;
+                let hold = self.settings.durability == Durability::Durable;
+                unacked.settle(range.first, range.last, |delivery| {
+                    done.messages += 1;
+                    done.bytes += u64::from(delivery.bytes);
+                    if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
+                        give_back(returned, span, hold);
+                    }
+                })?;
+                if let Some(span) = spans.finish() {
+                    give_back(returned, span, hold);
+                }
+                self.ready += done.messages;
+            }
+        }
+        self.unacked -= done.messages;
+        self.unacked_bytes -= done.bytes;
+        self.consumers.gave_back(slot, done.bytes);
+        self.clear_estimate();
+        Ok(done)
+    }
+
+    /// Appends the delivery counts of messages that came back since the last call, to be recorded in
+    /// the next block. A durable queue offers them again only when [`Queue::counts_durable`] says that
+    /// the record is durable: without that wait a crash could leave a count too low (ruling 15).
+    pub fn take_counts(&mut self, out: &mut Vec<CountRange>) -> CountsUpto {
+        self.returned.take_counts(out)
+    }
+
+    /// The counts handed out up to then are durable.
+    pub fn counts_durable(&mut self, upto: CountsUpto) {
+        self.returned.release(upto);
+    }
+
+    /// The ack record of these messages is durable; each was settled before and is named once. Says
+    /// how many live messages each segment has lost.
+    ///
+    /// # Panics
+    /// If one of them was not settled in memory.
+    pub fn forget(
+        &mut self,
+        ranges: &[SequenceRange],
+        per_segment: &mut impl FnMut(SegmentIdx, u32),
+    ) {
+        for range in ranges {
+            let (first, last) = (range.first.0, range.last.0);
+            assert!(last < self.next && range.count() <= self.pending);
+            let found = self.index.forget(first, last, per_segment);
+            assert!(found == range.count());
+            self.pending -= found;
+            self.pending_counts.remove(first, last);
+            self.settled.insert_new(first, last);
+        }
+    }
+
+    /// Drops every ready message; their sequences go to `out`, as ranges for the ack record.
+    pub fn purge(&mut self, out: &mut Ranges) -> Settled {
+        let gone = Settled {
+            messages: self.ready,
+            bytes: self.bytes.saturating_sub(self.unacked_bytes),
+        };
+        let mut count = 0;
+        let cursor = self.cursor;
+        let counts = &mut self.pending_counts;
+        self.returned.drain(|span| {
+            counts.insert(span);
+            // Those ahead of the cursor are counted with the fresh ones.
+            if span.first < cursor {
+                let last = span.last().min(cursor - 1);
+                count += last - span.first + 1;
+                push_range(out, span.first, last);
+            }
+        });
+        while self.cursor < self.next {
+            self.skip_settled();
+            let ahead = self.settled.stretch_from(self.cursor);
+            let end = ahead.map_or(self.next, |(first, _)| first);
+            if self.cursor < end {
+                push_range(out, self.cursor, end - 1);
+                count += end - self.cursor;
+                self.cursor = end;
+            }
+        }
+        assert!(count == self.ready);
+        self.pending += count;
+        self.ready = 0;
+        self.bytes = self.unacked_bytes;
+        self.fresh_run = None;
+        gone
+    }
+
+    /// Without messages there are no bytes, whatever a restart has estimated.
+    fn clear_estimate(&mut self) {
+        if self.ready + self.unacked == 0 {
+            self.bytes = 0;
+        }
+    }
+
+    // Relocation.
+
+    /// Whether the message is still needed: not durably settled.
+    #[must_use]
+    pub fn is_live(&self, sequence: QueueSequence) -> bool {
+        sequence.0 < self.next && !self.settled.contains(sequence.0)
+    }
+
+    /// A message now lies at `place`, alone in its record, with `bytes` padded bytes. Returns where
+    /// its old record is, or `None` if the message is not live and nothing has changed.
+    ///
+    /// # Panics
+    /// If the message is fragmented or the bytes pass [`RUN_BYTES_MAX`].
+    pub fn moved(&mut self, sequence: QueueSequence, place: Place, bytes: u32) -> Option<Place> {
+        if !self.is_live(sequence) {
+            return None;
+        }
+        let run = Run::new(sequence.0, 1, bytes, place).expect("a record is bounded");
+        let old = self.index.relocate(sequence.0, run, &self.settled);
+        self.fresh_run = None;
+        Some(old)
+    }
+
+    /// The same for a fragmented message; its old records are those of [`Queue::pieces`] before.
+    /// Returns whether the message is live.
+    pub fn moved_fragmented(&mut self, sequence: QueueSequence, places: &[Place]) -> bool {
+        if !self.is_live(sequence) {
+            return false;
+        }
+        let run = Run::fragmented(sequence.0, places[0]).expect("a place is aligned");
+        self.index.relocate_pieces(sequence.0, run, places);
+        self.fresh_run = None;
+        true
+    }
+
+    /// Tells for each run (and each piece of a fragmented message) its segment and how many live
+    /// messages it holds there.
+    pub fn for_each_live_run(&self, each: impl FnMut(SegmentIdx, u32)) {
+        self.index.for_each_live(each);
+    }
+
+    /// Entries in the index, and ranges settled out of order: what the queue's memory grows with.
+    #[must_use]
+    pub fn footprint(&self) -> (usize, usize) {
+        (self.index.run_count(), self.settled.span_count())
+    }
+
+    /// Checks everything that must hold; O(n). For tests, after every change.
+    ///
+    /// # Panics
+    /// If something does not hold.
+    pub fn invariants(&self) {
+        self.settled.invariants();
+        self.index.invariants(&self.settled);
+        self.consumers.invariants();
+        self.returned.invariants();
+        self.pending_counts.invariants();
+        for span in self.pending_counts.iter() {
+            assert_eq!(self.settled.count_in(span.first, span.last()), 0);
+        }
+        assert!(self.durable < self.next && self.cursor <= self.next);
+        assert!(self.settled.ceiling() < self.next);
+        let live: u64 = self.index.iter().map(|run| run.live()).sum();
+        assert_eq!(live, self.ready + self.unacked + self.pending);
+        assert_eq!(live, self.next - 1 - self.dead());
+        let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
+        assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
+        let holds = |consumer: &dispatch::Consumer| consumer.outstanding_bytes;
+        assert_eq!(
+            self.unacked_bytes,
+            self.consumers.iter().map(holds).sum::<u64>()
+        );
+        let behind = self.returned.iter().filter(|s| s.first < self.cursor);
+        let behind: u64 = behind
+            .map(|span| span.last().min(self.cursor - 1) - span.first + 1)
+            .sum();
+        let dead_ahead = match self.cursor {
+            cursor if cursor < self.next => self.settled.count_in(cursor, self.next - 1),
+            _ => 0,
+        };
+        assert_eq!(self.ready, behind + self.next - self.cursor - dead_ahead);
+        assert!(self.returned.count() <= self.ready);
+        let delivered = self.consumers.iter().flat_map(|c| c.unacked.iter());
+        for delivery in delivered {
+            assert!(delivery.sequence < self.cursor);
+            assert!(self.is_live(QueueSequence(delivery.sequence)));
+        }
+    }
+
+    /// Messages durably settled.
+    fn dead(&self) -> u64 {
+        let spans = self.settled.spans();
+        self.settled.floor() + spans.map(|(first, last)| last - first + 1).sum::<u64>()
+    }
+}
+
+/// Messages that come back, to be joined where neighbours were delivered equally often.
+struct Spans {
+    open: Option<(u64, u32, u32)>,
+}
+
+impl Spans {
+    const fn new() -> Self {
+        Self { open: None }
+    }
+
+    /// Adds a message that was delivered `earlier` times before it was delivered now; gives out the
+    /// span before if it does not join.
+    fn push(&mut self, sequence: u64, earlier: u32) -> Option<Returned> {
+        match &mut self.open {
+            Some((first, count, before))
+                if *first + u64::from(*count) == sequence && *before == earlier =>
+            {
+                *count += 1;
+                None
+            }
+            open => {
+                let done = *open;
+                *open = Some((sequence, 1, earlier));
+                done.map(|(first, count, before)| {
+                    Returned::new(first, count, before.saturating_add(1))
+                })
+            }
+        }
+    }
+
+    fn finish(self) -> Option<Returned> {
+        self.open
+            .map(|(first, count, before)| Returned::new(first, count, before.saturating_add(1)))
+    }
+}
+
+fn give_back(returned: &mut ReturnedSet, span: Returned, hold: bool) {
+    if hold {
+        returned.hold(span);
+    } else {
+        returned.insert(span);
+    }
+}
+
+/// Adds `first..=last` unless it is empty.
+fn push_range(out: &mut Ranges, first: u64, last: u64) {
+    if first <= last {
+        out.push(SequenceRange::new(
+            QueueSequence(first),
+            QueueSequence(last),
+        ));
+    }
+}

@@ -1,0 +1,292 @@
+//! What cores say to each other: requests, each answered by exactly one reply. Does not know rings.
+//!
+//! A core has at most [`Limits::requests_per_peer_max`](crate::core::Limits) requests unanswered at
+//! each other core, and the shell's reply lane holds as many, so a reply never waits and a request
+//! lane never overflows (rulings 2). What cannot be sent yet stays with its sender, bounded by the
+//! credit of the producers and consumers it belongs to.
+
+use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
+use ringpost_wire::{Code, FragmentHead, SettleRange};
+
+use crate::ids::ConnId;
+
+/// A message between two cores.
+#[derive(Debug)]
+pub enum MeshMessage {
+    /// Asks for something; answered by one [`MeshMessage::Reply`] with the same number.
+    Request {
+        /// Number, chosen by the asking core.
+        id: u32,
+        /// What is asked.
+        request: Request,
+    },
+    /// Answers a request.
+    Reply {
+        /// Number of the request.
+        id: u32,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+impl MeshMessage {
+    /// Whether it travels on the reply lane.
+    #[must_use]
+    pub const fn is_reply(&self) -> bool {
+        matches!(self, Self::Reply { .. })
+    }
+}
+
+/// Messages of one producer for queues of one other core.
+#[derive(Debug)]
+pub struct RemotePublish {
+    /// The producer.
+    pub producer: ProducerId,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Sequence of the first message.
+    pub first: Sequence,
+    /// Messages.
+    pub count: u32,
+    /// Queues of the other core, each to get every message.
+    pub queues: Vec<QueueId>,
+    /// If the bytes are a piece of one large message: which.
+    pub fragment: Option<FragmentHead>,
+    /// The messages, padded, back to back; or the piece.
+    pub bytes: Vec<u8>,
+}
+
+/// What one core asks of another.
+#[derive(Debug)]
+pub enum Request {
+    /// Take these messages; answered when they are as durable as their queues.
+    Publish(Box<RemotePublish>),
+    /// Open a consumer for a connection of the asking core.
+    Subscribe {
+        /// The connection, on the asking core.
+        conn: ConnId,
+        /// Its channel.
+        channel: u16,
+        /// The queue.
+        queue: QueueId,
+        /// Most unsettled messages.
+        credit_messages: u32,
+        /// Most unsettled bytes, 0 = no limit.
+        credit_bytes: u64,
+        /// As in `ConsumerOpen`.
+        flags: u32,
+    },
+    /// Close a consumer; its unsettled messages return.
+    Unsubscribe {
+        /// Its key on the owning core.
+        consumer: u64,
+    },
+    /// Change a consumer's credit.
+    Credit {
+        /// Its key on the owning core.
+        consumer: u64,
+        /// Most unsettled messages.
+        messages: u32,
+        /// Most unsettled bytes, 0 = no limit.
+        bytes: u64,
+    },
+    /// Settle deliveries.
+    Settle {
+        /// The consumer's key on the owning core.
+        consumer: u64,
+        /// Flags of the `Settle` frame.
+        flags: u8,
+        /// Its sequence.
+        sequence: u64,
+        /// Its ranges.
+        ranges: Vec<SettleRange>,
+    },
+    /// Take messages for a consumer.
+    Get {
+        /// Its key on the owning core.
+        consumer: u64,
+        /// Sequence of the `Get` frame.
+        sequence: u64,
+        /// How many.
+        count: u32,
+        /// How long to wait for the first, in ms.
+        wait_ms: u32,
+    },
+    /// Frames for a connection of the asked core; answered when there is room for more.
+    Forward {
+        /// The connection, on the asked core.
+        conn: ConnId,
+        /// Whole frames.
+        bytes: Vec<u8>,
+    },
+    /// A consumer ended on the owning core: the session forgets its channel.
+    Detached {
+        /// The connection, on the asked core.
+        conn: ConnId,
+        /// Its channel.
+        channel: u16,
+        /// The consumer's key on the owning core.
+        consumer: u64,
+    },
+    /// Decide a change of the topology (asked of the meta core).
+    Change(Box<ChangeRequest>),
+    /// Apply a change that is durable (asked by the meta core).
+    Apply {
+        /// The encoded change.
+        change: Vec<u8>,
+    },
+    /// The whole topology, at start (asked by the meta core).
+    Snapshot {
+        /// The encoded catalog.
+        catalog: Vec<u8>,
+    },
+    /// Say what your queues hold.
+    Inspect {
+        /// The tenant.
+        tenant: ringpost_wire::ids::TenantId,
+        /// One queue, or all.
+        queue: Option<QueueId>,
+    },
+    /// Drop the ready messages of a queue.
+    Purge {
+        /// The queue.
+        queue: QueueId,
+    },
+}
+
+/// A topology request on its way to the meta core.
+#[derive(Debug)]
+pub struct ChangeRequest {
+    /// Tenant of the connection that asks.
+    pub tenant: ringpost_wire::ids::TenantId,
+    /// Kind of the frame.
+    pub kind: ringpost_wire::FrameKind,
+    /// Body of the frame.
+    pub body: Vec<u8>,
+    /// Consumers and messages of the queue that a conditional delete names.
+    pub usage: (u32, u64),
+}
+
+/// What a queue holds now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QueueFigures {
+    /// The queue.
+    pub queue: QueueId,
+    /// Messages ready for delivery.
+    pub ready: u64,
+    /// Messages delivered and not settled.
+    pub unacked: u64,
+    /// Padded bytes of both.
+    pub bytes: u64,
+    /// Messages ever put in.
+    pub published: u64,
+    /// Messages acked or rejected.
+    pub settled: u64,
+    /// Consumers.
+    pub consumers: u32,
+    /// Refuses service because of a damaged range.
+    pub damaged: bool,
+}
+
+/// Answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// To `Publish`: how it ended, and the bytes back for reuse.
+    Published {
+        /// Messages refused, and why; all others are as durable as their queues.
+        outcome: Result<(), Code>,
+        /// The vector that came with the request, emptied.
+        bytes: Vec<u8>,
+    },
+    /// To `Subscribe`: the consumer's key on the owning core.
+    Subscribed(Result<u64, Code>),
+    /// To `Forward`: there is room; the vector comes back for reuse.
+    Forwarded {
+        /// The vector that came with the request, emptied.
+        bytes: Vec<u8>,
+    },
+    /// To `Change`: what it did.
+    Changed(Result<Changed, (Code, String)>),
+    /// To `Apply`: messages dropped by it.
+    Applied {
+        /// Messages dropped.
+        messages: u64,
+    },
+    /// To `Inspect`.
+    Figures(Vec<QueueFigures>),
+    /// To `Purge`: messages dropped.
+    Purged(Result<u64, Code>),
+    /// Done, nothing to say.
+    Done,
+}
+
+/// What a topology change did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changed {
+    /// Something was created or removed.
+    pub changed: bool,
+    /// Messages dropped.
+    pub messages: u64,
+}
+
+/// One other core, as seen from this one: who waits for which answer, and what waits to be asked.
+#[derive(Debug)]
+pub struct Peer<W> {
+    /// The other core.
+    pub core: CoreId,
+    waiting: Vec<Option<W>>,
+    free: Vec<u32>,
+    outbox: std::collections::VecDeque<(Request, W)>,
+}
+
+impl<W> Peer<W> {
+    /// A peer at which at most `requests_max` requests are unanswered.
+    #[must_use]
+    pub fn new(core: CoreId, requests_max: u32) -> Self {
+        Self {
+            core,
+            waiting: (0..requests_max).map(|_| None).collect(),
+            free: (0..requests_max).rev().collect(),
+            outbox: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// Asks now if there is room, else keeps the request; `waiter` is given back with the answer.
+    pub fn ask(&mut self, effects: &mut crate::Effects, request: Request, waiter: W) {
+        self.outbox.push_back((request, waiter));
+        self.flush(effects);
+    }
+
+    /// Sends what there is room for.
+    pub fn flush(&mut self, effects: &mut crate::Effects) {
+        while !self.outbox.is_empty() {
+            let Some(id) = self.free.pop() else { return };
+            let (request, waiter) = self.outbox.pop_front().expect("it is not empty");
+            self.waiting[id as usize] = Some(waiter);
+            let message = MeshMessage::Request { id, request };
+            effects.push(crate::Effect::Mesh {
+                to: self.core,
+                message,
+            });
+        }
+    }
+
+    /// Who waits for the answer `id`; makes room for another request.
+    ///
+    /// # Panics
+    /// If nobody asked: the other core is ours, so that is a bug.
+    pub fn answered(&mut self, effects: &mut crate::Effects, id: u32) -> W {
+        let waiter = self.waiting[id as usize]
+            .take()
+            .expect("a reply answers a request");
+        self.free.push(id);
+        self.flush(effects);
+        waiter
+    }
+
+    /// Requests that wait for room.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.outbox.len()
+    }
+}

@@ -1,0 +1,148 @@
+//! Routing allocates nothing once it has seen its topology: counted by the allocator itself.
+//! Does not know how an address is resolved.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
+use ringpost_engine::control::routing;
+use ringpost_engine::data::route::{Router, Target};
+use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
+use ringpost_wire::ids::CoreId;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on unchanged to the system's allocator; the counter is a plain
+// thread-local integer that allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller upholds the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller upholds the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller upholds the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn apply(catalog: &mut Catalog, router: &mut Router, request: &Request<'_>) {
+    let Ok(Plan::Apply(change)) = catalog.plan(TENANT_DEFAULT, request) else {
+        panic!("{request:?} changes something");
+    };
+    assert!(routing::apply(catalog, router, &change).is_ok());
+}
+
+fn shop() -> (Catalog, Router) {
+    let mut catalog = Catalog::new(64);
+    let placement: Vec<CoreId> = (0..64).map(|partition| CoreId(partition % 4)).collect();
+    let mut router = Router::of(&catalog, &placement);
+    for number in 0..600 {
+        let name = format!("queue-{number}");
+        let queue = QueueDeclare {
+            messages_max: 0,
+            bytes_max: 0,
+            durability: 1,
+            flags: 0,
+            partition: PARTITION_BY_NAME,
+            name: name.as_bytes(),
+            arguments: b"",
+        };
+        apply(&mut catalog, &mut router, &Request::QueueDeclare(queue));
+        let pattern = format!("order.{}.#", number % 300);
+        let anywhere = format!("#.{}.*", number % 300);
+        for (exchange, key, arguments) in [
+            ("amq.direct", name.as_str(), &b""[..]),
+            ("amq.fanout", "", b""),
+            ("amq.topic", &pattern, b""),
+            ("amq.topic", &anywhere, b""),
+            ("amq.headers", "", b"\x01ab\x01\x01bS\0\0\0\x03two"),
+        ] {
+            let bind = Bind {
+                exchange: exchange.as_bytes(),
+                queue: name.as_bytes(),
+                key: key.as_bytes(),
+                arguments,
+            };
+            apply(&mut catalog, &mut router, &Request::Bind(bind));
+        }
+    }
+    (catalog, router)
+}
+
+/// Five exchanges × `keys` addresses, each once; messages delivered.
+fn publish_everywhere(router: &mut Router, keys: &[String], targets: &mut Vec<Target>) -> usize {
+    let headers = b"\x01aI\0\0\0\x01\x01cV\x01bS\0\0\0\x03two";
+    let mut delivered = 0;
+    for key in keys {
+        for exchange in [
+            &b""[..],
+            b"amq.direct",
+            b"amq.fanout",
+            b"amq.topic",
+            b"amq.headers",
+        ] {
+            let done = router.resolve(TENANT_DEFAULT, exchange, key.as_bytes(), headers, targets);
+            assert_eq!(done, Ok(()));
+            delivered += targets.len();
+        }
+    }
+    delivered
+}
+
+#[test]
+fn resolving_allocates_nothing() {
+    let (_catalog, mut router) = shop();
+    // More addresses than the memo holds, so that it evicts all the time.
+    let keys: Vec<String> = (0..3_000)
+        .map(|number| match number % 3 {
+            0 => format!("queue-{}", number % 700),
+            1 => format!("order.{}.paid", number % 310),
+            _ => format!("a.b.c.{number}.e"),
+        })
+        .collect();
+    // The caller's vector has to grow once, to the largest answer.
+    let mut targets = Vec::with_capacity(2_000);
+    let before = ALLOCATIONS.get();
+    let delivered = publish_everywhere(&mut router, &keys, &mut targets);
+    let again = publish_everywhere(&mut router, &keys, &mut targets);
+    let allocations = ALLOCATIONS.get() - before;
+    assert!(before > 0, "the counter counts");
+    assert_eq!(allocations, 0, "not even the first time");
+    assert_eq!(delivered, again);
+    assert!(delivered > 3_000_000, "fan-out is part of it: {delivered}");
+}
+
+#[test]
+fn unknown_addresses_allocate_nothing() {
+    let (_catalog, mut router) = shop();
+    let mut targets = Vec::new();
+    let long = [b'k'; 255];
+    let before = ALLOCATIONS.get();
+    for _ in 0..10 {
+        let none = router.resolve(TENANT_DEFAULT, b"none", &long, b"", &mut targets);
+        assert!(none.is_err());
+        let unbound = router.resolve(TENANT_DEFAULT, b"amq.topic", &long, b"", &mut targets);
+        assert_eq!(unbound, Ok(()));
+        let damaged = router.resolve(TENANT_DEFAULT, b"amq.headers", b"", &long, &mut targets);
+        assert_eq!(damaged, Ok(()));
+        assert!(targets.is_empty());
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}

@@ -1,0 +1,287 @@
+//! The program from outside: what it prints and what it exits with. Does not look inside.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// A run of the program in an empty directory, without the variables of whoever runs the tests.
+fn ringpost(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null());
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("RINGPOST_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    ringpost(directory.path(), arguments)
+        .output()
+        .expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Runs it and expects failure: this exit code, and these words on standard error.
+fn fails(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = run(arguments);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    for word in words {
+        assert!(
+            errors.contains(word),
+            "{arguments:?}: {word:?} is not in {errors:?}"
+        );
+    }
+    assert!(
+        output.stdout.is_empty(),
+        "{arguments:?}: errors do not belong on standard output"
+    );
+}
+
+/// A port of loopback that nobody listens on, as long as the listener that had it stays bound.
+fn silent_port() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    (listener, address)
+}
+
+#[test]
+fn without_arguments_it_explains_itself() {
+    fails(&[], 2, &["Usage: ringpost", "ringpost try", "Exit codes:"]);
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    let output = run(&["--help"]);
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
+        .collect();
+    assert!(commands.len() >= 5, "{help}");
+    for command in commands {
+        let output = run(&[command, "--help"]);
+        let help = text(&output.stdout);
+        assert!(output.status.success(), "{command}");
+        assert!(
+            help.contains("Examples:"),
+            "{command} has no examples:\n{help}"
+        );
+    }
+}
+
+#[test]
+fn version_is_printed() {
+    let output = run(&["--version"]);
+    assert_eq!(
+        text(&output.stdout),
+        format!("ringpost {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    fails(&["serv"], 2, &["unrecognized subcommand", "serve"]);
+    fails(&["serve", "--memroy", "1GiB"], 2, &["--memroy", "--memory"]);
+    fails(
+        &["serve", "--memory", "1"],
+        2,
+        &["`memory` is \"1\" in the flag --memory: it must be 16MiB to 16TiB"],
+    );
+    fails(
+        &["serve", "--listen", "0.0.0.0:0"],
+        2,
+        &[
+            "ringpost: `listen` is 0.0.0.0:0, which other machines can reach",
+            "--insecure-listen",
+        ],
+    );
+    fails(
+        &["serve", "--config", "missing.toml"],
+        2,
+        &["cannot read", "missing.toml"],
+    );
+}
+
+#[test]
+fn every_error_of_a_file_is_told_at_once_with_its_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut file = std::fs::File::create(directory.path().join("r.toml")).expect("a file");
+    file.write_all(b"memroy = '1GiB'\ntrickle = '20'\ncores = 1000\n")
+        .expect("writes");
+    let output = ringpost(directory.path(), &["serve", "--config", "r.toml"])
+        .env("RINGPOST_SPIN", "1h")
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let errors = text(&output.stderr);
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), 4, "{errors}");
+    assert!(
+        errors.contains("unknown setting `memroy` in r.toml; did you mean `memory`?"),
+        "{errors}"
+    );
+    assert!(errors.contains("`trickle` is \"20\" in r.toml"), "{errors}");
+    assert!(
+        errors.contains("`cores` is \"1000\" in r.toml: it must be 1 to 64"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("in the environment variable RINGPOST_SPIN"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_broker_that_is_not_there_ends_with_3() {
+    let (listener, address) = silent_port();
+    drop(listener);
+    fails(
+        &["status", "--admin", &address],
+        3,
+        &[&address, "ringpost serve", "--admin"],
+    );
+    fails(
+        &["status", "--admin", "nowhere.invalid:1"],
+        3,
+        &["nowhere.invalid:1"],
+    );
+}
+
+#[test]
+fn a_port_of_somebody_else_is_not_taken_for_ours() {
+    let (listener, address) = silent_port();
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let request = std::io::BufReader::new(stream.try_clone().expect("a socket")).lines();
+        let _head: Vec<_> = request
+            .map_while(Result::ok)
+            .take_while(|it| !it.is_empty())
+            .collect();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
+            .expect("writes");
+    });
+    fails(
+        &["status", "--admin", &address],
+        1,
+        &["no admin port of Ringpost"],
+    );
+    other.join().expect("no panic");
+}
+
+#[test]
+fn a_data_directory_that_is_not_there_is_a_sentence() {
+    fails(
+        &["verify", "--data-dir", "nowhere"],
+        1,
+        &["cannot read the data directory nowhere"],
+    );
+    fails(
+        &["repair", "--data-dir", "nowhere", "--accept-loss", "1"],
+        1,
+        &["cannot read the data directory nowhere"],
+    );
+}
+
+#[test]
+fn an_empty_text_is_nothing_to_try() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("empty"), "").expect("writes");
+    let output = ringpost(directory.path(), &["try", "empty"])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("nothing to publish"));
+    fails(&["try", "missing"], 1, &["cannot read missing"]);
+}
+
+#[test]
+fn doctor_judges_what_it_is_told() {
+    let output = run(&["doctor", "--no-measure", "--memory", "16MiB", "--json"]);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    let lines = text(&output.stdout);
+    let memory = lines
+        .lines()
+        .find(|line| line.contains("\"check\":\"memory\""))
+        .expect("a line");
+    assert!(memory.contains("\"verdict\":\"MISSING\""), "{memory}");
+    assert!(memory.contains("it must be at least"), "{memory}");
+    assert!(text(&output.stderr).contains("MISSING"));
+}
+
+#[test]
+fn doctor_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = ringpost(directory.path(), &["doctor"])
+        .output()
+        .expect("runs");
+    let report = text(&output.stdout);
+    for check in [
+        "kernel",
+        "io_uring",
+        "locked memory",
+        "open files",
+        "memory",
+        "CPUs",
+        "data directory",
+    ] {
+        assert!(
+            report.lines().any(|line| line.starts_with(check)),
+            "{check}: {report}"
+        );
+    }
+    assert_eq!(
+        std::fs::read_dir(directory.path())
+            .expect("is there")
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        assert!(text(&output.stdout).contains("doctor"), "{shell}");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let status = ringpost(directory.path(), &["man", "--dir", "."])
+        .status()
+        .expect("runs");
+    assert!(status.success());
+    for page in ["ringpost.1", "ringpost-serve.1", "ringpost-doctor.1"] {
+        let page = std::fs::read_to_string(directory.path().join(page)).expect("a page");
+        assert!(page.contains(".TH"), "{page}");
+    }
+    assert!(text(&run(&["man"]).stdout).contains(".TH ringpost 1"));
+}
+
+#[test]
+fn a_reader_that_goes_is_no_failure() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut child = ringpost(directory.path(), &["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(text(&output.stderr), "");
+    assert!(output.status.success());
+}
