@@ -299,10 +299,7 @@ pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let segment_bytes = u64::from(journal.config.segment_bytes);
     let is_written = (known.segments_since > 0 || known.bytes_since >= segment_bytes)
         && known.bytes_since >= BYTES_RATIO * known.last_bytes;
-    let is_dead = |segment: &Segment| {
-        segment.state == SlotState::Sealed && segment.live_count == 0 && segment.pin_count == 0
-    };
-    let dead = journal.segments().filter(|(_, s)| is_dead(s)).count() as u64;
+    let dead = journal.table.totals().dead_count as u64;
     let free = journal.table.count(SlotState::Free);
     let is_freeing = dead > 0
         && (free <= RESERVE_SLOTS || dead * segment_bytes >= DEAD_RATIO * known.last_bytes);

@@ -26,6 +26,9 @@ const MOVES_MAX: usize = 4_096;
 /// Runs looked at in one poll, at most.
 const RUNS_PER_POLL_MAX: usize = 4_096;
 
+/// Time before the table is looked through again after it held nothing worth moving.
+const PICK_MS: u64 = 10;
+
 /// A stretch of messages, or one piece of a large message, that lies elsewhere now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moved {
@@ -82,6 +85,7 @@ pub struct Compactor {
     pending: VecDeque<Pending>,
     budget_bytes: u64,
     polled: Option<Mono>,
+    pick_after: Option<Mono>,
     scratch: Vec<u8>,
     stretch: Vec<u8>,
     moved_count: u64,
@@ -112,7 +116,8 @@ impl Compactor {
             if self.budget_bytes == 0 || self.pending.len() >= MOVES_MAX {
                 return;
             }
-            let Some(mut source) = self.source.take().or_else(|| self.pick(journal)) else {
+            let taken = self.source.take();
+            let Some(mut source) = taken.or_else(|| self.pick(now, journal)) else {
                 return;
             };
             let flow = self.work(&mut source, journal, relocate, buffers, effects);
@@ -162,26 +167,25 @@ impl Compactor {
     }
 
     /// The sparsest segment, if the journal takes more than one and a half times what is live.
-    fn pick(&self, journal: &Journal) -> Option<Source> {
+    fn pick(&mut self, now: Mono, journal: &Journal) -> Option<Source> {
         let segment_bytes = u64::from(journal.config.segment_bytes);
-        let mut held_bytes = 0u64;
-        let mut live_bytes = 0u64;
-        let mut sparsest: Option<(u64, SegmentIdx)> = None;
-        for (index, segment) in journal.segments() {
-            if segment.state != SlotState::Sealed || segment.live_count == 0 {
-                continue;
-            }
-            held_bytes += segment_bytes;
-            live_bytes += segment.live_bytes();
-            if self.may_empty(index, segment, segment_bytes)
-                && sparsest.is_none_or(|(bytes, _)| segment.live_bytes() < bytes)
-            {
-                sparsest = Some((segment.live_bytes(), index));
-            }
-        }
+        let totals = journal.table.totals();
+        let held_bytes = totals.holding_count as u64 * segment_bytes;
         let spare_bytes = u64::from(journal.config.spare_slots) * segment_bytes;
-        let is_sparse = 2 * held_bytes > 3 * live_bytes + 2 * spare_bytes;
-        let (_, segment) = sparsest.filter(|_| is_sparse)?;
+        let is_sparse = 2 * held_bytes > 3 * totals.live_bytes + 2 * spare_bytes;
+        if !is_sparse || self.pick_after.is_some_and(|after| now < after) {
+            return None;
+        }
+        let sparsest = journal
+            .segments()
+            .filter(|(index, segment)| self.may_empty(*index, segment, segment_bytes))
+            .min_by_key(|(_, segment)| segment.live_bytes())
+            .map(|(index, _)| index);
+        let Some(segment) = sparsest else {
+            // Nothing to gain; the table is not walked again at once.
+            self.pick_after = Some(now.plus_ms(PICK_MS));
+            return None;
+        };
         Some(Source {
             segment,
             part: 0,
@@ -195,7 +199,9 @@ impl Compactor {
             .pending
             .iter()
             .any(|pending| pending.moved.source.segment == index);
-        !segment.is_damaged
+        segment.state == SlotState::Sealed
+            && segment.live_count > 0
+            && !segment.is_damaged
             && !segment.parts.is_empty()
             && segment.pin_count == 0
             && segment.durable_bytes == segment.written_bytes

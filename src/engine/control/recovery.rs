@@ -33,8 +33,10 @@ use crate::input::{IoFault, SlotHead};
 use ringpost_wire::FragmentHead;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 
+mod decide;
 mod verify;
 
+pub use decide::{Base, Plan, Seen, Step, decide};
 pub use verify::{Verified, verify};
 
 /// Operations of recovery have this bit, as those of the journal that it becomes.
@@ -98,225 +100,6 @@ pub struct Report {
     pub damages: Vec<Damage>,
     /// Indexes or blocks of sealed segments that could not be read, in words.
     pub findings: Vec<String>,
-}
-
-/// A block that the scan found.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// Where.
-    pub segment: SegmentIdx,
-    /// Its header, which proved itself.
-    pub header: BlockHeader,
-    /// What the rest proves.
-    pub content: Content,
-}
-
-/// Where the chain begins: behind the checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct Base {
-    /// The segment that was open, and where its next block goes.
-    pub position: Option<(SegmentIdx, u32)>,
-    /// Its number; blocks of lower ones are not part of the tail.
-    pub number: SegmentNumber,
-    /// The first block expected.
-    pub next_sequence: BlockSequence,
-    /// `header_crc` of the block before.
-    pub prev_crc: u32,
-    /// Incarnation of the block before.
-    pub incarnation: u32,
-    /// Every block up to this one was durable, say the checkpoints.
-    pub durable: BlockSequence,
-}
-
-/// One step of a replay.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Replay this block (an index into what was seen).
-    Whole(usize),
-    /// This block was durable and is damaged: replay the records that prove themselves.
-    Damaged(usize),
-    /// Blocks `from..upto` were durable and are missing; they began here.
-    Hole {
-        /// First missing.
-        from: BlockSequence,
-        /// First after them.
-        upto: BlockSequence,
-        /// Where they began, if known.
-        position: Option<(SegmentIdx, u32)>,
-    },
-}
-
-/// What [`decide`] decided.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// What to replay.
-    pub steps: Vec<Step>,
-    /// Where the next block goes; `None` for a new segment.
-    pub position: Option<(SegmentIdx, u32)>,
-    /// The next block.
-    pub next_sequence: BlockSequence,
-    /// `header_crc` of the block before.
-    pub prev_crc: u32,
-    /// Blocks behind the cut.
-    pub cut_count: u64,
-}
-
-/// Follows the chain through what was seen. Pure.
-#[must_use]
-pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
-    let mut by_sequence: BTreeMap<BlockSequence, Vec<usize>> = BTreeMap::new();
-    for (index, block) in seen.iter().enumerate() {
-        by_sequence
-            .entry(block.header.sequence)
-            .or_default()
-            .push(index);
-    }
-    let mut steps = Vec::new();
-    let mut position = base.position;
-    let mut number = base.number;
-    let mut next = base.next_sequence;
-    let mut prev_crc = base.prev_crc;
-    let mut incarnation = base.incarnation;
-    loop {
-        // The block that must come now: chained, not of an abandoned incarnation, and either right
-        // behind the last one or first of a later segment.
-        let chained = by_sequence.get(&next).and_then(|candidates| {
-            let is_chained = |index: &usize| {
-                let block = &seen[*index];
-                let header = &block.header;
-                let is_behind = position == Some((block.segment, header.offset))
-                    && header.segment_number == number;
-                let is_first = header.offset == 0 && header.segment_number > number;
-                header.prev_crc == prev_crc
-                    && header.incarnation >= incarnation
-                    && (is_behind || is_first)
-            };
-            candidates
-                .iter()
-                .copied()
-                .filter(is_chained)
-                .max_by_key(|index| {
-                    (
-                        seen[*index].header.incarnation,
-                        seen[*index].content.is_good(),
-                    )
-                })
-        });
-        let whole = chained.filter(|index| seen[*index].content.is_good());
-        let step = match whole {
-            Some(index) => Step::Whole(index),
-            None => {
-                // Torn or rotten? (rulings 9)
-                let is_later = |block: &&Seen| {
-                    block.header.sequence > next && block.header.incarnation >= incarnation
-                };
-                let stated = seen
-                    .iter()
-                    .filter(is_later)
-                    .map(|block| block.header.durable_upto)
-                    .max()
-                    .unwrap_or_default();
-                if stated.max(base.durable) < next {
-                    break;
-                }
-                match chained {
-                    Some(index) => Step::Damaged(index),
-                    None => match resume(seen, &by_sequence, next, incarnation) {
-                        Some(index) => {
-                            let upto = seen[index].header.sequence;
-                            if upto > next {
-                                steps.push(Step::Hole {
-                                    from: next,
-                                    upto,
-                                    position,
-                                });
-                            }
-                            match seen[index].content.is_good() {
-                                true => Step::Whole(index),
-                                false => Step::Damaged(index),
-                            }
-                        }
-                        None => {
-                            // Only a checkpoint vouches for it: everything to its end is missing.
-                            // What is there is evidence, so writing goes on elsewhere.
-                            let upto = BlockSequence(base.durable.max(stated).0 + 1);
-                            steps.push(Step::Hole {
-                                from: next,
-                                upto,
-                                position,
-                            });
-                            position = None;
-                            next = upto;
-                            prev_crc = 0;
-                            break;
-                        }
-                    },
-                }
-            }
-        };
-        let (Step::Whole(index) | Step::Damaged(index)) = step else {
-            unreachable!("holes are pushed above");
-        };
-        let block = &seen[index];
-        steps.push(step);
-        position = Some((block.segment, block.header.offset + block.header.bytes()));
-        number = block.header.segment_number;
-        next = BlockSequence(block.header.sequence.0 + 1);
-        prev_crc = block.header.header_crc;
-        incarnation = block.header.incarnation;
-    }
-    let cut_count = by_sequence
-        .range(next..)
-        .flat_map(|(_, indexes)| indexes)
-        .filter(|index| seen[**index].header.incarnation >= incarnation)
-        .count() as u64;
-    Plan {
-        steps,
-        position,
-        next_sequence: next,
-        prev_crc,
-        cut_count,
-    }
-}
-
-/// The first block behind a hole at `next` that may be believed: one that states the hole was
-/// synced, or one that such a block is chained to.
-fn resume(
-    seen: &[Seen],
-    by_sequence: &BTreeMap<BlockSequence, Vec<usize>>,
-    next: BlockSequence,
-    incarnation: u32,
-) -> Option<usize> {
-    let mut first = seen
-        .iter()
-        .enumerate()
-        .filter(|(_, block)| {
-            block.header.sequence > next
-                && block.header.incarnation >= incarnation
-                && block.header.durable_upto >= next
-        })
-        .min_by_key(|(_, block)| {
-            let newest = u32::MAX - block.header.incarnation;
-            (block.header.sequence, newest)
-        })
-        .map(|(index, _)| index)?;
-    loop {
-        let header = &seen[first].header;
-        let before = BlockSequence(header.sequence.0 - 1);
-        if before < next {
-            return Some(first);
-        }
-        let linked = by_sequence.get(&before).and_then(|candidates| {
-            candidates.iter().copied().find(|index| {
-                let candidate = &seen[*index].header;
-                candidate.header_crc == header.prev_crc && candidate.incarnation >= incarnation
-            })
-        });
-        match linked {
-            Some(index) => first = index,
-            None => return Some(first),
-        }
-    }
 }
 
 /// A hole and the partitions that may have lost records in it.
@@ -530,12 +313,12 @@ impl Recovery {
         }
         let all = checkpoint.segments.iter().chain(&checkpoint.open);
         for named in all {
-            while self.table.iter().count() <= named.slot.0 as usize {
-                let slot = SlotId(self.table.iter().count() as u32);
+            while self.table.len() <= named.slot.0 as usize {
+                let slot = SlotId(self.table.len() as u32);
                 self.table.push(Segment::absent(slot, self.config.journal));
             }
             let index = SegmentIdx(named.slot.0);
-            let segment = self.table.get_mut(index);
+            let mut segment = self.table.get_mut(index);
             if segment.state == SlotState::Absent {
                 self.report.findings.push(format!(
                     "segment {} is named by checkpoint {} but its file, slot {}, is missing or short",
@@ -965,7 +748,7 @@ impl Recovery {
     }
 
     fn note_cold_damage(&mut self, segment: SegmentIdx, at: u32) {
-        let segment = self.table.get_mut(segment);
+        let mut segment = self.table.get_mut(segment);
         segment.is_damaged = true;
         let text = format!(
             "segment {} (slot {}) can not be read at offset {at}, and neither can its index",
@@ -1240,7 +1023,7 @@ impl Recovery {
             }
             self.replay_record(&head, body, block, offset, replay);
         }
-        let segment = self.table.get_mut(block.segment);
+        let mut segment = self.table.get_mut(block.segment);
         segment.written_bytes = header.offset + header.bytes();
         segment.durable_bytes = segment.written_bytes;
         if !header.is_index() && !self.closed.contains(&block.segment) {
@@ -1262,7 +1045,7 @@ impl Recovery {
         self.index.clear();
         self.index_segment = Some(block.segment);
         let generation = self.report.generation;
-        let entry = self.table.get_mut(block.segment);
+        let mut entry = self.table.get_mut(block.segment);
         assert_eq!(
             entry.state,
             SlotState::Free,
@@ -1348,9 +1131,10 @@ impl Recovery {
                 Kind::Fragment => 1,
                 _ => u64::from(head.count),
             };
-            let segment = self.table.get_mut(block.segment);
+            let mut segment = self.table.get_mut(block.segment);
             segment.unit_count += units;
             segment.unit_bytes += u64::from(head.body_bytes());
+            drop(segment);
             if head.kind == Kind::Fragment {
                 let key = (head.queue, head.queue_sequence);
                 self.note_piece(key, entry.count, entry.message_bytes);
@@ -1396,7 +1180,7 @@ impl Recovery {
             return;
         }
         let offset = block.header.offset;
-        let segment = self.table.get_mut(block.segment);
+        let mut segment = self.table.get_mut(block.segment);
         if head.flags & FLAG_SECOND_COPY == 0 {
             segment.parts.push(IndexPart {
                 covers_from: self.index.covers_from(),
@@ -1573,7 +1357,7 @@ impl Recovery {
         let plan = self.plan.take().expect("made by the scan");
         let mut segment = None;
         if let Some((open, offset)) = plan.position {
-            let entry = self.table.get_mut(open);
+            let mut entry = self.table.get_mut(open);
             let is_known = entry.state == SlotState::Sealed && entry.written_bytes == offset;
             if is_known && !self.complete.contains(&open) && !self.closed.contains(&open) {
                 entry.state = SlotState::Open;
@@ -1581,10 +1365,10 @@ impl Recovery {
             }
         }
         let mut segments_since = 0;
-        for index in 0..self.table.iter().count() {
+        for index in 0..self.table.len() {
             let index = SegmentIdx(index as u32);
             let is_short = self.short.contains(&index);
-            let entry = self.table.get_mut(index);
+            let mut entry = self.table.get_mut(index);
             if is_short && entry.state == SlotState::Free {
                 entry.state = SlotState::Absent;
             }

@@ -13,6 +13,8 @@
 //!            and of a fragment: message bytes
 //! ```
 
+use std::ops::{Deref, DerefMut};
+
 use crate::data::journal::block::{BLOCK_ALIGN, BlockSequence, SegmentNumber};
 use crate::data::journal::record::{Kind, put_varint, take_varint};
 use crate::ids::{JournalId, SegmentIdx, SlotId};
@@ -32,6 +34,12 @@ pub enum SlotState {
     /// It holds a segment that is never written again.
     Sealed,
 }
+
+impl SlotState {
+    const COUNT: usize = 5;
+}
+
+const _: () = assert!(SlotState::Sealed as usize + 1 == SlotState::COUNT);
 
 /// Where a part of a segment's index lies and what it covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,12 +112,49 @@ impl Segment {
     /// Estimated bytes of live bodies.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
-        match self.unit_count {
-            0 => 0,
-            count => {
-                let share = u128::from(self.unit_bytes) * u128::from(self.live_count);
-                u64::try_from(share / u128::from(count)).unwrap_or(u64::MAX)
-            }
+        // A segment holds less than 2^32 bytes and fewer units than that.
+        self.unit_bytes
+            .saturating_mul(self.live_count)
+            .checked_div(self.unit_count)
+            .unwrap_or(0)
+    }
+
+    /// Whether nothing in it is needed but by checkpoints.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.live_count == 0 && self.pin_count == 0
+    }
+}
+
+/// What the table keeps counted, so that no turn has to walk it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Slots by state, in the order of [`SlotState`].
+    states: [usize; SlotState::COUNT],
+    /// Sealed segments with nothing live and no pin: they wait for checkpoints to become free.
+    pub dead_count: usize,
+    /// Sealed segments with something live.
+    pub holding_count: usize,
+    /// Estimated live bytes in those.
+    pub live_bytes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, segment: &Segment) {
+        self.states[segment.state as usize] += 1;
+        if segment.state == SlotState::Sealed {
+            self.dead_count += usize::from(segment.is_dead());
+            self.holding_count += usize::from(segment.live_count > 0);
+            self.live_bytes += segment.live_bytes();
+        }
+    }
+
+    fn remove(&mut self, segment: &Segment) {
+        self.states[segment.state as usize] -= 1;
+        if segment.state == SlotState::Sealed {
+            self.dead_count -= usize::from(segment.is_dead());
+            self.holding_count -= usize::from(segment.live_count > 0);
+            self.live_bytes -= segment.live_bytes();
         }
     }
 }
@@ -118,6 +163,34 @@ impl Segment {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     entries: Vec<Segment>,
+    totals: Totals,
+}
+
+/// An entry that may be changed; the totals follow when it is let go.
+#[derive(Debug)]
+pub struct SegmentMut<'a> {
+    segment: &'a mut Segment,
+    totals: &'a mut Totals,
+}
+
+impl Deref for SegmentMut<'_> {
+    type Target = Segment;
+
+    fn deref(&self) -> &Segment {
+        self.segment
+    }
+}
+
+impl DerefMut for SegmentMut<'_> {
+    fn deref_mut(&mut self) -> &mut Segment {
+        self.segment
+    }
+}
+
+impl Drop for SegmentMut<'_> {
+    fn drop(&mut self) {
+        self.totals.add(self.segment);
+    }
 }
 
 impl Table {
@@ -128,13 +201,19 @@ impl Table {
     }
 
     /// As [`Table::get`], to change.
-    pub fn get_mut(&mut self, segment: SegmentIdx) -> &mut Segment {
-        &mut self.entries[segment.0 as usize]
+    pub fn get_mut(&mut self, segment: SegmentIdx) -> SegmentMut<'_> {
+        let segment = &mut self.entries[segment.0 as usize];
+        self.totals.remove(segment);
+        SegmentMut {
+            segment,
+            totals: &mut self.totals,
+        }
     }
 
     /// Adds an entry and returns its index.
     pub fn push(&mut self, segment: Segment) -> SegmentIdx {
         let index = SegmentIdx(u32::try_from(self.entries.len()).expect("slots are bounded"));
+        self.totals.add(&segment);
         self.entries.push(segment);
         index
     }
@@ -145,10 +224,28 @@ impl Table {
         self.entries.iter().enumerate().map(number)
     }
 
+    /// Entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// How many entries are in a state.
     #[must_use]
     pub fn count(&self, state: SlotState) -> usize {
-        self.entries.iter().filter(|s| s.state == state).count()
+        self.totals.states[state as usize]
+    }
+
+    /// What is kept counted.
+    #[must_use]
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// The entry with the lowest index in a state, other than `but`.
@@ -165,6 +262,15 @@ impl Table {
         self.iter()
             .find(|(_, segment)| segment.slot == slot && segment.journal == journal)
             .map(|(index, _)| index)
+    }
+
+    /// Asserts that what is kept counted is what a count gives.
+    pub fn invariants(&self) {
+        let mut totals = Totals::default();
+        for segment in &self.entries {
+            totals.add(segment);
+        }
+        assert_eq!(totals, self.totals);
     }
 }
 

@@ -1,0 +1,258 @@
+//! Finding records in memory, reading them back, and proving what was read.
+//! Does not know who wants them.
+
+use crate::data::journal::block::{BLOCK_ALIGN, align_block};
+use crate::data::journal::cache::{Origin, Window};
+use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead};
+use crate::data::journal::segment::OpenIndex;
+use crate::data::journal::{
+    BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress, READS_MAX,
+    ReadInFlight, UNREADABLE_MAX, partition_of, proves_itself,
+};
+use crate::effect::{Buffers, Effect, Effects, Severity};
+use crate::ids::{Mono, Place};
+use crate::input::IoFault;
+use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
+
+impl Journal {
+    /// Finds the record at `place`, which must hold message `sequence` of `queue`. What was read
+    /// back is proved here, once per record and window: its checksum, its messages', its identity.
+    pub fn locate(
+        &mut self,
+        buffers: &impl Buffers,
+        place: Place,
+        queue: QueueId,
+        sequence: QueueSequence,
+    ) -> Located {
+        let located = self.locate_record(buffers, place);
+        let Located::Cached { head, .. } = &located else {
+            return located;
+        };
+        let first = head.queue_sequence.0;
+        let is_it = head.queue == queue
+            && match head.kind {
+                Kind::Fragment => first == sequence.0,
+                kind => {
+                    let after = first.saturating_add(u64::from(head.count));
+                    kind.has_messages() && (first..after).contains(&sequence.0)
+                }
+            };
+        if is_it { located } else { Located::Damaged }
+    }
+
+    /// Finds the record at `place`, whatever it is.
+    pub(crate) fn locate_record(&mut self, buffers: &impl Buffers, place: Place) -> Located {
+        let Some(window) = self
+            .cache
+            .find_mut(place.segment, place.offset, RECORD_HEAD_BYTES)
+        else {
+            return self.locate_cold(place);
+        };
+        let is_final = window.start == place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let at = window.range(place.offset, RECORD_HEAD_BYTES);
+        let bytes = buffers.bytes(window.buffer, at.clone());
+        let whole = RecordHead::decode(bytes)
+            .ok()
+            .filter(|head| head.length <= window.end() - place.offset);
+        let Some(head) = whole else {
+            // Damage, or it ends behind this window and needs one of its own.
+            return if is_final {
+                Located::Damaged
+            } else {
+                self.locate_cold(place)
+            };
+        };
+        let record = window.range(place.offset, head.length);
+        if let Origin::Read(proved) = &mut window.origin
+            && let Err(missing) = proved.binary_search(&place.offset)
+        {
+            if !proves_itself(buffers.bytes(window.buffer, record.clone())) {
+                return Located::Damaged;
+            }
+            proved.insert(missing, place.offset);
+        }
+        Located::Cached {
+            buffer: window.buffer,
+            body: record.start + RECORD_HEAD_BYTES..record.end,
+            head,
+        }
+    }
+
+    pub(super) fn locate_cold(&self, place: Place) -> Located {
+        if self.reading(place).is_some() {
+            Located::Coming
+        } else if self.unreadable.contains(&place) {
+            Located::Damaged
+        } else {
+            Located::Cold
+        }
+    }
+
+    pub(super) fn reading(&self, place: Place) -> Option<&ReadInFlight> {
+        // A record that begins in a window need not end in it; then it is asked for again.
+        self.reads.iter().find(|read| {
+            read.segment == place.segment
+                && read.start <= place.offset
+                && place.offset < read.start + read.bytes
+        })
+    }
+
+    /// Asks for the record at `place`, and what follows it, to be in memory. Call it for the places
+    /// a queue will need next; each answer says how far its window reaches.
+    pub fn fetch(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        place: Place,
+    ) -> Fetch {
+        let start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        if let Some(window) = self
+            .cache
+            .find(place.segment, place.offset, RECORD_HEAD_BYTES)
+        {
+            let bytes = buffers.bytes(window.buffer, window.range(place.offset, RECORD_HEAD_BYTES));
+            let is_whole = RecordHead::decode(bytes)
+                .is_ok_and(|head| head.length <= window.end() - place.offset);
+            if is_whole || window.start == start {
+                return Fetch::Cached { upto: window.end() };
+            }
+        } else if let Some(read) = self.reading(place) {
+            return Fetch::Coming {
+                upto: read.start + read.bytes,
+            };
+        }
+        if let Some(read) = self
+            .reads
+            .iter()
+            .find(|read| read.segment == place.segment && read.start == start)
+        {
+            return Fetch::Coming {
+                upto: read.start + read.bytes,
+            };
+        }
+        if self.reads.len() >= READS_MAX || buffers.available() <= BUFFERS_UPKEEP + 1 {
+            return Fetch::Busy;
+        }
+        let segment = self.table.get(place.segment);
+        assert!(place.offset < segment.durable_bytes, "only what is durable");
+        let bytes = (segment.durable_bytes - start).min(self.config.buffer_bytes);
+        let buffer = buffers.acquire().expect("counted above");
+        let read = ReadInFlight {
+            op: self.new_op(),
+            segment: place.segment,
+            start,
+            bytes,
+            buffer,
+            place,
+        };
+        self.table.get_mut(place.segment).pin_count += 1;
+        self.issue_read(read, effects);
+        Fetch::Coming {
+            upto: start + bytes,
+        }
+    }
+
+    pub(super) fn issue_read(&mut self, read: ReadInFlight, effects: &mut Effects) {
+        effects.push(Effect::Read {
+            op: read.op,
+            slot: self.table.get(read.segment).slot,
+            position: read.start,
+            buffer: read.buffer,
+            range: 0..read.bytes,
+        });
+        self.reads.push(read);
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        mut read: ReadInFlight,
+        result: Result<(), IoFault>,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Progress {
+        if result.is_err() && read.bytes > BLOCK_ALIGN {
+            // Some of the window can not be read. Less of it may be all that is needed; this is
+            // another read of a smaller range, not the same once more.
+            read.bytes = align_block(read.bytes / 2);
+            read.op = self.new_op();
+            self.issue_read(read, effects);
+            return Progress::Nothing;
+        }
+        self.table.get_mut(read.segment).pin_count -= 1;
+        if let Err(fault) = result {
+            self.table.get_mut(read.segment).is_damaged = true;
+            effects.push(Effect::Release {
+                buffer: read.buffer,
+            });
+            effects.push(Effect::Report {
+                severity: Severity::Error,
+                text: format!(
+                    "read at offset {} of slot {} failed: {fault:?}",
+                    read.start,
+                    self.table.get(read.segment).slot.0
+                ),
+            });
+            if self.unreadable.len() < UNREADABLE_MAX {
+                self.unreadable.push(read.place);
+            }
+            return Progress::Unreadable(read.place);
+        }
+        buffers.seal(read.buffer, read.bytes);
+        let window = Window {
+            buffer: read.buffer,
+            start: read.start,
+            bytes: read.bytes,
+            origin: Origin::Read(Vec::new()),
+        };
+        self.cache.insert(read.segment, window, effects);
+        Progress::Arrived {
+            segment: read.segment,
+            from: read.start,
+            upto: read.start + read.bytes,
+        }
+    }
+
+    /// Whether something had no space lately, so that trying again would only fail again.
+    pub(crate) fn is_backing_off(&self, now: Mono) -> bool {
+        self.create_after.is_some_and(|after| now < after)
+    }
+
+    /// The index of the open segment since its last part.
+    pub(crate) fn index(&self) -> &OpenIndex {
+        &self.index
+    }
+
+    /// Next record sequence of each partition that has records.
+    pub(crate) fn partitions_next(&self) -> impl Iterator<Item = (PartitionId, u64)> {
+        let with_records = |(_, state): &(usize, &PartitionState)| state.next > 1;
+        self.partitions
+            .iter()
+            .enumerate()
+            .filter(with_records)
+            .map(|(slot, state)| (partition_of(slot), state.next))
+    }
+
+    /// Where the writer stands; no block is open.
+    pub(crate) fn cut(&self) -> Cut {
+        assert!(self.open.is_none(), "a cut lies between blocks");
+        Cut {
+            next_sequence: self.next_sequence,
+            prev_crc: self.prev_crc,
+            prev_partitions: self.prev_partitions,
+            incarnation: self.incarnation,
+            next_number: self.next_number,
+            next_slot: self.next_slot.map(|next| self.table.get(next).slot),
+            wall_us: self.wall_us,
+        }
+    }
+
+    /// Submits sealed blocks while writes are free.
+    pub(crate) fn submit_sealed(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
+        self.write_free(false, buffers, effects);
+    }
+
+    /// Notes that a record could not be proved: its segment is kept and never relocated.
+    pub fn note_damage(&mut self, place: Place) {
+        self.table.get_mut(place.segment).is_damaged = true;
+    }
+}
