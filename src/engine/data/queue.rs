@@ -121,6 +121,21 @@ enum Source {
     Returned,
 }
 
+/// Messages of one record of which at least one is live.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveRun {
+    /// The first message.
+    pub first: QueueSequence,
+    /// Messages, settled ones among them included.
+    pub count: u32,
+    /// The record; of a large message the one of its first piece.
+    pub place: Place,
+    /// Messages of the record before the first one.
+    pub skip: u32,
+    /// Of a large message: the records of its pieces, in order; else empty.
+    pub pieces: Vec<Place>,
+}
+
 /// What to deliver next, and to whom. Good until the queue changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -988,6 +1003,24 @@ impl Queue {
     /// messages it holds there.
     pub fn for_each_live_run(&self, each: impl FnMut(SegmentIdx, u32)) {
         self.index.for_each_live(each);
+    }
+
+    /// Where the live messages are, stretch by stretch, in queue order.
+    pub fn live_runs(&self) -> Vec<LiveRun> {
+        self.index
+            .iter()
+            .map(|run| LiveRun {
+                first: QueueSequence(run.first()),
+                count: run.count() as u32,
+                place: run.place(),
+                skip: run.index_of(run.first()),
+                pieces: self
+                    .index
+                    .pieces(run.first())
+                    .filter(|_| run.is_fragmented())
+                    .map_or_else(Vec::new, |pieces| pieces.places.clone()),
+            })
+            .collect()
     }
 
     /// Entries in the index, and ranges settled out of order: what the queue's memory grows with.
