@@ -258,6 +258,7 @@ impl Running {
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
             || self.topology.wants_turn()
+            || (flow.journal.wants_turn() && !flow.failed)
         {
             return Some(now);
         }
