@@ -20,13 +20,13 @@ use crate::data::journal::block::{
     partition_bit,
 };
 use crate::data::journal::record::{
-    self, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META, RecordHead,
-    align_record, u32_at, u64_at,
+    self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
+    RecordHead, align_record, u32_at, u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
 };
-use crate::data::journal::{Config, Damage, Journal, Start};
+use crate::data::journal::{self, Config, Damage, Journal, Start};
 use crate::effect::{Buffers, Effect, Effects, Severity};
 use crate::ids::{BufferId, OpId, Place, SegmentIdx, SlotId};
 use crate::input::{IoFault, SlotHead};
@@ -1147,11 +1147,12 @@ impl Recovery {
             }
             Kind::Relocated | Kind::Fragment => replay.relocated(head, body, place),
             Kind::Index => self.replay_index(head, body, block),
-            Kind::Watermark => self.replay_watermark(body, block),
+            Kind::Watermark => self.replay_watermark(head, body, block),
             Kind::Truncate => {}
             Kind::Loss => {
                 if body.len() == 16 {
-                    self.accept_loss(head.partition, u64_at(body, 0), u64_at(body, 8));
+                    let lost = u64_at(body, 0)..u64_at(body, 8);
+                    journal::accept(&mut self.damages, head.partition, lost);
                 }
                 replay.record(head, body);
             }
@@ -1221,7 +1222,7 @@ impl Recovery {
     }
 
     /// A watermark says where every partition stands.
-    fn replay_watermark(&mut self, body: &[u8], block: &Seen) {
+    fn replay_watermark(&mut self, head: &RecordHead, body: &[u8], block: &Seen) {
         let stated: Vec<(u16, u64)> = body
             .chunks_exact(10)
             .map(|entry| {
@@ -1233,6 +1234,14 @@ impl Recovery {
             self.prove_upto(*partition, *next, block, block.header.offset);
             for hole in &mut self.holes {
                 hole.suspects.remove(partition);
+            }
+        }
+        if head.flags & FLAG_COMPLETE != 0 {
+            // Those that are not listed have no records; if we know of some, the doubt stays.
+            let partitions = &self.partitions;
+            for hole in &mut self.holes {
+                hole.suspects
+                    .retain(|suspect| partitions.contains_key(suspect));
             }
         }
     }
@@ -1252,29 +1261,6 @@ impl Recovery {
             });
             self.partitions.insert(partition, next);
         }
-    }
-
-    fn accept_loss(&mut self, partition: PartitionId, first: u64, upto: u64) {
-        let mut left = Vec::new();
-        for damage in self.damages.drain(..) {
-            if damage.partition != partition || damage.upto <= first || damage.first >= upto {
-                left.push(damage);
-                continue;
-            }
-            if damage.first < first {
-                left.push(Damage {
-                    upto: first,
-                    ..damage
-                });
-            }
-            if damage.upto > upto {
-                left.push(Damage {
-                    first: upto,
-                    ..damage
-                });
-            }
-        }
-        self.damages = left;
     }
 
     fn end_replay(&mut self, replay: &mut impl Replay) {

@@ -860,6 +860,32 @@ impl Journal {
         Ok(place)
     }
 
+    /// Writes that an operator accepts the loss of a partition's records `lost`; nothing else ends
+    /// damage (rulings 10).
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was written.
+    pub fn accept_loss(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        partition: PartitionId,
+        lost: Range<u64>,
+    ) -> Result<Place, NoRoom> {
+        let mut body = [0u8; 16];
+        body[..8].copy_from_slice(&lost.start.to_le_bytes());
+        body[8..].copy_from_slice(&lost.end.to_le_bytes());
+        let note = Note {
+            kind: Kind::Loss,
+            head: RunHead::of_partition(partition),
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        let place = self.append_record(buffers, effects, &note, &body)?;
+        accept(&mut self.damages, partition, lost);
+        Ok(place)
+    }
+
     fn raise_partition(&mut self, partition: PartitionId, next: u64) {
         let slot = partition_slot(partition);
         while self.partitions.len() <= slot {
@@ -1296,6 +1322,30 @@ pub(crate) fn proves_itself(bytes: &[u8]) -> bool {
         Ok(_) => true,
         Err(_) => false,
     }
+}
+
+/// Takes what was accepted out of a list of damage.
+pub(crate) fn accept(damages: &mut Vec<Damage>, partition: PartitionId, lost: Range<u64>) {
+    let mut left = Vec::new();
+    for damage in damages.drain(..) {
+        if damage.partition != partition || damage.upto <= lost.start || damage.first >= lost.end {
+            left.push(damage);
+            continue;
+        }
+        if damage.first < lost.start {
+            left.push(Damage {
+                upto: lost.start,
+                ..damage
+            });
+        }
+        if damage.upto > lost.end {
+            left.push(Damage {
+                first: lost.end,
+                ..damage
+            });
+        }
+    }
+    *damages = left;
 }
 
 /// Where a partition's state lies; the meta partition comes first.

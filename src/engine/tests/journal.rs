@@ -6,8 +6,9 @@ mod disk;
 #[path = "journal/toy.rs"]
 mod toy;
 
-use disk::{Image, Random};
+use disk::{Disk, Image, Random};
 use ringpost_engine::control::recovery::verify;
+use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
 use ringpost_engine::data::journal::segment::SlotState;
 use ringpost_engine::data::journal::{Config, NoRoom, RunHead};
 use ringpost_engine::effect::Effects;
@@ -256,7 +257,7 @@ fn every_operation_may_fail() {
 fn every_read_of_recovery_may_fail() {
     let (habits, image, expected) = sample(13);
     for n in 1..200 {
-        let mut disk = disk::Disk::of(image.clone());
+        let mut disk = Disk::of(image.clone());
         disk.fault = Some((n, IoFault::Error(5)));
         match toy::recover_from(&habits, disk) {
             Err(_) => {}
@@ -477,4 +478,119 @@ fn an_idle_journal_writes_one_watermark() {
     toy.journal.flush(&mut toy.pool, &mut effects);
     assert!(effects.list.is_empty());
     assert!(toy.journal.is_quiet());
+}
+
+/// Flips a bit in a block: of its header at 20, of its first record's head at 150, of its first
+/// message at 300.
+fn damage(image: &mut Image, sequence: BlockSequence, at: usize) {
+    for slot in image.slots.values_mut() {
+        for from in (0..slot.len()).step_by(4096) {
+            let header = BlockHeader::decode(&slot[from..]);
+            if header.is_some_and(|header| header.sequence == sequence) {
+                slot[from + at] ^= 1;
+                return;
+            }
+        }
+    }
+    panic!("no block {sequence:?}");
+}
+
+/// One block per queue and partition, a long message in each; and the blocks.
+fn one_block_each(is_checkpointed: bool) -> (Toy, Vec<BlockSequence>) {
+    let mut toy = Toy::new(Habits::small(), 4);
+    toy.checkpoints_on = false;
+    toy.habits.payload_bytes_max = 1;
+    toy.settle_down();
+    let mut blocks = Vec::new();
+    for queue in 0..4 {
+        toy.publish_to(queue).expect("room");
+        blocks.push(toy.journal.open_block());
+        toy.turn_end();
+        while toy.complete_one() {}
+        toy.turn_end();
+    }
+    if is_checkpointed {
+        toy.checkpoint();
+    }
+    toy.shut_down();
+    (toy, blocks)
+}
+
+/// A damaged block in the tail: the partitions that lost records in it refuse, the others do not;
+/// it is reported at every start until the loss is accepted, and never again (rulings 10).
+#[test]
+fn damage_is_bounded_to_the_partition_and_stays_until_accepted() {
+    for at in [20, 130, 150, 200] {
+        let (toy, blocks) = one_block_each(false);
+        let habits = toy.habits;
+        let mut image = toy.disk.image;
+        damage(&mut image, blocks[2], at);
+        let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+        let damages = toy.journal.damages().to_vec();
+        assert_eq!(damages.len(), 1, "{at}: {damages:?}");
+        let damage = damages[0];
+        assert_eq!(damage.partition, PartitionId(2), "{at}");
+        assert_eq!((damage.first, damage.upto), (1, 2), "{at}");
+        let served: Vec<u32> = toy.book.next.keys().copied().collect();
+        let is_message = at == 200 || served.len() == 4;
+        assert!(is_message || served == [0, 1, 3], "{at}: {served:?}");
+
+        // It stays, over a restart, and behind a checkpoint.
+        for _ in 0..3 {
+            toy.settle_down();
+            toy.publish_to(1).expect("other partitions go on");
+            toy.shut_down();
+            toy.checkpoint();
+            toy.shut_down();
+            let image = toy.disk.image;
+            toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+            assert_eq!(toy.journal.damages(), damages);
+        }
+        toy.settle_down();
+        let lost = damage.first..damage.upto;
+        toy.journal
+            .accept_loss(&mut toy.pool, &mut toy.effects, damage.partition, lost)
+            .expect("room");
+        toy.shut_down();
+        assert_eq!(toy.journal.damages(), []);
+        let image = toy.disk.image;
+        let toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+        assert_eq!(toy.journal.damages(), [], "{at}");
+    }
+}
+
+/// Two blocks in a row are gone: their watermark says which partitions lost what.
+#[test]
+fn a_watermark_bounds_a_larger_hole() {
+    let (toy, blocks) = one_block_each(false);
+    let habits = toy.habits;
+    let mut image = toy.disk.image;
+    damage(&mut image, blocks[1], 20);
+    damage(&mut image, blocks[2], 20);
+    let toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+    let mut named: Vec<u16> = toy
+        .journal
+        .damages()
+        .iter()
+        .map(|d| d.partition.0)
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, [1, 2]);
+}
+
+/// Cold messages: a flipped bit is found when the message is read, and never delivered.
+#[test]
+fn a_cold_message_that_is_damaged_is_refused() {
+    let (toy, blocks) = one_block_each(true);
+    let habits = toy.habits;
+    let expected = toy.state_upto(toy.journal.durable_block());
+    for at in [20, 130, 150, 200] {
+        let mut image = toy.disk.image.clone();
+        damage(&mut image, blocks[3], at);
+        assert!(!is_clean(habits, &image), "{at}: the checker sees it");
+        let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+        let read = toy.check_contents(&expected);
+        // The header of a block is not needed to read a record in it.
+        assert_eq!(read.is_ok(), at == 20, "{at}: {read:?}");
+    }
 }

@@ -38,6 +38,8 @@ pub const PARTITION_META: PartitionId = PartitionId(u16::MAX);
 pub const FLAG_RELOCATED: u8 = 1;
 /// Set on the second copy of an index part.
 pub const FLAG_SECOND_COPY: u8 = 2;
+/// Set on a watermark that lists every partition that has records.
+pub const FLAG_COMPLETE: u8 = 8;
 /// Set on the index part that ends its segment.
 pub const FLAG_LAST_PART: u8 = 4;
 

@@ -6,7 +6,7 @@ use crate::data::journal::block::{
     partition_bit,
 };
 use crate::data::journal::cache::Origin;
-use crate::data::journal::record::{Kind, PARTITION_META, RECORD_HEAD_BYTES};
+use crate::data::journal::record::{FLAG_COMPLETE, Kind, PARTITION_META, RECORD_HEAD_BYTES};
 use crate::data::journal::segment::{PartitionRange, SlotState};
 use crate::data::journal::{
     CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead, SealedBlock, SlotTask,
@@ -252,13 +252,11 @@ impl Journal {
             .is_ok()
         {
             let head = RunHead::of_partition(PARTITION_META);
-            let count = (body.len() / 10) as u32;
-            self.push(
-                buffers,
-                &Draft::of(Kind::Watermark, &head, count),
-                &body,
-                crc32c(&body),
-            );
+            let mut draft = Draft::of(Kind::Watermark, &head, (body.len() / 10) as u32);
+            if self.partitions.len() <= PARTITIONS_MAX {
+                draft.flags = FLAG_COMPLETE;
+            }
+            self.push(buffers, &draft, &body, crc32c(&body));
             self.seal_open(buffers);
             self.last_is_watermark = true;
             self.write_free(false, buffers, effects);

@@ -395,6 +395,10 @@ impl Toy {
 
     pub fn publish(&mut self) -> Result<(), NoRoom> {
         let queue = 1 + self.random.below(u64::from(self.habits.queues)) as u32;
+        self.publish_to(queue)
+    }
+
+    pub fn publish_to(&mut self, queue: u32) -> Result<(), NoRoom> {
         let count = 1 + self.random.below(4) as u32;
         let first = *self.book.next.entry(queue).or_insert(1);
         let mut payloads = Vec::new();
