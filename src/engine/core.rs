@@ -352,7 +352,7 @@ impl Running {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.catalog());
             let mut bytes = Vec::new();
-            state::encode(catalog, &flow.queues, &mut bytes);
+            state::encode(catalog, &flow.dedup, &flow.queues, &mut bytes);
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
         }
         if flow.shutting_down {

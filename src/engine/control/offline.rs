@@ -16,6 +16,7 @@ use crate::control::catalog::Catalog;
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::{checkpoint, state};
+use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
 use crate::data::journal::record::Kind;
 use crate::data::journal::{Config, Damage, Fetch, Journal, Located, Note, RunHead, Urgency};
@@ -100,6 +101,8 @@ pub struct Opened<D> {
     pub queues: BTreeMap<QueueId, queue::Replay>,
     /// The topology, if it is the meta core's.
     pub catalog: Option<Catalog>,
+    /// What the producers have stored.
+    dedup: Dedup,
 }
 
 /// Opens a journal without writing to it. Damage is in [`Opened::damages`].
@@ -152,6 +155,7 @@ pub fn open<D: Disk>(
         replay.for_each_live_run(|segment, count| journal.retain(segment, count));
     }
     let catalog = restore.catalog.take();
+    let dedup = std::mem::take(&mut restore.dedup);
     Ok(Opened {
         journal,
         pool,
@@ -160,6 +164,7 @@ pub fn open<D: Disk>(
         now: Mono(1),
         queues,
         catalog,
+        dedup,
     })
 }
 
@@ -237,6 +242,7 @@ impl<D: Disk> Opened<D> {
             now: Mono(1),
             queues: BTreeMap::new(),
             catalog: None,
+            dedup: Dedup::default(),
         }
     }
 
@@ -346,7 +352,13 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     for target in &mut targets {
         target.turn_until(|journal| journal.is_ready() && journal.is_supplied())?;
     }
+    let core_of = |queue: QueueId| catalog.queue(queue).map(|queue| queue.partition.0 % cores);
     for mut source in old {
+        for (core, target) in targets.iter_mut().enumerate() {
+            target
+                .dedup
+                .adopt(&source.dedup, |queue| core_of(queue) == Some(core as u16));
+        }
         if let Some(damage) = source.damages().first() {
             return Err(format!(
                 "partition {} has lost records; `ringpost verify` names the range, `ringpost repair \
@@ -374,7 +386,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
         let mut bytes = Vec::new();
         let catalog = (CoreId(core as u16) == crate::core::META).then_some(&catalog);
-        state::encode(catalog, queues, &mut bytes);
+        state::encode(catalog, &target.dedup, queues, &mut bytes);
         checkpoint::begin(
             &mut target.journal,
             bytes,
