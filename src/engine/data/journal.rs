@@ -622,8 +622,7 @@ impl Journal {
         let draft = Draft::of(Kind::Run, head, count);
         let place = self.push(buffers, &draft, messages, folded.crc);
         self.set_urgent();
-        self.count_units(place.segment, count, messages.len());
-        self.table.get_mut(place.segment).live_count += u64::from(count);
+        self.count_live(place.segment, count, messages.len());
         Ok(Appended::New(place))
     }
 
@@ -964,9 +963,15 @@ impl Journal {
         last.head.length += bytes;
         open.used = used;
         let segment = open.segment;
-        self.count_units(segment, count, messages.len());
-        self.table.get_mut(segment).live_count += u64::from(count);
+        self.count_live(segment, count, messages.len());
         true
+    }
+
+    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
+        let mut segment = self.table.get_mut(segment);
+        segment.unit_count += u64::from(count);
+        segment.unit_bytes += bytes as u64;
+        segment.live_count += u64::from(count);
     }
 
     fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
@@ -1247,9 +1252,9 @@ impl Journal {
         else {
             return;
         };
-        head.crc = head.crc_over(folded);
+        let bytes = head.seal(folded);
         let tail = buffers.open_bytes(open.buffer, open.start + at);
-        tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&head.encode());
+        tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&bytes);
         open.content_crc = crc32c_append(open.content_crc, &head.crc.to_le_bytes());
         open.record_count += 1;
         if head.kind.is_indexed() {

@@ -594,3 +594,25 @@ fn a_cold_message_that_is_damaged_is_refused() {
         assert_eq!(read.is_ok(), at == 20, "{at}: {read:?}");
     }
 }
+
+/// Every start, also after nothing happened, writes under a new incarnation.
+#[test]
+fn every_start_opens_a_new_incarnation() {
+    let mut toy = Toy::new(Habits::small(), 6);
+    for start in 1..=4 {
+        toy.settle_down();
+        toy.publish().expect("room");
+        toy.shut_down();
+        let newest = toy
+            .disk
+            .image
+            .slots
+            .values()
+            .flat_map(|slot| slot.chunks(4096))
+            .filter_map(BlockHeader::decode)
+            .max_by_key(|header| header.sequence)
+            .expect("blocks were written");
+        assert_eq!(newest.incarnation, start);
+        toy = toy.crash().reopen();
+    }
+}
