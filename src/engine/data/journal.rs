@@ -47,6 +47,8 @@ use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState
 pub const RESERVE_SLOTS: usize = 3;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
 pub const RESUME_SLOTS: usize = 2;
+/// Free slots that are kept when a checkpoint has no space: one that is written frees more.
+const CHECKPOINT_SLOTS: usize = 1;
 /// Longest time that data without urgency waits for company (rulings 18).
 pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
