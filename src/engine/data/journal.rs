@@ -47,6 +47,8 @@ use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState
 pub const RESERVE_SLOTS: usize = 3;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
 pub const RESUME_SLOTS: usize = 2;
+/// Free slots that are kept when a checkpoint has no space: one that is written frees more.
+const CHECKPOINT_SLOTS: usize = 1;
 /// Longest time that data without urgency waits for company (rulings 18).
 pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
@@ -622,8 +624,7 @@ impl Journal {
         let draft = Draft::of(Kind::Run, head, count);
         let place = self.push(buffers, &draft, messages, folded.crc);
         self.set_urgent();
-        self.count_units(place.segment, count, messages.len());
-        self.table.get_mut(place.segment).live_count += u64::from(count);
+        self.count_live(place.segment, count, messages.len());
         Ok(Appended::New(place))
     }
 
@@ -964,9 +965,15 @@ impl Journal {
         last.head.length += bytes;
         open.used = used;
         let segment = open.segment;
-        self.count_units(segment, count, messages.len());
-        self.table.get_mut(segment).live_count += u64::from(count);
+        self.count_live(segment, count, messages.len());
         true
+    }
+
+    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
+        let mut segment = self.table.get_mut(segment);
+        segment.unit_count += u64::from(count);
+        segment.unit_bytes += bytes as u64;
+        segment.live_count += u64::from(count);
     }
 
     fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
@@ -1247,9 +1254,9 @@ impl Journal {
         else {
             return;
         };
-        head.crc = head.crc_over(folded);
+        let bytes = head.seal(folded);
         let tail = buffers.open_bytes(open.buffer, open.start + at);
-        tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&head.encode());
+        tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&bytes);
         open.content_crc = crc32c_append(open.content_crc, &head.crc.to_le_bytes());
         open.record_count += 1;
         if head.kind.is_indexed() {

@@ -10,8 +10,9 @@ use disk::{Disk, Image, Random};
 use ringpost_engine::control::recovery::verify;
 use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
 use ringpost_engine::data::journal::segment::SlotState;
-use ringpost_engine::data::journal::{Config, NoRoom, RunHead};
-use ringpost_engine::effect::Effects;
+use ringpost_engine::data::journal::volatile::{Volatile, is_volatile};
+use ringpost_engine::data::journal::{Appended, Config, NoRoom, RunHead};
+use ringpost_engine::effect::{Buffers, Effect, Effects};
 use ringpost_engine::ids::JournalId;
 use ringpost_engine::input::IoFault;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
@@ -275,7 +276,9 @@ fn every_read_of_recovery_may_fail() {
 /// also if the file system itself is full (rulings 17).
 #[test]
 fn a_full_disk_drains_by_acks_alone() {
-    for bytes_max in [None, Some(14 * (64 << 10) + 3_000)] {
+    let slots_bytes = 14 * (64 << 10);
+    let full = [0, 100, 600, 1_200, 3_000, 9_000].map(|more| Some(slots_bytes + more));
+    for bytes_max in full.into_iter().chain([None]) {
         let mut habits = Habits::small();
         habits.config.slots_max = 14;
         habits.queues = 3;
@@ -592,5 +595,82 @@ fn a_cold_message_that_is_damaged_is_refused() {
         let read = toy.check_contents(&expected);
         // The header of a block is not needed to read a record in it.
         assert_eq!(read.is_ok(), at == 20, "{at}: {read:?}");
+    }
+}
+
+/// Every start, also after nothing happened, writes under a new incarnation.
+#[test]
+fn every_start_opens_a_new_incarnation() {
+    let mut toy = Toy::new(Habits::small(), 6);
+    for start in 1..=4 {
+        toy.settle_down();
+        toy.publish().expect("room");
+        toy.shut_down();
+        let newest = toy
+            .disk
+            .image
+            .slots
+            .values()
+            .flat_map(|slot| slot.chunks(4096))
+            .filter_map(BlockHeader::decode)
+            .max_by_key(|header| header.sequence)
+            .expect("blocks were written");
+        assert_eq!(newest.incarnation, start);
+        toy = toy.crash().reopen();
+    }
+}
+
+/// Volatile runs: appended, merged, found, bounded, and gone when they are settled.
+#[test]
+fn volatile_runs_live_in_buffers_only() {
+    let mut pool = disk::Pool::new(6, 16 << 10);
+    let mut effects = Effects::default();
+    let mut volatile = Volatile::new(3);
+    let mut message = Vec::new();
+    let parts = MessageParts {
+        payload: &[9; 900],
+        ..MessageParts::default()
+    };
+    parts.write(&mut message).expect("within limits");
+    let run =
+        |queue, first| RunHead::of_queue(PartitionId(0), QueueId(queue), QueueSequence(first));
+    for round in 0..3u64 {
+        let mut places = Vec::new();
+        let mut count = 0u64;
+        loop {
+            let queue = 1 + (count / 3 % 2) as u32;
+            let head = run(queue, 1 + round * 1_000 + count);
+            match volatile.append_run(&mut pool, &mut effects, &head, 1, &message) {
+                Ok(Appended::New(place)) => {
+                    assert!(is_volatile(place));
+                    places.push((place, head, 1));
+                }
+                Ok(Appended::Merged) => places.last_mut().expect("merged into").2 += 1,
+                Err(NoRoom::Buffers) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+            count += 1;
+            if count.is_multiple_of(5) {
+                volatile.turn_end(&mut pool);
+            }
+        }
+        assert_eq!(volatile.buffers_held(), 3);
+        assert!(count >= 40, "the share is used: {count}");
+        volatile.turn_end(&mut pool);
+        for (place, head, units) in places {
+            let (buffer, body, found) = volatile
+                .locate(&pool, place, head.queue_sequence)
+                .expect("the turn has ended");
+            assert_eq!((found.queue, found.count), (head.queue, units));
+            assert_eq!(pool.bytes(buffer, body), message.repeat(units as usize));
+            volatile.drop_live(place, units, &mut effects);
+        }
+        for effect in effects.list.drain(..) {
+            let Effect::Release { buffer } = effect else {
+                panic!("volatile runs need nothing else: {effect:?}")
+            };
+            pool.release(buffer);
+        }
+        assert!(volatile.buffers_held() <= 1, "only the open one is kept");
     }
 }

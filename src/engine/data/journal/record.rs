@@ -8,7 +8,7 @@
 //! | 2 | 2 | `partition` |
 //! | 4 | 4 | `length`: head and body, without the zeros that pad a record to 16 bytes |
 //! | 8 | 4 | `count`: messages of a run; of other kinds what the kind says |
-//! | 12 | 4 | `crc`: crc32c of what the body folds to, then of this head without this field |
+//! | 12 | 4 | `crc`: crc32c of what the body folds to, then of this head with zero in this field |
 //! | 16 | 8 | `partition_sequence`: number of the record in its partition, from 1 without gaps |
 //! | 24 | 4 | `term`: replication term, 0 on a single node |
 //! | 28 | 4 | `queue` |
@@ -240,11 +240,14 @@ impl RecordHead {
         self.length - RECORD_HEAD_BYTES
     }
 
-    /// Seals the head over a body that folded to `folded`.
+    /// Sets `crc` over a body that folded to `folded`, and returns the bytes on disk.
     #[must_use]
-    pub fn crc_over(&self, folded: u32) -> u32 {
-        let bytes = self.encode();
-        crc32c_append(crc32c_append(folded, &bytes[..12]), &bytes[16..])
+    pub fn seal(&mut self, folded: u32) -> [u8; RECORD_HEAD_BYTES as usize] {
+        self.crc = 0;
+        let mut bytes = self.encode();
+        self.crc = crc32c_append(folded, &bytes);
+        bytes[12..16].copy_from_slice(&self.crc.to_le_bytes());
+        bytes
     }
 }
 
@@ -273,7 +276,9 @@ pub fn check(bytes: &[u8]) -> Result<(RecordHead, &[u8]), RecordFault> {
     } else {
         crc32c(body)
     };
-    if head.crc_over(folded) == head.crc {
+    let mut sealed = head;
+    let _bytes_not_needed = sealed.seal(folded);
+    if sealed.crc == head.crc {
         Ok((head, body))
     } else {
         Err(RecordFault::Checksum)
@@ -293,7 +298,7 @@ pub struct Folded {
 /// `messages` ends.
 #[must_use]
 pub fn fold_messages(crc: u32, messages: &[u8]) -> Option<Folded> {
-    const GATHER: usize = 64;
+    const GATHER: usize = 16;
     let mut gathered = [0u8; GATHER * 8];
     let mut folded = Folded { crc, count: 0 };
     let mut rest = messages;
@@ -364,6 +369,24 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Appends up to eight integers as [`put_varint`] does, growing `out` once.
+pub(crate) fn put_varints(out: &mut Vec<u8>, values: &[u64]) {
+    const EACH_MAX: usize = 10;
+    let mut bytes = [0u8; 8 * EACH_MAX];
+    let mut at = 0;
+    for value in values {
+        let mut value = *value;
+        while value >= 0x80 {
+            bytes[at] = value as u8 | 0x80;
+            value >>= 7;
+            at += 1;
+        }
+        bytes[at] = value as u8;
+        at += 1;
+    }
+    out.extend_from_slice(&bytes[..at]);
+}
+
 /// Takes an integer off the front of `bytes`; `None` if it is cut or over 64 bits.
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
@@ -411,8 +434,8 @@ mod tests {
             producer_sequence: Sequence(4),
             producer_epoch: 2,
         };
-        head.crc = head.crc_over(fold_messages(0, &body).expect("walks").crc);
-        let mut bytes = head.encode().to_vec();
+        let folded = fold_messages(0, &body).expect("walks").crc;
+        let mut bytes = head.seal(folded).to_vec();
         bytes.extend_from_slice(&body);
         bytes
     }

@@ -16,7 +16,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::data::journal::block::{BLOCK_ALIGN, BlockSequence, SegmentNumber};
-use crate::data::journal::record::{Kind, put_varint, take_varint};
+use crate::data::journal::record::{Kind, put_varint, put_varints, take_varint};
 use crate::ids::{JournalId, SegmentIdx, SlotId};
 use ringpost_wire::ids::{QueueId, QueueSequence};
 
@@ -350,17 +350,21 @@ impl OpenIndex {
 
     /// Adds a run.
     pub fn add_run(&mut self, entry: &RunEntry) {
-        let tag = (entry.kind as u64) << 1 | u64::from(entry.is_relocated);
-        put_varint(&mut self.runs, tag);
-        put_varint(&mut self.runs, u64::from(entry.queue.0));
-        put_varint(&mut self.runs, entry.queue_sequence.0);
-        put_varint(&mut self.runs, u64::from(entry.count));
         let step = entry.offset.wrapping_sub(self.last_offset) / 16;
-        put_varint(&mut self.runs, u64::from(step));
-        put_varint(&mut self.runs, u64::from(entry.body_bytes / 16));
-        if entry.kind == Kind::Fragment {
-            put_varint(&mut self.runs, u64::from(entry.message_bytes));
-        }
+        let numbers = [
+            (entry.kind as u64) << 1 | u64::from(entry.is_relocated),
+            u64::from(entry.queue.0),
+            entry.queue_sequence.0,
+            u64::from(entry.count),
+            u64::from(step),
+            u64::from(entry.body_bytes / 16),
+            u64::from(entry.message_bytes),
+        ];
+        let count = match entry.kind {
+            Kind::Fragment => numbers.len(),
+            _ => numbers.len() - 1,
+        };
+        put_varints(&mut self.runs, &numbers[..count]);
         self.last_offset = entry.offset;
         self.run_count += 1;
     }

@@ -96,14 +96,14 @@ impl Journal {
                 },
             });
         } else if free > 2 * self.free_target() {
-            self.remove_slot(effects);
+            self.remove_slot(RESERVE_SLOTS, effects);
         }
     }
 
-    /// Gives a free slot back to the file system, if one can be spared.
-    pub(super) fn remove_slot(&mut self, effects: &mut Effects) {
+    /// Gives a free slot back to the file system, if more than `kept` are free.
+    pub(super) fn remove_slot(&mut self, kept: usize, effects: &mut Effects) {
         let free = self.table.count(SlotState::Free);
-        if self.slot_task.is_some() || free <= RESERVE_SLOTS {
+        if self.slot_task.is_some() || free <= kept {
             return;
         }
         let Some(slot) = self.table.first(SlotState::Free, self.next_slot) else {

@@ -9,8 +9,9 @@ use crate::data::journal::cache::Origin;
 use crate::data::journal::record::{FLAG_COMPLETE, Kind, PARTITION_META, RECORD_HEAD_BYTES};
 use crate::data::journal::segment::{PartitionRange, SlotState};
 use crate::data::journal::{
-    CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead, SealedBlock, SlotTask,
-    State, TRICKLE_MS, WATERMARK_MS, WriteInFlight, partition_of, partition_slot,
+    CHECKPOINT_SLOTS, CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead,
+    SealedBlock, SlotTask, State, TRICKLE_MS, WATERMARK_MS, WriteInFlight, partition_of,
+    partition_slot,
 };
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use crate::ids::{Mono, OpId};
@@ -414,7 +415,8 @@ impl Journal {
                 // and the next checkpoint, which covers more, tries again under the same number.
                 let pending = self.checkpoints.pending.take().expect("just matched");
                 self.checkpoints.generation = pending.generation - 1;
-                self.remove_slot(effects);
+                self.checkpoints.segments_since += 1;
+                self.remove_slot(CHECKPOINT_SLOTS, effects);
                 self.create_after = Some(now.plus_ms(CREATE_RETRY_MS));
                 effects.push(Effect::Report {
                     severity: Severity::Warning,
