@@ -12,6 +12,7 @@ macro_rules! codes {
             /// Every code, in the order of its number.
             pub const ALL: &'static [Code] = &[$(Code::$name,)*];
 
+            //= P-91
             /// The code of a number that travelled; an unknown number is [`Code::Internal`].
             #[must_use]
             pub const fn from_number(number: u16) -> Code {

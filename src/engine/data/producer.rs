@@ -232,6 +232,7 @@ impl Producer {
 
     /// Every span that waits for a block after `durable` is lost with the journal.
     pub fn journal_failed(&mut self, durable: u64) {
+        //= P-39
         for span in &mut self.spans {
             if span.block > durable {
                 span.failed = span.failed.or(Some(Code::Indeterminate));
@@ -248,6 +249,7 @@ impl Producer {
 
     /// Takes what has come to rest, given the durable block, and tells in order what to say.
     pub fn settle(&mut self, durable: u64, mut say: impl FnMut(Word)) {
+        //= P-35
         let mut through: Option<(u64, Level)> = None;
         // First what may be confirmed, then what is at rest: at level volatile a confirm is earlier.
         for span in self.spans.iter().skip(self.confirmed) {
