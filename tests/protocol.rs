@@ -220,9 +220,27 @@ impl Peer {
     }
 
     fn producer(&mut self, channel: u16, level: Level) -> ProducerOpened {
-        let answer = self.call(FrameKind::ProducerOpen, channel, &producer(level));
+        self.producer_as(channel, &producer(level))
+    }
+
+    /// Opens a producer and waits until it has credit (P-33).
+    fn producer_as(&mut self, channel: u16, open: &ProducerOpen) -> ProducerOpened {
+        let answer = self.call(FrameKind::ProducerOpen, channel, open);
         assert_eq!(answer.header.kind, FrameKind::ProducerOpened);
-        ProducerOpened::decode(&answer.body).expect("an opening")
+        let mut opened = ProducerOpened::decode(&answer.body).expect("an opening");
+        while opened.messages == 0 || opened.bytes < FRAGMENT_BYTES_MAX as u64 {
+            let told = self.expect(FrameKind::ProducerCredit);
+            assert_eq!(told.header.channel, channel);
+            let credit = ProducerCredit::decode(&told.body).expect("credit");
+            (opened.messages, opened.bytes) = (credit.messages, credit.bytes);
+        }
+        opened
+    }
+
+    fn close_producer(&mut self, channel: u16) {
+        self.bare(FrameKind::ProducerClose, channel, 999);
+        let closed = self.expect(FrameKind::ProducerClosed);
+        assert_eq!((closed.header.sequence, closed.code()), (999, Code::Normal));
     }
 
     fn publish(&mut self, channel: u16, sequence: u64, flags: u8, messages: &[MessageParts<'_>]) {
@@ -244,8 +262,7 @@ impl Peer {
         let messages: Vec<_> = payloads.iter().map(|text| message(name, text)).collect();
         self.publish(channel, 1, 0, &messages);
         self.confirmed(payloads.len() as u64, Level::Durable);
-        self.bare(FrameKind::ProducerClose, channel, 999);
-        self.expect(FrameKind::ProducerClosed);
+        self.close_producer(channel);
     }
 
     /// Waits for the confirm of everything up to `sequence`; others may come before.
@@ -801,25 +818,28 @@ fn confirms_name_their_level_and_refusals_their_messages() {
     ];
     peer.publish(1, 2, PUBLISH_MANDATORY, &mixed);
     peer.expect_mixed(3, 4);
+    peer.close_producer(1);
 
     let open = ProducerOpen {
         flags: PRODUCER_DOWNGRADE,
         ..producer(Level::Durable)
     };
-    peer.call(FrameKind::ProducerOpen, 2, &open);
-    peer.publish(2, 1, 0, &[message(&volatile, "x")]);
+    peer.producer_as(1, &open);
+    peer.publish(1, 1, 0, &[message(&volatile, "x")]);
     peer.confirmed(1, Level::Volatile);
-    peer.producer(3, Level::Volatile);
-    peer.publish(3, 1, 0, &[message(&durable, "d")]);
+    peer.close_producer(1);
+    peer.producer(1, Level::Volatile);
+    peer.publish(1, 1, 0, &[message(&durable, "d")]);
     peer.confirmed_past(1);
+    peer.close_producer(1);
 
     // Level none: refusals alone are said.
-    peer.producer(4, Level::None);
-    peer.publish(4, 1, PUBLISH_MANDATORY, &[message("nowhere", "x")]);
+    peer.producer(1, Level::None);
+    peer.publish(1, 1, PUBLISH_MANDATORY, &[message("nowhere", "x")]);
     let refused = peer.expect(FrameKind::Refused);
     assert_eq!(
         (refused.header.channel, refused.code()),
-        (4, Code::Unroutable)
+        (1, Code::Unroutable)
     );
     assert_eq!(peer.info(&volatile), (1, 0));
     assert_eq!(peer.info(&durable), (3, 0));
@@ -931,7 +951,7 @@ fn messages_are_taken_one_request_at_a_time() {
     assert_eq!(peer.get(1, 5, 0).1, 0);
     assert_eq!(peer.get(1, 5, 30).1, 0);
     peer.fill(2, &name, &["a", "b", "c"]);
-    let (deliveries, count) = peer.get(1, 2, 0);
+    let (deliveries, count) = peer.get(1, 2, 60_000);
     assert_eq!(count, 2);
     let payloads: Vec<_> = deliveries.iter().flat_map(Frame::payloads).collect();
     assert_eq!(payloads, [b"a", b"b"]);
@@ -945,8 +965,8 @@ fn requeued_messages_return_to_their_places() {
     let mut peer = Peer::connect();
     peer.declare(&name);
     peer.fill(1, &name, &["a", "b", "c"]);
-    peer.consumer(2, &name, 2, 0);
-    peer.take(2);
+    peer.consumer(2, &name, 3, 0);
+    peer.take(3);
     peer.settle(2, SETTLE_REQUEUE, 1, 1);
     let again = peer.next();
     assert_eq!(again.payloads(), [b"a"]);
