@@ -140,6 +140,7 @@ impl core::fmt::Display for Code {
 mod tests {
     use super::*;
 
+    //= P-90, P-91
     #[test]
     fn numbers_go_both_ways_and_only_once() {
         for (idx, code) in Code::ALL.iter().enumerate() {

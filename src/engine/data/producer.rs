@@ -348,6 +348,7 @@ mod tests {
         assert_eq!(words(&mut producer, 1), [Word::Confirm(2, Level::Durable)]);
     }
 
+    //= P-35
     #[test]
     fn exceptions_come_before_the_confirm_that_passes_them() {
         let mut producer = producer(Level::Durable);
@@ -384,6 +385,7 @@ mod tests {
         assert_eq!(producer.settled, (3, 192));
     }
 
+    //= P-39
     #[test]
     fn a_failed_journal_never_blocks_the_rest() {
         let mut producer = producer(Level::Durable);
@@ -402,6 +404,7 @@ mod tests {
         );
     }
 
+    //= P-34
     #[test]
     fn credit_is_charged() {
         let mut producer = producer(Level::Durable);
