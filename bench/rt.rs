@@ -367,7 +367,7 @@ fn rings(time: Duration) -> io::Result<()> {
         let (second, first) = (ends.pop().expect("two"), ends.pop().expect("two"));
         let [first_config, second_config] = configs;
         let asking = spawn_core(first_config, move |core| ask(core, first, time))?;
-        let answering = spawn_core(second_config, move |core| answer(core, second))?;
+        let answering = spawn_core(second_config, move |core| answer(core, second, PeerIdx(0)))?;
         let histogram = join(asking)??;
         join(answering)??;
         report(&format!("mesh round trip, {name}"), &histogram, time);
@@ -400,8 +400,12 @@ async fn ask(
     Ok(histogram)
 }
 
-async fn answer(mut core: CoreRuntime, mut mesh: MeshEndpoint<u64>) -> io::Result<()> {
-    let peer = PeerIdx(0);
+/// Answers every request of `peer`, the last of which is 1.
+async fn answer(
+    mut core: CoreRuntime,
+    mut mesh: MeshEndpoint<u64>,
+    peer: PeerIdx,
+) -> io::Result<()> {
     let mut events = Events::new();
     loop {
         core.poller
@@ -449,7 +453,7 @@ fn idle(time: Duration) -> io::Result<()> {
     let mut ends = mesh::build::<u64>(&shared, 2);
     let (mut waker, sleeper) = (ends.pop().expect("two"), ends.pop().expect("two"));
     let [config, _] = bells;
-    let core = spawn_core(config, move |core| answer_first(core, sleeper))?;
+    let core = spawn_core(config, move |core| answer(core, sleeper, PeerIdx(1)))?;
     pin(1);
     let (mut histogram, start) = (histogram(), Instant::now());
     let mut pause_us = 0;
@@ -471,21 +475,4 @@ fn idle(time: Duration) -> io::Result<()> {
     join(core)??;
     report("idle to busy, answered", &histogram, time);
     Ok(())
-}
-
-async fn answer_first(mut core: CoreRuntime, mut mesh: MeshEndpoint<u64>) -> io::Result<()> {
-    let peer = PeerIdx(1);
-    let mut events = Events::new();
-    loop {
-        core.poller
-            .wait(None, &mut events, || mesh.has_incoming())
-            .await?;
-        while let Some(request) = mesh.take_request(peer) {
-            mesh.reply(peer, request);
-            mesh.publish();
-            if request == 1 {
-                return Ok(());
-            }
-        }
-    }
 }

@@ -714,6 +714,7 @@ impl Connection {
         frame::check_body(header, checked).map_err(|code| malformed(code, header))?;
         match header.kind {
             FrameKind::Heartbeat => {}
+            //= P-11
             FrameKind::Close => return Err(Lost::by_broker(&body)),
             FrameKind::Deliver | FrameKind::DeliverFragment => {
                 if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
@@ -812,6 +813,7 @@ impl Connection {
     /// The channel a frame is for; `None` if this side has closed it.
     fn channel(&self, header: &FrameHeader) -> Result<Option<Channel>, Lost> {
         match self.lock().channels.get(&header.channel) {
+            //= P-15
             Some(slot) if matches!(slot.channel, Channel::Retired(_)) => Ok(None),
             Some(slot) => Ok(Some(slot.channel.clone())),
             None => Err(malformed(Code::ChannelInvalid, header)),

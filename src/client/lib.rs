@@ -124,3 +124,8 @@ pub use message::Message;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
 pub use stats::Stats;
+
+/// The example of the README, compiled with those of the crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

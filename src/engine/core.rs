@@ -536,6 +536,7 @@ impl Running {
                 };
                 self.topology.frame(flow, conn, header, request, effects)
             }
+            //= P-16
             FrameKind::Hello
             | FrameKind::Welcome
             | FrameKind::Attached

@@ -1,6 +1,7 @@
 //! crc32c (Castagnoli), the only checksum on the wire and on disk.
 //! Does not know what is checksummed.
 
+//= P-1
 /// crc32c of `bytes`.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {

@@ -12,6 +12,7 @@ macro_rules! codes {
             /// Every code, in the order of its number.
             pub const ALL: &'static [Code] = &[$(Code::$name,)*];
 
+            //= P-91
             /// The code of a number that travelled; an unknown number is [`Code::Internal`].
             #[must_use]
             pub const fn from_number(number: u16) -> Code {
@@ -139,6 +140,7 @@ impl core::fmt::Display for Code {
 mod tests {
     use super::*;
 
+    //= P-90, P-91
     #[test]
     fn numbers_go_both_ways_and_only_once() {
         for (idx, code) in Code::ALL.iter().enumerate() {

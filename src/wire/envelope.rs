@@ -135,6 +135,7 @@ impl Archived {
             && properties.1 - properties.0 <= PROPERTIES_BYTES_MAX as u64
             && headers.1 - headers.0 <= HEADERS_BYTES_MAX as u64;
         // A later version's fields lie between the known ones and the tail (P-23).
+        //= P-23, P-24
         let reserved = (ENVELOPE_BYTES..=ENVELOPE_BYTES_MAX).contains(&header_bytes)
             && header_bytes.is_multiple_of(ALIGN)
             && self.flags_critical & !FLAGS_CRITICAL_KNOWN == 0
@@ -242,6 +243,7 @@ impl<'a> Envelope<'a> {
         ))
     }
 
+    //= P-25
     /// AMQP 0-9-1 property bytes, or empty.
     #[must_use]
     pub fn properties(&self) -> &'a [u8] {

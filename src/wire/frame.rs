@@ -23,6 +23,7 @@ pub enum Cut {
     Malformed(Code),
 }
 
+//= P-2
 /// Looks at the start of `bytes` (P-3, P-4); a frame longer than `frame_bytes_max` is malformed.
 #[must_use]
 pub fn cut(bytes: &[u8], frame_bytes_max: usize) -> Cut {

@@ -269,6 +269,7 @@ mod tests {
         }
     }
 
+    //= P-90
     #[test]
     fn kinds_are_unique() {
         for kind in FrameKind::ALL {

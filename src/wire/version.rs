@@ -8,6 +8,7 @@ pub const VERSION_MIN: u16 = 1;
 /// Newest protocol version this crate speaks.
 pub const VERSION_MAX: u16 = 1;
 
+//= P-93
 /// The newest version both sides speak, or `None` (P-8).
 #[must_use]
 pub const fn agree(peer_min: u16, peer_max: u16) -> Option<u16> {

@@ -225,6 +225,7 @@ impl Conns {
         slab[..had].copy_from_slice(&conn.partial);
         let mut gone = false;
         let mut filled = had;
+        //= P-18
         match conn.socket.receive(&mut slab[had..]) {
             Ok(Received::Bytes(count)) => {
                 filled += count;

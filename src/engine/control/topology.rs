@@ -163,6 +163,7 @@ impl Topology {
             FrameKind::ExchangeList | FrameKind::BindingList | FrameKind::TenantList => {
                 self.list(flow, conn, header, request.tenant, effects);
             }
+            //= P-67
             FrameKind::QueueList => self.gather(flow, conn, header, request.tenant, effects),
             FrameKind::QueueInspect => {
                 let named = Named::decode(&request.body)?;
@@ -245,6 +246,7 @@ impl Topology {
         request: ChangeRequest,
         effects: &mut Effects,
     ) {
+        //= P-10
         if flow.config.core == META {
             self.undecided
                 .push_back((Origin::Here { conn, header }, request));

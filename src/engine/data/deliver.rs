@@ -141,6 +141,7 @@ impl Flow {
             return Err(Code::LimitReached);
         }
         let key = self.sinks.insert(sink);
+        //= P-49
         let mode = match flags & CONSUMER_NO_ACK {
             0 => AckMode::Explicit,
             _ => AckMode::None,
@@ -211,6 +212,7 @@ impl Flow {
         reason: &str,
         effects: &mut Effects,
     ) {
+        //= P-9
         let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
@@ -235,6 +237,7 @@ impl Flow {
         header: FrameHeader,
         effects: &mut Effects,
     ) -> Result<(), Code> {
+        //= P-48
         let (_, owner, key) = self.consumer(conn, header.channel)?;
         let session = self
             .sessions
@@ -269,6 +272,7 @@ impl Flow {
             return;
         };
         if let Some(state) = self.queues.get_mut(sink.queue) {
+            //= P-47
             let gone = state
                 .queue
                 .remove_consumer(ConsumerKey(key))
@@ -596,6 +600,7 @@ impl Flow {
         settling.retain(|queue| self.settle_queue(*queue, urgency, buffers, effects));
         settling.append(&mut self.settling);
         self.settling = settling;
+        //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
         for (key, sequence) in asks.drain(..) {
             let durable = self
@@ -1010,6 +1015,7 @@ impl Flow {
             .channel;
         let head = deliver_head(offer).encode();
         let count = found.len();
+        //= P-46
         for (idx, (buffer, body)) in found.into_iter().enumerate() {
             let piece = buffers.bytes(buffer, body.clone());
             let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
@@ -1164,6 +1170,7 @@ impl Flow {
         let Some(session) = self.sessions.remove(conn) else {
             return;
         };
+        //= P-17
         for (_, channel) in session.channels() {
             match channel {
                 Channel::Producer(key) => self.drop_producer(key),

@@ -580,6 +580,7 @@ impl Flow {
         if self.failed && state.durable {
             return Err(Code::JournalFailed);
         }
+        //= P-69
         let purged = state.queue.purge(&mut state.settled);
         if !state.settled.is_empty() && !state.settling {
             state.settling = true;

@@ -232,6 +232,7 @@ impl Producer {
 
     /// Every span that waits for a block after `durable` is lost with the journal.
     pub fn journal_failed(&mut self, durable: u64) {
+        //= P-39
         for span in &mut self.spans {
             if span.block > durable {
                 span.failed = span.failed.or(Some(Code::Indeterminate));
@@ -248,6 +249,7 @@ impl Producer {
 
     /// Takes what has come to rest, given the durable block, and tells in order what to say.
     pub fn settle(&mut self, durable: u64, mut say: impl FnMut(Word)) {
+        //= P-35
         let mut through: Option<(u64, Level)> = None;
         // First what may be confirmed, then what is at rest: at level volatile a confirm is earlier.
         for span in self.spans.iter().skip(self.confirmed) {
@@ -346,6 +348,7 @@ mod tests {
         assert_eq!(words(&mut producer, 1), [Word::Confirm(2, Level::Durable)]);
     }
 
+    //= P-35
     #[test]
     fn exceptions_come_before_the_confirm_that_passes_them() {
         let mut producer = producer(Level::Durable);
@@ -382,6 +385,7 @@ mod tests {
         assert_eq!(producer.settled, (3, 192));
     }
 
+    //= P-39
     #[test]
     fn a_failed_journal_never_blocks_the_rest() {
         let mut producer = producer(Level::Durable);
@@ -400,6 +404,7 @@ mod tests {
         );
     }
 
+    //= P-34
     #[test]
     fn credit_is_charged() {
         let mut producer = producer(Level::Durable);

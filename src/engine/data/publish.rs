@@ -226,6 +226,7 @@ impl Flow {
             group.count += 1;
             end += message.bytes.len();
         }
+        //= P-19
         if verdict.is_ok() && seen != header.count {
             verdict = Err(Code::BodyMalformed);
         }
@@ -330,12 +331,14 @@ impl Flow {
             return Err(Code::ExchangeUnknown);
         }
         if targets.is_empty() {
+            //= P-37
             return if mandatory {
                 Err(Code::Unroutable)
             } else {
                 Ok(producer.level)
             };
         }
+        //= P-36
         let durable = targets.iter().all(|target| target.durable);
         if producer.level == Level::Durable && !durable && !producer.downgrade {
             return Err(Code::LevelUnavailable);
@@ -755,6 +758,7 @@ impl Flow {
             .limits
             .assembly_bytes_max
             .saturating_sub(self.assembly_bytes);
+        //= P-22
         let refused = if head.message_bytes > message_bytes_max {
             Some(Code::MessageTooLarge)
         } else if u64::from(head.message_bytes) > free {

@@ -146,6 +146,7 @@ impl Session {
     /// [`Code::ChannelInvalid`] if the number is out of range or in use.
     pub fn claim(&mut self, number: u16, channel: Channel) -> Result<(), Code> {
         assert!(channel != Channel::Free, "claim takes a channel into use");
+        //= P-14
         if number == 0 || number > CHANNELS_MAX || self.channel(number) != Channel::Free {
             return Err(Code::ChannelInvalid);
         }

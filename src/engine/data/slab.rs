@@ -77,8 +77,12 @@ impl<T> Slab<T> {
     pub fn remove(&mut self, key: u64) -> Option<T> {
         self.slot(key)?;
         let idx = (key & u64::from(u32::MAX)) as u32;
-        let value = self.slots[idx as usize].value.take()?;
-        self.free.push(idx);
+        let slot = &mut self.slots[idx as usize];
+        let value = slot.value.take()?;
+        // A slot whose generations are used up is never used again: keys stay unique for ever.
+        if slot.generation < u32::MAX {
+            self.free.push(idx);
+        }
         self.count -= 1;
         Some(value)
     }

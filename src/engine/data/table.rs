@@ -1,4 +1,4 @@
-//! The engine's hash table and slab: the same operations give the same answers in every run.
+//! The engine's hash table: the same operations give the same answers in every run.
 //! Does not know what is stored, and never shows an order that depends on hashing.
 
 use std::borrow::Borrow;
@@ -227,102 +227,6 @@ fn fold(a: u64, b: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64)
 }
 
-/// Names a value in a [`Slab`]; a key outlives its value safely: it then finds nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SlabKey {
-    index: u32,
-    generation: u32,
-}
-
-/// Values in reused places, found by index, never mistaken for each other: a place's generation
-/// counts up when its value is removed.
-#[derive(Clone, Debug)]
-pub struct Slab<T> {
-    places: Vec<SlabPlace<T>>,
-    free: Vec<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct SlabPlace<T> {
-    generation: u32,
-    value: Option<T>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self {
-            places: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
-impl<T> Slab<T> {
-    /// An empty slab; allocates nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Values held.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
-
-    /// Whether no value is held.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Holds `value`. Places are reused last removed first.
-    pub fn insert(&mut self, value: T) -> SlabKey {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(SlabPlace {
-                generation: 0,
-                value: None,
-            });
-            u32::try_from(self.places.len() - 1).expect("a slab holds fewer than 2^32 values")
-        });
-        let place = &mut self.places[index as usize];
-        assert!(place.value.is_none(), "a free place holds nothing");
-        place.value = Some(value);
-        SlabKey {
-            index,
-            generation: place.generation,
-        }
-    }
-
-    /// The value of `key`, if it is still held.
-    #[must_use]
-    pub fn get(&self, key: SlabKey) -> Option<&T> {
-        let place = self.places.get(key.index as usize)?;
-        (place.generation == key.generation).then_some(place.value.as_ref())?
-    }
-
-    /// The value of `key`, to change, if it is still held.
-    pub fn get_mut(&mut self, key: SlabKey) -> Option<&mut T> {
-        let place = self.places.get_mut(key.index as usize)?;
-        (place.generation == key.generation).then_some(place.value.as_mut())?
-    }
-
-    /// Gives the value of `key` back, if it is still held.
-    pub fn remove(&mut self, key: SlabKey) -> Option<T> {
-        let place = self.places.get_mut(key.index as usize)?;
-        if place.generation != key.generation {
-            return None;
-        }
-        let value = place.value.take()?;
-        // A place whose generations are used up is never used again: keys stay unique for ever.
-        if let Some(next) = place.generation.checked_add(1) {
-            place.generation = next;
-            self.free.push(key.index);
-        }
-        Some(value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,19 +271,5 @@ mod tests {
             buckets[(hash & 255) as usize] += 1;
         }
         assert!(buckets.iter().all(|count| (50..200).contains(count)));
-    }
-
-    #[test]
-    fn a_slab_key_never_finds_the_next_value_of_its_place() {
-        let mut slab = Slab::new();
-        let first = slab.insert("first");
-        assert_eq!(slab.remove(first), Some("first"));
-        let second = slab.insert("second");
-        assert_eq!((first.index, slab.len()), (second.index, 1));
-        assert_eq!(slab.get(first), None);
-        assert_eq!(slab.get_mut(first), None);
-        assert_eq!(slab.remove(first), None);
-        assert_eq!(slab.get(second), Some(&"second"));
-        assert!(!slab.is_empty());
     }
 }

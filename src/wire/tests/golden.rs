@@ -323,6 +323,7 @@ fn every_kind_has_a_vector_and_no_vector_is_forgotten() {
     assert_eq!(found, wanted);
 }
 
+//= P-1
 #[test]
 fn frames_are_written_and_read() {
     for &kind in FrameKind::ALL {
@@ -413,6 +414,7 @@ fn assert_same(bytes: &[u8], parts: &MessageParts<'_>) {
     assert_eq!(read.ttl_ms(), parts.ttl_ms);
 }
 
+//= P-23
 #[test]
 fn a_message_of_a_later_version_is_read() {
     let golden = golden("message_later");

@@ -141,6 +141,7 @@ fn structure(page: &str, name: &str) -> Vec<(usize, usize, String)> {
         .collect()
 }
 
+//= P-93
 #[test]
 fn bodies_are_those_of_the_code() {
     let page = page();

@@ -231,6 +231,7 @@ fn random_bytes_are_refused_or_harmless() {
     }
 }
 
+//= P-65
 #[test]
 fn the_bytes_are_those_of_amqp() {
     let mut bytes = Vec::new();

@@ -398,6 +398,7 @@ async fn closing_says_what_was_not_confirmed_in_time() {
     assert_eq!(error.kind(), ErrorKind::Indeterminate);
 }
 
+//= P-11
 #[tokio::test]
 async fn closing_says_goodbye_after_everything_else() {
     let door = Door::open().await;

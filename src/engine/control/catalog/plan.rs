@@ -429,6 +429,7 @@ fn check_not_default(exchange: &[u8]) -> Result<(), Refusal> {
 }
 
 fn check_flags(flags: u32, known: u32) -> Result<(), Refusal> {
+    //= P-92
     if flags & !known == 0 {
         return Ok(());
     }
