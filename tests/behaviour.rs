@@ -1,0 +1,91 @@
+//! The broker over its own protocol, rule by rule, on one, two and four cores (more cores than CPUs on
+//! a small machine). Each test speaks raw frames, so that it can break every rule, in a tenant of its
+//! own of a broker that it shares with the others; tests that stop the broker have one for themselves.
+//!
+//! | file | what it covers |
+//! |---|---|
+//! | `handshake.rs` | P-7, P-8, P-11, P-12, P-68: hello, versions, tenants, heartbeats, silence, close |
+//! | `malformed.rs` | P-2 to P-6, P-14 to P-16, P-19 to P-21, P-44, P-92: everything that ends a connection, and that nothing else is touched |
+//! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
+//! | `routing.rs` | P-64 to P-66: direct, fanout, topic, headers, the default exchange |
+//! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
+//! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
+//! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
+//! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
+//! | `pressure.rs` | P-18, P-33: slow and stopped readers, many producers, backlogs beyond memory |
+//! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
+//! | `client.rs` | the same broker through the client crate |
+//!
+//! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+#[path = "behaviour/broker.rs"]
+mod broker;
+#[path = "behaviour/client.rs"]
+mod client;
+#[path = "behaviour/consume.rs"]
+mod consume;
+#[path = "behaviour/crossing.rs"]
+mod crossing;
+#[path = "behaviour/handshake.rs"]
+mod handshake;
+#[path = "behaviour/large.rs"]
+mod large;
+#[path = "behaviour/malformed.rs"]
+mod malformed;
+#[path = "behaviour/pressure.rs"]
+mod pressure;
+#[path = "behaviour/publish.rs"]
+mod publish;
+#[path = "behaviour/restart.rs"]
+mod restart;
+#[path = "behaviour/routing.rs"]
+mod routing;
+#[path = "behaviour/topology.rs"]
+mod topology;
+#[path = "behaviour/wire.rs"]
+mod wire;
+
+/// What a test is given: a broker, and a tenant that is its own.
+pub struct Setup {
+    pub broker: std::sync::Arc<broker::Broker>,
+    pub tenant: String,
+}
+
+impl Setup {
+    pub fn shared(cores: u16, tenant: &str) -> Self {
+        Self {
+            broker: broker::Broker::shared(cores),
+            tenant: tenant.to_owned(),
+        }
+    }
+
+    /// An open connection of the test's tenant.
+    pub fn wire(&self) -> wire::Wire {
+        wire::Wire::tenant(&self.broker, &self.tenant)
+    }
+
+    pub fn cores(&self) -> u16 {
+        self.broker.cores()
+    }
+}
+
+/// Makes each of these functions a test on 1, 2 and 4 cores.
+macro_rules! on_cores {
+    ($($name:ident)*) => {
+        $crate::on_cores!(@one on_1_core 1 $($name)*);
+        $crate::on_cores!(@one on_2_cores 2 $($name)*);
+        $crate::on_cores!(@one on_4_cores 4 $($name)*);
+    };
+    (@one $module:ident $cores:literal $($name:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $name() {
+                let tenant = concat!(module_path!(), "::", stringify!($name));
+                super::$name(&$crate::Setup::shared($cores, tenant));
+            })*
+        }
+    };
+}
+pub(crate) use on_cores;

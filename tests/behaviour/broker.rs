@@ -1,0 +1,117 @@
+//! A broker inside the test's process, alone or shared by the tests of one number of cores.
+//! Does not know the protocol.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
+
+use ringpost::boot::{self, Running};
+use ringpost::config::{Config, Sources};
+
+/// A broker that ends with its last user; its directory goes with it.
+pub struct Broker {
+    running: Option<Running>,
+    directory: tempfile::TempDir,
+    settings: Vec<(&'static str, String)>,
+    cores: u16,
+}
+
+impl Broker {
+    /// A broker of its own, in an empty directory.
+    pub fn start(cores: u16, settings: &[(&'static str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, text)| (*name, (*text).to_owned()))
+            .collect();
+        let running = start(directory.path(), cores, &settings);
+        Self {
+            running: Some(running),
+            directory,
+            settings,
+            cores,
+        }
+    }
+
+    /// The broker that all tests with so many cores share; each test works in a tenant of its own.
+    pub fn shared(cores: u16) -> Arc<Self> {
+        static SHARED: Mutex<[Weak<Broker>; 8]> = Mutex::new([const { Weak::new() }; 8]);
+        let mut shared = SHARED.lock().unwrap_or_else(|poison| poison.into_inner());
+        let slot = &mut shared[usize::from(cores)];
+        slot.upgrade().unwrap_or_else(|| {
+            let broker = Arc::new(Self::start(cores, &[]));
+            *slot = Arc::downgrade(&broker);
+            broker
+        })
+    }
+
+    /// Shuts down as SIGTERM does, and starts again in the same directory.
+    pub fn restart(&mut self) {
+        self.restart_on(self.cores);
+    }
+
+    /// The same with another number of cores.
+    pub fn restart_on(&mut self, cores: u16) {
+        self.stop();
+        self.cores = cores;
+        self.running = Some(start(self.directory.path(), cores, &self.settings));
+    }
+
+    /// Starts again after it was stopped.
+    pub fn started(mut self) -> Self {
+        assert!(self.running.is_none(), "it was stopped");
+        self.running = Some(start(self.directory.path(), self.cores, &self.settings));
+        self
+    }
+
+    /// Shuts down as SIGTERM does.
+    pub fn stop(&mut self) {
+        let running = self.running.take().expect("it runs");
+        running.shutdown().expect("every core ends well");
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.running.as_ref().expect("it runs").addr()
+    }
+
+    /// Its cores.
+    pub fn cores(&self) -> u16 {
+        self.cores
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let ended = running.shutdown();
+            if !std::thread::panicking() {
+                ended.expect("every core ends well");
+            }
+        }
+    }
+}
+
+fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> Running {
+    let mut flags = vec![
+        ("listen", "127.0.0.1:0".to_owned()),
+        ("admin_listen", "127.0.0.1:0".to_owned()),
+        ("data_dir", directory.display().to_string()),
+        ("cores", cores.to_string()),
+        ("cpus", "off".to_owned()),
+        ("memory", "192MiB".to_owned()),
+        ("segment_bytes", "4MiB".to_owned()),
+        ("partitions", "16".to_owned()),
+        ("connections_max", "256".to_owned()),
+    ];
+    for (name, text) in settings {
+        flags.retain(|(other, _)| other != name);
+        flags.push((*name, text.clone()));
+    }
+    let sources = Sources {
+        flags,
+        ..Sources::default()
+    };
+    let config = Config::resolve(&sources).unwrap_or_else(|errors| panic!("{errors}"));
+    boot::start(config, None).unwrap_or_else(|error| panic!("{error}"))
+}

@@ -1,0 +1,140 @@
+//! The client crate against the real broker: what it promises, on every number of cores.
+
+use std::time::Duration;
+
+use ringpost_client::{ByteSize, Client, ExchangeConfig, Level, Message, QueueConfig};
+
+use crate::{Setup, on_cores};
+
+on_cores! {
+    publishes_and_consumes
+    gets_and_settles
+    many_tasks_share_a_client
+    a_large_message
+}
+
+/// Runs a conversation with the broker, in a tenant of its own.
+fn talk<F: Future<Output = ringpost_client::Result<()>>>(
+    setup: &Setup,
+    conversation: impl FnOnce(Client) -> F,
+) {
+    // Makes the tenant.
+    setup.wire().bye();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let address = setup.broker.addr().to_string();
+    let outcome = runtime.block_on(async {
+        let client = Client::builder(address)
+            .tenant(setup.tenant.clone())
+            .connect()
+            .await?;
+        tokio::time::timeout(crate::wire::PATIENCE, conversation(client))
+            .await
+            .expect("it is over in time")
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn publishes_and_consumes(setup: &Setup) {
+    talk(setup, |client| async move {
+        client.ensure_exchange("shop", ExchangeConfig::topic()).await?;
+        for queue in ["all", "paid"] {
+            client.ensure_queue(queue, QueueConfig::durable()).await?;
+        }
+        client.bind("all", "shop", "#").await?;
+        client.bind("paid", "shop", "order.*.paid").await?;
+        let producer = client.producer("shop").mandatory().build().await?;
+        let mut pending = Vec::new();
+        for number in 0..500 {
+            let state = if number % 5 == 0 { "paid" } else { "new" };
+            let key = format!("order.{number}.{state}");
+            pending.push(producer.enqueue(Message::new(key, number.to_string())).await?);
+        }
+        for one in pending {
+            assert_eq!(one.await?.level, Level::Durable);
+        }
+        for (queue, count) in [("all", 500), ("paid", 100)] {
+            let mut consumer = client.consumer(queue).credit(64).subscribe().await?;
+            let mut seen = 0;
+            while seen < count {
+                let batch = consumer.next_batch().await?.expect("more is to come");
+                for delivery in &batch {
+                    let step = 500 / count;
+                    assert_eq!(delivery.payload(), (seen * step).to_string().as_bytes());
+                    seen += 1;
+                }
+                consumer.ack(&batch).await?;
+            }
+        }
+        producer.close().await?;
+        client.close().await
+    });
+}
+
+fn gets_and_settles(setup: &Setup) {
+    talk(setup, |client| async move {
+        client.ensure_queue("q", QueueConfig::durable()).await?;
+        let producer = client.producer("").build().await?;
+        for number in 0..10 {
+            producer.send(Message::new("q", number.to_string())).await?;
+        }
+        let mut consumer = client.consumer("q").pull().await?;
+        let mut seen = 0;
+        while seen < 10 {
+            for batch in consumer.get(4, Duration::from_secs(30)).await? {
+                seen += batch.len();
+                consumer.ack_durable(&batch).await?;
+            }
+        }
+        assert!(consumer.get(1, Duration::ZERO).await?.is_empty());
+        client.close().await
+    });
+}
+
+fn many_tasks_share_a_client(setup: &Setup) {
+    talk(setup, |client| async move {
+        let tasks: Vec<_> = (0..12)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let queue = format!("q{number}");
+                    client.ensure_queue(&queue, QueueConfig::durable()).await?;
+                    let producer = client.producer("").near(&queue).build().await?;
+                    let mut consumer = client.consumer(&queue).credit(10).subscribe().await?;
+                    for round in 0..50 {
+                        producer.send(Message::new(queue.clone(), round.to_string())).await?;
+                        let batch = consumer.next_batch().await?.expect("more is to come");
+                        consumer.ack(&batch).await?;
+                    }
+                    producer.close().await
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap()?;
+        }
+        client.close().await
+    });
+}
+
+fn a_large_message(setup: &Setup) {
+    talk(setup, |client| async move {
+        client.ensure_queue("q", QueueConfig::durable()).await?;
+        let producer = client
+            .producer("")
+            .in_flight_max(ByteSize::mib(32))
+            .build()
+            .await?;
+        let payload = crate::wire::filler(1, 5 << 20);
+        producer.send(Message::new("q", payload.clone())).await?;
+        let mut consumer = client.consumer("q").credit(10).subscribe().await?;
+        let batch = consumer.next_batch().await?.expect("one is to come");
+        for delivery in &batch {
+            assert!(delivery.payload() == payload);
+        }
+        consumer.ack(&batch).await?;
+        client.close().await
+    });
+}

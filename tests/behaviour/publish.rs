@@ -1,0 +1,446 @@
+//! What becomes of a publish, and what its producer is told.
+
+use ringpost_wire::control::{
+    ExchangeKind, Level, PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare,
+};
+use ringpost_wire::header::PUBLISH_MANDATORY;
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameKind};
+
+use crate::wire::{
+    Wire, consumer, exchange, filler, payloads, queue, queue_on, to, to_queue, volatile,
+};
+use crate::{Setup, on_cores};
+
+on_cores! {
+    every_level_says_how_far_it_got
+    level_none_is_told_only_what_was_refused
+    volatile_queues_cannot_be_durable
+    a_downgrade_is_named
+    mandatory_refuses_what_no_queue_takes
+    confirms_are_cumulative_over_many_queues
+    fan_out_is_confirmed_when_all_have_it
+    a_full_queue_refuses
+    a_full_queue_among_others
+    a_batch_larger_than_a_queue_fills_it
+    credit_comes_back
+    closing_waits_for_outcomes
+    frames_after_a_close_are_ignored
+    many_producers_on_one_connection
+    a_newer_epoch_fences
+    publishes_are_stored_once
+    a_producer_needs_a_name
+}
+
+/// Where a producer's connection and a queue are on different cores, and where they are not.
+fn everywhere(setup: &Setup, mut test: impl FnMut(&mut Wire, u16)) {
+    for core in 0..setup.cores() {
+        let mut wire = setup.wire();
+        test(&mut wire, core);
+        for info in wire.queues() {
+            wire.delete(&info.name);
+        }
+    }
+}
+
+/// P-35, P-36
+fn every_level_says_how_far_it_got(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&queue_on(b"durable", core));
+        wire.declare(&volatile(queue_on(b"volatile", core)));
+        let mut durable = wire.producer(1, Level::Durable);
+        durable.confirm(wire, &[to_queue(b"durable", b"m")]);
+        assert_eq!(durable.level, Some(Level::Durable));
+        let mut early = wire.producer(2, Level::Volatile);
+        for queue in [&b"durable"[..], b"volatile"] {
+            early.confirm(wire, &[to_queue(queue, b"m")]);
+            assert!(early.level >= Some(Level::Volatile));
+        }
+        // What no queue takes is confirmed at the level asked for.
+        durable.confirm(wire, &[to_queue(b"nowhere", b"m")]);
+        assert_eq!(durable.level, Some(Level::Durable));
+        assert_eq!(wire.inspect(b"durable").ready, 2);
+        assert_eq!(wire.inspect(b"volatile").ready, 1);
+    });
+}
+
+/// P-35
+fn level_none_is_told_only_what_was_refused(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&queue_on(b"q", core));
+        let mut producer = wire.producer(1, Level::None);
+        let parts: Vec<_> = (0..100).map(|_| to_queue(b"q", b"m")).collect();
+        producer.publish(wire, 0, &parts);
+        let sequence = producer.publish(wire, PUBLISH_MANDATORY, &[to_queue(b"nowhere", b"m")]);
+        let frame = wire.wait_kind(FrameKind::Refused);
+        assert_eq!(frame.header.sequence, sequence);
+        assert_eq!(frame.code(), Code::Unroutable);
+        wire.until(b"q", |info| info.ready == 100);
+        let producer = producer.close(wire);
+        assert_eq!(producer.confirmed, 0, "nothing is confirmed");
+    });
+}
+
+/// P-36
+fn volatile_queues_cannot_be_durable(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&volatile(queue_on(b"v", core)));
+        let mut producer = wire.producer(1, Level::Durable);
+        let code = producer.refused(wire, 0, to_queue(b"v", b"m"));
+        assert_eq!(code, Code::LevelUnavailable);
+        // Also if another target is durable: it is in no queue then.
+        wire.declare(&queue(b"d"));
+        wire.bind(b"amq.fanout", b"v", b"", b"");
+        wire.bind(b"amq.fanout", b"d", b"", b"");
+        let code = producer.refused(wire, 0, to(b"amq.fanout", b"", b"m"));
+        assert_eq!(code, Code::LevelUnavailable);
+        assert_eq!(wire.inspect(b"d").published, 0);
+        assert_eq!(wire.inspect(b"v").published, 0);
+    });
+}
+
+/// P-36
+fn a_downgrade_is_named(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&volatile(queue_on(b"v", core)));
+        wire.declare(&queue(b"d"));
+        wire.bind(b"amq.fanout", b"v", b"", b"");
+        wire.bind(b"amq.fanout", b"d", b"", b"");
+        let mut producer = wire.producer_with(1, Level::Durable, PRODUCER_DOWNGRADE);
+        producer.confirm(wire, &[to_queue(b"d", b"m")]);
+        assert_eq!(producer.level, Some(Level::Durable));
+        producer.confirm(wire, &[to_queue(b"v", b"m")]);
+        assert_eq!(producer.level, Some(Level::Volatile));
+        producer.confirm(wire, &[to(b"amq.fanout", b"", b"m")]);
+        assert_eq!(producer.level, Some(Level::Volatile));
+        assert_eq!(wire.inspect(b"d").ready, 2);
+        assert_eq!(wire.inspect(b"v").ready, 2);
+    });
+}
+
+/// P-37
+fn mandatory_refuses_what_no_queue_takes(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare(&queue(b"q"));
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Topic));
+    for level in [Level::Volatile, Level::Durable] {
+        let mut producer = wire.producer(1, level);
+        for part in [to_queue(b"nowhere", b"m"), to(b"x", b"k", b"m")] {
+            let code = producer.refused(&mut wire, PUBLISH_MANDATORY, part);
+            assert_eq!(code, Code::Unroutable);
+            producer.confirm(&mut wire, &[part]);
+        }
+        let part = to(b"no exchange", b"k", b"m");
+        assert_eq!(producer.refused(&mut wire, 0, part), Code::ExchangeUnknown);
+        // The flag is of the whole frame.
+        let parts = [to_queue(b"q", b"m"), to_queue(b"nowhere", b"m"), to_queue(b"q", b"m")];
+        let first = producer.publish(&mut wire, PUBLISH_MANDATORY, &parts);
+        producer.settle(&mut wire);
+        let refused = std::mem::take(&mut producer.refused);
+        assert_eq!(refused, [(first + 1, first + 1, Code::Unroutable)]);
+        producer.close(&mut wire);
+    }
+    assert_eq!(wire.inspect(b"q").ready, 4);
+}
+
+/// P-35: whatever cores they are on.
+fn confirms_are_cumulative_over_many_queues(setup: &Setup) {
+    let mut wire = setup.wire();
+    let names: Vec<_> = (0..8_u16).map(|number| format!("q{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        wire.declare(&queue_on(name.as_bytes(), number as u16));
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    let payload = filler(1, 300);
+    for round in 0..50 {
+        let parts: Vec<_> = (0..40)
+            .map(|idx| to_queue(names[(round + idx * 3) % 8].as_bytes(), &payload))
+            .collect();
+        producer.publish(&mut wire, 0, &parts);
+    }
+    producer.settle(&mut wire);
+    assert_eq!(producer.refused, []);
+    let ready: u64 = wire.queues().iter().map(|info| info.ready).sum();
+    assert_eq!(ready, 2000);
+}
+
+/// P-35, P-39
+fn fan_out_is_confirmed_when_all_have_it(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Fanout));
+    for number in 0..8_u16 {
+        let name = format!("q{number}");
+        wire.declare(&queue_on(name.as_bytes(), number));
+        wire.bind(b"x", name.as_bytes(), b"", b"");
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    let texts: Vec<_> = (0..500).map(|number| format!("message {number}")).collect();
+    for chunk in texts.chunks(50) {
+        let parts: Vec<_> = chunk.iter().map(|text| to(b"x", b"k", text.as_bytes())).collect();
+        producer.confirm(&mut wire, &parts);
+        // What is confirmed is there.
+        let begun = texts.iter().position(|text| *text == chunk[0]).unwrap();
+        for info in wire.queues() {
+            assert_eq!(info.published, (begun + 50) as u64);
+        }
+    }
+    for number in 0..8_u16 {
+        let name = format!("q{number}");
+        wire.consume(10 + number, &consumer(name.as_bytes(), 1000));
+        let all = wire.deliveries(10 + number, 500);
+        let expected: Vec<_> = texts.iter().map(String::as_bytes).collect();
+        assert_eq!(payloads(&all), expected);
+    }
+}
+
+/// P-39, P-61: by messages and by bytes.
+fn a_full_queue_refuses(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        for make in [|declare| declare, volatile] {
+            wire.declare(&make(QueueDeclare {
+                messages_max: 3,
+                ..queue_on(b"short", core)
+            }));
+            let mut producer = wire.producer(1, Level::Volatile);
+            for _ in 0..3 {
+                producer.confirm(wire, &[to_queue(b"short", b"m")]);
+            }
+            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            // Outstanding messages count until they are settled.
+            wire.consume(2, &consumer(b"short", 10));
+            let held = wire.deliveries(2, 3);
+            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            wire.settle_surely(2, 0, &[(held[1].tag, held[1].tag)]);
+            producer.confirm(wire, &[to_queue(b"short", b"m")]);
+            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            wire.close_consumer(2);
+
+            let payload = filler(1, 1024 - 64 - 5);
+            wire.declare(&make(QueueDeclare {
+                bytes_max: 3000,
+                ..queue_on(b"small", core)
+            }));
+            producer.confirm(wire, &[to_queue(b"small", &payload)]);
+            producer.confirm(wire, &[to_queue(b"small", &payload)]);
+            let part = to_queue(b"small", &payload);
+            assert_eq!(producer.refused(wire, 0, part), Code::QueueFull);
+            producer.confirm(wire, &[to_queue(b"small", b"a little one fits")]);
+            let large = filler(1, FRAGMENT_BYTES_MAX + 1);
+            assert_eq!(producer.refused(wire, 0, to_queue(b"small", &large)), Code::QueueFull);
+            producer.close(wire);
+            wire.delete(b"short");
+            wire.delete(b"small");
+        }
+    });
+}
+
+/// P-39: refused is in no queue; where one has it and another does not, the outcome is unknown.
+fn a_full_queue_among_others(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Fanout));
+    for number in 0..6_u16 {
+        let name = format!("q{number}");
+        let messages_max = if number == 3 { 1 } else { 0 };
+        wire.declare(&QueueDeclare {
+            messages_max,
+            ..queue_on(name.as_bytes(), number)
+        });
+        wire.bind(b"x", name.as_bytes(), b"", b"");
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to(b"x", b"", b"fits")]);
+    for _ in 0..5 {
+        let before: Vec<_> = wire.queues().iter().map(|info| info.published).collect();
+        let code = producer.refused(&mut wire, 0, to(b"x", b"", b"does not"));
+        let after: Vec<_> = wire.queues().iter().map(|info| info.published).collect();
+        assert_eq!(after[3], 1, "no queue passes its limit");
+        match code {
+            Code::QueueFull => assert_eq!(after, before, "refused is in no queue"),
+            Code::Indeterminate => {}
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// A batch that does not fit as a whole is taken as far as it fits, wherever it comes from.
+fn a_batch_larger_than_a_queue_fills_it(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&QueueDeclare {
+            messages_max: 10,
+            ..queue_on(b"q", core)
+        });
+        let mut producer = wire.producer(1, Level::Durable);
+        let parts: Vec<_> = (0..25).map(|_| to_queue(b"q", b"m")).collect();
+        let first = producer.publish(wire, 0, &parts);
+        producer.settle(wire);
+        let info = wire.inspect(b"q");
+        assert_eq!(info.ready, 10);
+        let refused: u64 = producer.refused.iter().map(|(from, to, _)| to - from + 1).sum();
+        assert_eq!(refused, 15, "{:?}", producer.refused);
+        for (from, _, code) in &producer.refused {
+            assert!(*from >= first + 10);
+            assert_eq!(*code, Code::QueueFull);
+        }
+    });
+}
+
+/// P-33
+fn credit_comes_back(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&queue_on(b"q", core));
+        wire.declare(&volatile(queue_on(b"v", core)));
+        let payload = filler(1, 60_000);
+        for (channel, level, name) in [
+            (1, Level::None, &b"q"[..]),
+            (2, Level::Volatile, b"q"),
+            (3, Level::Durable, b"q"),
+            (4, Level::Volatile, b"v"),
+            (5, Level::None, b"v"),
+            (6, Level::Durable, b"nowhere"),
+        ] {
+            let mut producer = wire.producer(channel, level);
+            let (messages, bytes) = (producer.messages, producer.bytes);
+            assert!(bytes >= FRAGMENT_BYTES_MAX as u64);
+            let mut count = 0;
+            while producer.used_bytes < bytes + 500_000 {
+                producer.publish(wire, 0, &[to_queue(name, &payload)]);
+                count += 1;
+                if count % 20 == 0 && name != b"nowhere" {
+                    wire.purge(name);
+                }
+            }
+            assert!(producer.bytes > bytes && producer.messages >= messages);
+            wire.purge_if(name);
+            producer.close(wire);
+        }
+    });
+}
+
+/// P-39
+fn closing_waits_for_outcomes(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&queue_on(b"q", core));
+        for level in [Level::Durable, Level::Volatile, Level::None] {
+            let mut producer = wire.producer(1, level);
+            let parts: Vec<_> = (0..200).map(|_| to_queue(b"q", b"m")).collect();
+            let before = wire.inspect(b"q").published;
+            producer.publish(wire, 0, &parts);
+            let last = producer.next - 1;
+            let producer = producer.close(wire);
+            if level != Level::None {
+                assert_eq!(producer.confirmed, last, "told before it is closed");
+            }
+            assert_eq!(wire.inspect(b"q").published, before + 200);
+        }
+    });
+}
+
+/// P-15
+fn frames_after_a_close_are_ignored(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare(&queue(b"q"));
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"q", b"before")]);
+    let id = wire.request_bare(FrameKind::ProducerClose, 1);
+    producer.publish(&mut wire, 0, &[to_queue(b"q", b"after")]);
+    producer.publish(&mut wire, 0, &[to_queue(b"q", &filler(1, FRAGMENT_BYTES_MAX + 100))]);
+    let second = wire.request_bare(FrameKind::ProducerClose, 1);
+    let frame = wire.answer(id);
+    assert_eq!(frame.kind(), FrameKind::ProducerClosed);
+    wire.sync();
+    assert_eq!(wire.inspect(b"q").published, 1);
+    let answered = wire.aside().iter().any(|(_, _, sequence)| *sequence == second);
+    assert!(!answered, "requests ignored so are not answered");
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"q", b"anew")]);
+}
+
+fn many_producers_on_one_connection(setup: &Setup) {
+    let mut wire = setup.wire();
+    for number in 0..4_u16 {
+        wire.declare(&queue_on(format!("q{number}").as_bytes(), number));
+    }
+    let mut producers: Vec<_> = (1..=40).map(|channel| wire.producer(channel, Level::Durable)).collect();
+    for round in 0..10_u16 {
+        for producer in &mut producers {
+            let name = format!("q{}", (round + producer.channel) % 4);
+            producer.publish(&mut wire, 0, &[to_queue(name.as_bytes(), b"m")]);
+        }
+    }
+    for producer in &mut producers {
+        producer.settle(&mut wire);
+        assert_eq!(producer.refused, []);
+    }
+    let ready: u64 = wire.queues().iter().map(|info| info.ready).sum();
+    assert_eq!(ready, 400);
+}
+
+/// P-30
+fn a_newer_epoch_fences(setup: &Setup) {
+    let mut older = setup.wire();
+    let mut newer = setup.wire();
+    let open = |epoch| ProducerOpen {
+        producer: 0x1234_5678,
+        epoch,
+        level: Level::Durable as u8,
+        flags: 0,
+        reserved: 0,
+    };
+    let id = older.request_on(FrameKind::ProducerOpen, 1, &open(4));
+    assert_eq!(older.answer(id).kind(), FrameKind::ProducerOpened);
+    let id = newer.request_on(FrameKind::ProducerOpen, 1, &open(5));
+    assert_eq!(newer.answer(id).kind(), FrameKind::ProducerOpened);
+    let frame = older.wait_on(FrameKind::ProducerClosed, 1);
+    assert_eq!((frame.header.sequence, frame.code()), (0, Code::ProducerFenced));
+    let id = older.request_on(FrameKind::ProducerOpen, 1, &open(4));
+    assert_eq!(older.failed(id), Code::ProducerFenced);
+}
+
+/// P-38
+fn publishes_are_stored_once(setup: &Setup) {
+    everywhere(setup, |wire, core| {
+        wire.declare(&queue_on(b"q", core));
+        let open = |epoch| ProducerOpen {
+            producer: 0x4321_0000 + u64::from(core),
+            epoch,
+            level: Level::Durable as u8,
+            flags: 0,
+            reserved: 0,
+        };
+        let id = wire.request_on(FrameKind::ProducerOpen, 1, &open(1));
+        let opened = wire.answer(id);
+        let mut producer = crate::wire::Producer::opened(&opened);
+        let parts = [to_queue(b"q", b"1"), to_queue(b"q", b"2"), to_queue(b"q", b"3")];
+        producer.confirm(wire, &parts);
+        producer.close(wire);
+        let id = wire.request_on(FrameKind::ProducerOpen, 1, &open(2));
+        let opened = wire.answer(id);
+        let mut producer = crate::wire::Producer::opened(&opened);
+        assert_eq!(producer.next, 4, "where it goes on");
+        producer.next = 2;
+        producer.confirmed = 1;
+        producer.confirm(wire, &[parts[1], parts[2], to_queue(b"q", b"4")]);
+        assert_eq!(wire.inspect(b"q").published, 4);
+        producer.close(wire);
+    });
+}
+
+/// P-30
+fn a_producer_needs_a_name(setup: &Setup) {
+    let mut wire = setup.wire();
+    let open = ProducerOpen {
+        producer: 0,
+        epoch: 1,
+        level: Level::Durable as u8,
+        flags: 0,
+        reserved: 0,
+    };
+    let id = wire.request_on(FrameKind::ProducerOpen, 1, &open);
+    assert_eq!(wire.failed(id), Code::SettingInvalid);
+    let open = ProducerOpen {
+        producer: 1,
+        level: 3,
+        ..open
+    };
+    let id = wire.request_on(FrameKind::ProducerOpen, 1, &open);
+    assert_eq!(wire.failed(id), Code::SettingInvalid);
+}

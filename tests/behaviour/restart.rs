@@ -1,0 +1,223 @@
+//! What a broker knows after it was shut down and started again in the same directory.
+
+use ringpost_wire::control::{ExchangeKind, Level, QueueDeclare};
+use ringpost_wire::{Code, FrameKind, FrameHeader};
+
+use crate::broker::Broker;
+use crate::wire::{Wire, consumer, exchange, filler, hello, payloads, queue_on, to, to_queue, volatile};
+
+/// Topology, messages, what was settled, places and delivery counts; and nothing that is volatile.
+fn survives(cores: &[u16]) {
+    let mut broker = Broker::start(cores[0], &[]);
+    let mut wire = Wire::tenant(&broker, "shop");
+    for number in 0..8_u16 {
+        let name = format!("q{number}");
+        wire.declare(&QueueDeclare {
+            messages_max: 1_000 + u64::from(number),
+            ..queue_on(name.as_bytes(), number)
+        });
+        wire.declare(&volatile(queue_on(format!("v{number}").as_bytes(), number)));
+        wire.bind(b"amq.fanout", name.as_bytes(), b"", b"");
+    }
+    wire.declare_exchange(&exchange(b"topic", ExchangeKind::Topic));
+    wire.bind(b"topic", b"q1", b"a.#", b"");
+    wire.bind(b"topic", b"q2", b"a.*", b"");
+    wire.declare_exchange(&ringpost_wire::control::ExchangeDeclare {
+        durability: 0,
+        ..exchange(b"passing", ExchangeKind::Direct)
+    });
+    wire.bind(b"passing", b"q1", b"k", b"");
+    wire.declare(&queue_on(b"deleted", 3));
+    let mut producer = wire.producer(1, Level::Volatile);
+    producer.confirm(&mut wire, &[to_queue(b"deleted", b"m")]);
+    wire.delete(b"deleted");
+
+    let large = filler(7, 1 << 20);
+    for number in 0..8 {
+        let name = format!("q{number}");
+        let mut parts = Vec::new();
+        let texts: Vec<_> = (0..100).map(|text| format!("{number}.{text}")).collect();
+        for (idx, text) in texts.iter().enumerate() {
+            let payload = if idx == 50 { &large } else { text.as_bytes() };
+            parts.push(to_queue(name.as_bytes(), payload));
+        }
+        producer.confirm(&mut wire, &parts);
+        producer.confirm(&mut wire, &[to_queue(format!("v{number}").as_bytes(), b"gone")]);
+        let channel = 10 + number;
+        wire.consume(channel, &consumer(name.as_bytes(), 40));
+        wire.deliveries(channel, 40);
+        // Of the first 40: 10 acked in order, 5 out of order, 5 back twice, 20 held by somebody.
+        wire.settle_surely(channel, 0, &[(0, 10), (20, 24)]);
+        wire.deliveries(channel, 15);
+        wire.settle_surely(channel, 1, &[(30, 34)]);
+        assert_eq!(wire.deliveries(channel, 5)[0].count, 1);
+    }
+    // What is held when the broker goes returns, one delivery the richer.
+    let expected: Vec<u64> = (11..20).chain(25..=100).collect();
+    let mut delivered_before = vec![0_u32; 101];
+    (1..=55).for_each(|sequence: usize| delivered_before[sequence] = 1);
+    (30..=34).for_each(|sequence: usize| delivered_before[sequence] = 2);
+
+    for (round, cores) in cores.iter().enumerate().skip(1) {
+        broker.restart_on(*cores);
+        let mut wire = Wire::greet(&broker, &hello(b"shop"));
+        let queues = wire.queues();
+        let names: Vec<_> = queues.iter().map(|info| String::from_utf8_lossy(&info.name).into_owned()).collect();
+        assert_eq!(names, ["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7"], "round {round}");
+        for (number, info) in queues.iter().enumerate() {
+            assert_eq!(info.messages_max, 1_000 + number as u64);
+            assert_eq!((info.ready, info.unacked), (85, 0), "round {round} {info:?}");
+            assert_eq!((info.published, info.settled), (100, 15));
+            assert_eq!(info.core, info.partition % cores);
+        }
+        let mut producer = wire.producer(1, Level::Volatile);
+        let code = producer.refused(&mut wire, 0, to(b"passing", b"k", b"m"));
+        assert_eq!(code, Code::ExchangeUnknown);
+        for number in 0..8_u16 {
+            let channel = 10 + number;
+            wire.consume(channel, &consumer(format!("q{number}").as_bytes(), 1_000));
+            let all = wire.deliveries(channel, 85);
+            let sequences: Vec<_> = all.iter().map(|delivery| delivery.queue_sequence).collect();
+            assert_eq!(sequences, expected);
+            for delivery in &all {
+                let sequence = delivery.queue_sequence as usize;
+                let text = format!("{number}.{}", sequence - 1);
+                let payload = if sequence == 51 { &large } else { text.as_bytes() };
+                assert!(delivery.payload == payload, "{text}");
+                // Exact: a shutdown is no crash. Each round before delivered everything once.
+                let expected = delivered_before[sequence] + round as u32 - 1;
+                assert_eq!(delivery.count, expected, "round {round}, {sequence}");
+            }
+        }
+        wire.drop_dead();
+        let mut wire = Wire::greet(&broker, &hello(b"shop"));
+        for number in 0..8 {
+            wire.until(format!("q{number}").as_bytes(), |info| info.consumers == 0);
+        }
+    }
+    // Sequences go on, routes are there.
+    let mut wire = Wire::greet(&broker, &hello(b"shop"));
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to(b"topic", b"a.b", b"routed"), to(b"amq.fanout", b"", b"to all")]);
+    for number in 0..8 {
+        let routed = u64::from(number == 1 || number == 2);
+        assert_eq!(wire.inspect(format!("q{number}").as_bytes()).ready, 86 + routed);
+    }
+    // A new queue never has the number, or the messages, of an old one.
+    wire.declare(&queue_on(b"deleted", 3));
+    assert_eq!(wire.inspect(b"deleted").published, 0);
+}
+
+#[test]
+fn on_one_core() {
+    survives(&[1, 1, 1]);
+}
+
+#[test]
+fn on_four_cores() {
+    survives(&[4, 4, 4]);
+}
+
+/// Another number of cores at the next start keeps every message.
+#[test]
+fn from_one_core_to_two_to_four_and_back() {
+    survives(&[1, 2, 4, 1]);
+}
+
+/// P-45: what `Settled` was said for is never delivered again.
+#[test]
+fn settled_stays_settled() {
+    let mut broker = Broker::start(2, &[]);
+    for round in 0..4_u64 {
+        let mut wire = Wire::open(&broker);
+        for core in 0..2 {
+            let name = format!("q{core}");
+            wire.declare(&queue_on(name.as_bytes(), core));
+            let mut producer = wire.producer(1, Level::Durable);
+            let parts: Vec<_> = (0..50).map(|_| to_queue(name.as_bytes(), b"m")).collect();
+            producer.confirm(&mut wire, &parts);
+            producer.close(&mut wire);
+            wire.consume(2, &consumer(name.as_bytes(), 1_000));
+            let left = (round * 10) as usize;
+            let all = wire.deliveries(2, left + 50);
+            let first = all[0].tag;
+            // All that was left and 40 of the new ones.
+            let last = first + left as u64 + 39;
+            wire.settle_surely(2, 0, &[(first + left as u64, last)]);
+            wire.close_consumer(2);
+            wire.until(name.as_bytes(), |info| info.consumers == 0);
+            assert_eq!(wire.inspect(name.as_bytes()).ready, (round + 1) * 10);
+        }
+        broker.restart();
+    }
+    let mut wire = Wire::open(&broker);
+    for info in wire.queues() {
+        assert_eq!((info.ready, info.published, info.settled), (40, 200, 160));
+    }
+}
+
+/// Many small segments' worth, acked and not, over several starts.
+#[test]
+fn recycled_segments_keep_what_is_live() {
+    let mut broker = Broker::start(1, &[]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue_on(b"keep", 0));
+    wire.declare(&queue_on(b"pass", 0));
+    let payload = filler(1, 60_000);
+    for round in 0..3_u64 {
+        let mut producer = wire.producer(1, Level::Durable);
+        wire.consume(2, &consumer(b"pass", 100));
+        let mut passed = 0;
+        for step in 0..8 {
+            let text = format!("{round}.{step}");
+            producer.confirm(&mut wire, &[to_queue(b"keep", text.as_bytes())]);
+            let parts: Vec<_> = (0..40).map(|_| to_queue(b"pass", &payload)).collect();
+            producer.confirm(&mut wire, &parts);
+            wire.deliveries(2, 40);
+            passed += 40;
+            wire.settle_surely(2, 0, &[(0, passed)]);
+        }
+        broker.restart();
+        wire = Wire::open(&broker);
+        let info = wire.inspect(b"pass");
+        assert_eq!((info.ready, info.unacked, info.settled), (0, 0, (round + 1) * 320));
+        assert_eq!(wire.inspect(b"keep").ready, (round + 1) * 8);
+    }
+    wire.consume(2, &consumer(b"keep", 100));
+    let all = wire.deliveries(2, 24);
+    let expected: Vec<_> = (0..3).flat_map(|round| (0..8).map(move |step| format!("{round}.{step}"))).collect();
+    let expected: Vec<_> = expected.iter().map(String::as_bytes).collect();
+    assert_eq!(payloads(&all), expected);
+}
+
+/// P-11: clients are told, and what they had not heard of is stored or not, but never half.
+#[test]
+fn a_shutdown_under_load() {
+    let mut broker = Broker::start(2, &[]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue_on(b"q", 1));
+    let mut producer = wire.producer(1, Level::Durable);
+    let parts: Vec<_> = (0..1000).map(|_| to_queue(b"q", b"m")).collect();
+    producer.confirm(&mut wire, &parts);
+    producer.publish(&mut wire, 0, &parts);
+    broker.stop();
+    let mut confirmed = producer.confirmed;
+    loop {
+        let frame = wire.try_read().expect("the broker says that it goes");
+        match frame.kind() {
+            FrameKind::Confirm => confirmed = frame.header.sequence,
+            FrameKind::Close => {
+                assert_eq!(frame.code(), Code::ShuttingDown);
+                break;
+            }
+            _ => {}
+        }
+    }
+    let mut broker = broker.started();
+    let mut wire = Wire::open(&broker);
+    let published = wire.inspect(b"q").published;
+    assert!((confirmed..=2000).contains(&published), "{confirmed} confirmed, {published} there");
+    wire.send_frame(FrameHeader::bare(FrameKind::Heartbeat, 0, 0), b"");
+    wire.bye();
+    broker.restart();
+}
