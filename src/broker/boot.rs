@@ -192,6 +192,7 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             engine: engine_config(&config, &identity, &budget, number, cores),
             buffers: budget.core.buffers.count,
             connections_max: config.connections_max.div_ceil(u32::from(cores)),
+            drain_timeout: config.drain_timeout,
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
@@ -276,6 +277,7 @@ struct Parts {
     engine: CoreConfig,
     buffers: u32,
     connections_max: u32,
+    drain_timeout: std::time::Duration,
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
@@ -321,6 +323,7 @@ impl Parts {
             report: self.report,
             started: self.started,
             connections_max: self.connections_max,
+            drain_timeout: self.drain_timeout,
         };
         drive.run(engine, effects).await;
     }

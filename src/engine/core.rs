@@ -1,6 +1,7 @@
 //! One core: its messages' flow and its topology, behind one function.
 //! The only place that knows both planes; does not decide anything itself.
 
+use ringpost_wire::control::{Body, Failure};
 use ringpost_wire::ids::CoreId;
 use ringpost_wire::{
     Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES, FrameHeader,
@@ -502,9 +503,10 @@ impl Running {
         }
         match header.kind {
             FrameKind::Heartbeat => Ok(()),
+            //= P-11
             FrameKind::Close => {
-                effects.push(Effect::Close { conn });
-                flow.forget_connection(conn, effects);
+                Failure::decode(body)?;
+                flow.hang_up(conn, Code::Normal, "closed by the client", effects);
                 Ok(())
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
@@ -606,7 +608,6 @@ impl Running {
         agreed: crate::data::session::Agreed,
         effects: &mut Effects,
     ) -> Result<(), Code> {
-        use ringpost_wire::control::Body;
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;

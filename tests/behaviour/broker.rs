@@ -103,6 +103,7 @@ fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> R
         ("segment_bytes", "4MiB".to_owned()),
         ("partitions", "16".to_owned()),
         ("connections_max", "256".to_owned()),
+        ("drain_timeout", "300ms".to_owned()),
     ];
     for (name, text) in settings {
         flags.retain(|(other, _)| other != name);

@@ -3,15 +3,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ringpost_engine::{BufferId, ConnId};
-use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, cut};
+use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, cut};
 
 use crate::data::buffers::BufferPool;
 use crate::rt::net::{Connection, Received, Sent};
-use crate::rt::{Poller, Token};
+use crate::rt::time::Monotonic;
+use crate::rt::{Poller, SocketEvent, Token};
 
 /// Bytes one receive may bring: two of the largest frames, so that a partial frame at its start
 /// never keeps a whole one out.
@@ -22,6 +25,8 @@ const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
 const SPARES_MAX: usize = 64;
 /// Slices of one vectored send.
 const SLICES_MAX: usize = 64;
+/// How long a peer that was told `Close` may take to hang up (P-11).
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Bytes that wait to be sent.
 #[derive(Debug)]
@@ -43,16 +48,25 @@ struct Conn {
     partial: Vec<u8>,
     /// In order; arena pieces only during a turn.
     out: VecDeque<Piece>,
+    /// The first frame is here, which is a small one (P-7).
+    greeted: bool,
     /// The socket may have more to read.
     readable: bool,
+    /// The peer has sent its last byte: no event comes any more, so it is read to the end.
+    ended: bool,
     /// The socket said that it takes no more until an event says otherwise.
     blocked: bool,
     /// Is on the list of those with news.
     listed: bool,
     /// Is on the list of those with something to send.
     sending: bool,
-    /// To be hung up once everything is sent; the engine has forgotten it.
+    /// Is on the list of those that hold buffers which their socket did not take.
+    pinning: bool,
+    /// Everything is to be sent, then the peer hangs up; the engine has forgotten it. What still
+    /// comes is read and dropped: bytes that nobody reads would take the `Close` with them.
     closing: bool,
+    /// Everything was sent, and the peer was told that nothing more comes.
+    finished: bool,
 }
 
 /// What a receive brought.
@@ -78,6 +92,10 @@ pub struct Conns {
     readable: VecDeque<ConnId>,
     /// Connections with something to send.
     sending: Vec<ConnId>,
+    /// Connections that hold buffers which their sockets did not take.
+    pinning: Vec<ConnId>,
+    /// Connections that are closing, with the time when they are cut off; in order.
+    closing: VecDeque<(Monotonic, ConnId)>,
     /// Where bytes are received; one partial frame, then what arrives.
     slab: Vec<u8>,
     spares: Vec<Vec<u8>>,
@@ -100,6 +118,8 @@ impl Conns {
             generation: 0,
             readable: VecDeque::new(),
             sending: Vec::new(),
+            pinning: Vec::new(),
+            closing: VecDeque::new(),
             slab: vec![0; RECEIVE_BYTES + ALIGN],
             spares: Vec::new(),
             count: 0,
@@ -129,15 +149,34 @@ impl Conns {
             .filter(|conn| conn.id == id)
     }
 
-    /// Takes a socket, with bytes that another core received and did not step.
+    /// Takes a socket that was just accepted.
     ///
     /// # Errors
     ///
     /// If the poller does not take it.
-    pub fn add(
+    pub fn add(&mut self, socket: Connection, poller: &mut Poller) -> io::Result<ConnId> {
+        self.register(socket, Vec::new(), false, poller)
+    }
+
+    /// Takes a socket of another core, with bytes that it received and did not step.
+    ///
+    /// # Errors
+    ///
+    /// If the poller does not take it.
+    pub fn adopt(
         &mut self,
         socket: Connection,
         partial: Vec<u8>,
+        poller: &mut Poller,
+    ) -> io::Result<ConnId> {
+        self.register(socket, partial, true, poller)
+    }
+
+    fn register(
+        &mut self,
+        socket: Connection,
+        partial: Vec<u8>,
+        greeted: bool,
         poller: &mut Poller,
     ) -> io::Result<ConnId> {
         let idx = self.free.pop().unwrap_or_else(|| {
@@ -161,23 +200,30 @@ impl Conns {
             socket,
             partial,
             out: VecDeque::new(),
+            greeted,
             readable: listed,
+            ended: false,
             blocked: false,
             listed,
             sending: false,
+            pinning: false,
             closing: false,
+            finished: false,
         }));
         self.count += 1;
         Ok(id)
     }
 
     /// Notes what the poller says of a socket.
-    pub fn note(&mut self, id: ConnId, readable: bool, writable: bool) {
+    pub fn note(&mut self, event: &SocketEvent) {
+        let id = ConnId(event.token.value());
         let Some(conn) = self.get_mut(id) else { return };
+        let (readable, writable) = (event.readable || event.hangup, event.writable);
+        conn.ended |= event.hangup;
         let mut list = false;
         if readable {
             conn.readable = true;
-            list = !conn.listed && !conn.closing;
+            list = !conn.listed;
             conn.listed |= list;
         }
         let mut send = false;
@@ -217,9 +263,6 @@ impl Conns {
             return;
         };
         conn.listed = false;
-        if conn.closing {
-            return;
-        }
         let slab = &mut self.slab[base..base + RECEIVE_BYTES];
         let had = conn.partial.len();
         slab[..had].copy_from_slice(&conn.partial);
@@ -229,8 +272,9 @@ impl Conns {
         match conn.socket.receive(&mut slab[had..]) {
             Ok(Received::Bytes(count)) => {
                 filled += count;
-                // A short read drains the socket: the next bytes come with an event.
-                conn.readable = filled == slab.len();
+                // A short read drains the socket: the next bytes come with an event. The end of the
+                // stream may have come with this one.
+                conn.readable = filled == slab.len() || conn.ended;
             }
             Ok(Received::WouldBlock) => conn.readable = false,
             Ok(Received::Closed) | Err(_) => {
@@ -238,11 +282,21 @@ impl Conns {
                 gone = true;
             }
         }
+        if conn.closing {
+            filled = 0;
+        }
         let mut end = 0;
         let mut malformed = None;
         loop {
-            match cut(&slab[end..filled], FRAME_BYTES_MAX) {
-                Cut::Complete { length, .. } => end += length,
+            let frame_bytes_max = match conn.greeted {
+                true => FRAME_BYTES_MAX,
+                false => FRAME_BYTES_MAX_HANDSHAKE,
+            };
+            match cut(&slab[end..filled], frame_bytes_max) {
+                Cut::Complete { length, .. } => {
+                    conn.greeted = true;
+                    end += length;
+                }
                 Cut::Incomplete { .. } => break,
                 Cut::Malformed(code) => {
                     malformed = Some(code);
@@ -316,14 +370,62 @@ impl Conns {
         }
     }
 
-    /// Hangs up once everything is sent.
-    pub fn close(&mut self, id: ConnId) {
+    /// Sends what there is, says that nothing more comes, and waits until the peer hangs up, though
+    /// not for ever.
+    pub fn close(&mut self, id: ConnId, now: Monotonic) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.closing = true;
+        self.closing.push_back((now.plus(LINGER), id));
+        let conn = self.get_mut(id).expect("it was just looked at");
         if !conn.sending {
             conn.sending = true;
             self.sending.push(id);
         }
+    }
+
+    /// When the next connection that is closing is to be cut off.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        self.closing.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Cuts off the connections that had their time to hang up.
+    pub fn expire(&mut self, now: Monotonic, pool: &mut BufferPool) {
+        while let Some((deadline, id)) = self.closing.front().copied() {
+            let over = self.get_mut(id).is_none();
+            if !over && now < deadline {
+                return;
+            }
+            self.closing.pop_front();
+            self.drop_gone(id, pool);
+        }
+    }
+
+    /// Cuts off all connections.
+    pub fn drop_all(&mut self, pool: &mut BufferPool) {
+        let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
+        for id in ids {
+            self.drop_gone(id, pool);
+        }
+    }
+
+    /// Copies what sockets did not take out of the pool's buffers, so that those who do not read
+    /// keep no memory from those who do.
+    pub fn unpin(&mut self, pool: &mut BufferPool) {
+        let mut pinning = std::mem::take(&mut self.pinning);
+        for id in pinning.drain(..) {
+            let Some(conn) = self.get_mut(id) else { continue };
+            conn.pinning = false;
+            for piece in &mut conn.out {
+                if let Piece::Buffer(buffer, range) = piece {
+                    let buffer = *buffer;
+                    let copy = pool.bytes(buffer, range.clone()).to_vec();
+                    *piece = Piece::Copied(copy, 0);
+                    pool.release(buffer);
+                }
+            }
+        }
+        self.pinning = pinning;
     }
 
     /// Forgets a connection whose peer is gone.
@@ -334,7 +436,7 @@ impl Conns {
         }
         let conn = self.conns[idx].take().expect("it was just looked at");
         // The executor learns of a close only at its next turn; the peer shall learn at once.
-        let _ = conn.socket.shutdown(std::net::Shutdown::Both);
+        let _ = conn.socket.shutdown(Shutdown::Both);
         for piece in conn.out {
             if let Piece::Buffer(buffer, _) = piece {
                 pool.release(buffer);
@@ -368,7 +470,7 @@ impl Conns {
         if poller.deregister(conn.socket.as_fd()).is_err() || !conn.out.is_empty() {
             // A client attaches before it has asked for anything, so nothing is left to send
             // unless it does not read; such a one is dropped.
-            let _ = conn.socket.shutdown(std::net::Shutdown::Both);
+            let _ = conn.socket.shutdown(Shutdown::Both);
             return None;
         }
         Some((conn.socket, conn.partial))
@@ -436,20 +538,32 @@ impl Conns {
                 }
             }
             conn.readable = true;
-            if !conn.listed && !conn.closing {
+            if !conn.listed {
                 conn.listed = true;
                 self.readable.push_back(id);
             }
         }
         for piece in &mut conn.out {
-            if let Piece::Arena(range) = piece {
-                let mut copy = spares.pop().unwrap_or_default();
-                copy.clear();
-                copy.extend_from_slice(&arena[range.start as usize..range.end as usize]);
-                *piece = Piece::Copied(copy, 0);
+            match piece {
+                Piece::Arena(range) => {
+                    let mut copy = spares.pop().unwrap_or_default();
+                    copy.clear();
+                    copy.extend_from_slice(&arena[range.start as usize..range.end as usize]);
+                    *piece = Piece::Copied(copy, 0);
+                }
+                Piece::Buffer(..) if !conn.pinning => {
+                    conn.pinning = true;
+                    self.pinning.push(id);
+                }
+                Piece::Buffer(..) | Piece::Copied(..) => {}
             }
         }
-        let over = conn.closing && (conn.out.is_empty() || gone);
+        let over = conn.closing && gone;
+        if conn.closing && conn.out.is_empty() && !conn.finished {
+            conn.finished = true;
+            // A peer that is gone already is found out by the next read.
+            let _ = conn.socket.shutdown(Shutdown::Write);
+        }
         if total > 0 {
             sent(id, total as u32);
         }

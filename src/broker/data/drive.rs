@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use ringpost_engine::core::Core;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{ConnId, Effect, Effects, Input, IoFault, Mono};
+use ringpost_engine::{Effect, Effects, Input, IoFault, Mono};
 
 use crate::data::buffers::BufferPool;
 use crate::data::conn::{Arrival, Conns};
@@ -25,6 +26,8 @@ const RECEIVES_PER_TURN_MAX: usize = 64;
 const MESH_PER_TURN_MAX: usize = 256;
 /// Connections that one turn accepts.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
+/// When fewer than one in so many buffers is free, sockets that are behind keep none.
+const BUFFERS_PINNED_PART: usize = 2;
 /// The listener's name at the poller.
 const LISTENER: Token = Token::new(Token::MAX);
 /// Least time between two ticks given to the engine.
@@ -73,6 +76,8 @@ pub struct Drive {
     pub started: flume::Sender<(u16, Result<(), String>)>,
     /// Most connections.
     pub connections_max: u32,
+    /// How long a shutdown waits for clients to hang up.
+    pub drain_timeout: Duration,
 }
 
 /// The parts that change from turn to turn.
@@ -87,6 +92,8 @@ struct Running {
     told_started: bool,
     accepting: bool,
     shutting_down: bool,
+    /// When a shutdown cuts off the clients that are left.
+    cut_off: Option<Monotonic>,
     ticked: u64,
     turns: u64,
     write_bytes: u64,
@@ -106,6 +113,7 @@ impl Drive {
             told_started: false,
             accepting: false,
             shutting_down: false,
+            cut_off: None,
             ticked: 0,
             turns: 0,
             write_bytes: 0,
@@ -127,8 +135,11 @@ impl Drive {
             let deadline = if running.conns.has_readable() || !running.leaving.is_empty() {
                 Some(now)
             } else {
-                let deadline = running.engine.next_deadline(Mono(now.as_nanos()));
-                deadline.map(|mono| Monotonic::from_nanos(mono.0))
+                let engine = running.engine.next_deadline(Mono(now.as_nanos()));
+                let engine = engine.map(|mono| Monotonic::from_nanos(mono.0));
+                let closing = running.conns.next_deadline();
+                let all = [engine, closing, running.cut_off];
+                all.into_iter().flatten().min()
             };
             let (mesh, store, requests) = (&self.mesh, &self.store, &self.requests);
             let waited = self
@@ -183,12 +194,10 @@ impl Drive {
             if event.token == LISTENER {
                 running.accepting = true;
             } else {
-                let conn = ConnId(event.token.value());
-                running
-                    .conns
-                    .note(conn, event.readable || event.hangup, event.writable);
+                running.conns.note(event);
             }
         }
+        self.hang_up_late(running);
         if running.accepting && running.engine.is_running() {
             self.accept(running, now);
         }
@@ -205,6 +214,19 @@ impl Drive {
             };
             // The rest of the process may have given up waiting; then nobody needs to hear it.
             let _ = self.started.send((self.core, outcome));
+        }
+    }
+
+    /// Cuts off those who were told to hang up and did not.
+    fn hang_up_late(&mut self, running: &mut Running) {
+        let Some(first) = running.conns.next_deadline().or(running.cut_off) else {
+            return;
+        };
+        let now = Monotonic::now();
+        if running.cut_off.is_some_and(|late| now >= late) {
+            running.conns.drop_all(&mut self.pool);
+        } else if now >= first {
+            running.conns.expire(now, &mut self.pool);
         }
     }
 
@@ -251,7 +273,7 @@ impl Drive {
                     // Dropping the socket closes it; the client reconnects with back-off.
                     return;
                 }
-                match running.conns.add(socket, partial, &mut self.poller) {
+                match running.conns.adopt(socket, partial, &mut self.poller) {
                     Ok(conn) => self.step(running, now, Input::Adopted { conn, session }),
                     Err(error) => {
                         let text = format!("cannot adopt a connection: {error}");
@@ -270,6 +292,7 @@ impl Drive {
             }
             AdminRequest::Shutdown => {
                 running.shutting_down = true;
+                running.cut_off = Some(Monotonic::now().plus(self.drain_timeout));
                 self.listener = None;
                 running.accepting = false;
                 self.step(running, now, Input::Shutdown);
@@ -341,7 +364,7 @@ impl Drive {
                         // Dropped, and thereby closed: as many connections as the limit allows.
                         continue;
                     }
-                    match running.conns.add(socket, Vec::new(), &mut self.poller) {
+                    match running.conns.add(socket, &mut self.poller) {
                         Ok(conn) => running.engine.step(
                             now,
                             Input::Opened { conn },
@@ -421,6 +444,9 @@ impl Drive {
                 });
             effects.clear();
             running.effects = effects;
+            if self.pool.free_count() < self.buffers as usize / BUFFERS_PINNED_PART {
+                running.conns.unpin(&mut self.pool);
+            }
             let again = !answers.is_empty();
             for input in answers {
                 self.step(running, now, input);
@@ -452,7 +478,7 @@ impl Drive {
                     .conns
                     .send_buffer(conn, buffer, range, &mut self.pool);
             }
-            Effect::Close { conn } => running.conns.close(conn),
+            Effect::Close { conn } => running.conns.close(conn, Monotonic::now()),
             Effect::Handover { conn, to, session } => {
                 let taken = running
                     .conns
