@@ -1,1 +1,8 @@
-//! Placeholder.
+//! N engines on a simulated disk, network, mesh and clock: one seed is one world, bit for bit.
+//! Drives the engine through its seam and plays its clients; does not know how it works inside.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod disk;
+pub mod memory;
+pub mod random;
