@@ -22,7 +22,7 @@ struct Message {
     hash: u64,
     /// First of its records in `Checker::copies`.
     copies: u32,
-    /// Crashes when it was last sent.
+    /// Crashes when it was first sent.
     crashes: u32,
     copy_count: u16,
     /// The level asked for.
@@ -69,8 +69,12 @@ struct Copy {
     place: u64,
     queue: u32,
     holder: u32,
-    /// `Queue::drops` when it was last sent.
+    /// `Queue::drops` when it was first sent.
     drops: u32,
+    /// Crashes when it was first delivered.
+    crashes: u32,
+    /// Crashes when it was last acked.
+    acked: u32,
     deliveries: u16,
     state: State,
     certain: bool,
@@ -251,6 +255,8 @@ impl Checker {
                 queue,
                 holder: u32::MAX,
                 drops: self.queues[queue as usize].drops,
+                crashes: 0,
+                acked: 0,
                 deliveries: 0,
                 state: State::Unseen,
                 certain: matches!(target, Target::Must(_)),
@@ -270,7 +276,9 @@ impl Checker {
         self.verdict.counts.sent += 1;
     }
 
-    /// A repeat: what both name is certain if it was, all else becomes possible.
+    /// A repeat: what both name is certain if it was, all else becomes possible. What may have
+    /// happened to the first attempt (a purge, a crash of a volatile queue) excuses the second,
+    /// which may have been taken for a duplicate.
     fn sent_again(
         &mut self,
         producer: usize,
@@ -286,7 +294,6 @@ impl Checker {
         let old = message.copies as usize..message.copies as usize + message.copy_count as usize;
         for copy in &mut self.copies[old.clone()] {
             copy.certain &= targets.contains(&Target::Must(QueueNo(copy.queue)));
-            copy.drops = self.queues[copy.queue as usize].drops;
         }
         let is_new = |checker: &Self, target: &Target| {
             checker.copies[old.clone()]
@@ -303,6 +310,8 @@ impl Checker {
                         queue: target.queue().0,
                         holder: u32::MAX,
                         drops: self.queues[target.queue().0 as usize].drops,
+                        crashes: 0,
+                        acked: 0,
                         deliveries: 0,
                         state: State::Unseen,
                         certain: false,
@@ -312,7 +321,6 @@ impl Checker {
             message.copies = start as u32;
             message.copy_count = (self.copies.len() - start) as u16;
         }
-        message.crashes = self.verdict.counts.crashes as u32;
         message.waiting = message.asked != Level::None;
         message.refused = false;
         self.producers[producer].messages[at] = message;
@@ -450,6 +458,7 @@ impl Checker {
         let crashes = self.verdict.counts.crashes as u32;
         let losses = self.queues[queue.0 as usize].losses;
         if copy.deliveries == 0 {
+            copy.crashes = crashes;
             if place != 0 && !self.mark_place(queue, place) {
                 self.broken(Kind::PlaceReused, names.0, names.1, names.2, || {
                     format!("place {place}")
@@ -496,7 +505,7 @@ impl Checker {
             State::Held => self.broken(Kind::TwoHolders, names.0, names.1, names.2, || {
                 format!("held by consumer {}", copy.holder)
             }),
-            State::Settled if holder_life == Life::Lost => {}
+            State::Settled if holder_life == Life::Lost || copy.acked != crashes => {}
             State::Settled => {
                 self.broken(Kind::DeliveredAfterAck, names.0, names.1, names.2, || {
                     format!("acked by consumer {}", copy.holder)
@@ -510,6 +519,7 @@ impl Checker {
         copy.place = place;
         copy.deliveries = copy.deliveries.saturating_add(1);
         copy.holder = consumer.0;
+        copy.acked = crashes;
         copy.state = match self.consumers[consumer.0 as usize].mode {
             AckMode::Acks => State::Held,
             AckMode::OnSend => State::Settled,
@@ -556,9 +566,11 @@ impl Checker {
             // A phantom or a leak, reported when it was delivered; settling it says nothing new.
             return;
         };
+        let crashes = self.verdict.counts.crashes as u32;
         let copy = &mut self.copies[at];
         if copy.state != State::Gone {
             copy.state = to;
+            copy.acked = crashes;
         }
         if to == State::Returned {
             self.queues[queue.0 as usize].returns += 1;
@@ -622,6 +634,10 @@ impl Checker {
             return self.bad(None, None, "consumer gone that was never there");
         };
         if entry.life != Life::Alive {
+            if entry.life == Life::Closed {
+                // The connection went down before the close was answered.
+                entry.life = life;
+            }
             return;
         }
         entry.life = life;
@@ -681,12 +697,12 @@ impl Checker {
                     let entry = &mut last[copy.queue as usize];
                     let is_comparable = entry.0 == producer as u32
                         && (self.queues[copy.queue as usize].durability == Durability::Durable
-                            || entry.1 == message.crashes);
+                            || entry.1 == copy.crashes);
                     if copy.place == 0 {
                         continue;
                     }
                     let before = entry.2;
-                    *entry = (producer as u32, message.crashes, copy.place);
+                    *entry = (producer as u32, copy.crashes, copy.place);
                     if is_comparable && copy.place <= before {
                         self.broken(
                             Kind::PlacesOutOfOrder,

@@ -190,7 +190,8 @@ pub enum Event<'a> {
         /// Which.
         consumer: ConsumerNo,
     },
-    /// A consumer's connection was lost: what it had sent last may or may not have arrived.
+    /// A consumer's connection was lost, also while its close was under way: what it had sent last
+    /// may or may not have arrived.
     ConsumerLost {
         /// Which.
         consumer: ConsumerNo,

@@ -129,6 +129,8 @@ fn delivered_after_ack() {
     let again = "consumer 2 0 acks;delivered 2 0 1 7.1 ab again 1;acked 0 7.1;end";
     clean(&format!("{acked};lost 0;{again}"));
     clean(&format!("{acked};crash;{again}"));
+    clean(&format!("{acked};closed 0;crash;{again}"));
+    clean(&format!("{acked};closed 0;lost 0;{again}"));
     broken(
         &format!("{acked};closed 0;{again}"),
         Kind::DeliveredAfterAck,

@@ -3,6 +3,10 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod client;
 pub mod disk;
 pub mod memory;
+pub mod model;
+pub mod plan;
 pub mod random;
+pub mod scene;
