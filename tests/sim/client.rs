@@ -293,6 +293,21 @@ impl Client {
         }
     }
 
+    /// Sends heartbeats and nothing else.
+    pub fn stay_alive(&mut self, scene: &mut Scene) {
+        self.heartbeat(scene);
+        if !self.out.is_empty() {
+            self.sent_at = scene.now;
+        }
+    }
+
+    /// Begins to drain, or to drain again.
+    pub fn begin_drain(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            *drain = Drain::default();
+        }
+    }
+
     fn heartbeat(&mut self, scene: &mut Scene) {
         let quiet_ms = scene.now.saturating_sub(self.sent_at) / 1_000_000;
         if self.link == Link::Open

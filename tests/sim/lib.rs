@@ -5,8 +5,12 @@
 
 pub mod client;
 pub mod disk;
+pub mod engine;
 pub mod memory;
 pub mod model;
+pub mod network;
 pub mod plan;
 pub mod random;
+pub mod run;
 pub mod scene;
+pub mod world;
