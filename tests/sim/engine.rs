@@ -1,52 +1,99 @@
-//! The one place that names the engine's core: how the simulator starts it and steps it.
-//! Does not know worlds.
+//! The one place that names the engine's core: how the simulator starts it, and how small it makes
+//! it. Does not know worlds.
 
+use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::{Buffers, Effects, Input, Mono, SlotHead};
+use ringpost_wire::ids::CoreId;
 
-use crate::plan::Plan;
+use crate::plan::{Fault, Plan};
+use crate::random::Random;
 
-/// What is found in a core's journal directory at a start.
-pub struct Found {
-    /// The first bytes of every slot.
-    pub slots: Vec<SlotHead>,
-    /// The checkpoints that could be read.
-    pub checkpoints: Vec<Vec<u8>>,
-}
+/// Bytes of a buffer: the engine's own choice, a whole piece of a large message must fit.
+const BUFFER_BYTES: u32 = 256 << 10;
 
 /// A core.
-pub struct Engine;
+pub struct Engine(Core);
+
+/// The bounds that a plan gives its cores; the same at every start of a world.
+fn limits(plan: &Plan) -> Limits {
+    let mut random = Random::new(plan.seed, 5);
+    let has = |fault| plan.faults.has(fault);
+    let tiny = has(Fault::TinyMemory);
+    Limits {
+        publish_bytes: if tiny { 1 << 20 } else { 8 << 20 },
+        window_bytes_max: if has(Fault::TinyCredit) { 256 << 10 } else { 4 << 20 },
+        unsent_bytes_max: random.scale(4 << 10..=1 << 20) as u32,
+        forward_bytes_max: random.scale(4 << 10..=512 << 10) as u32,
+        requests_per_peer_max: requests_per_peer_max(plan),
+        volatile_buffers: if tiny { 4 } else { 16 },
+        buffers_free_min: if tiny { 4 } else { 8 },
+        slots_max: random.within(8..=64) as u32,
+        assembly_bytes_max: 4 << 20,
+        ..Limits::default()
+    }
+}
+
+/// Requests that a lane between two cores holds.
+#[must_use]
+pub fn requests_per_peer_max(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::SlowMesh) { 2 } else { 256 }
+}
 
 impl Engine {
-    /// Starts a core.
+    /// Starts a core with what its directory holds.
+    #[must_use]
     pub fn boot(
-        _plan: &Plan,
-        _core: usize,
-        _found: Found,
-        _now: Mono,
-        _effects: &mut Effects,
+        plan: &Plan,
+        core: usize,
+        slots: Vec<SlotHead>,
+        checkpoints: Vec<Vec<u8>>,
+        now: Mono,
     ) -> Self {
-        Self
+        let config = CoreConfig {
+            core: CoreId(core as u16),
+            cores: plan.cores,
+            partitions: plan.partitions,
+            cluster: 0x5EED,
+            segment_bytes: if plan.faults.has(Fault::TinySegments) { 1 << 20 } else { 4 << 20 },
+            server: "sim".into(),
+            limits: limits(plan),
+        };
+        Self(Core::boot(config, Found { slots, checkpoints }, now))
     }
 
     /// Bytes of a buffer and how many of them a core of this world has.
     #[must_use]
-    pub fn memory(_plan: &Plan) -> (u32, usize) {
-        (1 << 18, 16)
+    pub fn memory(plan: &Plan) -> (u32, usize) {
+        let count = if plan.faults.has(Fault::TinyMemory) { 16 } else { 64 };
+        (BUFFER_BYTES, count)
     }
 
     /// Something happened.
     pub fn step<B: Buffers>(
         &mut self,
-        _now: Mono,
-        _input: Input<'_>,
-        _buffers: &mut B,
-        _effects: &mut Effects,
+        now: Mono,
+        input: Input<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
     ) {
+        self.0.step(now, input, buffers, effects);
     }
 
-    /// When it wants to be told the time.
+    /// When it wants a turn although nothing happens.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Mono> {
-        None
+    pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        self.0.next_deadline(now)
+    }
+
+    /// Whether connections may be given to it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.is_running()
+    }
+
+    /// Whether its journal has failed, or could not be recovered.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.has_failed()
     }
 }

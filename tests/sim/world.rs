@@ -10,16 +10,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use ringpost_check::{Event, Kind, Verdict};
-use ringpost_engine::data::mesh::MeshMessage;
 use ringpost_engine::data::session::Handover;
 use ringpost_engine::effect::Severity;
+use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{BufferId, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId};
 use ringpost_wire::Code;
 use ringpost_wire::ids::CoreId;
 
 use crate::client::Client;
 use crate::disk::{Disk, Done, Fate};
-use crate::engine::{Engine, Found};
+use crate::engine::{self, Engine};
 use crate::memory::Pool;
 use crate::network::{Arrived, Link};
 use crate::plan::{Fault, Mode, Plan};
@@ -47,7 +47,7 @@ enum Happening {
     Turn { core: usize, life: u32 },
     Deadline { core: usize, life: u32 },
     Disk { core: usize, op: OpId, life: u32 },
-    Mesh { from: usize, to: usize, life: u32 },
+    Mesh { from: usize, to: usize, is_reply: bool, life: u32 },
     Adopt { link: u64, life: u32 },
     Arrive { link: u64 },
     Give { link: u64 },
@@ -130,8 +130,8 @@ pub struct World {
     /// Apart from the cores, so that a connection can let go of a buffer of any.
     pools: Vec<Option<Pool>>,
     disks: Vec<Disk>,
-    mesh: BTreeMap<(usize, usize), VecDeque<MeshMessage>>,
-    mesh_last: BTreeMap<(usize, usize), u64>,
+    mesh: BTreeMap<(usize, usize, bool), VecDeque<MeshMessage>>,
+    mesh_last: BTreeMap<(usize, usize, bool), u64>,
     links: BTreeMap<u64, Link>,
     link_of: BTreeMap<ConnId, u64>,
     moving: BTreeMap<u64, (Box<Handover>, Vec<Waiting>)>,
@@ -294,7 +294,7 @@ impl World {
             Happening::Turn { core, life } if life == self.life => self.turn(core),
             Happening::Deadline { core, life } if life == self.life => self.deadline(core),
             Happening::Disk { core, op, life } if life == self.life => self.disk_done(core, op),
-            Happening::Mesh { from, to, life } if life == self.life => self.mesh_arrives(from, to),
+            Happening::Mesh { from, to, is_reply, life } if life == self.life => self.mesh_arrives(from, to, is_reply),
             Happening::Adopt { link, life } if life == self.life => self.adopt(link),
             Happening::Turn { .. }
             | Happening::Deadline { .. }
@@ -350,13 +350,11 @@ impl World {
             }
             self.pools.push(Some(Pool::new(memory.0, memory.1)));
             let (slots, checkpoints) = self.disks[core].found(&mut self.random_disk);
-            let found = Found { slots, checkpoints };
-            let mut effects = Effects::default();
             let now = Mono(self.scene.now);
-            let engine = Engine::boot(&self.scene.plan, core, found, now, &mut effects);
+            let engine = Engine::boot(&self.scene.plan, core, slots, checkpoints, now);
             self.cores.push(Core {
                 engine,
-                effects,
+                effects: Effects::default(),
                 waiting: VecDeque::new(),
                 operations: BTreeMap::new(),
                 turn_scheduled: false,
@@ -367,7 +365,6 @@ impl World {
             });
         }
         for core in 0..self.cores.len() {
-            self.perform(core);
             self.give_input(core, Waiting::Tick);
         }
     }
@@ -471,6 +468,7 @@ impl World {
         if stepped > 0 {
             self.step_raw(core, Input::TurnEnd);
             self.perform(core);
+            self.look_at_failure(core);
         }
         for conn in closed {
             self.forget_link(conn);
@@ -576,7 +574,7 @@ impl World {
     }
 
     fn schedule_deadline(&mut self, core: usize) {
-        let Some(Mono(deadline)) = self.cores[core].engine.next_deadline() else {
+        let Some(Mono(deadline)) = self.cores[core].engine.next_deadline(Mono(self.scene.now)) else {
             return;
         };
         let deadline = deadline.max(self.scene.now + 1);
@@ -591,6 +589,14 @@ impl World {
                 Happening::Deadline { core, life },
             );
         }
+    }
+
+    /// A core that gave up its journal without a fault, while it was starting or later.
+    fn look_at_failure(&mut self, core: usize) {
+        if self.cores[core].has_failed || !self.cores[core].engine.has_failed() {
+            return;
+        }
+        self.fail_stop(core, "it says so");
     }
 
     fn deadline(&mut self, core: usize) {
@@ -707,8 +713,15 @@ impl World {
                     to != core && to < self.cores.len(),
                     "core {core} sends to core {to}"
                 );
-                self.mesh.entry((core, to)).or_default().push_back(message);
-                let last = self.mesh_last.entry((core, to)).or_default();
+                let is_reply = message.is_reply();
+                let lane = self.mesh.entry((core, to, is_reply)).or_default();
+                lane.push_back(message);
+                let most = engine::requests_per_peer_max(&self.scene.plan) as usize;
+                assert!(
+                    lane.len() <= most,
+                    "the lane from core {core} to core {to}, replies {is_reply}, overflows"
+                );
+                let last = self.mesh_last.entry((core, to, is_reply)).or_default();
                 let delay = self.random_turns.scale(100..=self.scene.plan.mesh_max);
                 *last = (*last).max(self.scene.now + delay);
                 let delay = *last - self.scene.now;
@@ -718,6 +731,7 @@ impl World {
                     Happening::Mesh {
                         from: core,
                         to,
+                        is_reply,
                         life,
                     },
                 );
@@ -734,6 +748,9 @@ impl World {
     }
 
     fn fail_stop(&mut self, core: usize, reason: &str) {
+        if self.cores[core].has_failed {
+            return;
+        }
         self.scene.marks.hit("effect fail stop");
         self.scene.journal_failed = true;
         self.scene.damage_reported = true;
@@ -845,8 +862,8 @@ impl World {
 
     // ---- mesh --------------------------------------------------------------------------------
 
-    fn mesh_arrives(&mut self, from: usize, to: usize) {
-        let lane = self.mesh.get_mut(&(from, to)).expect("something was sent");
+    fn mesh_arrives(&mut self, from: usize, to: usize, is_reply: bool) {
+        let lane = self.mesh.get_mut(&(from, to, is_reply)).expect("something was sent");
         let message = lane.pop_front().expect("one arrival per message");
         self.give_input(to, Waiting::Mesh(from, message));
     }
@@ -916,6 +933,11 @@ impl World {
             return;
         }
         let core = self.random_network.index(self.cores.len());
+        if !self.cores[core].engine.is_running() {
+            // The shell listens only when recovery is over.
+            self.clients[client].over(&mut self.scene);
+            return;
+        }
         self.conns += 1;
         let (id, conn) = (self.conns, ConnId(self.conns));
         say!(
