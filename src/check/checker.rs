@@ -34,6 +34,8 @@ struct Message {
     /// An answer is out.
     waiting: bool,
     refused: bool,
+    /// An earlier attempt has no outcome or was confirmed: a refusal of a later one proves nothing.
+    may_be_stored: bool,
 }
 
 const GAP: Message = Message {
@@ -46,6 +48,7 @@ const GAP: Message = Message {
     known: false,
     waiting: false,
     refused: false,
+    may_be_stored: false,
 };
 
 /// A message in one queue, as clients have seen it.
@@ -272,6 +275,7 @@ impl Checker {
             known: true,
             waiting: level != Level::None,
             refused: false,
+            may_be_stored: false,
         };
         self.verdict.counts.sent += 1;
     }
@@ -321,6 +325,7 @@ impl Checker {
             message.copies = start as u32;
             message.copy_count = (self.copies.len() - start) as u16;
         }
+        message.may_be_stored |= !message.waiting && !message.refused;
         message.waiting = message.asked != Level::None;
         message.refused = false;
         self.producers[producer].messages[at] = message;
@@ -381,7 +386,7 @@ impl Checker {
             });
         }
         message.waiting = false;
-        message.refused = true;
+        message.refused = !message.may_be_stored;
         let message = *message;
         self.verdict.counts.refused += 1;
         if why == Refusal::Unroutable
@@ -399,7 +404,7 @@ impl Checker {
         let seen = self
             .copies_of(&message)
             .iter()
-            .find(|copy| copy.deliveries > 0 && message.promised == Level::None)
+            .find(|copy| copy.deliveries > 0 && message.refused)
             .map(|copy| QueueNo(copy.queue));
         if let Some(queue) = seen {
             self.broken(Kind::RefusedButSeen, Some(id), Some(queue), None, || {
@@ -443,7 +448,7 @@ impl Checker {
             return self.broken(Kind::Phantom, names.0, names.1, names.2, String::new);
         };
         let message = self.producers[producer].messages[at];
-        if message.refused && message.promised == Level::None {
+        if message.refused {
             self.broken(Kind::RefusedButSeen, names.0, names.1, names.2, String::new);
         }
         if message.hash != hash {

@@ -272,6 +272,11 @@ fn phantoms() {
         Kind::RefusedButSeen,
     );
     clean("sent 7.1 ab durable 0;unknown 7.1;delivered 0 0 1 7.1 ab first 0;acked 0 7.1;end");
+    // Its first attempt has no outcome: a refusal of the second proves nothing about the first.
+    clean(
+        "sent 7.1 ab durable 0;unknown 7.1;sent 7.1 ab durable 0;refused 7.1 other;\
+         delivered 0 0 1 7.1 ab first 0;acked 0 7.1;end",
+    );
     // Refused, then sent again and taken.
     clean(
         "sent 7.1 ab durable 0;refused 7.1 other;sent 7.1 ab durable 0;confirmed 7.1-1 durable;\

@@ -249,7 +249,7 @@ impl Client {
         self.link = Link::CutOff;
         self.out.clear();
         self.partial.clear();
-        for channel in self.channels.values() {
+        for channel in self.channels.values_mut() {
             if let Channel::Consumer(consumer) = channel {
                 consumer.lost(scene);
             }
@@ -267,7 +267,7 @@ impl Client {
         }
         for (_, request) in core::mem::take(&mut self.requests) {
             if let Request::Change(change) = request {
-                scene.end(self.tenant, &change, Outcome::Lost);
+                scene.leave_open(self.tenant, change);
             }
         }
         self.link = Link::None;
@@ -324,6 +324,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
+            if scene.models[self.tenant].queues.len() < 2 && self.random.coin() {
+                self.change_topology(scene);
+                continue;
+            }
             let habits = &self.habits;
             let weights = [
                 if is_over { 0 } else { habits.publish },
@@ -372,7 +376,7 @@ impl Client {
 
     /// Moves the connection to the core of a queue.
     fn attach(&mut self, scene: &mut Scene) {
-        if !self.channels.is_empty() {
+        if !self.channels.is_empty() || !self.requests.is_empty() {
             return;
         }
         let queue = self.queue_name(scene);

@@ -142,6 +142,7 @@ pub struct Scene {
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
     producers: BTreeMap<u16, u64>,
+    open_changes: Vec<(u64, usize, Change)>,
     queue_next: u32,
     consumer_next: u32,
     queue_settings: Vec<(Durability, bool)>,
@@ -166,6 +167,7 @@ impl Scene {
             history,
             in_flight: BTreeMap::new(),
             producers: BTreeMap::new(),
+            open_changes: Vec::new(),
             queue_next: 0,
             consumer_next: 0,
             queue_settings: Vec::new(),
@@ -339,6 +341,23 @@ impl Scene {
             self.route(message);
         }
         true
+    }
+
+    /// There will be no answer to a change. It may still be under way in the broker, so the things
+    /// it is about stay locked until that is out of the question.
+    pub fn leave_open(&mut self, tenant: usize, change: Change) {
+        self.open_changes.push((self.now, tenant, change));
+    }
+
+    /// Ends changes without an answer that were left open before `until`.
+    pub fn end_open_changes(&mut self, until: u64) {
+        let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.open_changes)
+            .into_iter()
+            .partition(|(left, ..)| *left < until);
+        self.open_changes = young;
+        for (_, tenant, change) in old {
+            self.end(tenant, &change, Outcome::Lost);
+        }
     }
 
     /// A change of topology ended.

@@ -32,6 +32,8 @@ const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 /// Virtual time after which a busy world calms down, whatever was published.
 const BUSY_MAX: u64 = 30 * SECOND;
+/// Virtual time in which a change without an answer is done or will never be.
+const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 /// Happenings after which a busy world calms down.
 const BUSY_HAPPENINGS_MAX: u64 = 400_000;
 /// Virtual time in which a calm world must have answered everything, or have drained.
@@ -419,6 +421,7 @@ impl World {
         for client in &mut self.clients {
             client.over(&mut self.scene);
         }
+        self.scene.end_open_changes(u64::MAX);
         for model in &mut self.scene.models {
             model.crash();
         }
@@ -1203,6 +1206,7 @@ impl World {
     fn change_phase(&mut self) {
         self.at(2 * MS, Happening::Phase);
         let now = self.scene.now;
+        self.scene.end_open_changes(now.saturating_sub(OPEN_CHANGE_MAX));
         match self.phase {
             Phase::Busy => {
                 let is_over = self.scene.published >= self.scene.plan.publishes
@@ -1269,6 +1273,7 @@ impl World {
             return self.hang_up_all();
         }
         say!(self.scene, "==== drain");
+        self.scene.end_open_changes(u64::MAX);
         self.scene.event(Event::Calm);
         if self.clients.iter().all(|client| client.drain.is_none()) {
             for tenant in 0..self.scene.plan.tenants {

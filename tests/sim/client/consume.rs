@@ -32,7 +32,6 @@ pub struct Consumer {
     queue: QueueNo,
     queue_name: String,
     state: State,
-    is_counted: bool,
     mode: AckMode,
     /// Highest credit that the broker may believe in.
     credit_max: u32,
@@ -42,11 +41,14 @@ pub struct Consumer {
     /// A large message of which pieces have arrived.
     partial: Option<(u64, DeliverHead, u32, Vec<u8>)>,
     is_getting: bool,
+    /// What arrives is not the client's any more.
+    is_deaf: bool,
 }
 
 impl Consumer {
     /// Its connection is lost, or nothing of it is believed any more.
-    pub fn lost(&self, scene: &mut Scene) {
+    pub fn lost(&mut self, scene: &mut Scene) {
+        self.is_deaf = true;
         scene.event(Event::ConsumerLost {
             consumer: self.number,
         });
@@ -61,10 +63,10 @@ impl Consumer {
     }
 
     fn opening_ends(&self, tenant: usize, scene: &mut Scene) {
-        if self.state == State::Opening && self.is_counted {
-            if let Some(queue) = scene.models[tenant].queues.get_mut(&self.queue_name) {
-                queue.openings -= 1;
-            }
+        if self.state == State::Opening
+            && let Some(queue) = scene.models[tenant].queues.get_mut(&self.queue_name)
+        {
+            queue.openings -= 1;
         }
     }
 }
@@ -162,7 +164,6 @@ impl Client {
             queue: number,
             queue_name: name.into(),
             state: State::Opening,
-            is_counted: true,
             mode,
             credit_max: messages,
             taken_by_get: 0,
@@ -170,6 +171,7 @@ impl Client {
             outstanding: BTreeMap::new(),
             partial: None,
             is_getting: false,
+            is_deaf: false,
         };
         say!(
             scene,
@@ -194,6 +196,7 @@ impl Client {
             return;
         };
         consumer.state = State::Leaving;
+        consumer.is_deaf = true;
         let number = consumer.number;
         scene.event(Event::ConsumerClosed { consumer: number });
     }
@@ -471,12 +474,12 @@ impl Client {
             }
             FrameKind::GetDone => {
                 consumer.is_getting = false;
-                let (state, consumer_mode) = (consumer.state, consumer.mode);
+                let (is_deaf, consumer_mode) = (consumer.is_deaf, consumer.mode);
                 match self.requests.remove(&head.sequence) {
                     Some(Request::Get { given, most, .. }) => {
                         let is_right = head.count <= most
                             && (head.count <= given
-                                || state == State::Leaving
+                                || is_deaf
                                 || consumer_mode == AckMode::OnSend);
                         if is_right {
                             Ok(())
@@ -491,13 +494,13 @@ impl Client {
                 }
             }
             FrameKind::Deliver => {
-                if consumer.state != State::Leaving {
+                if !consumer.is_deaf {
                     self.on_deliver(head, body, scene)?;
                 }
                 Ok(())
             }
             _ => {
-                if consumer.state != State::Leaving {
+                if !consumer.is_deaf {
                     self.on_piece(head, body, scene)?;
                 }
                 Ok(())
@@ -665,7 +668,7 @@ impl Client {
         {
             return Err("ConsumerClosed answers nothing".into());
         }
-        let Some(Channel::Consumer(consumer)) = self.channels.remove(&head.channel) else {
+        let Some(Channel::Consumer(mut consumer)) = self.channels.remove(&head.channel) else {
             return Err("no consumer is on this channel".into());
         };
         say!(
@@ -704,7 +707,7 @@ impl Client {
         reason: &str,
         scene: &mut Scene,
     ) -> Result<(), String> {
-        let Some(Channel::Consumer(consumer)) = self.channels.remove(&channel) else {
+        let Some(Channel::Consumer(mut consumer)) = self.channels.remove(&channel) else {
             return Err("no consumer is on this channel".into());
         };
         consumer.lost(scene);

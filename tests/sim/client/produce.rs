@@ -75,6 +75,8 @@ pub struct Producer {
     cursor: usize,
     /// Bytes of the large message at the cursor that were sent.
     pieces_sent: u32,
+    /// Last sequence that went out on this channel.
+    sent: u64,
     confirmed: u64,
     messages: u64,
     bytes: u64,
@@ -148,7 +150,8 @@ impl Client {
     pub(super) fn manage_producers(&mut self, scene: &mut Scene) {
         let open: Vec<usize> = self.producers_in(State::Open);
         let closed = self.producers_in(State::Closed);
-        if open.len() < 3 && (open.is_empty() || self.random.below(4) == 0) {
+        let opening = self.producers_in(State::Opening);
+        if open.len() + opening.len() < 3 && (open.is_empty() || self.random.below(4) == 0) {
             let Some(channel) = self.free_channel() else {
                 return;
             };
@@ -187,6 +190,7 @@ impl Client {
             kept: VecDeque::new(),
             cursor: 0,
             pieces_sent: 0,
+            sent: 0,
             confirmed: 0,
             messages: 0,
             bytes: 0,
@@ -263,7 +267,7 @@ impl Client {
         let mandatory = self.random.below(4) == 0;
         let channel = self.producers[at].channel;
         let mut body = Vec::new();
-        let (mut first, mut count) = (0, 0);
+        let (mut first, mut count, mut frame_mandatory) = (0, 0, false);
         while batch > 0 {
             batch -= 1;
             if self.producers[at].cursor == self.producers[at].kept.len() {
@@ -293,21 +297,20 @@ impl Client {
                 scene.marks.hit("client waits for credit");
                 break;
             }
-            if count > 0 && publish.mandatory != mandatory {
+            if count > 0 && publish.mandatory != frame_mandatory {
                 break;
             }
             if count == 0 {
                 first = publish.sequence;
+                frame_mandatory = publish.mandatory;
             }
             count += 1;
             body.extend_from_slice(&publish.bytes);
             self.goes_out(at, scene);
         }
         if count > 0 {
-            let producer = &self.producers[at];
-            let mandatory = producer.kept[producer.cursor - 1].mandatory;
             let head = FrameHeader {
-                flags: if mandatory {
+                flags: if frame_mandatory {
                     header::PUBLISH_MANDATORY
                 } else {
                     0
@@ -334,6 +337,7 @@ impl Client {
         let publish = &mut producer.kept[producer.cursor];
         producer.cursor += 1;
         producer.messages += 1;
+        producer.sent = publish.sequence;
         if publish.length <= FRAGMENT_BYTES_MAX {
             producer.bytes += publish.bytes.len() as u64;
         }
@@ -589,6 +593,7 @@ impl Client {
         producer.state = State::Open;
         producer.cursor = 0;
         producer.pieces_sent = 0;
+        producer.sent = 0;
         if let Some(oldest) = producer.kept.front() {
             scene.marks.hit("client publishes again");
             producer.confirmed = oldest.sequence - 1;
@@ -631,11 +636,7 @@ impl Client {
             ));
         }
         let mut upto = head.sequence;
-        let sent = producer.kept.iter().take(producer.cursor);
-        let last = sent
-            .map(|p| p.sequence)
-            .last()
-            .unwrap_or(producer.confirmed);
+        let last = producer.sent.max(producer.confirmed);
         if producer.is_spoiled {
             upto = upto.min(last);
         }
