@@ -138,11 +138,14 @@ pub struct Client {
     silent_until: u64,
     /// Connected to the default tenant only to declare its own.
     is_founding: bool,
+    /// How often it dialled.
+    dials: u32,
 }
 
 /// What `Welcome` said.
 #[derive(Clone, Copy, Default, Debug)]
 struct Limits {
+    core: u32,
     channels_max: u16,
     heartbeat_ms: u32,
     message_bytes_max: u32,
@@ -177,6 +180,7 @@ impl Client {
             sent_at: 0,
             silent_until: 0,
             is_founding: false,
+            dials: 0,
         }
     }
 
@@ -202,10 +206,18 @@ impl Client {
         !matches!(self.link, Link::None | Link::Dialling | Link::CutOff)
     }
 
-    /// It dials.
-    pub fn dial(&mut self) {
+    /// It dials; returns the number of the attempt.
+    pub fn dial(&mut self) -> u32 {
         assert_eq!(self.link, Link::None, "dials while connected");
         self.link = Link::Dialling;
+        self.dials += 1;
+        self.dials
+    }
+
+    /// Whether it still waits for this attempt.
+    #[must_use]
+    pub fn is_dialling(&self, dial: u32) -> bool {
+        self.link == Link::Dialling && self.dials == dial
     }
 
     /// The broker accepted.
@@ -596,6 +608,7 @@ impl Client {
             return Err(format!("Welcome says {welcome:?}"));
         }
         self.welcome = Limits {
+            core: u32::from(welcome.core),
             channels_max: welcome.channels_max,
             heartbeat_ms: welcome.heartbeat_ms,
             message_bytes_max: welcome.message_bytes_max,
@@ -633,6 +646,7 @@ impl Client {
         match self.requests.remove(&header.sequence) {
             Some(Request::Attach) if header.count < u32::from(scene.plan.cores) => {
                 self.link = Link::Open;
+                self.welcome.core = header.count;
                 Ok(())
             }
             other => Err(format!("Attached to {} answers {other:?}", header.count)),

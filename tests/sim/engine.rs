@@ -21,7 +21,11 @@ fn limits(plan: &Plan) -> Limits {
     let tiny = has(Fault::TinyMemory);
     Limits {
         publish_bytes: if tiny { 1 << 20 } else { 8 << 20 },
-        window_bytes_max: if has(Fault::TinyCredit) { 256 << 10 } else { 4 << 20 },
+        window_bytes_max: if has(Fault::TinyCredit) {
+            256 << 10
+        } else {
+            4 << 20
+        },
         unsent_bytes_max: random.scale(4 << 10..=1 << 20) as u32,
         forward_bytes_max: random.scale(4 << 10..=512 << 10) as u32,
         requests_per_peer_max: requests_per_peer_max(plan),
@@ -36,7 +40,11 @@ fn limits(plan: &Plan) -> Limits {
 /// Requests that a lane between two cores holds.
 #[must_use]
 pub fn requests_per_peer_max(plan: &Plan) -> u32 {
-    if plan.faults.has(Fault::SlowMesh) { 2 } else { 256 }
+    if plan.faults.has(Fault::SlowMesh) {
+        2
+    } else {
+        256
+    }
 }
 
 impl Engine {
@@ -54,7 +62,11 @@ impl Engine {
             cores: plan.cores,
             partitions: plan.partitions,
             cluster: 0x5EED,
-            segment_bytes: if plan.faults.has(Fault::TinySegments) { 1 << 20 } else { 4 << 20 },
+            segment_bytes: if plan.faults.has(Fault::TinySegments) {
+                1 << 20
+            } else {
+                4 << 20
+            },
             server: "sim".into(),
             limits: limits(plan),
         };
@@ -64,7 +76,11 @@ impl Engine {
     /// Bytes of a buffer and how many of them a core of this world has.
     #[must_use]
     pub fn memory(plan: &Plan) -> (u32, usize) {
-        let count = if plan.faults.has(Fault::TinyMemory) { 16 } else { 64 };
+        let count = if plan.faults.has(Fault::TinyMemory) {
+            16
+        } else {
+            64
+        };
         (BUFFER_BYTES, count)
     }
 

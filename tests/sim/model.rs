@@ -69,6 +69,33 @@ pub struct Queue {
     pub is_tangled: bool,
 }
 
+impl QueueSettings {
+    /// Whether declaring `asked` over these settings differs in nothing, as far as can be said:
+    /// a partition that goes by the name may be any.
+    fn compare(&self, asked: &QueueSettings) -> Comparison {
+        let by_name = ringpost_wire::control::PARTITION_BY_NAME;
+        if self.durability != asked.durability
+            || self.messages_max != asked.messages_max
+            || self.bytes_max != asked.bytes_max
+        {
+            Comparison::Differs
+        } else if asked.partition == by_name || asked.partition == self.partition {
+            Comparison::Same
+        } else if self.partition == by_name {
+            Comparison::Unknown
+        } else {
+            Comparison::Differs
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Comparison {
+    Same,
+    Differs,
+    Unknown,
+}
+
 impl Queue {
     /// Whether a consumer may be opened on it: it is there and stays.
     #[must_use]
@@ -454,10 +481,12 @@ impl Model {
             .ok_or("a queue vanished from the model")?;
         queue.is_changing = false;
         let fresh = queue.next.take();
-        let is_same = queue.settings == *settings;
+        let compared = queue.settings.compare(settings);
+        let may_be_same = compared != Comparison::Differs;
+        let may_differ = compared != Comparison::Same;
         match (outcome, queue.standing) {
-            (Outcome::Done { changed: false }, Standing::Sure) if is_same => {}
-            (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if !is_same => {}
+            (Outcome::Done { changed: false }, Standing::Sure) if may_be_same => {}
+            (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if may_differ => {}
             (Outcome::Done { changed: true }, Standing::Unsure) => {
                 queue.settings = settings.clone();
                 queue.standing = Standing::Sure;
@@ -468,10 +497,10 @@ impl Model {
                 }
                 return Ok(Consequence { dropped });
             }
-            (Outcome::Done { changed: false }, Standing::Unsure) if is_same => {
+            (Outcome::Done { changed: false }, Standing::Unsure) if may_be_same => {
                 queue.standing = Standing::Sure;
             }
-            (Outcome::Failed(Code::PreconditionFailed), Standing::Unsure) if !is_same => {
+            (Outcome::Failed(Code::PreconditionFailed), Standing::Unsure) if may_differ => {
                 queue.standing = Standing::Sure;
             }
             (Outcome::Failed(Code::LimitReached), Standing::Unsure) => {
@@ -541,6 +570,21 @@ impl Model {
         self.bindings.retain(|b| {
             queues.contains_key(&b.edge.queue) && exchanges.contains_key(&b.edge.exchange)
         });
+    }
+}
+
+impl Model {
+    /// Nothing is sure any more: the disk may have taken back anything.
+    pub fn doubt(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.standing = Standing::Unsure;
+        }
+        for exchange in self.exchanges.values_mut() {
+            exchange.standing = Standing::Unsure;
+        }
+        for binding in &mut self.bindings {
+            binding.standing = Standing::Unsure;
+        }
     }
 }
 

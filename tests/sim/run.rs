@@ -247,5 +247,8 @@ pub fn arguments(overrides: &Overrides) -> String {
     if let Some(cores) = overrides.cores {
         text += &format!(" --cores {cores}");
     }
+    if overrides.gaps {
+        text += " --gaps";
+    }
     text
 }

@@ -110,6 +110,8 @@ pub struct Routed {
     pub level: Level,
     /// Whether its exchange may have been missing at some moment.
     pub may_lack: bool,
+    /// Whether a queue it may have reached may have been missing at some moment.
+    pub may_miss: bool,
     /// Whether a queue it may have reached has a limit.
     pub may_be_full: bool,
     /// Whether a queue it may have reached is volatile.
@@ -141,7 +143,7 @@ pub struct Scene {
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
-    producers: BTreeMap<u16, u64>,
+    producers: Vec<u64>,
     open_changes: Vec<(u64, usize, Change)>,
     queue_next: u32,
     consumer_next: u32,
@@ -166,7 +168,7 @@ impl Scene {
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
-            producers: BTreeMap::new(),
+            producers: Vec::new(),
             open_changes: Vec::new(),
             queue_next: 0,
             consumer_next: 0,
@@ -255,6 +257,7 @@ impl Scene {
         let targets = model.route(&routed.exchange, &routed.key, &routed.headers);
         routed.may_lack |= model.may_lack(&routed.exchange);
         for target in &targets {
+            routed.may_miss |= matches!(target, Target::May(_));
             let (durability, has_limit) = self.queue_settings[target.queue().0 as usize];
             routed.may_be_full |= has_limit;
             routed.may_be_volatile |= durability == Durability::Volatile;
@@ -283,16 +286,19 @@ impl Scene {
         self.in_flight.remove(&message);
     }
 
-    /// A producer's messages are known by the low half of its id.
-    pub fn add_producer(&mut self, producer: u64) {
-        let before = self.producers.insert(producer as u16, producer);
-        assert!(before.is_none(), "two producers share a tag");
+    /// An id for a producer; its low 16 bits name it in tags.
+    pub fn new_producer(&mut self) -> u64 {
+        let low = self.producers.len() as u64;
+        assert!(low < 0xFFFF, "a world has fewer producers");
+        let id = crate::random::mix(self.plan.seed ^ low) << 16 | 1 << 63 | low;
+        self.producers.push(id);
+        id
     }
 
     /// The message that a tag names.
     #[must_use]
     pub fn message_of_tag(&self, tag: u64) -> Option<MessageId> {
-        let producer = *self.producers.get(&((tag >> 32) as u16))?;
+        let producer = *self.producers.get((tag >> 32) as usize & 0xFFFF)?;
         Some(MessageId {
             producer,
             sequence: tag & 0xFFFF_FFFF,

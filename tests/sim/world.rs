@@ -31,11 +31,11 @@ const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 /// Virtual time after which a busy world calms down, whatever was published.
-const BUSY_MAX: u64 = 30 * SECOND;
+const BUSY_MAX: u64 = 10 * SECOND;
 /// Virtual time in which a change without an answer is done or will never be.
 const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 /// Happenings after which a busy world calms down.
-const BUSY_HAPPENINGS_MAX: u64 = 400_000;
+const BUSY_HAPPENINGS_MAX: u64 = 200_000;
 /// Virtual time in which a calm world must have answered everything, or have drained.
 const CALM_MAX: u64 = 600 * SECOND;
 /// Happenings after which a calm world counts as spinning.
@@ -46,17 +46,46 @@ const WALL_START_US: u64 = 1_790_000_000_000_000;
 /// Something on the agenda. `life` is the start of the broker it belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Happening {
-    Turn { core: usize, life: u32 },
-    Deadline { core: usize, life: u32 },
-    Disk { core: usize, op: OpId, life: u32 },
-    Mesh { from: usize, to: usize, is_reply: bool, life: u32 },
-    Adopt { link: u64, life: u32 },
-    Arrive { link: u64 },
-    Give { link: u64 },
-    Act { client: usize },
-    Accept { client: usize },
+    Turn {
+        core: usize,
+        life: u32,
+    },
+    Deadline {
+        core: usize,
+        life: u32,
+    },
+    Disk {
+        core: usize,
+        op: OpId,
+        life: u32,
+    },
+    Mesh {
+        from: usize,
+        to: usize,
+        is_reply: bool,
+        life: u32,
+    },
+    Adopt {
+        link: u64,
+        life: u32,
+    },
+    Arrive {
+        link: u64,
+    },
+    Give {
+        link: u64,
+    },
+    Act {
+        client: usize,
+    },
+    Accept {
+        client: usize,
+        dial: u32,
+    },
     Trouble,
-    Crash,
+    Crash {
+        life: u32,
+    },
     Start,
     Phase,
 }
@@ -145,6 +174,9 @@ pub struct World {
     conns: u64,
     life: u32,
     is_up: bool,
+    /// Every core runs.
+    is_serving: bool,
+    crashes_while_starting: u32,
     wall_skew_us: i64,
     phase: Phase,
     drains_left: u32,
@@ -194,6 +226,8 @@ impl World {
             conns: 0,
             life: 0,
             is_up: false,
+            is_serving: false,
+            crashes_while_starting: 0,
             wall_skew_us: 0,
             phase: Phase::Busy,
             drains_left,
@@ -215,10 +249,6 @@ impl World {
             self.at(delay, Happening::Act { client });
         }
         self.at(MS, Happening::Trouble);
-        if self.scene.plan.faults.has(Fault::Crash) {
-            let delay = self.crash_delay();
-            self.at(delay, Happening::Crash);
-        }
         self.at(MS, Happening::Phase);
         while self.phase != Phase::Over && self.scene.failure.is_none() {
             let Some(Reverse((time, _, happening))) = self.agenda.pop() else {
@@ -296,7 +326,12 @@ impl World {
             Happening::Turn { core, life } if life == self.life => self.turn(core),
             Happening::Deadline { core, life } if life == self.life => self.deadline(core),
             Happening::Disk { core, op, life } if life == self.life => self.disk_done(core, op),
-            Happening::Mesh { from, to, is_reply, life } if life == self.life => self.mesh_arrives(from, to, is_reply),
+            Happening::Mesh {
+                from,
+                to,
+                is_reply,
+                life,
+            } if life == self.life => self.mesh_arrives(from, to, is_reply),
             Happening::Adopt { link, life } if life == self.life => self.adopt(link),
             Happening::Turn { .. }
             | Happening::Deadline { .. }
@@ -306,15 +341,15 @@ impl World {
             Happening::Arrive { link } => self.arrive(link),
             Happening::Give { link } => self.give(link),
             Happening::Act { client } => self.act(client),
-            Happening::Accept { client } => self.accept(client),
+            Happening::Accept { client, dial } => self.accept(client, dial),
             Happening::Trouble => self.trouble(),
-            Happening::Crash => {
-                if !self.scene.is_healthy {
+            Happening::Crash { life } if life == self.life => {
+                let has_failed = self.cores.iter().any(|core| core.has_failed);
+                if !self.scene.is_healthy || has_failed {
                     self.crash();
-                    let delay = self.crash_delay();
-                    self.at(delay, Happening::Crash);
                 }
             }
+            Happening::Crash { .. } => {}
             Happening::Start => self.start(),
             Happening::Phase => self.change_phase(),
         }
@@ -322,12 +357,31 @@ impl World {
 
     // ---- starts and crashes ------------------------------------------------------------------
 
-    fn crash_delay(&mut self) -> u64 {
-        let every = self.scene.plan.crash_every;
-        if self.scene.plan.faults.has(Fault::CrashTwice) && self.random_trouble.below(3) == 0 {
-            self.random_trouble.scale(10 * US..=2 * MS)
-        } else {
-            self.random_trouble.within(1..=2 * every)
+    /// Draws when this life ends: now and then while it starts, else some time after.
+    fn schedule_crash(&mut self) {
+        let life = self.life;
+        let is_soon = self.scene.has(Fault::CrashTwice)
+            && self.crashes_while_starting < 4
+            && self.random_trouble.below(3) == 0;
+        if is_soon {
+            self.crashes_while_starting += 1;
+            let delay = self
+                .random_trouble
+                .scale(10 * US..=40 * self.scene.plan.device);
+            self.at(delay, Happening::Crash { life });
+        }
+    }
+
+    /// Every core runs: connections come, and some time later the end of this life.
+    fn is_all_running(&mut self) {
+        self.crashes_while_starting = 0;
+        say!(self.scene, "==== every core runs");
+        if self.scene.has(Fault::Crash) {
+            let delay = self
+                .random_trouble
+                .within(1..=2 * self.scene.plan.crash_every);
+            let life = self.life;
+            self.at(delay, Happening::Crash { life });
         }
     }
 
@@ -369,6 +423,8 @@ impl World {
         for core in 0..self.cores.len() {
             self.give_input(core, Waiting::Tick);
         }
+        self.is_serving = false;
+        self.schedule_crash();
     }
 
     /// The power fails.
@@ -422,8 +478,16 @@ impl World {
             client.over(&mut self.scene);
         }
         self.scene.end_open_changes(u64::MAX);
+        // A drive that lies takes back what nobody can notice.
+        let is_doubtful = [Fault::LyingSync, Fault::Dropped]
+            .iter()
+            .any(|fault| self.scene.plan.faults.has(*fault))
+            || (self.scene.tolerates_losses() && self.scene.damage_reported);
         for model in &mut self.scene.models {
             model.crash();
+            if is_doubtful {
+                model.doubt();
+            }
         }
         let delay = self.random_trouble.scale(10 * US..=20 * MS);
         self.at(delay, Happening::Start);
@@ -472,6 +536,10 @@ impl World {
             self.step_raw(core, Input::TurnEnd);
             self.perform(core);
             self.look_at_failure(core);
+            if !self.is_serving && self.cores.iter().all(|core| core.engine.is_running()) {
+                self.is_serving = true;
+                self.is_all_running();
+            }
         }
         for conn in closed {
             self.forget_link(conn);
@@ -577,7 +645,8 @@ impl World {
     }
 
     fn schedule_deadline(&mut self, core: usize) {
-        let Some(Mono(deadline)) = self.cores[core].engine.next_deadline(Mono(self.scene.now)) else {
+        let Some(Mono(deadline)) = self.cores[core].engine.next_deadline(Mono(self.scene.now))
+        else {
             return;
         };
         let deadline = deadline.max(self.scene.now + 1);
@@ -742,7 +811,7 @@ impl World {
             Effect::FailStop { reason } => self.fail_stop(core, &reason),
             Effect::Report { severity, text } => {
                 say!(self.scene, "core {core} reports {severity:?}: {text}");
-                if severity != Severity::Info {
+                if severity == Severity::Error {
                     self.scene.damage_reported = true;
                     self.scene.marks.hit("effect report");
                 }
@@ -769,7 +838,8 @@ impl World {
         }
         // Somebody restarts the process some time later.
         let delay = self.random_trouble.scale(100 * US..=100 * MS);
-        self.at(delay, Happening::Crash);
+        let life = self.life;
+        self.at(delay, Happening::Crash { life });
     }
 
     // ---- disk --------------------------------------------------------------------------------
@@ -866,7 +936,10 @@ impl World {
     // ---- mesh --------------------------------------------------------------------------------
 
     fn mesh_arrives(&mut self, from: usize, to: usize, is_reply: bool) {
-        let lane = self.mesh.get_mut(&(from, to, is_reply)).expect("something was sent");
+        let lane = self
+            .mesh
+            .get_mut(&(from, to, is_reply))
+            .expect("something was sent");
         let message = lane.pop_front().expect("one arrival per message");
         self.give_input(to, Waiting::Mesh(from, message));
     }
@@ -899,9 +972,9 @@ impl World {
         };
         if self.clients[client].wants_connection() {
             if wants && self.is_up {
-                self.clients[client].dial();
+                let dial = self.clients[client].dial();
                 let delay = self.network_delay();
-                self.at(delay, Happening::Accept { client });
+                self.at(delay, Happening::Accept { client, dial });
             }
             return;
         }
@@ -930,7 +1003,10 @@ impl World {
         self.random_network.scale(US..=self.scene.plan.network_max)
     }
 
-    fn accept(&mut self, client: usize) {
+    fn accept(&mut self, client: usize, dial: u32) {
+        if !self.clients[client].is_dialling(dial) {
+            return;
+        }
         if !self.is_up {
             self.clients[client].over(&mut self.scene);
             return;
@@ -1206,7 +1282,8 @@ impl World {
     fn change_phase(&mut self) {
         self.at(2 * MS, Happening::Phase);
         let now = self.scene.now;
-        self.scene.end_open_changes(now.saturating_sub(OPEN_CHANGE_MAX));
+        self.scene
+            .end_open_changes(now.saturating_sub(OPEN_CHANGE_MAX));
         match self.phase {
             Phase::Busy => {
                 let is_over = self.scene.published >= self.scene.plan.publishes
@@ -1225,7 +1302,9 @@ impl World {
                         .fail(format!("publishes without an answer: {}", self.describe()));
                 }
             }
-            Phase::Settling(until) if now > until && self.is_up => self.begin_draining(),
+            Phase::Settling(until) if now > until && self.is_serving && self.is_up => {
+                self.begin_draining()
+            }
             Phase::Settling(_) | Phase::Over => {}
             Phase::Draining(until) => {
                 if self

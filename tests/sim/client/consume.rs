@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::produce::tag_of;
 use super::{Channel, Client, Link, Request, dropped};
-use crate::plan::{Fault, Mode};
+use crate::plan::{Fault, Gap, Mode};
 use crate::random::Hash;
 use crate::say;
 use crate::scene::Scene;
@@ -32,6 +32,8 @@ pub struct Consumer {
     queue: QueueNo,
     queue_name: String,
     state: State,
+    /// The core of its queue.
+    core: u32,
     mode: AckMode,
     /// Highest credit that the broker may believe in.
     credit_max: u32,
@@ -164,6 +166,7 @@ impl Client {
             queue: number,
             queue_name: name.into(),
             state: State::Opening,
+            core: u32::MAX,
             mode,
             credit_max: messages,
             taken_by_get: 0,
@@ -190,6 +193,14 @@ impl Client {
     }
 
     fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
+        let here = self.welcome.core;
+        if self
+            .consumer(channel)
+            .is_none_or(|consumer| consumer.core != here)
+            && scene.plan.avoids(Gap::RemoteConsumerClose)
+        {
+            return;
+        }
         let id = self.request(Request::ConsumerClose);
         frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
         let Some(consumer) = self.consumer(channel) else {
@@ -464,6 +475,7 @@ impl Client {
         match head.kind {
             FrameKind::ConsumerOpened => {
                 consumer.opening_ends(tenant, scene);
+                consumer.core = head.count;
                 if consumer.state == State::Opening {
                     consumer.state = State::Open;
                 }
@@ -478,9 +490,7 @@ impl Client {
                 match self.requests.remove(&head.sequence) {
                     Some(Request::Get { given, most, .. }) => {
                         let is_right = head.count <= most
-                            && (head.count <= given
-                                || is_deaf
-                                || consumer_mode == AckMode::OnSend);
+                            && (head.count <= given || is_deaf || consumer_mode == AckMode::OnSend);
                         if is_right {
                             Ok(())
                         } else {

@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::{Channel, Client, Link, Request, topology};
 use crate::model::Headers;
-use crate::plan::{Fault, Mode};
+use crate::plan::{Fault, Gap, Mode};
 use crate::random::{Hash, Rate};
 use crate::say;
 use crate::scene::{Routed, Scene};
@@ -92,12 +92,6 @@ pub fn tag_of(message: MessageId) -> u64 {
     TAG_TOP << 48 | (message.producer & 0xFFFF) << 32 | (message.sequence & 0xFFFF_FFFF)
 }
 
-/// Producer ids are chosen so that their low 16 bits name them.
-fn producer_id(seed: u64, client: usize, count: usize) -> u64 {
-    let low = (client as u64) << 8 | count as u64;
-    crate::random::mix(seed ^ low) << 16 | 1 << 63 | low
-}
-
 impl Producer {
     fn message(&self, sequence: u64) -> MessageId {
         MessageId {
@@ -124,7 +118,8 @@ impl Producer {
             self.state = State::Closed;
         }
         scene.forget_producer(self.id);
-        if self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
+        let avoids = scene.plan.avoids(Gap::Dedup);
+        if avoids || self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
             // Nobody knows where it stands; a new one is started instead.
             self.retire();
         }
@@ -180,7 +175,7 @@ impl Client {
             _ => Level::Durable,
         };
         self.producers.push(Producer {
-            id: producer_id(scene.plan.seed, self.id, self.producers.len()),
+            id: scene.new_producer(),
             epoch: self.random.below(3) as u32,
             level,
             downgrade: self.random.below(3) == 0,
@@ -198,9 +193,7 @@ impl Client {
             credit_bytes: 0,
             is_spoiled: false,
         });
-        let at = self.producers.len() - 1;
-        scene.add_producer(self.producers[at].id);
-        at
+        self.producers.len() - 1
     }
 
     fn open_producer(&mut self, at: usize, channel: u16, scene: &mut Scene) {
@@ -236,7 +229,11 @@ impl Client {
     }
 
     fn close_producer(&mut self, at: usize, scene: &mut Scene) {
-        if self.producers[at].pieces_sent > 0 {
+        let waits = self.producers[at]
+            .kept
+            .iter()
+            .any(|p| p.fate == Fate::Waiting);
+        if self.producers[at].pieces_sent > 0 || (waits && scene.plan.avoids(Gap::ProducerClose)) {
             return;
         }
         let id = self.request(Request::ProducerClose(at));
@@ -360,6 +357,7 @@ impl Client {
                 hash: Hash::of(&publish.bytes[..publish.length]),
                 level: producer.level,
                 may_lack: false,
+                may_miss: false,
                 may_be_full: false,
                 may_be_volatile: false,
             },
@@ -732,6 +730,7 @@ impl Client {
         let is_reasonable = match code {
             Code::Unroutable => publish.mandatory,
             Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),
+            Code::QueueUnknown => routed.is_none_or(|routed| routed.may_miss),
             Code::QueueFull => routed.is_none_or(|routed| routed.may_be_full),
             Code::LevelUnavailable => {
                 producer.level == Level::Durable
