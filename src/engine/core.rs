@@ -53,6 +53,9 @@ pub struct Limits {
     pub volatile_buffers: u32,
     /// Free buffers that the block cache leaves for appends and reads.
     pub buffers_free_min: u32,
+    /// Bytes of a buffer, and of the largest block: a whole frame unless messages are known to be
+    /// smaller, as the simulator's are.
+    pub buffer_bytes: u32,
     /// Most slots of the journal.
     pub slots_max: u32,
     /// Bytes of large messages that may be on their way in or to the disk.
@@ -75,6 +78,7 @@ impl Default for Limits {
             requests_per_peer_max: 256,
             volatile_buffers: 64,
             buffers_free_min: 64,
+            buffer_bytes: 256 << 10,
             slots_max: 1 << 16,
             assembly_bytes_max: 32 << 20,
         }
