@@ -8,8 +8,26 @@ use ringpost_wire::ids::CoreId;
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
 
-/// Bytes of a buffer: the engine's own choice, a whole piece of a large message must fit.
-const BUFFER_BYTES: u32 = 256 << 10;
+/// Bytes of a buffer: a piece of a large message must fit, where there are any.
+fn buffer_bytes(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::LargeMessages) {
+        256 << 10
+    } else {
+        32 << 10
+    }
+}
+
+/// Buffers of a core.
+fn buffers(plan: &Plan) -> usize {
+    match (
+        plan.faults.has(Fault::LargeMessages),
+        plan.faults.has(Fault::TinyMemory),
+    ) {
+        (true, true) => 16,
+        (false, true) => 24,
+        (_, false) => 96,
+    }
+}
 
 /// A core.
 pub struct Engine(Core);
@@ -19,8 +37,10 @@ fn limits(plan: &Plan) -> Limits {
     let mut random = Random::new(plan.seed, 5);
     let has = |fault| plan.faults.has(fault);
     let tiny = has(Fault::TinyMemory);
+    let memory = u64::from(buffer_bytes(plan)) * buffers(plan) as u64;
     Limits {
-        publish_bytes: if tiny { 1 << 20 } else { 8 << 20 },
+        buffer_bytes: buffer_bytes(plan),
+        publish_bytes: memory / 4,
         window_bytes_max: if has(Fault::TinyCredit) {
             256 << 10
         } else {
@@ -34,6 +54,15 @@ fn limits(plan: &Plan) -> Limits {
         slots_max: random.within(8..=64) as u32,
         assembly_bytes_max: 4 << 20,
         ..Limits::default()
+    }
+}
+
+/// Bytes of a segment, at least four buffers.
+fn segment_bytes(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::TinySegments) {
+        4 * buffer_bytes(plan)
+    } else {
+        16 * buffer_bytes(plan)
     }
 }
 
@@ -62,11 +91,7 @@ impl Engine {
             cores: plan.cores,
             partitions: plan.partitions,
             cluster: 0x5EED,
-            segment_bytes: if plan.faults.has(Fault::TinySegments) {
-                1 << 20
-            } else {
-                4 << 20
-            },
+            segment_bytes: segment_bytes(plan),
             server: "sim".into(),
             limits: limits(plan),
         };
@@ -76,12 +101,7 @@ impl Engine {
     /// Bytes of a buffer and how many of them a core of this world has.
     #[must_use]
     pub fn memory(plan: &Plan) -> (u32, usize) {
-        let count = if plan.faults.has(Fault::TinyMemory) {
-            16
-        } else {
-            64
-        };
-        (BUFFER_BYTES, count)
+        (buffer_bytes(plan), buffers(plan))
     }
 
     /// Something happened.

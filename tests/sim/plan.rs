@@ -161,6 +161,8 @@ pub enum Gap {
     ProducerClose,
     /// P-48: a consumer of another core's queue, closed while it is open.
     RemoteConsumerClose,
+    /// P-47: a delivery count may be too low after two crashes.
+    CountAfterCrashes,
 }
 
 /// What the command line changes in what a seed says.
@@ -234,7 +236,9 @@ impl Plan {
     #[must_use]
     pub const fn avoids(&self, gap: Gap) -> bool {
         match gap {
-            Gap::Dedup | Gap::ProducerClose | Gap::RemoteConsumerClose => !self.gaps,
+            Gap::Dedup | Gap::ProducerClose | Gap::RemoteConsumerClose | Gap::CountAfterCrashes => {
+                !self.gaps
+            }
         }
     }
 
@@ -290,7 +294,7 @@ impl Plan {
             publishes: overrides.publishes.unwrap_or(u64::MAX).min(publishes),
             queue_names: random.within(3..=8) as usize,
             exchange_names: random.within(1..=4) as usize,
-            payload_max: random.scale(1..=8192),
+            payload_max: random.scale(1..=6000),
             think_max: random.scale(MS / 50..=4 * MS),
             device: random.scale(MS / 50..=4 * MS),
             network_max: random.scale(MS / 50..=2 * MS),

@@ -121,6 +121,8 @@ struct Core {
     /// The disk answers nothing before this time.
     hung_until: u64,
     has_failed: bool,
+    /// Good writes since one was dropped.
+    writes_since_hole: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,9 +179,13 @@ pub struct World {
     /// Every core runs.
     is_serving: bool,
     crashes_while_starting: u32,
+    /// Starts that ended with a report instead of a core that runs.
+    refused_starts: u32,
     wall_skew_us: i64,
     phase: Phase,
     drains_left: u32,
+    /// A dropped write was followed by several good ones: the hole must be noticed.
+    hole_has_later_writes: bool,
     /// One stream per purpose.
     random_disk: Random,
     random_network: Random,
@@ -228,9 +234,11 @@ impl World {
             is_up: false,
             is_serving: false,
             crashes_while_starting: 0,
+            refused_starts: 0,
             wall_skew_us: 0,
             phase: Phase::Busy,
             drains_left,
+            hole_has_later_writes: false,
             random_disk: stream(1),
             random_network: stream(2),
             random_turns: stream(3),
@@ -277,7 +285,10 @@ impl World {
             ended: true,
         };
         if self.scene.tolerates_losses() && self.scene.failure.is_none() {
-            let reported = self.scene.damage_reported;
+            // What a lying drive took back nobody can know, nor a write that was dropped last of all.
+            let is_unknowable = self.scene.plan.faults.has(Fault::LyingSync)
+                || (self.scene.plan.faults.has(Fault::Dropped) && !self.hole_has_later_writes);
+            let reported = self.scene.damage_reported || is_unknowable;
             verdict
                 .violations
                 .retain(|found| !is_tolerable(found.kind, reported));
@@ -418,6 +429,7 @@ impl World {
                 stalled_until: 0,
                 hung_until: 0,
                 has_failed: false,
+                writes_since_hole: None,
             });
         }
         for core in 0..self.cores.len() {
@@ -538,6 +550,7 @@ impl World {
             self.look_at_failure(core);
             if !self.is_serving && self.cores.iter().all(|core| core.engine.is_running()) {
                 self.is_serving = true;
+                self.refused_starts = 0;
                 self.is_all_running();
             }
         }
@@ -836,6 +849,15 @@ impl World {
             self.scene
                 .fail(format!("core {core} failed without a fault: {reason}"));
         }
+        if !self.is_serving && self.scene.tolerates_losses() {
+            self.refused_starts += 1;
+            if self.refused_starts > 6 {
+                // Damage that it will not serve over, and says so: that is the promise.
+                self.scene.marks.hit("refused to start over damage");
+                self.phase = Phase::Over;
+                return;
+            }
+        }
         // Somebody restarts the process some time later.
         let delay = self.random_trouble.scale(100 * US..=100 * MS);
         let life = self.life;
@@ -908,6 +930,12 @@ impl World {
                 self.scene
                     .fail(format!("core {core}: bytes changed under write {}", op.0));
             }
+        }
+        if fate == Fate::Dropped {
+            self.cores[core].writes_since_hole = Some(0);
+        } else if let Some(writes) = &mut self.cores[core].writes_since_hole {
+            *writes += 1;
+            self.hole_has_later_writes |= *writes > 4;
         }
         let done = self.disks[core].complete(op, fate, &mut self.random_disk);
         let pool = self.pools[core]

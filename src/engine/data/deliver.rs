@@ -885,8 +885,10 @@ impl Flow {
             self.stats.redelivered += u64::from(count);
         }
         if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
-            get.left = get.left.saturating_sub(count);
-            get.given += count;
+            // What its credit pushes beside the get is not the get's.
+            let taken = count.min(get.left);
+            get.left -= taken;
+            get.given += taken;
         }
     }
 
