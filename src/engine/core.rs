@@ -14,7 +14,7 @@ use crate::control::topology::Topology;
 use crate::control::{checkpoint, state};
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
-use crate::data::session::{Greeting, Session};
+use crate::data::session::{Channel, Greeting, Session};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono};
 use crate::input::{Input, SlotHead};
@@ -495,6 +495,21 @@ impl Running {
                 Err(Code::UnexpectedFrame)
             };
         };
+        let late = matches!(
+            header.kind,
+            FrameKind::Publish
+                | FrameKind::PublishFragment
+                | FrameKind::ProducerClose
+                | FrameKind::Settle
+                | FrameKind::ConsumerCredit
+                | FrameKind::ConsumerClose
+                | FrameKind::Get
+        );
+        let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
+        if late && session.channel(header.channel) == Channel::Closed {
+            // Sent before the client knew that the broker had closed the channel (P-15).
+            return Ok(());
+        }
         match header.kind {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
