@@ -356,7 +356,9 @@ impl Running {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.catalog());
             let mut bytes = Vec::new();
-            state::encode(catalog, &flow.dedup, &flow.queues, &mut bytes);
+            let acked = flow.forget_waits.iter();
+            let acked = acked.map(|(_, queue, range)| (*queue, *range));
+            state::encode(catalog, &flow.dedup, &flow.queues, acked, &mut bytes);
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
         }
         if flow.shutting_down {
