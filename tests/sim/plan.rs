@@ -161,6 +161,11 @@ pub enum Gap {
     ProducerClose,
     /// P-48: a consumer of another core's queue, closed while it is open.
     RemoteConsumerClose,
+    /// Rulings 3: a declare of what is there already is answered while other cores do not know it.
+    EarlyDone,
+    /// P-48: deliveries of another core's queue arrive before `ConsumerOpened`, and the consumer
+    /// cannot settle them.
+    DeliverBeforeOpened,
     /// P-47: a delivery count may be too low after two crashes.
     CountAfterCrashes,
 }
@@ -236,9 +241,12 @@ impl Plan {
     #[must_use]
     pub const fn avoids(&self, gap: Gap) -> bool {
         match gap {
-            Gap::Dedup | Gap::ProducerClose | Gap::RemoteConsumerClose | Gap::CountAfterCrashes => {
-                !self.gaps
-            }
+            Gap::Dedup
+            | Gap::ProducerClose
+            | Gap::RemoteConsumerClose
+            | Gap::EarlyDone
+            | Gap::DeliverBeforeOpened
+            | Gap::CountAfterCrashes => !self.gaps,
         }
     }
 

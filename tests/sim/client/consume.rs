@@ -369,6 +369,12 @@ impl Client {
         let Some(consumer) = self.consumer(channel) else {
             return;
         };
+        if consumer.state == State::Opening && scene.plan.avoids(Gap::DeliverBeforeOpened) {
+            return;
+        }
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
         let tags: Vec<u64> = consumer.outstanding.keys().copied().collect();
         if let Some(last) = tags.last() {
             let ranges = [SettleRange {
@@ -725,6 +731,7 @@ impl Client {
         self.drain_refused(&consumer.queue_name, code, scene);
         let is_reasonable = match code {
             Code::InUse | Code::LimitReached | Code::Overloaded => true,
+            Code::QueueUnknown => scene.plan.avoids(Gap::EarlyDone),
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             _ => false,
