@@ -354,7 +354,7 @@ impl Running {
         let last = flow.shutting_down && !self.checkpointed;
         if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
             self.checkpointed |= last;
-            let catalog = (flow.config.core == META).then(|| self.topology.catalog());
+            let catalog = (flow.config.core == META).then(|| self.topology.appended());
             let mut bytes = Vec::new();
             let acked = flow.forget_waits.iter();
             let acked = acked.map(|(_, queue, range)| (*queue, *range));
