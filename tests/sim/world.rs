@@ -37,9 +37,9 @@ const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 /// Happenings after which a busy world calms down.
 const BUSY_HAPPENINGS_MAX: u64 = 200_000;
 /// Virtual time in which a calm world must have answered everything, or have drained.
-const CALM_MAX: u64 = 600 * SECOND;
+const CALM_MAX: u64 = 100 * SECOND;
 /// Happenings after which a calm world counts as spinning.
-const HAPPENINGS_MAX: u64 = 4_000_000;
+const HAPPENINGS_MAX: u64 = 1_500_000;
 /// Wall clock at the beginning, µs since 1970.
 const WALL_START_US: u64 = 1_790_000_000_000_000;
 
