@@ -15,7 +15,7 @@ use crate::control::topology::Topology;
 use crate::control::{checkpoint, state};
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
-use crate::data::session::{Greeting, Session};
+use crate::data::session::{Channel, Greeting, Session};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono};
 use crate::input::{Input, SlotHead};
@@ -54,6 +54,9 @@ pub struct Limits {
     pub volatile_buffers: u32,
     /// Free buffers that the block cache leaves for appends and reads.
     pub buffers_free_min: u32,
+    /// Bytes of a buffer, and of the largest block: a whole frame unless messages are known to be
+    /// smaller, as the simulator's are.
+    pub buffer_bytes: u32,
     /// Most slots of the journal.
     pub slots_max: u32,
     /// Bytes of large messages that may be on their way in or to the disk.
@@ -76,6 +79,7 @@ impl Default for Limits {
             requests_per_peer_max: 256,
             volatile_buffers: 64,
             buffers_free_min: 64,
+            buffer_bytes: 256 << 10,
             slots_max: 1 << 16,
             assembly_bytes_max: 32 << 20,
         }
@@ -351,9 +355,11 @@ impl Running {
         let last = flow.shutting_down && !self.checkpointed;
         if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
             self.checkpointed |= last;
-            let catalog = (flow.config.core == META).then(|| self.topology.catalog());
+            let catalog = (flow.config.core == META).then(|| self.topology.appended());
             let mut bytes = Vec::new();
-            state::encode(catalog, &flow.dedup, &flow.queues, &mut bytes);
+            let acked = flow.forget_waits.iter();
+            let acked = acked.map(|(_, queue, range)| (*queue, *range));
+            state::encode(catalog, &flow.dedup, &flow.queues, acked, &mut bytes);
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
         }
         if flow.shutting_down {
@@ -492,6 +498,21 @@ impl Running {
                 Err(Code::UnexpectedFrame)
             };
         };
+        let late = matches!(
+            header.kind,
+            FrameKind::Publish
+                | FrameKind::PublishFragment
+                | FrameKind::ProducerClose
+                | FrameKind::Settle
+                | FrameKind::ConsumerCredit
+                | FrameKind::ConsumerClose
+                | FrameKind::Get
+        );
+        let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
+        if late && session.channel(header.channel) == Channel::Closed {
+            // Sent before the client knew that the broker had closed the channel (P-15).
+            return Ok(());
+        }
         match header.kind {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),

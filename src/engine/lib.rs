@@ -36,6 +36,7 @@ pub mod effect;
 pub mod ids;
 pub mod input;
 pub mod mesh;
+pub mod mutant;
 
 pub use effect::{Buffers, Effect, Effects, FileOp};
 pub use ids::{BufferId, ConnId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};

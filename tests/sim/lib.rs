@@ -1,1 +1,16 @@
-//! Placeholder.
+//! N engines on a simulated disk, network, mesh and clock: one seed is one world, bit for bit.
+//! Drives the engine through its seam and plays its clients; does not know how it works inside.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod client;
+pub mod disk;
+pub mod engine;
+pub mod memory;
+pub mod model;
+pub mod network;
+pub mod plan;
+pub mod random;
+pub mod run;
+pub mod scene;
+pub mod world;

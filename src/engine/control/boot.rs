@@ -298,6 +298,7 @@ pub fn placement(config: &CoreConfig) -> Vec<CoreId> {
 fn journal_config(config: &CoreConfig) -> journal::Config {
     journal::Config {
         segment_bytes: config.segment_bytes,
+        buffer_bytes: config.limits.buffer_bytes,
         slots_max: config.limits.slots_max,
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,

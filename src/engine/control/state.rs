@@ -7,14 +7,30 @@
 //! queue count u32 | per queue: id u32, bytes u32, state (queue/replay.rs)
 //! ```
 
+use std::collections::BTreeMap;
+
+use ringpost_wire::ids::QueueId;
+
 use crate::control::catalog::Catalog;
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
+use crate::data::queue::SequenceRange;
 
 const VERSION: u32 = 1;
 
-/// Appends the state: `catalog` on the meta core, and the durable queues of this one.
-pub fn encode(catalog: Option<&Catalog>, dedup: &Dedup, queues: &Queues, out: &mut Vec<u8>) {
+/// Appends the state: `catalog` on the meta core, and the durable queues of this one. `acked` are the
+/// ranges of them whose ack record is appended and not yet durable.
+pub fn encode(
+    catalog: Option<&Catalog>,
+    dedup: &Dedup,
+    queues: &Queues,
+    acked: impl Iterator<Item = (QueueId, SequenceRange)>,
+    out: &mut Vec<u8>,
+) {
+    let mut acked_of: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
+    for (queue, range) in acked {
+        acked_of.entry(queue).or_default().push(range);
+    }
     out.extend_from_slice(&VERSION.to_le_bytes());
     let snapshot = catalog.map(Catalog::encode).unwrap_or_default();
     put_bytes(out, &snapshot);
@@ -27,7 +43,8 @@ pub fn encode(catalog: Option<&Catalog>, dedup: &Dedup, queues: &Queues, out: &m
     for state in durable() {
         out.extend_from_slice(&state.id.0.to_le_bytes());
         bytes.clear();
-        state.queue.encode_state(&mut bytes);
+        let acked = acked_of.get(&state.id).map_or(&[][..], Vec::as_slice);
+        state.queue.encode_state(acked, &mut bytes);
         put_bytes(out, &bytes);
     }
 }
@@ -95,6 +112,7 @@ mod tests {
             Some(&catalog),
             &Dedup::default(),
             &Queues::default(),
+            std::iter::empty(),
             &mut bytes,
         );
         let state = decode(&bytes).expect("it was just written");

@@ -81,6 +81,9 @@ pub struct Topology {
     undecided: VecDeque<(Origin, ChangeRequest)>,
     staged: VecDeque<Staged>,
     pending: BTreeMap<u64, Pending>,
+    /// On the meta core: who asked for what is there already, and the last change that every core
+    /// must have applied before that is true everywhere.
+    echoes: VecDeque<(u64, Origin)>,
     number: u64,
 }
 
@@ -94,14 +97,16 @@ impl Topology {
             undecided: VecDeque::new(),
             staged: VecDeque::new(),
             pending: BTreeMap::new(),
+            echoes: VecDeque::new(),
             number: 0,
         }
     }
 
-    /// The catalog, for checkpoints.
+    /// The catalog for a checkpoint, which is cut behind everything appended: with the changes that
+    /// are on their way to the disk, since replay will not see them again.
     #[must_use]
-    pub const fn catalog(&self) -> &Catalog {
-        &self.catalog
+    pub const fn appended(&self) -> &Catalog {
+        &self.planned
     }
 
     /// The core runs: the meta core tells the others what the topology is.
@@ -131,6 +136,7 @@ impl Topology {
         let asks = |origin: &Origin| matches!(origin, Origin::Here { conn: c, .. } if *c == conn);
         self.undecided.iter().any(|(origin, _)| asks(origin))
             || self.staged.iter().any(|staged| asks(&staged.origin))
+            || self.echoes.iter().any(|(_, origin)| asks(origin))
             || self.pending.values().any(|pending| match pending {
                 Pending::Apply { origin, .. } => asks(origin),
                 Pending::Change { conn: c, .. }
@@ -329,7 +335,7 @@ impl Topology {
         {
             let staged = self.staged.pop_front().expect("it was just looked at");
             let Some(change) = staged.change else {
-                tell(flow, staged.origin, Ok(Changed::default()), effects);
+                self.echoes.push_back((self.number, staged.origin));
                 continue;
             };
             let messages = self.apply(flow, &change, effects);
@@ -359,6 +365,20 @@ impl Topology {
                 };
                 flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
             }
+        }
+        self.echo(flow, effects);
+    }
+
+    /// Answers those who asked for what was there already, as far as it is there on every core.
+    fn echo(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        let is_apply = |pending: &Pending| matches!(pending, Pending::Apply { .. });
+        let applying = self.pending.iter().find(|(_, pending)| is_apply(pending));
+        let applied = applying.map_or(u64::MAX, |(number, _)| number - 1);
+        while let Some((upto, origin)) = self.echoes.front().copied()
+            && upto <= applied
+        {
+            self.echoes.pop_front();
+            tell(flow, origin, Ok(Changed::default()), effects);
         }
     }
 
@@ -460,6 +480,7 @@ impl Topology {
                         }),
                         effects,
                     );
+                    self.echo(flow, effects);
                 }
             }
             (

@@ -196,7 +196,7 @@ impl Flow {
                 });
             }
             Err(code) => {
-                session.set(channel, Channel::Free);
+                session.set(channel, Channel::Closed);
                 let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, sequence);
                 self.fail(conn, header, code, subscribe_text(code), effects);
             }
@@ -243,7 +243,7 @@ impl Flow {
             .sessions
             .get_mut(conn)
             .expect("the channel was just found");
-        session.set(header.channel, Channel::Free);
+        session.set(header.channel, Channel::Closed);
         self.unsubscribe_at(owner, key, effects);
         let closed = FrameHeader::bare(FrameKind::ConsumerClosed, header.channel, header.sequence);
         self.say(conn, effects, |out| {
@@ -561,7 +561,7 @@ impl Flow {
         if let Some(session) = self.sessions.get_mut(conn)
             && matches!(session.channel(channel), Channel::Consumer { key, .. } if key == consumer)
         {
-            session.set(channel, Channel::Free);
+            session.set(channel, Channel::Closed);
         }
     }
 
@@ -885,8 +885,10 @@ impl Flow {
             self.stats.redelivered += u64::from(count);
         }
         if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
-            get.left = get.left.saturating_sub(count);
-            get.given += count;
+            // What its credit pushes beside the get is not the get's.
+            let taken = count.min(get.left);
+            get.left -= taken;
+            get.given += taken;
         }
     }
 
@@ -1175,7 +1177,7 @@ impl Flow {
             match channel {
                 Channel::Producer(key) => self.drop_producer(key),
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
-                Channel::ConsumerOpening { .. } | Channel::Free => {}
+                Channel::ConsumerOpening { .. } | Channel::Free | Channel::Closed => {}
             }
         }
         self.answer_forwards(conn, effects);

@@ -111,7 +111,7 @@ impl Flow {
             .sessions
             .get_mut(conn)
             .expect("the channel was just found");
-        session.set(header.channel, Channel::Free);
+        session.set(header.channel, Channel::Closed);
         let closed = FrameHeader::bare(FrameKind::ProducerClosed, header.channel, header.sequence);
         self.say(conn, effects, |out| {
             write_failure(out, closed, Code::Normal, "closed by the client");

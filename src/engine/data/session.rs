@@ -17,6 +17,8 @@ pub enum Channel {
     /// Not in use.
     #[default]
     Free,
+    /// Not in use any more: frames that crossed its end are ignored (P-15).
+    Closed,
     /// A producer: its key on this core.
     Producer(u64),
     /// A consumer whose owning core has been asked to open it.
@@ -35,6 +37,12 @@ pub enum Channel {
         /// Its key there.
         key: u64,
     },
+}
+
+impl Channel {
+    const fn is_used(self) -> bool {
+        !matches!(self, Self::Free | Self::Closed)
+    }
 }
 
 /// What was agreed in the handshake.
@@ -145,9 +153,9 @@ impl Session {
     /// # Errors
     /// [`Code::ChannelInvalid`] if the number is out of range or in use.
     pub fn claim(&mut self, number: u16, channel: Channel) -> Result<(), Code> {
-        assert!(channel != Channel::Free, "claim takes a channel into use");
+        assert!(channel.is_used(), "claim takes a channel into use");
         //= P-14
-        if number == 0 || number > CHANNELS_MAX || self.channel(number) != Channel::Free {
+        if number == 0 || number > CHANNELS_MAX || self.channel(number).is_used() {
             return Err(Code::ChannelInvalid);
         }
         let idx = usize::from(number);
@@ -162,10 +170,10 @@ impl Session {
     /// Changes a channel in use.
     pub fn set(&mut self, number: u16, channel: Channel) {
         assert!(
-            self.channel(number) != Channel::Free,
+            self.channel(number).is_used(),
             "only a channel in use changes"
         );
-        if channel == Channel::Free {
+        if !channel.is_used() {
             self.channels_open -= 1;
         }
         self.channels[usize::from(number)] = channel;
@@ -176,7 +184,7 @@ impl Session {
         self.channels
             .iter()
             .enumerate()
-            .filter(|(_, channel)| **channel != Channel::Free)
+            .filter(|(_, channel)| channel.is_used())
             .map(|(number, channel)| (number as u16, *channel))
     }
 

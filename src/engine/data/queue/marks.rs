@@ -40,6 +40,11 @@ impl Marks {
         self.durable
     }
 
+    /// Up to where marks were asked for: a checkpoint that says it is never too low.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.max(self.durable)
+    }
+
     /// Whether a run pushed at `next` should carry a mark: everything before it is covered or gone,
     /// somebody may be given it, and dispatch is at most a window behind.
     pub(crate) fn wants_marked(&self, next: u64, cursor: u64, credit_sum: u64) -> bool {

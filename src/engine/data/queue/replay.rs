@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use super::index::{Pieces, Run};
 use super::returned::{CountRange, DELIVERIES_MAX, Returned};
+use super::settled::SettledSet;
 use super::settled::{Ranges, SequenceRange};
 use super::{Marking, Place, Queue, QueueSequence, SegmentIdx, Settings, push_range};
 
@@ -50,8 +51,20 @@ pub struct Replay {
 }
 
 impl Queue {
-    /// Appends the durable state, for a checkpoint: what [`Replay::decode`] reads. Runs are not in it.
-    pub fn encode_state(&self, out: &mut Vec<u8>) {
+    /// Appends the state for a checkpoint: what [`Replay::decode`] reads. Runs are not in it, nor how
+    /// far they go. `acked` are the ranges whose ack record is appended and not yet known durable:
+    /// the checkpoint becomes valid only when it is, and replay starts behind it.
+    pub fn encode_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
+        let mut settled = SettledSet::new();
+        if self.settled.floor() > 0 {
+            settled.insert_new(1, self.settled.floor());
+        }
+        for (first, last) in self.settled.spans() {
+            settled.insert_new(first, last);
+        }
+        for range in acked {
+            settled.insert_new(range.first.0, range.last.0);
+        }
         let mut counts: Vec<CountRange> = Vec::new();
         let mut add = |first: u64, last: u64, deliveries: u32| {
             let range = SequenceRange::new(QueueSequence(first), QueueSequence(last));
@@ -78,12 +91,12 @@ impl Queue {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
-        number(self.durable.max(self.settled.ceiling()) + 1);
-        number(self.settled.floor());
-        number(self.marks.durable());
-        number(self.settled.span_count() as u64);
+        number(self.durable.max(settled.ceiling()) + 1);
+        number(settled.floor());
+        number(self.marks.asked());
+        number(settled.span_count() as u64);
         number(counts.len() as u64);
-        for (first, last) in self.settled.spans() {
+        for (first, last) in settled.spans() {
             number(first);
             number(last);
         }

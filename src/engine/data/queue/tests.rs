@@ -776,7 +776,7 @@ impl Model {
 
     fn take_checkpoint(&mut self) {
         let mut state = Vec::new();
-        self.queue.encode_state(&mut state);
+        self.queue.encode_state(&[], &mut state);
         // The runs of a checkpoint come from the segments' own indexes.
         self.journal
             .retain(|said| matches!(said, Said::Run(..) | Said::Fragmented(..) | Said::Moved(..)));
@@ -1165,7 +1165,7 @@ fn every_cut_and_every_flipped_bit_of_a_state_is_survived() {
     settle(&mut queue, 30, 33, Outcome::Requeue, &mut out);
     queue.forget(out.as_slice(), &mut |_, _| {});
     let mut state = Vec::new();
-    queue.encode_state(&mut state);
+    queue.encode_state(&[], &mut state);
 
     let read = |bytes: &[u8]| -> Option<Queue> {
         let mut replay = Replay::decode(DURABLE, bytes).ok()?;

@@ -1,0 +1,90 @@
+//! Planted bugs: each is one decision of the engine made wrongly, compiled only with the feature
+//! `mutants`, switched on one at a time by the simulator, which must notice. Decides nothing else.
+//!
+//! Where a decision is made, `mutant!(Name)` asks whether the bug of that name is planted:
+//!
+//! ```text
+//! if completed || mutant!(ConfirmBeforeSync) { confirm(...) }
+//! ```
+//!
+//! Without the feature it is the constant `false`, and the compiler removes the branch. A mutant
+//! is a plausible slip of a careful person, at the place where it would be made; none exists that
+//! only an assertion beside it could see.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Mutant { $($(#[$doc])* $name,)* }
+
+        impl Mutant {
+            /// Every planted bug.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
+
+            /// The word used on the command line and in tables.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Mutant::$name => $word,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// Publishes are confirmed when their block is submitted (NATS, Kafka, Iggy defaults).
+    ConfirmBeforeSync = "confirm-before-sync";
+    /// Messages are delivered before their block is durable (RocketMQ #8239).
+    DeliverBeforeSync = "deliver-before-sync";
+    /// Settles are confirmed before they are durable.
+    SettledBeforeSync = "settled-before-sync";
+    /// A completed write counts although an earlier one is still in flight.
+    PrefixSkipsHole = "prefix-skips-hole";
+    /// A failed write is taken for a completed one (fsyncgate).
+    WriteErrorIgnored = "write-error-ignored";
+    /// Recovery believes a block without its checksum.
+    BlockChecksumIgnored = "block-checksum-ignored";
+    /// Recovery believes a block that does not follow the one before it (Iggy #3946).
+    BlockChainIgnored = "block-chain-ignored";
+    /// A requeued message goes behind the others.
+    RequeueToTheEnd = "requeue-to-the-end";
+}
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use super::Mutant;
+    use core::cell::Cell;
+
+    thread_local! {
+        /// One per thread, so that tests may plant different bugs at once.
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug on this thread, or takes it out.
+    pub fn plant(mutant: Option<Mutant>) {
+        PLANTED.set(mutant);
+    }
+
+    /// Whether this bug is planted.
+    #[must_use]
+    pub fn is_planted(mutant: Mutant) -> bool {
+        PLANTED.get() == Some(mutant)
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use planted::{is_planted, plant};
+
+/// Whether this bug is planted: never, without the feature.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+pub const fn is_planted(_mutant: Mutant) -> bool {
+    false
+}
+
+/// Whether the planted bug of this name is switched on.
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutant::is_planted($crate::mutant::Mutant::$name)
+    };
+}

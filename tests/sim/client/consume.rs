@@ -1,0 +1,753 @@
+//! What a client does as a consumer: opens, takes, settles in every way, and checks every delivery.
+//! Does not know producers or routing.
+
+use std::collections::BTreeMap;
+
+use ringpost_check::{AckMode, ConsumerNo, Delivery, Event, MessageId, QueueNo};
+use ringpost_wire::control::{self, Body, ConsumerCredit, ConsumerOpen, Failure, Get};
+use ringpost_wire::{
+    Code, DeliverHead, FragmentHead, FrameHeader, FrameKind, Messages, SettleRange, envelope,
+    frame, header,
+};
+
+use super::produce::tag_of;
+use super::{Channel, Client, Link, Request, dropped};
+use crate::plan::{Fault, Gap, Mode};
+use crate::random::Hash;
+use crate::say;
+use crate::scene::Scene;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Opening,
+    Open,
+    /// `ConsumerClose` is out, or the client has broken a rule: what arrives is not looked at.
+    Leaving,
+}
+
+/// A consumer on a channel.
+#[derive(Debug)]
+pub struct Consumer {
+    number: ConsumerNo,
+    queue: QueueNo,
+    queue_name: String,
+    state: State,
+    /// The core of its queue.
+    core: u32,
+    mode: AckMode,
+    /// Highest credit that the broker may believe in.
+    credit_max: u32,
+    taken_by_get: u32,
+    tag_last: u64,
+    outstanding: BTreeMap<u64, MessageId>,
+    /// A large message of which pieces have arrived.
+    partial: Option<(u64, DeliverHead, u32, Vec<u8>)>,
+    is_getting: bool,
+    /// What arrives is not the client's any more.
+    is_deaf: bool,
+}
+
+impl Consumer {
+    /// Its connection is lost, or nothing of it is believed any more.
+    pub fn lost(&mut self, scene: &mut Scene) {
+        self.is_deaf = true;
+        scene.event(Event::ConsumerLost {
+            consumer: self.number,
+        });
+    }
+
+    /// The broker has forgotten it.
+    pub fn over(&self, tenant: usize, scene: &mut Scene) {
+        if self.mode == AckMode::OnSend {
+            dropped(scene, self.queue);
+        }
+        self.opening_ends(tenant, scene);
+    }
+
+    fn opening_ends(&self, tenant: usize, scene: &mut Scene) {
+        if self.state == State::Opening
+            && let Some(queue) = scene.models[tenant].queues.get_mut(&self.queue_name)
+        {
+            queue.openings -= 1;
+        }
+    }
+}
+
+impl Client {
+    fn consumers(&self) -> Vec<u16> {
+        self.channels
+            .iter()
+            .filter(|(_, channel)| {
+                matches!(channel, Channel::Consumer(consumer) if consumer.state == State::Open)
+            })
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    fn consumer(&mut self, channel: u16) -> Option<&mut Consumer> {
+        match self.channels.get_mut(&channel) {
+            Some(Channel::Consumer(consumer)) => Some(consumer),
+            _ => None,
+        }
+    }
+
+    /// Opens or closes a consumer.
+    pub(super) fn manage_consumers(&mut self, scene: &mut Scene) {
+        let open = self.consumers();
+        if open.len() < 4 && self.random.below(3) > 0 {
+            let steady: Vec<String> = scene.models[self.tenant]
+                .queues
+                .iter()
+                .filter(|(_, queue)| queue.is_steady())
+                .map(|(name, _)| name.clone())
+                .collect();
+            if steady.is_empty() {
+                return;
+            }
+            let name = self.random.pick(&steady).clone();
+            let messages = if scene.plan.faults.has(Fault::TinyCredit) {
+                1
+            } else if self.random.below(6) == 0 {
+                0
+            } else {
+                self.random.scale(1..=300) as u32
+            };
+            let bytes = if self.random.below(4) == 0 {
+                self.random.scale(1..=50_000)
+            } else {
+                0
+            };
+            let mode = if self.random.below(12) == 0 {
+                AckMode::OnSend
+            } else {
+                AckMode::Acks
+            };
+            let exclusive = self.random.below(15) == 0;
+            self.open_consumer(&name, messages, bytes, mode, exclusive, scene);
+        } else if !open.is_empty() && self.random.below(3) == 0 {
+            let channel = *self.random.pick(&open);
+            self.close_consumer(channel, scene);
+        }
+    }
+
+    pub(super) fn open_consumer(
+        &mut self,
+        name: &str,
+        messages: u32,
+        bytes: u64,
+        mode: AckMode,
+        exclusive: bool,
+        scene: &mut Scene,
+    ) -> Option<u16> {
+        let channel = self.free_channel()?;
+        let queue = scene.models[self.tenant].queues.get_mut(name)?;
+        queue.openings += 1;
+        let number = queue.number;
+        let id = self.request(Request::ConsumerOpen(channel));
+        let mut flags = 0;
+        if mode == AckMode::OnSend {
+            flags |= control::CONSUMER_NO_ACK;
+        }
+        if exclusive {
+            flags |= control::CONSUMER_EXCLUSIVE;
+        }
+        let body = ConsumerOpen {
+            credit_bytes: bytes,
+            credit_messages: messages,
+            flags,
+            queue: name.as_bytes(),
+        };
+        body.write(
+            &mut self.out,
+            FrameHeader::bare(FrameKind::ConsumerOpen, channel, id),
+        );
+        let consumer = Consumer {
+            number: scene.new_consumer(),
+            queue: number,
+            queue_name: name.into(),
+            state: State::Opening,
+            core: u32::MAX,
+            mode,
+            credit_max: messages,
+            taken_by_get: 0,
+            tag_last: 0,
+            outstanding: BTreeMap::new(),
+            partial: None,
+            is_getting: false,
+            is_deaf: false,
+        };
+        say!(
+            scene,
+            "client {}: opens consumer {} of {name} on channel {channel}, credit {messages}",
+            self.id,
+            consumer.number.0
+        );
+        scene.event(Event::Consumer {
+            consumer: consumer.number,
+            queue: number,
+            mode,
+        });
+        self.channels
+            .insert(channel, Channel::Consumer(Box::new(consumer)));
+        Some(channel)
+    }
+
+    fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
+        let here = self.welcome.core;
+        if self
+            .consumer(channel)
+            .is_none_or(|consumer| consumer.core != here)
+            && scene.plan.avoids(Gap::RemoteConsumerClose)
+        {
+            return;
+        }
+        let id = self.request(Request::ConsumerClose);
+        frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
+        consumer.state = State::Leaving;
+        consumer.is_deaf = true;
+        let number = consumer.number;
+        scene.event(Event::ConsumerClosed { consumer: number });
+    }
+
+    /// Changes a consumer's credit.
+    pub(super) fn change_credit(&mut self, scene: &mut Scene) {
+        let open = self.consumers();
+        if open.is_empty() {
+            return;
+        }
+        let channel = *self.random.pick(&open);
+        let messages = match self.random.below(6) {
+            0 => 0,
+            1 => 1,
+            _ => self.random.scale(1..=500) as u32,
+        };
+        let bytes = if self.random.below(4) == 0 {
+            self.random.scale(1..=50_000)
+        } else {
+            0
+        };
+        self.set_credit(channel, messages, bytes);
+        say!(
+            scene,
+            "client {}: credit {messages} on channel {channel}",
+            self.id
+        );
+    }
+
+    fn set_credit(&mut self, channel: u16, messages: u32, bytes: u64) {
+        let body = ConsumerCredit {
+            bytes,
+            messages,
+            reserved: 0,
+        };
+        let head = FrameHeader::bare(FrameKind::ConsumerCredit, channel, 0);
+        body.write(&mut self.out, head);
+        if let Some(consumer) = self.consumer(channel) {
+            consumer.credit_max = consumer.credit_max.max(messages);
+        }
+    }
+
+    /// Takes messages.
+    pub(super) fn get(&mut self, scene: &mut Scene) {
+        let open = self.consumers();
+        if open.is_empty() {
+            return;
+        }
+        let channel = *self.random.pick(&open);
+        if self
+            .consumer(channel)
+            .is_none_or(|consumer| consumer.is_getting)
+        {
+            return;
+        }
+        let most = self.random.scale(1..=50) as u32;
+        let wait_ms = if self.random.coin() {
+            0
+        } else {
+            self.random.scale(1..=500) as u32
+        };
+        let id = self.request(Request::Get {
+            channel,
+            most,
+            given: 0,
+        });
+        let head = FrameHeader {
+            count: most,
+            ..FrameHeader::bare(FrameKind::Get, channel, id)
+        };
+        let body = Get {
+            wait_ms,
+            reserved: 0,
+        };
+        body.write(&mut self.out, head);
+        if let Some(consumer) = self.consumer(channel) {
+            consumer.is_getting = true;
+            consumer.taken_by_get += most;
+        }
+        say!(
+            scene,
+            "client {}: get {most} on channel {channel}, wait {wait_ms} ms",
+            self.id
+        );
+    }
+
+    /// Settles some of what is outstanding, in one of the ways there are.
+    pub(super) fn settle(&mut self, scene: &mut Scene) {
+        let holding: Vec<u16> = self
+            .consumers()
+            .into_iter()
+            .filter(|channel| {
+                let Some(Channel::Consumer(consumer)) = self.channels.get(channel) else {
+                    return false;
+                };
+                !consumer.outstanding.is_empty()
+            })
+            .collect();
+        if holding.is_empty() {
+            return;
+        }
+        let channel = *self.random.pick(&holding);
+        let tags: Vec<u64> = match self.consumer(channel) {
+            Some(consumer) => consumer.outstanding.keys().copied().collect(),
+            None => return,
+        };
+        let outcome = match self.random.below(10) {
+            0..2 => header::SETTLE_REQUEUE,
+            2 => header::SETTLE_REJECT,
+            _ => header::SETTLE_ACK,
+        };
+        let mut ranges = Vec::new();
+        let mut settled: Vec<u64> = Vec::new();
+        match self.random.below(3) {
+            0 => {
+                // One.
+                let tag = *self.random.pick(&tags);
+                ranges.push(SettleRange {
+                    first: tag,
+                    last: tag,
+                });
+                settled.push(tag);
+            }
+            1 => {
+                // All up to one.
+                let last = *self.random.pick(&tags);
+                ranges.push(SettleRange { first: 0, last });
+                settled.extend(tags.iter().take_while(|tag| **tag <= last));
+            }
+            _ => {
+                // Runs of neighbours, every second one left out.
+                let mut at = 0;
+                while at < tags.len() {
+                    let length = self.random.scale(1..=8) as usize;
+                    let mut end = at;
+                    while end + 1 < tags.len()
+                        && end - at + 1 < length
+                        && tags[end + 1] == tags[end] + 1
+                    {
+                        end += 1;
+                    }
+                    if self.random.coin() {
+                        ranges.push(SettleRange {
+                            first: tags[at],
+                            last: tags[end],
+                        });
+                        settled.extend(&tags[at..=end]);
+                    }
+                    at = end + 1;
+                }
+            }
+        }
+        let confirm = self.random.below(3) == 0;
+        self.send_settle(channel, outcome, &ranges, &settled, confirm, scene);
+    }
+
+    /// Settles everything outstanding and asks for the confirm.
+    pub(super) fn settle_all(&mut self, channel: u16, scene: &mut Scene) {
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
+        if consumer.state == State::Opening && scene.plan.avoids(Gap::DeliverBeforeOpened) {
+            return;
+        }
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
+        let tags: Vec<u64> = consumer.outstanding.keys().copied().collect();
+        if let Some(last) = tags.last() {
+            let ranges = [SettleRange {
+                first: 0,
+                last: *last,
+            }];
+            self.send_settle(channel, header::SETTLE_ACK, &ranges, &tags, true, scene);
+        }
+    }
+
+    fn send_settle(
+        &mut self,
+        channel: u16,
+        outcome: u8,
+        ranges: &[SettleRange],
+        settled: &[u64],
+        confirm: bool,
+        scene: &mut Scene,
+    ) {
+        if ranges.is_empty() {
+            return;
+        }
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
+        let queue = consumer.queue;
+        let mut messages = Vec::new();
+        for tag in settled {
+            if let Some(message) = consumer.outstanding.remove(tag) {
+                messages.push((queue, message));
+                scene.event(if outcome == header::SETTLE_REQUEUE {
+                    Event::Returned { queue, message }
+                } else {
+                    Event::Acked { queue, message }
+                });
+            }
+        }
+        say!(
+            scene,
+            "client {}: settles {ranges:?} on channel {channel}, outcome {outcome}, confirm {confirm}",
+            self.id
+        );
+        if outcome == header::SETTLE_REQUEUE {
+            messages.clear();
+        }
+        let id = if confirm {
+            self.request(Request::Settle(messages))
+        } else {
+            0
+        };
+        let body: Vec<u8> = ranges.iter().flat_map(SettleRange::encode).collect();
+        let head = FrameHeader {
+            flags: outcome | if confirm { header::SETTLE_CONFIRM } else { 0 },
+            count: ranges.len() as u32,
+            ..FrameHeader::bare(FrameKind::Settle, channel, id)
+        };
+        frame::write(&mut self.out, head, &body);
+    }
+
+    /// Settles what is not outstanding; the broker ends the consumer.
+    pub(super) fn settle_wrongly(&mut self, scene: &mut Scene) {
+        let open = self.consumers();
+        if open.is_empty() {
+            return;
+        }
+        let channel = *self.random.pick(&open);
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
+        consumer.state = State::Leaving;
+        let tag = consumer.tag_last + 1000;
+        consumer.lost(scene);
+        let head = FrameHeader {
+            count: 1,
+            ..FrameHeader::bare(FrameKind::Settle, channel, 0)
+        };
+        let range = SettleRange {
+            first: tag,
+            last: tag,
+        };
+        frame::write(&mut self.out, head, &range.encode());
+    }
+
+    pub(super) fn on_consumer_frame(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        match head.kind {
+            FrameKind::Settled => return self.on_settled(head, scene),
+            FrameKind::ConsumerClosed => return self.on_consumer_closed(head, body, scene),
+            _ => {}
+        }
+        let is_guilty = self.is_guilty;
+        let tenant = self.tenant;
+        let Some(consumer) = self.consumer(head.channel) else {
+            return if is_guilty {
+                Ok(())
+            } else {
+                Err("no consumer is on this channel".into())
+            };
+        };
+        match head.kind {
+            FrameKind::ConsumerOpened => {
+                consumer.opening_ends(tenant, scene);
+                consumer.core = head.count;
+                if consumer.state == State::Opening {
+                    consumer.state = State::Open;
+                }
+                match self.requests.remove(&head.sequence) {
+                    Some(Request::ConsumerOpen(channel)) if channel == head.channel => Ok(()),
+                    other => Err(format!("ConsumerOpened answers {other:?}")),
+                }
+            }
+            FrameKind::GetDone => {
+                consumer.is_getting = false;
+                let (is_deaf, consumer_mode) = (consumer.is_deaf, consumer.mode);
+                match self.requests.remove(&head.sequence) {
+                    Some(Request::Get { given, most, .. }) => {
+                        let is_right = head.count <= most
+                            && (head.count <= given || is_deaf || consumer_mode == AckMode::OnSend);
+                        if is_right {
+                            Ok(())
+                        } else {
+                            Err(format!(
+                                "GetDone says {}, {given} arrived, {most} wanted",
+                                head.count
+                            ))
+                        }
+                    }
+                    other => Err(format!("GetDone answers {other:?}")),
+                }
+            }
+            FrameKind::Deliver => {
+                if !consumer.is_deaf {
+                    self.on_deliver(head, body, scene)?;
+                }
+                Ok(())
+            }
+            _ => {
+                if !consumer.is_deaf {
+                    self.on_piece(head, body, scene)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_deliver(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let (deliver, messages) = DeliverHead::split(body).map_err(|c| format!("Deliver: {c}"))?;
+        let mut count = 0;
+        for message in Messages::new(messages) {
+            let message = message.map_err(|code| format!("Deliver holds no message: {code}"))?;
+            let bytes = &message.bytes[..message.envelope.length()];
+            self.delivered(head, &deliver, count, bytes, scene)?;
+            count += 1;
+        }
+        if count != head.count || count == 0 {
+            return Err(format!(
+                "Deliver says {} messages and holds {count}",
+                head.count
+            ));
+        }
+        self.check_credit(head.channel)
+    }
+
+    /// No more may be outstanding than credit and gets allow.
+    fn check_credit(&mut self, channel: u16) -> Result<(), String> {
+        let Some(consumer) = self.consumer(channel) else {
+            return Ok(());
+        };
+        let most = consumer.credit_max as usize + consumer.taken_by_get as usize;
+        if consumer.outstanding.len() > most {
+            return Err(format!(
+                "{} deliveries outstanding, credit never allowed more than {most}",
+                consumer.outstanding.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn on_piece(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let (deliver, rest) = DeliverHead::split(body).map_err(|c| format!("piece: {c}"))?;
+        let (piece, bytes) = FragmentHead::split(rest).map_err(|c| format!("piece: {c}"))?;
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
+        let mut whole = match consumer.partial.take() {
+            None if piece.offset == 0 => Vec::new(),
+            Some((tag, first, message_bytes, whole))
+                if tag == head.sequence
+                    && first == deliver
+                    && message_bytes == piece.message_bytes
+                    && piece.offset as usize == whole.len() =>
+            {
+                whole
+            }
+            other => {
+                let before = other.map(|(tag, _, _, whole)| (tag, whole.len()));
+                return Err(format!("piece {piece:?} follows {before:?}"));
+            }
+        };
+        whole.extend_from_slice(bytes);
+        if !piece.is_last() {
+            consumer.partial = Some((head.sequence, deliver, piece.message_bytes, whole));
+            return Ok(());
+        }
+        scene.marks.hit("large message delivered");
+        self.delivered(head, &deliver, 0, &whole, scene)?;
+        self.check_credit(head.channel)
+    }
+
+    /// One message of a delivery arrived in full.
+    fn delivered(
+        &mut self,
+        head: &FrameHeader,
+        deliver: &DeliverHead,
+        idx: u32,
+        bytes: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let is_detect = scene.plan.mode == Mode::Detect;
+        let envelope = envelope::open(bytes).map_err(|c| format!("delivered message: {c}"))?;
+        envelope
+            .check_crc()
+            .map_err(|c| format!("delivered message is damaged: {c}, detect {is_detect}"))?;
+        let tag = envelope.timestamp_us();
+        let message = scene
+            .message_of_tag(tag)
+            .filter(|message| tag_of(*message) == tag)
+            .ok_or_else(|| format!("delivered a message that nobody made, tag {tag:x}"))?;
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
+        let delivery_tag = head.sequence + u64::from(idx);
+        if delivery_tag != consumer.tag_last + 1 {
+            return Err(format!(
+                "delivery tag {delivery_tag} follows {}",
+                consumer.tag_last
+            ));
+        }
+        consumer.tag_last = delivery_tag;
+        if consumer.mode == AckMode::Acks {
+            consumer.outstanding.insert(delivery_tag, message);
+        }
+        let delivery = Delivery {
+            consumer: consumer.number,
+            queue: consumer.queue,
+            place: deliver.queue_sequence + u64::from(idx),
+            message,
+            hash: Hash::of(bytes),
+            redelivered: head.flags & header::DELIVER_REDELIVERED != 0,
+            count: deliver.delivery_count,
+        };
+        if deliver.queue_sequence == 0 {
+            return Err("queue sequence 0".into());
+        }
+        for request in self.requests.values_mut() {
+            if let Request::Get { channel, given, .. } = request
+                && *channel == head.channel
+            {
+                *given += 1;
+            }
+        }
+        if delivery.redelivered {
+            scene.marks.hit("redelivered");
+        }
+        scene.event(Event::Delivered(delivery));
+        Ok(())
+    }
+
+    fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
+        match self.requests.remove(&head.sequence) {
+            Some(Request::Settle(messages)) => {
+                for (queue, message) in messages {
+                    scene.event(Event::AckConfirmed { queue, message });
+                }
+                Ok(())
+            }
+            None if self.is_guilty => Ok(()),
+            other => Err(format!("Settled answers {other:?}")),
+        }
+    }
+
+    fn on_consumer_closed(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let failure = Failure::decode(body).map_err(|c| format!("closed: {c}"))?;
+        let code = Code::from_number(failure.code);
+        scene.marks.hit(code.word());
+        let asked = head.sequence != 0;
+        if asked
+            && !matches!(
+                self.requests.remove(&head.sequence),
+                Some(Request::ConsumerClose)
+            )
+        {
+            return Err("ConsumerClosed answers nothing".into());
+        }
+        let Some(Channel::Consumer(mut consumer)) = self.channels.remove(&head.channel) else {
+            return Err("no consumer is on this channel".into());
+        };
+        say!(
+            scene,
+            "client {}: consumer {} closed: {code}",
+            self.id,
+            consumer.number.0
+        );
+        if !asked {
+            let is_reasonable = match code {
+                Code::QueueDeleted | Code::ShuttingDown => true,
+                Code::QueueDamaged => scene.plan.mode == Mode::Detect,
+                Code::UnknownDelivery => self.is_guilty || consumer.mode == AckMode::OnSend,
+                Code::JournalFailed => scene.journal_failed,
+                _ => false,
+            };
+            if !is_reasonable {
+                return Err(format!("consumer closed with {code} without a reason"));
+            }
+            consumer.lost(scene);
+        }
+        consumer.over(self.tenant, scene);
+        self.drain_refused(&consumer.queue_name, code, scene);
+        // Requests on this channel are answered by its end.
+        let channel = head.channel;
+        self.requests.retain(
+            |_, request| !matches!(request, Request::Get { channel: of, .. } if *of == channel),
+        );
+        Ok(())
+    }
+
+    pub(super) fn consumer_refused(
+        &mut self,
+        channel: u16,
+        code: Code,
+        reason: &str,
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let Some(Channel::Consumer(mut consumer)) = self.channels.remove(&channel) else {
+            return Err("no consumer is on this channel".into());
+        };
+        consumer.lost(scene);
+        consumer.opening_ends(self.tenant, scene);
+        self.drain_refused(&consumer.queue_name, code, scene);
+        let is_reasonable = match code {
+            Code::InUse | Code::LimitReached | Code::Overloaded => true,
+            Code::QueueUnknown => scene.plan.avoids(Gap::EarlyDone),
+            Code::JournalFailed => scene.journal_failed,
+            Code::QueueDamaged => scene.plan.mode == Mode::Detect,
+            _ => false,
+        };
+        if is_reasonable {
+            Ok(())
+        } else {
+            Err(format!(
+                "consumer of {} refused with {code}: {reason}",
+                consumer.queue_name
+            ))
+        }
+    }
+
+    /// Whether it is open and a consumer is on the channel.
+    pub(super) fn has_consumer(&self, channel: u16) -> bool {
+        self.link == Link::Open && self.channels.contains_key(&channel)
+    }
+}

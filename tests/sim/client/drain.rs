@@ -1,0 +1,164 @@
+//! What a client does at the end: finds every queue that may exist, takes everything out of it with
+//! confirmed acks, and asks the broker whether it is empty. Does not know why the world has ended.
+
+use std::collections::BTreeMap;
+
+use ringpost_check::AckMode;
+use ringpost_wire::Code;
+use ringpost_wire::control::{QUEUE_DAMAGED, QueueInfo};
+
+use super::Client;
+use crate::model::{Change, Condition, Standing};
+use crate::plan::Mode;
+use crate::scene::Scene;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// To be found, opened or deleted.
+    Begin,
+    /// A change of it is out.
+    Asking,
+    /// Its consumer is on this channel.
+    Draining(u16),
+    /// Its consumer is there and an inspect is out.
+    Inspecting(u16),
+    /// Empty, or not there.
+    Done,
+}
+
+/// How far the draining of a tenant is.
+#[derive(Default, Debug)]
+pub struct Drain {
+    queues: BTreeMap<String, Stage>,
+    has_begun: bool,
+}
+
+impl Drain {
+    /// Whether every queue is empty.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.has_begun && self.queues.values().all(|stage| *stage == Stage::Done)
+    }
+
+    /// The connection is gone: what was not done begins again.
+    pub fn start_again(&mut self) {
+        for stage in self.queues.values_mut() {
+            if *stage != Stage::Done {
+                *stage = Stage::Begin;
+            }
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn act_drain(&mut self, scene: &mut Scene) {
+        let names: Vec<String> = scene.models[self.tenant].queues.keys().cloned().collect();
+        let drain = self.drain.as_mut().expect("a drainer drains");
+        drain.has_begun = true;
+        drain
+            .queues
+            .retain(|name, stage| names.contains(name) || *stage != Stage::Begin);
+        for name in names {
+            let drain = self.drain.as_mut().expect("a drainer drains");
+            let stage = *drain.queues.entry(name.clone()).or_insert(Stage::Begin);
+            let next = self.drain_queue(&name, stage, scene);
+            let drain = self.drain.as_mut().expect("a drainer drains");
+            drain.queues.insert(name, next);
+        }
+    }
+
+    fn drain_queue(&mut self, name: &str, stage: Stage, scene: &mut Scene) -> Stage {
+        match stage {
+            Stage::Begin => {
+                let Some(queue) = scene.models[self.tenant].queues.get(name) else {
+                    return Stage::Done;
+                };
+                if queue.is_tangled {
+                    let delete = Change::DeleteQueue(name.into(), Condition::Always);
+                    return if self.ask_change(delete, scene) {
+                        Stage::Asking
+                    } else {
+                        stage
+                    };
+                }
+                if queue.standing == Standing::Unsure {
+                    let find = Change::FindQueue(name.into());
+                    return if self.ask_change(find, scene) {
+                        Stage::Asking
+                    } else {
+                        stage
+                    };
+                }
+                let credit = self.random.scale(1..=200) as u32;
+                let credit = credit.min(self.welcome.credit_messages_max);
+                match self.open_consumer(name, credit, 0, AckMode::Acks, false, scene) {
+                    Some(channel) => Stage::Draining(channel),
+                    None => Stage::Begin,
+                }
+            }
+            Stage::Draining(channel) => {
+                if !self.has_consumer(channel) {
+                    return Stage::Begin;
+                }
+                self.settle_all(channel, scene);
+                if self.random.below(8) == 0 {
+                    self.inspect(name);
+                    return Stage::Inspecting(channel);
+                }
+                stage
+            }
+            Stage::Inspecting(channel) => {
+                self.settle_all(channel, scene);
+                stage
+            }
+            Stage::Asking | Stage::Done => stage,
+        }
+    }
+
+    /// A queue said what it holds.
+    pub(super) fn drained_info(&mut self, name: &str, info: &QueueInfo<'_>, scene: &mut Scene) {
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        let Some(stage) = drain.queues.get_mut(name) else {
+            return;
+        };
+        if info.flags & QUEUE_DAMAGED != 0 {
+            scene.damage_reported = true;
+        }
+        if let Stage::Inspecting(channel) = *stage {
+            *stage = if info.ready == 0 && info.unacked == 0 {
+                scene.marks.hit("queue drained");
+                Stage::Done
+            } else {
+                Stage::Draining(channel)
+            };
+        }
+    }
+
+    /// A change that a drain waited for ended.
+    pub(super) fn drained_change(&mut self, change: &Change, scene: &mut Scene) {
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        let (Change::DeleteQueue(name, _) | Change::FindQueue(name)) = change else {
+            return;
+        };
+        let is_there = scene.models[self.tenant].queues.contains_key(name);
+        let next = if is_there { Stage::Begin } else { Stage::Done };
+        drain.queues.insert(name.clone(), next);
+    }
+
+    /// A consumer of a drain was refused: a damaged queue has said so.
+    pub(super) fn drain_refused(&mut self, name: &str, code: Code, scene: &mut Scene) {
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        if code == Code::QueueDamaged && scene.plan.mode == Mode::Detect {
+            scene.damage_reported = true;
+            drain.queues.insert(name.into(), Stage::Done);
+        } else {
+            drain.queues.insert(name.into(), Stage::Begin);
+        }
+    }
+}

@@ -1,0 +1,846 @@
+//! What a client does as a producer: opens, publishes against credit, publishes again what has no
+//! outcome, and checks every answer. Does not know consumers or routing.
+
+use std::collections::VecDeque;
+
+use ringpost_check::{Event, Level, MessageId, Refusal};
+use ringpost_wire::control::{self, Body, Failure, ProducerCredit, ProducerOpen, ProducerOpened};
+use ringpost_wire::{
+    Code, ENVELOPE_BYTES, FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FragmentHead, FrameHeader,
+    FrameKind, MessageParts, frame, header, padded,
+};
+
+use super::{Channel, Client, Link, Request, topology};
+use crate::model::Headers;
+use crate::plan::{Fault, Gap, Mode};
+use crate::random::{Hash, Rate};
+use crate::say;
+use crate::scene::{Routed, Scene};
+
+/// Publishes without an outcome that a client keeps before it gives a producer up.
+const KEPT_MAX: usize = 300;
+/// The top of `timestamp_us` in every message of the simulator: the rest names the message.
+const TAG_TOP: u64 = 0x51F0;
+
+/// What is known of a publish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// Not sent on this channel.
+    Kept,
+    /// Sent, not answered.
+    Waiting,
+    /// Confirmed or refused.
+    Settled,
+    /// Never to be answered.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Publish {
+    sequence: u64,
+    /// The message, padded.
+    bytes: Vec<u8>,
+    length: usize,
+    mandatory: bool,
+    exchange: String,
+    key: String,
+    headers: Headers,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Closed,
+    Opening,
+    Open,
+    Closing,
+    /// Never opened again.
+    Retired,
+}
+
+/// A producer, through all its channels.
+#[derive(Debug)]
+pub struct Producer {
+    id: u64,
+    epoch: u32,
+    level: Level,
+    downgrade: bool,
+    channel: u16,
+    state: State,
+    /// Sequence of the next new publish.
+    next: u64,
+    /// Publishes from the oldest without an outcome on.
+    kept: VecDeque<Publish>,
+    /// Index into `kept` of the next to be sent on this channel.
+    cursor: usize,
+    /// Bytes of the large message at the cursor that were sent.
+    pieces_sent: u32,
+    /// Last sequence that went out on this channel.
+    sent: u64,
+    confirmed: u64,
+    messages: u64,
+    bytes: u64,
+    credit_messages: u64,
+    credit_bytes: u64,
+    /// Published against the rules: never opened again.
+    is_spoiled: bool,
+}
+
+/// The number that names a message in its own envelope.
+#[must_use]
+pub fn tag_of(message: MessageId) -> u64 {
+    TAG_TOP << 48 | (message.producer & 0xFFFF) << 32 | (message.sequence & 0xFFFF_FFFF)
+}
+
+impl Producer {
+    fn message(&self, sequence: u64) -> MessageId {
+        MessageId {
+            producer: self.id,
+            sequence,
+        }
+    }
+
+    /// Its channel is gone: what was not answered never will be.
+    pub fn gone(&mut self, scene: &mut Scene) {
+        for publish in &mut self.kept {
+            if publish.fate == Fate::Waiting {
+                publish.fate = Fate::Unknown;
+                let message = MessageId {
+                    producer: self.id,
+                    sequence: publish.sequence,
+                };
+                scene.event(Event::Unknown { message });
+                scene.settled(message);
+            }
+        }
+        self.pieces_sent = 0;
+        if self.state != State::Retired {
+            self.state = State::Closed;
+        }
+        scene.forget_producer(self.id);
+        let avoids = scene.plan.avoids(Gap::Dedup);
+        if avoids || self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
+            // Nobody knows where it stands; a new one is started instead.
+            self.retire();
+        }
+        self.forget_settled();
+        self.cursor = 0;
+    }
+
+    fn retire(&mut self) {
+        self.state = State::Retired;
+        self.kept.clear();
+    }
+
+    fn forget_settled(&mut self) {
+        while self.cursor > 0 && self.kept.front().is_some_and(|p| p.fate == Fate::Settled) {
+            self.kept.pop_front();
+            self.cursor -= 1;
+        }
+    }
+}
+
+impl Client {
+    /// Opens or closes a producer.
+    pub(super) fn manage_producers(&mut self, scene: &mut Scene) {
+        let open: Vec<usize> = self.producers_in(State::Open);
+        let closed = self.producers_in(State::Closed);
+        let opening = self.producers_in(State::Opening);
+        if open.len() + opening.len() < 3 && (open.is_empty() || self.random.below(4) == 0) {
+            let Some(channel) = self.free_channel() else {
+                return;
+            };
+            let at = if !closed.is_empty() && self.random.below(4) > 0 {
+                *self.random.pick(&closed)
+            } else {
+                self.new_producer(scene)
+            };
+            self.open_producer(at, channel, scene);
+        } else if !open.is_empty() && self.random.below(6) == 0 {
+            let at = *self.random.pick(&open);
+            self.close_producer(at, scene);
+        }
+    }
+
+    fn producers_in(&self, state: State) -> Vec<usize> {
+        (0..self.producers.len())
+            .filter(|at| self.producers[*at].state == state)
+            .collect()
+    }
+
+    fn new_producer(&mut self, scene: &mut Scene) -> usize {
+        let level = match self.random.below(10) {
+            0 => Level::None,
+            1..3 => Level::Volatile,
+            _ => Level::Durable,
+        };
+        self.producers.push(Producer {
+            id: scene.new_producer(),
+            epoch: self.random.below(3) as u32,
+            level,
+            downgrade: self.random.below(3) == 0,
+            channel: 0,
+            state: State::Closed,
+            next: 1,
+            kept: VecDeque::new(),
+            cursor: 0,
+            pieces_sent: 0,
+            sent: 0,
+            confirmed: 0,
+            messages: 0,
+            bytes: 0,
+            credit_messages: 0,
+            credit_bytes: 0,
+            is_spoiled: false,
+        });
+        self.producers.len() - 1
+    }
+
+    fn open_producer(&mut self, at: usize, channel: u16, scene: &mut Scene) {
+        let id = self.request(Request::ProducerOpen(at));
+        let producer = &mut self.producers[at];
+        producer.epoch += 1;
+        producer.state = State::Opening;
+        producer.channel = channel;
+        producer.cursor = 0;
+        (producer.messages, producer.bytes) = (0, 0);
+        (producer.credit_messages, producer.credit_bytes) = (0, 0);
+        let body = ProducerOpen {
+            producer: producer.id,
+            epoch: producer.epoch,
+            level: producer.level as u8,
+            flags: if producer.downgrade {
+                control::PRODUCER_DOWNGRADE
+            } else {
+                0
+            },
+            reserved: 0,
+        };
+        let head = FrameHeader::bare(FrameKind::ProducerOpen, channel, id);
+        body.write(&mut self.out, head);
+        self.channels.insert(channel, Channel::Producer(at));
+        say!(
+            scene,
+            "client {}: opens producer {:x} epoch {} on channel {channel}",
+            self.id,
+            self.producers[at].id,
+            self.producers[at].epoch
+        );
+    }
+
+    fn close_producer(&mut self, at: usize, scene: &mut Scene) {
+        let waits = self.producers[at]
+            .kept
+            .iter()
+            .any(|p| p.fate == Fate::Waiting);
+        if self.producers[at].pieces_sent > 0 || (waits && scene.plan.avoids(Gap::ProducerClose)) {
+            return;
+        }
+        let id = self.request(Request::ProducerClose(at));
+        let producer = &mut self.producers[at];
+        producer.state = State::Closing;
+        let channel = producer.channel;
+        frame::write_bare(&mut self.out, FrameKind::ProducerClose, channel, id);
+        say!(
+            scene,
+            "client {}: closes producer on channel {channel}",
+            self.id
+        );
+    }
+
+    /// Publishes a batch on some open producer, or a piece of a large message.
+    pub(super) fn publish(&mut self, scene: &mut Scene) {
+        let open = self.producers_in(State::Open);
+        if open.is_empty() {
+            return self.manage_producers(scene);
+        }
+        let at = *self.random.pick(&open);
+        let batch_max = if scene.plan.faults.has(Fault::TinyCredit) {
+            1
+        } else {
+            40
+        };
+        let mut batch = self.random.scale(1..=batch_max);
+        let mandatory = self.random.below(4) == 0;
+        let channel = self.producers[at].channel;
+        let mut body = Vec::new();
+        let (mut first, mut count, mut frame_mandatory) = (0, 0, false);
+        while batch > 0 {
+            batch -= 1;
+            if self.producers[at].cursor == self.producers[at].kept.len() {
+                if scene.published >= scene.plan.publishes
+                    || self.producers[at].kept.len() > KEPT_MAX
+                {
+                    break;
+                }
+                if self.random.chance(Rate(2_000)) && scene.plan.faults.has(Fault::LargeMessages) {
+                    self.new_publish(at, mandatory, true, scene);
+                } else {
+                    self.new_publish(at, mandatory, false, scene);
+                }
+            }
+            let producer = &self.producers[at];
+            let publish = &producer.kept[producer.cursor];
+            if publish.length > FRAGMENT_BYTES_MAX {
+                if count == 0 {
+                    self.publish_pieces(at, scene);
+                }
+                break;
+            }
+            let fits = producer.messages < producer.credit_messages
+                && producer.bytes + publish.bytes.len() as u64 <= producer.credit_bytes
+                && body.len() + publish.bytes.len() + 32 <= FRAME_BYTES_MAX;
+            if !fits {
+                scene.marks.hit("client waits for credit");
+                break;
+            }
+            if count > 0 && publish.mandatory != frame_mandatory {
+                break;
+            }
+            if count == 0 {
+                first = publish.sequence;
+                frame_mandatory = publish.mandatory;
+            }
+            count += 1;
+            body.extend_from_slice(&publish.bytes);
+            self.goes_out(at, scene);
+        }
+        if count > 0 {
+            let head = FrameHeader {
+                flags: if frame_mandatory {
+                    header::PUBLISH_MANDATORY
+                } else {
+                    0
+                },
+                count,
+                body_bytes: body.len() as u32,
+                ..FrameHeader::bare(FrameKind::Publish, channel, first)
+            };
+            say!(
+                scene,
+                "client {}: publishes {first}..{} on channel {channel}",
+                self.id,
+                first + u64::from(count)
+            );
+            self.out.extend_from_slice(&head.encode());
+            self.out.extend_from_slice(&body);
+        }
+    }
+
+    /// The publish at the cursor is sent: accounts for it and tells the scene.
+    fn goes_out(&mut self, at: usize, scene: &mut Scene) {
+        let tenant = self.tenant;
+        let producer = &mut self.producers[at];
+        let publish = &mut producer.kept[producer.cursor];
+        producer.cursor += 1;
+        producer.messages += 1;
+        producer.sent = publish.sequence;
+        if publish.length <= FRAGMENT_BYTES_MAX {
+            producer.bytes += publish.bytes.len() as u64;
+        }
+        publish.fate = if producer.level == Level::None {
+            Fate::Settled
+        } else {
+            Fate::Waiting
+        };
+        let message = MessageId {
+            producer: producer.id,
+            sequence: publish.sequence,
+        };
+        scene.sent(
+            message,
+            Routed {
+                tenant,
+                exchange: publish.exchange.clone(),
+                key: publish.key.clone(),
+                headers: publish.headers.clone(),
+                hash: Hash::of(&publish.bytes[..publish.length]),
+                level: producer.level,
+                may_lack: false,
+                may_miss: false,
+                may_be_full: false,
+                may_be_volatile: false,
+            },
+        );
+    }
+
+    /// Sends pieces of the large message at the cursor as far as credit goes.
+    fn publish_pieces(&mut self, at: usize, scene: &mut Scene) {
+        for _ in 0..2 {
+            let producer = &self.producers[at];
+            let Some(publish) = producer.kept.get(producer.cursor) else {
+                return;
+            };
+            let piece_head = FragmentHead {
+                message_bytes: publish.length as u32,
+                offset: producer.pieces_sent,
+            };
+            let piece_bytes = piece_head.piece_bytes();
+            let is_first = producer.pieces_sent == 0;
+            if (is_first && producer.messages >= producer.credit_messages)
+                || producer.bytes + padded(piece_bytes) as u64 > producer.credit_bytes
+            {
+                scene.marks.hit("client waits for credit");
+                return;
+            }
+            let mut body = piece_head.encode().to_vec();
+            let offset = piece_head.offset as usize;
+            body.extend_from_slice(&publish.bytes[offset..offset + piece_bytes]);
+            let mandatory = publish.mandatory && is_first;
+            let head = FrameHeader {
+                flags: if mandatory {
+                    header::PUBLISH_MANDATORY
+                } else {
+                    0
+                },
+                count: 1,
+                ..FrameHeader::bare(
+                    FrameKind::PublishFragment,
+                    producer.channel,
+                    publish.sequence,
+                )
+            };
+            frame::write(&mut self.out, head, &body);
+            scene.marks.hit("client publishes a piece");
+            let producer = &mut self.producers[at];
+            producer.bytes += padded(piece_bytes) as u64;
+            if is_first {
+                // From its first byte on it may be refused; it is accounted for once.
+                self.goes_out(at, scene);
+                self.producers[at].cursor -= 1;
+            }
+            let producer = &mut self.producers[at];
+            if piece_head.is_last() {
+                producer.pieces_sent = 0;
+                producer.cursor += 1;
+                return;
+            }
+            producer.pieces_sent = piece_head.offset + piece_bytes as u32;
+        }
+    }
+
+    /// Makes up a message: every field drawn anew.
+    fn new_publish(&mut self, at: usize, mandatory: bool, is_large: bool, scene: &mut Scene) {
+        let random = &mut self.random;
+        let model = &scene.models[self.tenant];
+        let exchanges: Vec<&String> = model.exchanges.keys().collect();
+        let (exchange, key, headers) = match random.below(20) {
+            0 => (
+                format!("nowhere-{}", random.below(3)),
+                "k".into(),
+                Headers::new(),
+            ),
+            1..11 if !exchanges.is_empty() => {
+                let exchange = (*random.pick(&exchanges)).clone();
+                let headers = topology::draw_headers(random);
+                (exchange, topology::draw_key(random, false), headers)
+            }
+            _ => (String::new(), String::new(), Headers::new()),
+        };
+        let key = if exchange.is_empty() {
+            self.queue_name(scene)
+        } else {
+            key
+        };
+        let random = &mut self.random;
+        let header_bytes = topology::encode_headers(&headers, random);
+        let payload_bytes = if is_large {
+            let room = u64::from(self.welcome.message_bytes_max).min(700_000);
+            if room <= FRAGMENT_BYTES_MAX as u64 + 2000 {
+                return self.new_publish(at, mandatory, false, scene);
+            }
+            random.within(FRAGMENT_BYTES_MAX as u64..=room - 1000)
+        } else {
+            random.scale(1..=scene.plan.payload_max + 1) - 1
+        } as usize;
+        let mut payload = vec![0u8; payload_bytes];
+        let fill = random.bits();
+        for (idx, byte) in payload.iter_mut().enumerate() {
+            *byte = (fill >> (idx % 8 * 8)) as u8 ^ (idx / 8) as u8;
+        }
+        let properties = vec![0x80; random.scale(1..=40) as usize - 1];
+        let producer = &mut self.producers[at];
+        let sequence = producer.next;
+        let mut bytes = Vec::new();
+        let parts = MessageParts {
+            exchange: exchange.as_bytes(),
+            routing_key: key.as_bytes(),
+            properties: &properties,
+            headers: &header_bytes,
+            payload: &payload,
+            priority: random.below(10) as u8,
+            timestamp_us: tag_of(producer.message(sequence)),
+            ttl_ms: 0,
+        };
+        let length = parts.length();
+        parts
+            .write(&mut bytes)
+            .expect("every part is within its limit");
+        assert!(length >= ENVELOPE_BYTES, "a message has an envelope");
+        producer.next += 1;
+        producer.kept.push_back(Publish {
+            sequence,
+            bytes,
+            length,
+            mandatory,
+            exchange,
+            key,
+            headers,
+            fate: Fate::Kept,
+        });
+        scene.published += 1;
+    }
+
+    /// Publishes against a rule; whatever the batch held has no outcome for sure.
+    pub(super) fn publish_wrongly(&mut self, scene: &mut Scene) {
+        let open = self.producers_in(State::Open);
+        if open.is_empty() {
+            return;
+        }
+        let at = *self.random.pick(&open);
+        let (channel, confirmed) = (self.producers[at].channel, self.producers[at].confirmed);
+        let kind = match self.random.below(4) {
+            1 if self.producers[at].messages == 0 => 0,
+            2 if self.producers[at].credit_bytes - self.producers[at].bytes > 16 << 20 => 0,
+            kind => kind,
+        };
+        let sequence = match kind {
+            // A gap far beyond what was published, and one that was published before.
+            0 => self.producers[at].next + 1000,
+            1 => confirmed.max(1),
+            _ => self.producers[at].next,
+        };
+        let payload = vec![7; if kind == 2 { 190_000 } else { 10 }];
+        let mut bytes = Vec::new();
+        let parts = MessageParts {
+            routing_key: b"no such queue",
+            payload: &payload,
+            ..MessageParts::default()
+        };
+        parts
+            .write(&mut bytes)
+            .expect("every part is within its limit");
+        if kind == 3 {
+            let byte = self.random.index(bytes.len());
+            bytes[byte] ^= 0x10;
+        }
+        let room = self.producers[at].credit_bytes - self.producers[at].bytes;
+        let copies = if kind == 2 { room / 190_000 + 1 } else { 1 };
+        for copy in 0..copies {
+            let head = FrameHeader {
+                count: 1,
+                body_bytes: bytes.len() as u32,
+                ..FrameHeader::bare(FrameKind::Publish, channel, sequence + copy)
+            };
+            self.out.extend_from_slice(&head.encode());
+            self.out.extend_from_slice(&bytes);
+            frame::pad(&mut self.out);
+        }
+        // Part of it may be taken: the producer's sequences mean nothing any more.
+        self.producers[at].is_spoiled = true;
+        self.producers[at].state = State::Closing;
+        say!(scene, "client {}: publishes wrongly, kind {kind}", self.id);
+    }
+
+    pub(super) fn on_producer_frame(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let Some(Channel::Producer(at)) = self.channels.get(&head.channel) else {
+            return if self.is_guilty {
+                Ok(())
+            } else {
+                Err("no producer is on this channel".into())
+            };
+        };
+        let at = *at;
+        match head.kind {
+            FrameKind::ProducerOpened => self.on_producer_opened(at, head, body, scene),
+            FrameKind::Confirm => self.on_confirm(at, head, body, scene),
+            FrameKind::Refused => self.on_refused(at, head, body, scene),
+            FrameKind::ProducerCredit => {
+                let credit = ProducerCredit::decode(body).map_err(|c| format!("credit: {c}"))?;
+                self.credit(at, credit.messages, credit.bytes);
+                Ok(())
+            }
+            _ => self.on_producer_closed(at, head, body, scene),
+        }
+    }
+
+    fn on_producer_opened(
+        &mut self,
+        at: usize,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let opened = ProducerOpened::decode(body).map_err(|c| format!("opened: {c}"))?;
+        match self.requests.remove(&head.sequence) {
+            Some(Request::ProducerOpen(asked)) if asked == at => {}
+            other => return Err(format!("ProducerOpened answers {other:?}")),
+        }
+        let producer = &mut self.producers[at];
+        if opened.sequence == 0 || opened.sequence > producer.next {
+            return Err(format!(
+                "ProducerOpened knows sequence {}, the next one is {}",
+                opened.sequence, producer.next
+            ));
+        }
+        producer.state = State::Open;
+        producer.cursor = 0;
+        producer.pieces_sent = 0;
+        producer.sent = 0;
+        if let Some(oldest) = producer.kept.front() {
+            scene.marks.hit("client publishes again");
+            producer.confirmed = oldest.sequence - 1;
+        } else {
+            producer.next = producer.next.max(opened.sequence);
+            producer.confirmed = producer.next - 1;
+        }
+        self.credit(at, opened.messages, opened.bytes);
+        Ok(())
+    }
+
+    fn credit(&mut self, at: usize, messages: u64, bytes: u64) {
+        let producer = &mut self.producers[at];
+        producer.credit_messages = producer.credit_messages.max(messages);
+        producer.credit_bytes = producer.credit_bytes.max(bytes);
+    }
+
+    fn on_confirm(
+        &mut self,
+        at: usize,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let credit = ProducerCredit::decode(body).map_err(|c| format!("Confirm: {c}"))?;
+        self.credit(at, credit.messages, credit.bytes);
+        let producer = &mut self.producers[at];
+        let level = match head.flags {
+            1 => Level::Volatile,
+            2 => Level::Durable,
+            other => return Err(format!("Confirm at level {other}")),
+        };
+        if producer.level == Level::None {
+            return Err("Confirm for a producer that asked for none".into());
+        }
+        if level < producer.level && !producer.downgrade {
+            return Err(format!(
+                "confirmed {level:?}, asked for {:?}",
+                producer.level
+            ));
+        }
+        let mut upto = head.sequence;
+        let last = producer.sent.max(producer.confirmed);
+        if producer.is_spoiled {
+            upto = upto.min(last);
+        }
+        if upto < producer.confirmed || upto > last {
+            return Err(format!(
+                "Confirm up to {upto}, before it {}, sent up to {last}",
+                producer.confirmed
+            ));
+        }
+        say!(
+            scene,
+            "client {}: producer {:x} confirmed {}..={upto} {level:?}",
+            self.id,
+            producer.id,
+            producer.confirmed + 1
+        );
+        if upto > producer.confirmed {
+            scene.event(Event::Confirmed {
+                producer: producer.id,
+                first: producer.confirmed + 1,
+                last: upto,
+                level,
+            });
+        }
+        for publish in &mut producer.kept {
+            if publish.sequence > upto {
+                break;
+            }
+            if publish.fate == Fate::Waiting {
+                publish.fate = Fate::Settled;
+                scene.settled(MessageId {
+                    producer: producer.id,
+                    sequence: publish.sequence,
+                });
+            }
+        }
+        producer.confirmed = upto;
+        producer.forget_settled();
+        Ok(())
+    }
+
+    fn on_refused(
+        &mut self,
+        at: usize,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let failure = Failure::decode(body).map_err(|c| format!("Refused: {c}"))?;
+        let code = Code::from_number(failure.code);
+        scene.marks.hit(code.word());
+        if head.count == 0 {
+            return Err("Refused nothing".into());
+        }
+        for sequence in head.sequence..head.sequence + u64::from(head.count) {
+            self.refused(at, sequence, code, scene)?;
+        }
+        self.producers[at].forget_settled();
+        Ok(())
+    }
+
+    fn refused(
+        &mut self,
+        at: usize,
+        sequence: u64,
+        code: Code,
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let message = self.producers[at].message(sequence);
+        let producer = &mut self.producers[at];
+        say!(scene, "client {}: {message} refused: {code}", self.id);
+        let found = producer.kept.iter().position(|p| p.sequence == sequence);
+        let is_partial = producer.pieces_sent > 0;
+        let Some(idx) = found.filter(|idx| *idx < producer.cursor + usize::from(is_partial)) else {
+            return if producer.level == Level::None || self.is_guilty {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{message} refused, which was not sent or has its outcome"
+                ))
+            };
+        };
+        if is_partial && idx == producer.cursor {
+            // The rest of a large message is not wanted.
+            producer.pieces_sent = 0;
+            producer.cursor += 1;
+        }
+        let publish = &producer.kept[idx];
+        if sequence <= producer.confirmed && producer.level != Level::None {
+            return Err(format!("{message} refused after a confirm passed it"));
+        }
+        let routed = scene.routed(message);
+        let is_reasonable = match code {
+            Code::Unroutable => publish.mandatory,
+            Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),
+            Code::QueueUnknown => routed.is_none_or(|routed| routed.may_miss),
+            Code::QueueFull => routed.is_none_or(|routed| routed.may_be_full),
+            Code::LevelUnavailable => {
+                producer.level == Level::Durable
+                    && !producer.downgrade
+                    && routed.is_none_or(|routed| routed.may_be_volatile)
+            }
+            Code::MessageTooLarge => publish.length > self.welcome.message_bytes_max as usize,
+            Code::JournalFailed | Code::Indeterminate => scene.journal_failed,
+            Code::DiskFull => {
+                scene.plan.faults.has(Fault::NoSpace) || scene.plan.faults.has(Fault::FileError)
+            }
+            Code::QueueDamaged => scene.plan.mode == Mode::Detect,
+            Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
+            Code::LimitReached | Code::ShuttingDown => true,
+            _ => false,
+        };
+        if !is_reasonable {
+            return Err(format!("{message} refused with {code} without a reason"));
+        }
+        let publish = &mut producer.kept[idx];
+        if matches!(
+            code,
+            Code::JournalFailed | Code::Indeterminate | Code::SequenceTooOld
+        ) {
+            publish.fate = Fate::Unknown;
+            scene.event(Event::Unknown { message });
+        } else {
+            publish.fate = Fate::Settled;
+            let why = if code == Code::Unroutable {
+                Refusal::Unroutable
+            } else {
+                Refusal::Other
+            };
+            scene.event(Event::Refused { message, why });
+        }
+        scene.settled(message);
+        Ok(())
+    }
+
+    fn on_producer_closed(
+        &mut self,
+        at: usize,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let failure = Failure::decode(body).map_err(|c| format!("closed: {c}"))?;
+        let code = Code::from_number(failure.code);
+        scene.marks.hit(code.word());
+        let asked = match self.requests.get(&head.sequence) {
+            Some(Request::ProducerClose(asked)) if *asked == at => {
+                self.requests.remove(&head.sequence);
+                true
+            }
+            _ if head.sequence == 0 => false,
+            other => return Err(format!("ProducerClosed answers {other:?}")),
+        };
+        let producer = &mut self.producers[at];
+        let waiting = producer.kept.iter().find(|p| p.fate == Fate::Waiting);
+        if let (true, Code::Normal, Some(publish)) = (asked, code, waiting)
+            && !self.is_guilty
+        {
+            let message = producer.message(publish.sequence);
+            return Err(format!(
+                "producer closed in good order, and {message} has no outcome"
+            ));
+        }
+        if !asked
+            && !matches!(
+                code,
+                Code::ProducerFenced | Code::ShuttingDown | Code::JournalFailed
+            )
+            && !self.is_guilty
+        {
+            return Err(format!("producer closed unasked with {code}"));
+        }
+        // A close that was out when the channel ended is answered by this.
+        self.requests
+            .retain(|_, request| !matches!(request, Request::ProducerClose(other) if *other == at));
+        self.producers[at].gone(scene);
+        self.channels.remove(&head.channel);
+        Ok(())
+    }
+
+    pub(super) fn producer_refused(
+        &mut self,
+        at: usize,
+        channel: u16,
+        code: Code,
+    ) -> Result<(), String> {
+        self.channels.remove(&channel);
+        self.producers[at].state = State::Closed;
+        match code {
+            Code::ProducerFenced => {
+                self.producers[at].retire();
+                Err("fenced though nobody else opened it".into())
+            }
+            Code::LimitReached | Code::JournalFailed | Code::Overloaded => Ok(()),
+            _ => Err(format!("ProducerOpen failed with {code}")),
+        }
+    }
+
+    /// Whether a publish may still be answered: for the end of a world.
+    #[must_use]
+    pub fn waits_for_outcomes(&self) -> bool {
+        self.link == Link::Open
+            && self.producers.iter().any(|producer| {
+                producer.state == State::Open
+                    && producer.level != Level::None
+                    && producer.kept.iter().any(|p| p.fate == Fate::Waiting)
+            })
+    }
+}

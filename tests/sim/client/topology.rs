@@ -1,0 +1,394 @@
+//! What a client does to topology: every change there is, on names drawn from a small pool, and
+//! every way to look at it. Does not know messages.
+
+use ringpost_wire::control::{
+    self, Bind, Body, Delete, Durability, ExchangeDeclare, ExchangeKind, Named, QueueDeclare,
+    QueueInfo,
+};
+use ringpost_wire::table::{TableWriter, Value};
+use ringpost_wire::{Code, FrameHeader, FrameKind};
+
+use super::{Client, Request, queue_name};
+use crate::model::{Change, Condition, Edge, Header, Headers, QueueSettings};
+use crate::plan::Fault;
+use crate::random::Random;
+use crate::say;
+use crate::scene::Scene;
+
+/// A routing key, or a binding key with wildcards.
+pub(super) fn draw_key(random: &mut Random, is_pattern: bool) -> String {
+    let words = random.within(1..=3);
+    let mut key = String::new();
+    for idx in 0..words {
+        if idx > 0 {
+            key.push('.');
+        }
+        let word = match random.below(if is_pattern { 7 } else { 5 }) {
+            0 => "a",
+            1 => "b",
+            2 => "c",
+            3 => "ä",
+            4 => "",
+            5 => "*",
+            _ => "#",
+        };
+        key.push_str(word);
+    }
+    key
+}
+
+/// Headers of a message, or arguments of a binding.
+pub(super) fn draw_headers(random: &mut Random) -> Headers {
+    let mut headers = Headers::new();
+    for _ in 0..random.below(4) {
+        let key = (*random.pick(&["a", "b", "c", "x-d"])).to_string();
+        let value = match random.below(4) {
+            0 => Header::Text((*random.pick(&["red", "blue"])).into()),
+            1 => Header::Void,
+            _ => Header::Number(random.below(3) as i64),
+        };
+        headers.push((key, value));
+    }
+    headers
+}
+
+/// Headers as they travel: an integer in any of the widths it may have.
+pub(super) fn encode_headers(headers: &Headers, random: &mut Random) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = TableWriter::new(&mut out);
+    for (key, header) in headers {
+        let value = match header {
+            Header::Number(number) => match random.below(4) {
+                0 => Value::I8(*number as i8),
+                1 => Value::I32(*number as i32),
+                2 => Value::U16(*number as u16),
+                _ => Value::I64(*number),
+            },
+            Header::Text(text) => Value::Text(text.as_bytes()),
+            Header::Void => Value::Void,
+        };
+        writer.put(key.as_bytes(), value);
+    }
+    writer
+        .finish()
+        .expect("a few short headers are within limits");
+    out
+}
+
+impl Client {
+    /// Changes something.
+    pub(super) fn change_topology(&mut self, scene: &mut Scene) {
+        let change = self.draw_change(scene);
+        self.ask_change(change, scene);
+    }
+
+    /// Asks for a change, if the model allows it now.
+    pub(super) fn ask_change(&mut self, change: Change, scene: &mut Scene) -> bool {
+        if !scene.begin(self.tenant, &change) {
+            return false;
+        }
+        say!(scene, "client {}: asks {change:?}", self.id);
+        self.write_change(&change);
+        true
+    }
+
+    fn draw_change(&mut self, scene: &Scene) -> Change {
+        let model = &scene.models[self.tenant];
+        let is_wild = scene.plan.faults.has(Fault::Topology);
+        let choice = self.random.below(if is_wild { 20 } else { 12 });
+        let existing_queue = self.queue_name(scene);
+        let random = &mut self.random;
+        let new_queue = queue_name(random.index(scene.plan.queue_names));
+        let exchange = format!("x{}", random.index(scene.plan.exchange_names));
+        let condition = match random.below(4) {
+            0 => Condition::IfUnused,
+            1 => Condition::IfEmpty,
+            _ => Condition::Always,
+        };
+        match choice {
+            0..4 => {
+                let same = model
+                    .queues
+                    .get(&new_queue)
+                    .map(|queue| queue.settings.clone());
+                let settings = match same {
+                    Some(settings) if random.below(4) > 0 => settings,
+                    _ => draw_settings(random, scene),
+                };
+                Change::DeclareQueue(new_queue, settings)
+            }
+            4..6 => {
+                let kinds = [
+                    ExchangeKind::Direct,
+                    ExchangeKind::Fanout,
+                    ExchangeKind::Topic,
+                    ExchangeKind::Headers,
+                ];
+                let same = model
+                    .exchanges
+                    .get(&exchange)
+                    .map(|x| (x.kind, x.durability));
+                let (kind, durability) = match same {
+                    Some(same) if random.below(4) > 0 => same,
+                    _ => (*random.pick(&kinds), draw_durability(random)),
+                };
+                Change::DeclareExchange(exchange, kind, durability)
+            }
+            6..11 => Change::Bind(draw_edge(
+                random,
+                exchange,
+                existing_queue,
+                scene,
+                self.tenant,
+            )),
+            11 => Change::FindQueue(existing_queue),
+            12..14 => Change::PurgeQueue(existing_queue),
+            14..16 => Change::DeleteQueue(existing_queue, condition),
+            16 => Change::DeleteExchange(
+                exchange,
+                if condition == Condition::IfEmpty {
+                    Condition::Always
+                } else {
+                    condition
+                },
+            ),
+            _ => {
+                let bound: Vec<&Edge> = model.bindings.iter().map(|b| &b.edge).collect();
+                if bound.is_empty() || random.below(5) == 0 {
+                    Change::Unbind(draw_edge(
+                        random,
+                        exchange,
+                        existing_queue,
+                        scene,
+                        self.tenant,
+                    ))
+                } else {
+                    Change::Unbind((*random.pick(&bound)).clone())
+                }
+            }
+        }
+    }
+
+    fn write_change(&mut self, change: &Change) {
+        let id = self.request(Request::Change(change.clone()));
+        let head = |kind| FrameHeader::bare(kind, 0, id);
+        let out = &mut self.out;
+        match change {
+            Change::DeclareQueue(name, settings) => QueueDeclare {
+                messages_max: settings.messages_max,
+                bytes_max: settings.bytes_max,
+                durability: settings.durability as u8,
+                flags: 0,
+                partition: settings.partition,
+                name: name.as_bytes(),
+                arguments: b"",
+            }
+            .write(out, head(FrameKind::QueueDeclare)),
+            Change::FindQueue(name) => QueueDeclare {
+                messages_max: 0,
+                bytes_max: 0,
+                durability: 0,
+                flags: control::DECLARE_PASSIVE,
+                partition: control::PARTITION_BY_NAME,
+                name: name.as_bytes(),
+                arguments: b"",
+            }
+            .write(out, head(FrameKind::QueueDeclare)),
+            Change::DeleteQueue(name, condition) | Change::DeleteExchange(name, condition) => {
+                let kind = match change {
+                    Change::DeleteQueue(..) => FrameKind::QueueDelete,
+                    _ => FrameKind::ExchangeDelete,
+                };
+                let flags = match condition {
+                    Condition::Always => 0,
+                    Condition::IfUnused => control::DELETE_IF_UNUSED,
+                    Condition::IfEmpty => control::DELETE_IF_EMPTY,
+                };
+                let name = name.as_bytes();
+                Delete { flags, name }.write(out, head(kind));
+            }
+            Change::PurgeQueue(name) => {
+                let name = name.as_bytes();
+                Named { name }.write(out, head(FrameKind::QueuePurge));
+            }
+            Change::DeclareExchange(name, kind, durability) => ExchangeDeclare {
+                kind: *kind as u8,
+                durability: *durability as u8,
+                flags: 0,
+                reserved: 0,
+                name: name.as_bytes(),
+                arguments: b"",
+            }
+            .write(out, head(FrameKind::ExchangeDeclare)),
+            Change::Bind(edge) | Change::Unbind(edge) => {
+                let kind = match change {
+                    Change::Bind(_) => FrameKind::Bind,
+                    _ => FrameKind::Unbind,
+                };
+                // Arguments are part of the identity: always the same bytes for the same edge.
+                let mut plain = Random::new(0, 0);
+                let arguments = encode_headers(&edge.arguments, &mut plain);
+                Bind {
+                    exchange: edge.exchange.as_bytes(),
+                    queue: edge.queue.as_bytes(),
+                    key: edge.key.as_bytes(),
+                    arguments: &arguments,
+                }
+                .write(out, head(kind));
+            }
+        }
+    }
+
+    /// Looks at something.
+    pub(super) fn look(&mut self, scene: &mut Scene) {
+        match self.random.below(5) {
+            0 => {
+                let name = self.queue_name(scene);
+                self.inspect(&name);
+            }
+            choice => {
+                let kinds = [
+                    FrameKind::QueueList,
+                    FrameKind::ExchangeList,
+                    FrameKind::BindingList,
+                    FrameKind::TenantList,
+                ];
+                let kind = kinds[choice as usize - 1];
+                let id = self.request(Request::List { items: 0, kind });
+                ringpost_wire::frame::write_bare(&mut self.out, kind, 0, id);
+            }
+        }
+    }
+
+    pub(super) fn inspect(&mut self, name: &str) {
+        let id = self.request(Request::Inspect(name.into()));
+        let body = Named {
+            name: name.as_bytes(),
+        };
+        body.write(
+            &mut self.out,
+            FrameHeader::bare(FrameKind::QueueInspect, 0, id),
+        );
+    }
+
+    pub(super) fn inspect_failed(
+        &mut self,
+        name: &str,
+        code: Code,
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let model = &scene.models[self.tenant];
+        let is_there = model
+            .queues
+            .get(name)
+            .is_some_and(super::super::model::Queue::is_steady);
+        match code {
+            // A queue may have come since it was asked for, so only the drain, when nothing
+            // changes, takes this for a loss.
+            Code::QueueUnknown if self.drain.is_none() || !is_there => Ok(()),
+            Code::JournalFailed if scene.journal_failed => Ok(()),
+            _ => Err(format!("inspect {name} failed with {code}")),
+        }
+    }
+
+    pub(super) fn on_info(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        let expected = match head.kind {
+            FrameKind::QueueInfo => FrameKind::QueueList,
+            FrameKind::ExchangeInfo => FrameKind::ExchangeList,
+            FrameKind::BindingInfo => FrameKind::BindingList,
+            _ => FrameKind::TenantList,
+        };
+        if head.kind == FrameKind::QueueInfo {
+            let info = QueueInfo::decode(body).map_err(|c| format!("QueueInfo: {c}"))?;
+            if info.core >= scene.plan.cores || info.partition >= scene.plan.partitions {
+                return Err(format!(
+                    "QueueInfo names core {} and partition {}",
+                    info.core, info.partition
+                ));
+            }
+            if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
+                self.requests.remove(&head.sequence);
+                let name = String::from_utf8_lossy(info.name).into_owned();
+                self.drained_info(&name, &info, scene);
+                return Ok(());
+            }
+        }
+        match self.requests.get_mut(&head.sequence) {
+            Some(Request::List { items, kind }) if *kind == expected => {
+                *items += 1;
+                Ok(())
+            }
+            _ if self.is_guilty => Ok(()),
+            other => Err(format!("info answers {other:?}")),
+        }
+    }
+}
+
+fn draw_durability(random: &mut Random) -> Durability {
+    if random.below(4) == 0 {
+        Durability::Volatile
+    } else {
+        Durability::Durable
+    }
+}
+
+fn draw_settings(random: &mut Random, scene: &Scene) -> QueueSettings {
+    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues) && random.below(3) == 0;
+    let messages_max = if is_bounded && random.coin() {
+        random.scale(1..=50)
+    } else {
+        0
+    };
+    let bytes_max = if is_bounded && random.coin() {
+        random.scale(200..=100_000)
+    } else {
+        0
+    };
+    QueueSettings {
+        durability: draw_durability(random),
+        messages_max,
+        bytes_max,
+        partition: if random.below(3) == 0 {
+            random.below(u64::from(scene.plan.partitions)) as u16
+        } else {
+            control::PARTITION_BY_NAME
+        },
+    }
+}
+
+fn draw_edge(
+    random: &mut Random,
+    exchange: String,
+    queue: String,
+    scene: &Scene,
+    tenant: usize,
+) -> Edge {
+    let kind = scene.models[tenant]
+        .exchanges
+        .get(&exchange)
+        .map(|x| x.kind);
+    let (key, arguments) = match kind {
+        Some(ExchangeKind::Headers) => {
+            let mut arguments = draw_headers(random);
+            if random.coin() {
+                let modes = ["all", "any", "all-with-x", "any-with-x"];
+                let mode = (*random.pick(&modes)).to_string();
+                arguments.push(("x-match".into(), Header::Text(mode)));
+            }
+            (String::new(), arguments)
+        }
+        Some(ExchangeKind::Topic) => (draw_key(random, true), Headers::new()),
+        _ => (draw_key(random, false), Headers::new()),
+    };
+    Edge {
+        exchange,
+        queue,
+        key,
+        arguments,
+    }
+}

@@ -1,0 +1,135 @@
+//! The one place that names the engine's core: how the simulator starts it, and how small it makes
+//! it. Does not know worlds.
+
+use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::{Buffers, Effects, Input, Mono, SlotHead};
+use ringpost_wire::ids::CoreId;
+
+use crate::plan::{Fault, Plan};
+use crate::random::Random;
+
+/// Bytes of a buffer: a piece of a large message must fit, where there are any.
+fn buffer_bytes(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::LargeMessages) {
+        256 << 10
+    } else {
+        32 << 10
+    }
+}
+
+/// Buffers of a core.
+fn buffers(plan: &Plan) -> usize {
+    match (
+        plan.faults.has(Fault::LargeMessages),
+        plan.faults.has(Fault::TinyMemory),
+    ) {
+        (true, true) => 16,
+        (false, true) => 24,
+        (_, false) => 96,
+    }
+}
+
+/// A core.
+pub struct Engine(Core);
+
+/// The bounds that a plan gives its cores; the same at every start of a world.
+fn limits(plan: &Plan) -> Limits {
+    let mut random = Random::new(plan.seed, 5);
+    let has = |fault| plan.faults.has(fault);
+    let tiny = has(Fault::TinyMemory);
+    let memory = u64::from(buffer_bytes(plan)) * buffers(plan) as u64;
+    Limits {
+        buffer_bytes: buffer_bytes(plan),
+        publish_bytes: memory / 4,
+        window_bytes_max: if has(Fault::TinyCredit) {
+            256 << 10
+        } else {
+            4 << 20
+        },
+        unsent_bytes_max: random.scale(4 << 10..=1 << 20) as u32,
+        forward_bytes_max: random.scale(4 << 10..=512 << 10) as u32,
+        requests_per_peer_max: requests_per_peer_max(plan),
+        volatile_buffers: if tiny { 4 } else { 16 },
+        buffers_free_min: if tiny { 4 } else { 8 },
+        slots_max: random.within(8..=64) as u32,
+        assembly_bytes_max: 4 << 20,
+        ..Limits::default()
+    }
+}
+
+/// Bytes of a segment, at least four buffers.
+fn segment_bytes(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::TinySegments) {
+        4 * buffer_bytes(plan)
+    } else {
+        16 * buffer_bytes(plan)
+    }
+}
+
+/// Requests that a lane between two cores holds.
+#[must_use]
+pub fn requests_per_peer_max(plan: &Plan) -> u32 {
+    if plan.faults.has(Fault::SlowMesh) {
+        2
+    } else {
+        256
+    }
+}
+
+impl Engine {
+    /// Starts a core with what its directory holds.
+    #[must_use]
+    pub fn boot(
+        plan: &Plan,
+        core: usize,
+        slots: Vec<SlotHead>,
+        checkpoints: Vec<Vec<u8>>,
+        now: Mono,
+    ) -> Self {
+        let config = CoreConfig {
+            core: CoreId(core as u16),
+            cores: plan.cores,
+            partitions: plan.partitions,
+            cluster: 0x5EED,
+            segment_bytes: segment_bytes(plan),
+            server: "sim".into(),
+            limits: limits(plan),
+        };
+        Self(Core::boot(config, Found { slots, checkpoints }, now))
+    }
+
+    /// Bytes of a buffer and how many of them a core of this world has.
+    #[must_use]
+    pub fn memory(plan: &Plan) -> (u32, usize) {
+        (buffer_bytes(plan), buffers(plan))
+    }
+
+    /// Something happened.
+    pub fn step<B: Buffers>(
+        &mut self,
+        now: Mono,
+        input: Input<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        self.0.step(now, input, buffers, effects);
+    }
+
+    /// When it wants a turn although nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        self.0.next_deadline(now)
+    }
+
+    /// Whether connections may be given to it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.is_running()
+    }
+
+    /// Whether its journal has failed, or could not be recovered.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.has_failed()
+    }
+}

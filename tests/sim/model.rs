@@ -1,0 +1,774 @@
+//! What the broker should believe: which queues, exchanges and bindings exist, and where a message
+//! therefore goes. To be read in ten minutes. Knows no frames, no messages, no time.
+//!
+//! A change of topology is asked for and answered later, so everything has a *standing*: `Sure`
+//! while no change of it is out, `Unsure` from the asking to the answer, and for ever after an
+//! answer that never came, until another one tells. A publish must reach what is sure and may reach
+//! what is not. Two changes of one thing are never out at once: the clients of the simulator ask
+//! the model before they ask the broker.
+
+use std::collections::BTreeMap;
+
+use ringpost_check::{QueueNo, Target};
+use ringpost_wire::Code;
+use ringpost_wire::control::{Durability, ExchangeKind};
+
+/// Whether something is known to exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It exists.
+    Sure,
+    /// It may exist.
+    Unsure,
+}
+
+/// A header of a message, or an argument of a binding: the model needs only these types.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Header {
+    /// An integer, of whatever width it travels.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// There, without a value.
+    Void,
+}
+
+/// Headers or arguments, in order; the first of two with one key counts.
+pub type Headers = Vec<(String, Header)>;
+
+/// What was declared of a queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueSettings {
+    /// Whether it survives a crash.
+    pub durability: Durability,
+    /// Most messages, 0 = no limit.
+    pub messages_max: u64,
+    /// Most bytes, 0 = no limit.
+    pub bytes_max: u64,
+    /// Partition, or the one by name.
+    pub partition: u16,
+}
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// What it was declared with.
+    pub settings: QueueSettings,
+    /// Its number in the history.
+    pub number: QueueNo,
+    /// The number it has if the declare that is out creates it anew.
+    pub next: Option<QueueNo>,
+    /// Whether it is known to exist.
+    pub standing: Standing,
+    /// Whether a change of it, or of a binding to it, is out.
+    pub is_changing: bool,
+    /// Consumers being opened: it must not be deleted under them.
+    pub openings: u32,
+    /// A declare of what may be gone was lost: it is one of two queues, and nobody knows which.
+    /// Only a delete helps.
+    pub is_tangled: bool,
+}
+
+impl QueueSettings {
+    /// Whether declaring `asked` over these settings differs in nothing, as far as can be said:
+    /// a partition that goes by the name may be any.
+    fn compare(&self, asked: &QueueSettings) -> Comparison {
+        let by_name = ringpost_wire::control::PARTITION_BY_NAME;
+        if self.durability != asked.durability
+            || self.messages_max != asked.messages_max
+            || self.bytes_max != asked.bytes_max
+        {
+            Comparison::Differs
+        } else if asked.partition == by_name || asked.partition == self.partition {
+            Comparison::Same
+        } else if self.partition == by_name {
+            Comparison::Unknown
+        } else {
+            Comparison::Differs
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Comparison {
+    Same,
+    Differs,
+    Unknown,
+}
+
+impl Queue {
+    /// Whether a consumer may be opened on it: it is there and stays.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        self.standing == Standing::Sure && !self.is_changing
+    }
+}
+
+/// An exchange.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Whether it survives a crash.
+    pub durability: Durability,
+    /// Whether it is known to exist.
+    pub standing: Standing,
+    /// Changes of it or of its bindings that are out.
+    pub changes: u32,
+}
+
+/// A binding's identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// The exchange.
+    pub exchange: String,
+    /// The queue.
+    pub queue: String,
+    /// The binding key.
+    pub key: String,
+    /// Arguments of a binding to a headers exchange.
+    pub arguments: Headers,
+}
+
+/// A binding.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    /// Its identity.
+    pub edge: Edge,
+    /// Whether it is known to exist.
+    pub standing: Standing,
+}
+
+/// A change of topology.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Declare a queue.
+    DeclareQueue(String, QueueSettings),
+    /// Ask whether a queue exists.
+    FindQueue(String),
+    /// Delete a queue; with a condition it may be refused as in use.
+    DeleteQueue(String, Condition),
+    /// Drop the ready messages of a queue.
+    PurgeQueue(String),
+    /// Declare an exchange.
+    DeclareExchange(String, ExchangeKind, Durability),
+    /// Delete an exchange.
+    DeleteExchange(String, Condition),
+    /// Bind a queue to an exchange.
+    Bind(Edge),
+    /// Remove a binding.
+    Unbind(Edge),
+}
+
+/// When something is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// Always.
+    Always,
+    /// Only if nothing uses it.
+    IfUnused,
+    /// Only if it holds no message.
+    IfEmpty,
+}
+
+/// How a change ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// `Done`.
+    Done {
+        /// Its flag.
+        changed: bool,
+    },
+    /// `Failed`.
+    Failed(Code),
+    /// There will be no answer.
+    Lost,
+}
+
+/// What a change did to the history's queues.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Consequence {
+    /// Messages of this queue may be gone.
+    pub dropped: Option<QueueNo>,
+}
+
+/// The topology of one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Queues by name.
+    pub queues: BTreeMap<String, Queue>,
+    /// Exchanges by name; the default exchange is not among them.
+    pub exchanges: BTreeMap<String, Exchange>,
+    /// Bindings.
+    pub bindings: Vec<Binding>,
+}
+
+impl Model {
+    /// Where a message goes: every queue at most once, certain if one way to it is.
+    #[must_use]
+    pub fn route(&self, exchange: &str, key: &str, headers: &Headers) -> Vec<Target> {
+        let mut ways: BTreeMap<&str, Standing> = BTreeMap::new();
+        if exchange.is_empty() {
+            ways.insert(key, Standing::Sure);
+        } else if let Some(from) = self.exchanges.get(exchange) {
+            for binding in self.bindings.iter().filter(|b| b.edge.exchange == exchange) {
+                let matches = match from.kind {
+                    ExchangeKind::Direct => binding.edge.key == key,
+                    ExchangeKind::Fanout => true,
+                    ExchangeKind::Topic => topic_matches(&binding.edge.key, key),
+                    ExchangeKind::Headers => headers_match(&binding.edge.arguments, headers),
+                };
+                if matches {
+                    let way = weaker(from.standing, binding.standing);
+                    let best = ways.entry(&binding.edge.queue).or_insert(way);
+                    if way == Standing::Sure {
+                        *best = Standing::Sure;
+                    }
+                }
+            }
+        }
+        let mut targets = Vec::new();
+        for (name, way) in ways {
+            if let Some(queue) = self.queues.get(name) {
+                targets.push(match weaker(way, queue.standing) {
+                    Standing::Sure => Target::Must(queue.number),
+                    Standing::Unsure => Target::May(queue.number),
+                });
+                targets.extend(queue.next.map(Target::May));
+            }
+        }
+        targets
+    }
+
+    /// Whether a publish to this exchange can be refused because it is not there.
+    #[must_use]
+    pub fn may_lack(&self, exchange: &str) -> bool {
+        !exchange.is_empty()
+            && self
+                .exchanges
+                .get(exchange)
+                .is_none_or(|found| found.standing == Standing::Unsure)
+    }
+
+    /// The change is about to be asked for; false if it must not be, because another is out.
+    /// `fresh` is the number of a queue that it creates.
+    pub fn begin(&mut self, change: &Change, fresh: QueueNo) -> bool {
+        match change {
+            Change::DeclareQueue(name, settings) => match self.queues.get_mut(name) {
+                Some(queue) if queue.is_changing || queue.openings > 0 || queue.is_tangled => {
+                    return false;
+                }
+                Some(queue) => {
+                    queue.is_changing = true;
+                    // If it is gone it comes back as another one.
+                    queue.next = (queue.standing == Standing::Unsure).then_some(fresh);
+                }
+                None => {
+                    let queue = Queue {
+                        settings: settings.clone(),
+                        number: fresh,
+                        next: None,
+                        standing: Standing::Unsure,
+                        is_changing: true,
+                        openings: 0,
+                        is_tangled: false,
+                    };
+                    self.queues.insert(name.clone(), queue);
+                }
+            },
+            Change::FindQueue(name) | Change::PurgeQueue(name) => match self.queues.get_mut(name) {
+                Some(queue) if !queue.is_changing => queue.is_changing = true,
+                _ => return false,
+            },
+            Change::DeleteQueue(name, _) => match self.queues.get_mut(name) {
+                Some(queue) if !queue.is_changing && queue.openings == 0 => {
+                    queue.is_changing = true;
+                    queue.standing = Standing::Unsure;
+                }
+                _ => return false,
+            },
+            Change::DeclareExchange(name, kind, durability) => match self.exchanges.get_mut(name) {
+                Some(exchange) if exchange.changes > 0 => return false,
+                Some(exchange) => exchange.changes = 1,
+                None => {
+                    let exchange = Exchange {
+                        kind: *kind,
+                        durability: *durability,
+                        standing: Standing::Unsure,
+                        changes: 1,
+                    };
+                    self.exchanges.insert(name.clone(), exchange);
+                }
+            },
+            Change::DeleteExchange(name, _) => match self.exchanges.get_mut(name) {
+                Some(exchange) if exchange.changes == 0 => {
+                    exchange.changes = 1;
+                    exchange.standing = Standing::Unsure;
+                }
+                _ => return false,
+            },
+            Change::Bind(edge) | Change::Unbind(edge) => return self.begin_edge(change, edge),
+        }
+        true
+    }
+
+    fn begin_edge(&mut self, change: &Change, edge: &Edge) -> bool {
+        // Both ends must be sure: their own changes would make the binding's fate a riddle.
+        let (Some(exchange), Some(queue)) = (
+            self.exchanges.get_mut(&edge.exchange),
+            self.queues.get_mut(&edge.queue),
+        ) else {
+            return false;
+        };
+        if exchange.standing == Standing::Unsure
+            || queue.standing == Standing::Unsure
+            || queue.is_changing
+            || queue.openings > 0
+        {
+            return false;
+        }
+        exchange.changes += 1;
+        queue.is_changing = true;
+        let found = self.bindings.iter_mut().find(|b| b.edge == *edge);
+        match (change, found) {
+            (Change::Unbind(_), Some(binding)) => binding.standing = Standing::Unsure,
+            (Change::Bind(_), None) => self.bindings.push(Binding {
+                edge: edge.clone(),
+                standing: Standing::Unsure,
+            }),
+            _ => {}
+        }
+        true
+    }
+
+    /// The change ended.
+    ///
+    /// # Errors
+    /// If it cannot have ended so: what was sure decides the answer.
+    pub fn end(&mut self, change: &Change, outcome: Outcome) -> Result<Consequence, String> {
+        if let Outcome::Failed(
+            Code::TopologyReadOnly | Code::JournalFailed | Code::ShuttingDown | Code::Indeterminate,
+        ) = outcome
+        {
+            return self.end(change, Outcome::Lost);
+        }
+        let wrong = |why: &str| Err(format!("{change:?} ended with {outcome:?}, but {why}"));
+        match change {
+            Change::DeclareQueue(name, settings) => {
+                self.end_declare(name, settings, outcome, wrong)
+            }
+            Change::FindQueue(name) => {
+                let queue = self
+                    .queues
+                    .get_mut(name)
+                    .ok_or("a queue vanished from the model")?;
+                queue.is_changing = false;
+                match outcome {
+                    Outcome::Done { changed: false } => queue.standing = Standing::Sure,
+                    Outcome::Failed(Code::QueueUnknown) if queue.standing == Standing::Unsure => {
+                        return Ok(self.forget_queue(name));
+                    }
+                    Outcome::Lost => {}
+                    Outcome::Done { .. } | Outcome::Failed(_) => return wrong("it exists"),
+                }
+                Ok(Consequence::default())
+            }
+            Change::PurgeQueue(name) => {
+                let queue = self
+                    .queues
+                    .get_mut(name)
+                    .ok_or("a queue vanished from the model")?;
+                queue.is_changing = false;
+                let dropped = Some(queue.number);
+                match outcome {
+                    Outcome::Done { .. } => {
+                        queue.standing = Standing::Sure;
+                        Ok(Consequence { dropped })
+                    }
+                    Outcome::Lost => Ok(Consequence { dropped }),
+                    Outcome::Failed(Code::QueueUnknown) if queue.standing == Standing::Unsure => {
+                        Ok(self.forget_queue(name))
+                    }
+                    Outcome::Failed(_) => wrong("it exists"),
+                }
+            }
+            Change::DeleteQueue(name, condition) => {
+                let queue = self
+                    .queues
+                    .get_mut(name)
+                    .ok_or("a queue vanished from the model")?;
+                queue.is_changing = false;
+                match outcome {
+                    // Whether it was sure before is not kept: a delete of nothing is no promise.
+                    Outcome::Done { .. } | Outcome::Failed(Code::QueueUnknown) => {
+                        Ok(self.forget_queue(name))
+                    }
+                    Outcome::Failed(Code::InUse) if *condition != Condition::Always => {
+                        // In use: so there is one, but a tangled one stays a riddle.
+                        if !queue.is_tangled {
+                            queue.standing = Standing::Sure;
+                        }
+                        Ok(Consequence::default())
+                    }
+                    Outcome::Lost => Ok(Consequence::default()),
+                    Outcome::Failed(_) => wrong("nothing forbids it"),
+                }
+            }
+            Change::DeclareExchange(name, kind, durability) => {
+                let exchange = self
+                    .exchanges
+                    .get_mut(name)
+                    .ok_or("an exchange vanished from the model")?;
+                exchange.changes -= 1;
+                let is_same = exchange.kind == *kind && exchange.durability == *durability;
+                match (outcome, exchange.standing) {
+                    (Outcome::Lost, _) => {}
+                    (Outcome::Done { changed: false }, Standing::Sure) if is_same => {}
+                    (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if !is_same => {}
+                    (Outcome::Done { changed }, Standing::Unsure) => {
+                        exchange.kind = *kind;
+                        exchange.durability = *durability;
+                        exchange.standing = Standing::Sure;
+                        if changed {
+                            // Created: if there was one, it and its bindings were gone.
+                            self.bindings.retain(|b| b.edge.exchange != *name);
+                        }
+                    }
+                    (Outcome::Failed(Code::PreconditionFailed), Standing::Unsure) if !is_same => {
+                        exchange.standing = Standing::Sure;
+                    }
+                    (Outcome::Failed(Code::LimitReached), Standing::Unsure) => {}
+                    _ => return wrong("it was there or not, with other settings or the same"),
+                }
+                Ok(Consequence::default())
+            }
+            Change::DeleteExchange(name, condition) => {
+                let exchange = self
+                    .exchanges
+                    .get_mut(name)
+                    .ok_or("an exchange vanished from the model")?;
+                exchange.changes -= 1;
+                match outcome {
+                    Outcome::Done { .. } | Outcome::Failed(Code::ExchangeUnknown) => {
+                        self.exchanges.remove(name);
+                        self.bindings.retain(|b| b.edge.exchange != *name);
+                    }
+                    Outcome::Failed(Code::InUse) if *condition != Condition::Always => {
+                        exchange.standing = Standing::Sure;
+                    }
+                    Outcome::Lost => {}
+                    Outcome::Failed(_) => return wrong("nothing forbids it"),
+                }
+                Ok(Consequence::default())
+            }
+            Change::Bind(edge) | Change::Unbind(edge) => {
+                self.end_edge(change, edge, outcome)?;
+                Ok(Consequence::default())
+            }
+        }
+    }
+
+    fn end_declare(
+        &mut self,
+        name: &str,
+        settings: &QueueSettings,
+        outcome: Outcome,
+        wrong: impl Fn(&str) -> Result<Consequence, String>,
+    ) -> Result<Consequence, String> {
+        let queue = self
+            .queues
+            .get_mut(name)
+            .ok_or("a queue vanished from the model")?;
+        queue.is_changing = false;
+        let fresh = queue.next.take();
+        let compared = queue.settings.compare(settings);
+        let may_be_same = compared != Comparison::Differs;
+        let may_differ = compared != Comparison::Same;
+        match (outcome, queue.standing) {
+            (Outcome::Done { changed: false }, Standing::Sure) if may_be_same => {}
+            (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if may_differ => {}
+            (Outcome::Done { changed: true }, Standing::Unsure) => {
+                queue.settings = settings.clone();
+                queue.standing = Standing::Sure;
+                let dropped = fresh.map(|number| core::mem::replace(&mut queue.number, number));
+                if dropped.is_some() {
+                    // The old one was gone, and its bindings with it.
+                    self.bindings.retain(|b| b.edge.queue != name);
+                }
+                return Ok(Consequence { dropped });
+            }
+            (Outcome::Done { changed: false }, Standing::Unsure) if may_be_same => {
+                queue.standing = Standing::Sure;
+            }
+            (Outcome::Failed(Code::PreconditionFailed), Standing::Unsure) if may_differ => {
+                queue.standing = Standing::Sure;
+            }
+            (Outcome::Failed(Code::LimitReached), Standing::Unsure) => {
+                return Ok(self.forget_queue(name));
+            }
+            (Outcome::Lost, Standing::Unsure) => queue.is_tangled = fresh.is_some(),
+            (Outcome::Lost, Standing::Sure) => {}
+            _ => return wrong("it was there or not, with other settings or the same"),
+        }
+        Ok(Consequence::default())
+    }
+
+    fn end_edge(&mut self, change: &Change, edge: &Edge, outcome: Outcome) -> Result<(), String> {
+        if let Some(exchange) = self.exchanges.get_mut(&edge.exchange) {
+            exchange.changes -= 1;
+        }
+        if let Some(queue) = self.queues.get_mut(&edge.queue) {
+            queue.is_changing = false;
+        }
+        let found = self.bindings.iter().position(|b| b.edge == *edge);
+        let standing = found.map(|at| self.bindings[at].standing);
+        let is_bind = matches!(change, Change::Bind(_));
+        match (outcome, standing, found) {
+            (Outcome::Lost, ..) => {}
+            // Bound: it was there for sure and nothing changed, or it was not sure.
+            (Outcome::Done { changed: false }, Some(Standing::Sure), _) if is_bind => {}
+            (Outcome::Done { .. }, Some(Standing::Unsure), Some(at)) if is_bind => {
+                self.bindings[at].standing = Standing::Sure;
+            }
+            // Unbound: `begin` made it unsure, if it was there at all.
+            (Outcome::Done { changed: true }, Some(_), Some(at)) if !is_bind => {
+                self.bindings.remove(at);
+            }
+            (Outcome::Failed(Code::BindingUnknown), found, at) if !is_bind => {
+                if let (Some(_), Some(at)) = (found, at) {
+                    self.bindings.remove(at);
+                }
+            }
+            (Outcome::Failed(Code::LimitReached), Some(Standing::Unsure), Some(at)) => {
+                self.bindings.remove(at);
+            }
+            // A volatile end that a crash took away is removed by `crash`, so both ends exist.
+            _ => {
+                return Err(format!(
+                    "{change:?} ended with {outcome:?}, but both ends exist"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_queue(&mut self, name: &str) -> Consequence {
+        self.bindings.retain(|b| b.edge.queue != name);
+        Consequence {
+            dropped: self.queues.remove(name).map(|queue| queue.number),
+        }
+    }
+
+    /// Every core stopped: what is volatile is gone. Changes that were out end as lost, one by one,
+    /// before this.
+    pub fn crash(&mut self) {
+        self.queues
+            .retain(|_, queue| queue.settings.durability == Durability::Durable);
+        self.exchanges
+            .retain(|_, exchange| exchange.durability == Durability::Durable);
+        let (queues, exchanges) = (&self.queues, &self.exchanges);
+        self.bindings.retain(|b| {
+            queues.contains_key(&b.edge.queue) && exchanges.contains_key(&b.edge.exchange)
+        });
+    }
+}
+
+impl Model {
+    /// Nothing is sure any more: the disk may have taken back anything.
+    pub fn doubt(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.standing = Standing::Unsure;
+        }
+        for exchange in self.exchanges.values_mut() {
+            exchange.standing = Standing::Unsure;
+        }
+        for binding in &mut self.bindings {
+            binding.standing = Standing::Unsure;
+        }
+    }
+}
+
+fn weaker(left: Standing, right: Standing) -> Standing {
+    if left == Standing::Sure && right == Standing::Sure {
+        Standing::Sure
+    } else {
+        Standing::Unsure
+    }
+}
+
+/// Whether a topic pattern takes a key: `*` is one word, `#` any number of words.
+#[must_use]
+pub fn topic_matches(pattern: &str, key: &str) -> bool {
+    fn words_match(pattern: &[&str], key: &[&str]) -> bool {
+        match pattern.split_first() {
+            None => key.is_empty(),
+            Some((&"#", rest)) => (0..=key.len()).any(|skip| words_match(rest, &key[skip..])),
+            Some((&"*", rest)) => !key.is_empty() && words_match(rest, &key[1..]),
+            Some((word, rest)) => key.first() == Some(word) && words_match(rest, &key[1..]),
+        }
+    }
+    let pattern: Vec<&str> = pattern.split('.').collect();
+    let key: Vec<&str> = key.split('.').collect();
+    words_match(&pattern, &key)
+}
+
+/// Whether a binding's arguments take a message's headers (P-66).
+#[must_use]
+pub fn headers_match(arguments: &Headers, headers: &Headers) -> bool {
+    let first = |list: &Headers, key: &str| {
+        let found = list.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.clone())
+    };
+    let mode = match first(arguments, "x-match") {
+        Some(Header::Text(mode)) => mode,
+        _ => "all".into(),
+    };
+    let with_x = mode.ends_with("-with-x");
+    let mut counted = arguments
+        .iter()
+        .filter(|(key, _)| key != "x-match" && (with_x || !key.starts_with("x-")));
+    let takes = |(key, argument): &(String, Header)| match (argument, first(headers, key)) {
+        (_, None) => false,
+        (Header::Void, Some(_)) => true,
+        (argument, Some(header)) => *argument == header,
+    };
+    if mode.starts_with("any") {
+        counted.any(takes)
+    } else {
+        counted.all(takes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> QueueSettings {
+        QueueSettings {
+            durability: Durability::Durable,
+            messages_max: 0,
+            bytes_max: 0,
+            partition: u16::MAX,
+        }
+    }
+
+    #[test]
+    fn topics() {
+        for (pattern, key, expect) in [
+            ("a.b", "a.b", true),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*", "a.b.c", false),
+            ("a.#", "a", true),
+            ("a.#.c", "a.b.b.c", true),
+            ("#", "", true),
+            ("*", "", true),
+            ("#.#", "a", true),
+            ("*.#", "a", true),
+            ("#.b", "a", false),
+        ] {
+            assert_eq!(topic_matches(pattern, key), expect, "{pattern} {key}");
+        }
+    }
+
+    #[test]
+    fn headers() {
+        let list = |pairs: &[(&str, i64)]| -> Headers {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).into(), Header::Number(*value)))
+                .collect()
+        };
+        let any = |mut list: Headers, mode: &str| {
+            list.push(("x-match".into(), Header::Text(mode.into())));
+            list
+        };
+        assert!(headers_match(
+            &list(&[("a", 1)]),
+            &list(&[("a", 1), ("b", 2)])
+        ));
+        assert!(!headers_match(
+            &list(&[("a", 1), ("b", 3)]),
+            &list(&[("a", 1), ("b", 2)])
+        ));
+        assert!(headers_match(
+            &any(list(&[("a", 1), ("b", 3)]), "any"),
+            &list(&[("a", 1)])
+        ));
+        assert!(headers_match(&list(&[("x-a", 1)]), &list(&[])));
+        assert!(!headers_match(
+            &any(list(&[("x-a", 1)]), "all-with-x"),
+            &list(&[])
+        ));
+        assert!(headers_match(&list(&[]), &list(&[])));
+        assert!(!headers_match(&any(list(&[]), "any"), &list(&[("a", 1)])));
+    }
+
+    #[test]
+    fn a_queue_is_sure_between_changes() {
+        let mut model = Model::default();
+        let declare = Change::DeclareQueue("q".into(), settings());
+        assert!(model.begin(&declare, QueueNo(0)));
+        assert!(!model.begin(&declare, QueueNo(1)), "one change at a time");
+        let none = Headers::new();
+        assert_eq!(model.route("", "q", &none), [Target::May(QueueNo(0))]);
+        assert!(model.end(&declare, Outcome::Done { changed: true }).is_ok());
+        assert_eq!(model.route("", "q", &none), [Target::Must(QueueNo(0))]);
+        let delete = Change::DeleteQueue("q".into(), Condition::Always);
+        assert!(model.begin(&delete, QueueNo(1)));
+        assert!(model.end(&delete, Outcome::Lost).is_ok());
+        assert_eq!(model.route("", "q", &none), [Target::May(QueueNo(0))]);
+        // Declared again it is the same one or another.
+        assert!(model.begin(&declare, QueueNo(2)));
+        assert_eq!(
+            model.route("", "q", &none),
+            [Target::May(QueueNo(0)), Target::May(QueueNo(2))]
+        );
+        let end = model.end(&declare, Outcome::Done { changed: true });
+        assert_eq!(
+            end,
+            Ok(Consequence {
+                dropped: Some(QueueNo(0))
+            })
+        );
+        assert_eq!(model.route("", "q", &none), [Target::Must(QueueNo(2))]);
+        assert!(model.begin(&declare, QueueNo(3)));
+        assert!(
+            model
+                .end(&declare, Outcome::Done { changed: true })
+                .is_err(),
+            "it was there"
+        );
+    }
+
+    #[test]
+    fn a_message_goes_once_to_a_queue() {
+        let mut model = Model::default();
+        let mut done = |change: Change, number: u32| {
+            assert!(model.begin(&change, QueueNo(number)), "{change:?}");
+            assert!(model.end(&change, Outcome::Done { changed: true }).is_ok());
+        };
+        let bind = |key: &str| {
+            Change::Bind(Edge {
+                exchange: "x".into(),
+                queue: "q".into(),
+                key: key.into(),
+                arguments: Headers::new(),
+            })
+        };
+        done(Change::DeclareQueue("q".into(), settings()), 0);
+        done(
+            Change::DeclareExchange("x".into(), ExchangeKind::Topic, Durability::Volatile),
+            0,
+        );
+        done(bind("a.*"), 0);
+        done(bind("#"), 0);
+        assert_eq!(
+            model.route("x", "a.b", &Headers::new()),
+            [Target::Must(QueueNo(0))]
+        );
+        model.crash();
+        assert!(model.bindings.is_empty() && model.may_lack("x"));
+        assert!(model.queues.contains_key("q"));
+    }
+}

@@ -1,0 +1,383 @@
+//! What every part of a world shares: time, the models, the history and its judge, marks, the trace.
+//! Does not know engines or bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+
+use ringpost_check::{
+    Checker, ConsumerNo, Durability, Event, Kind, Level, MessageId, QueueNo, Target, text,
+};
+
+use crate::model::{Change, Headers, Model, Outcome};
+use crate::plan::{Fault, Gap, Mode, Plan};
+use crate::random::Hash;
+
+/// How often each thing that a set of seeds should reach was reached.
+#[derive(Clone, Default, Debug)]
+pub struct Marks(BTreeMap<&'static str, u64>);
+
+impl Marks {
+    /// Counts one.
+    pub fn hit(&mut self, mark: &'static str) {
+        self.add(mark, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&mut self, mark: &'static str, count: u64) {
+        *self.0.entry(mark).or_default() += count;
+    }
+
+    /// How often.
+    #[must_use]
+    pub fn count(&self, mark: &str) -> u64 {
+        self.0.get(mark).copied().unwrap_or(0)
+    }
+
+    /// Adds all of another world's.
+    pub fn merge(&mut self, other: &Marks) {
+        for (mark, count) in &other.0 {
+            self.add(mark, *count);
+        }
+    }
+
+    /// Every mark and its count, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(mark, count)| (*mark, *count))
+    }
+}
+
+/// A hash of everything that happened, and its text if somebody wants to read it.
+#[derive(Default)]
+pub struct Trace {
+    /// Equal for equal worlds.
+    pub hash: Hash,
+    lines: Option<Box<dyn Write>>,
+}
+
+impl Trace {
+    /// A trace that writes what happens.
+    #[must_use]
+    pub fn to(lines: Box<dyn Write>) -> Self {
+        Self {
+            hash: Hash::default(),
+            lines: Some(lines),
+        }
+    }
+
+    /// Whether somebody reads it.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Writes a line.
+    pub fn line(&mut self, now: u64, text: fmt::Arguments<'_>) {
+        if let Some(lines) = &mut self.lines {
+            let (ms, ns) = (now / 1_000_000, now % 1_000_000);
+            // A closed pipe ends the reading, not the world.
+            if writeln!(lines, "{ms:>7}.{ns:06} {text}").is_err() {
+                self.lines = None;
+            }
+        }
+    }
+}
+
+/// Says what happens, if somebody reads the trace.
+#[macro_export]
+macro_rules! say {
+    ($scene:expr, $($what:tt)*) => {
+        if $scene.trace.is_read() {
+            $scene.trace.line($scene.now, format_args!($($what)*));
+        }
+    };
+}
+
+/// A publish whose answer is out: its way may change under it.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// Its tenant.
+    pub tenant: usize,
+    /// Its exchange.
+    pub exchange: String,
+    /// Its routing key.
+    pub key: String,
+    /// Its headers.
+    pub headers: Headers,
+    /// Hash of its bytes.
+    pub hash: u64,
+    /// The level asked for.
+    pub level: Level,
+    /// Whether its exchange may have been missing at some moment.
+    pub may_lack: bool,
+    /// Whether a queue it may have reached may have been missing at some moment.
+    pub may_miss: bool,
+    /// Whether a queue it may have reached has a limit.
+    pub may_be_full: bool,
+    /// Whether a queue it may have reached is volatile.
+    pub may_be_volatile: bool,
+}
+
+/// What the parts of a world share.
+pub struct Scene {
+    /// Virtual time in nanoseconds.
+    pub now: u64,
+    /// What kind of world it is.
+    pub plan: Plan,
+    /// The topology of each tenant.
+    pub models: Vec<Model>,
+    /// Marks reached.
+    pub marks: Marks,
+    /// The trace.
+    pub trace: Trace,
+    /// Publishes so far, repeats not counted.
+    pub published: u64,
+    /// Whether a journal has failed since the last start.
+    pub journal_failed: bool,
+    /// Whether the broker has reported damage.
+    pub damage_reported: bool,
+    /// Faults have stopped.
+    pub is_healthy: bool,
+    /// The first thing that is wrong, apart from the history.
+    pub failure: Option<String>,
+    checker: Checker,
+    history: Option<Box<dyn Write>>,
+    in_flight: BTreeMap<MessageId, Routed>,
+    producers: Vec<u64>,
+    open_changes: Vec<(u64, usize, Change)>,
+    queue_next: u32,
+    consumer_next: u32,
+    queue_settings: Vec<(Durability, bool)>,
+}
+
+impl Scene {
+    /// An empty scene.
+    #[must_use]
+    pub fn new(plan: Plan, trace: Trace, history: Option<Box<dyn Write>>) -> Self {
+        Self {
+            now: 0,
+            models: vec![Model::default(); plan.tenants],
+            plan,
+            marks: Marks::default(),
+            trace,
+            published: 0,
+            journal_failed: false,
+            damage_reported: false,
+            is_healthy: false,
+            failure: None,
+            checker: Checker::new(),
+            history,
+            in_flight: BTreeMap::new(),
+            producers: Vec::new(),
+            open_changes: Vec::new(),
+            queue_next: 0,
+            consumer_next: 0,
+            queue_settings: Vec::new(),
+        }
+    }
+
+    /// Whether this world knows the fault, and faults have not stopped.
+    #[must_use]
+    pub fn has(&self, fault: Fault) -> bool {
+        !self.is_healthy && self.plan.faults.has(fault)
+    }
+
+    /// Something is wrong that the history does not show.
+    pub fn fail(&mut self, text: String) {
+        say!(self, "WRONG: {text}");
+        if self.failure.is_none() {
+            self.failure = Some(text);
+        }
+    }
+
+    /// Adds an event to the history.
+    pub fn event(&mut self, event: Event<'_>) {
+        if self.trace.is_read() || self.history.is_some() {
+            let mut line = Vec::new();
+            text::write(&mut line, &event).expect("memory does not fail");
+            if let Some(history) = &mut self.history
+                && history.write_all(&line).is_err()
+            {
+                self.history = None;
+            }
+            line.pop();
+            say!(self, "  * {}", String::from_utf8_lossy(&line));
+        }
+        let before = self.checker.violation_count();
+        self.checker.event(event);
+        if self.checker.violation_count() > before && self.failure.is_none() {
+            let kind = self.checker.violations().last().map(|found| found.kind);
+            let found = self.checker.violations().last().map(ToString::to_string);
+            let is_known =
+                kind == Some(Kind::CountTooLow) && self.plan.avoids(Gap::CountAfterCrashes);
+            let is_last_word = !self.tolerates_losses() && !is_known;
+            say!(self, "WRONG: {}", found.as_deref().unwrap_or("?"));
+            if is_last_word {
+                self.failure = found;
+            }
+        }
+    }
+
+    /// The judge.
+    #[must_use]
+    pub fn checker(&self) -> &Checker {
+        &self.checker
+    }
+
+    /// Whether a violation is judged at the end only, together with what was reported.
+    #[must_use]
+    pub fn tolerates_losses(&self) -> bool {
+        self.plan.mode == Mode::Detect
+    }
+
+    /// A number for a queue that is about to be declared.
+    pub fn new_queue(&mut self, durability: Durability, has_limit: bool) -> QueueNo {
+        let queue = QueueNo(self.queue_next);
+        self.queue_next += 1;
+        self.queue_settings.push((durability, has_limit));
+        self.event(Event::Queue { queue, durability });
+        queue
+    }
+
+    /// A number for a consumer.
+    pub fn new_consumer(&mut self) -> ConsumerNo {
+        self.consumer_next += 1;
+        ConsumerNo(self.consumer_next - 1)
+    }
+
+    /// A publish goes out, for the first time or again.
+    pub fn sent(&mut self, message: MessageId, routed: Routed) {
+        self.in_flight.insert(message, routed);
+        self.route(message);
+    }
+
+    /// Routes a publish in flight by what the model believes now, and tells the history.
+    fn route(&mut self, message: MessageId) {
+        let Some(routed) = self.in_flight.get_mut(&message) else {
+            return;
+        };
+        let model = &self.models[routed.tenant];
+        let targets = model.route(&routed.exchange, &routed.key, &routed.headers);
+        routed.may_lack |= model.may_lack(&routed.exchange);
+        for target in &targets {
+            routed.may_miss |= matches!(target, Target::May(_));
+            let (durability, has_limit) = self.queue_settings[target.queue().0 as usize];
+            routed.may_be_full |= has_limit;
+            routed.may_be_volatile |= durability == Durability::Volatile;
+        }
+        let (hash, level) = (routed.hash, routed.level);
+        self.send_event(message, hash, level, &targets);
+    }
+
+    fn send_event(&mut self, message: MessageId, hash: u64, level: Level, targets: &[Target]) {
+        self.event(Event::Sent {
+            message,
+            hash,
+            level,
+            targets,
+        });
+    }
+
+    /// What is known of a publish in flight.
+    #[must_use]
+    pub fn routed(&self, message: MessageId) -> Option<&Routed> {
+        self.in_flight.get(&message)
+    }
+
+    /// A publish has its outcome, or will have none.
+    pub fn settled(&mut self, message: MessageId) {
+        self.in_flight.remove(&message);
+    }
+
+    /// An id for a producer; its low 16 bits name it in tags.
+    pub fn new_producer(&mut self) -> u64 {
+        let low = self.producers.len() as u64;
+        assert!(low < 0xFFFF, "a world has fewer producers");
+        let id = crate::random::mix(self.plan.seed ^ low) << 16 | 1 << 63 | low;
+        self.producers.push(id);
+        id
+    }
+
+    /// The message that a tag names.
+    #[must_use]
+    pub fn message_of_tag(&self, tag: u64) -> Option<MessageId> {
+        let producer = *self.producers.get((tag >> 32) as usize & 0xFFFF)?;
+        Some(MessageId {
+            producer,
+            sequence: tag & 0xFFFF_FFFF,
+        })
+    }
+
+    /// Nothing of this producer is in flight any more.
+    pub fn forget_producer(&mut self, producer: u64) {
+        let range = MessageId {
+            producer,
+            sequence: 0,
+        }..=MessageId {
+            producer,
+            sequence: u64::MAX,
+        };
+        let gone: Vec<MessageId> = self.in_flight.range(range).map(|(id, _)| *id).collect();
+        for message in gone {
+            self.in_flight.remove(&message);
+        }
+    }
+
+    /// A change of topology is about to be asked for; false if it must not be.
+    pub fn begin(&mut self, tenant: usize, change: &Change) -> bool {
+        let fresh = match change {
+            Change::DeclareQueue(_, settings) => {
+                let durability = match settings.durability {
+                    ringpost_wire::control::Durability::Volatile => Durability::Volatile,
+                    ringpost_wire::control::Durability::Durable => Durability::Durable,
+                };
+                let has_limit = settings.messages_max + settings.bytes_max > 0;
+                self.new_queue(durability, has_limit)
+            }
+            _ => QueueNo(u32::MAX),
+        };
+        if !self.models[tenant].begin(change, fresh) {
+            return false;
+        }
+        // What was sent and not answered may be routed before the change or after it.
+        let affected: Vec<MessageId> = self
+            .in_flight
+            .iter()
+            .filter(|(_, routed)| routed.tenant == tenant)
+            .map(|(message, _)| *message)
+            .collect();
+        for message in affected {
+            self.route(message);
+        }
+        true
+    }
+
+    /// There will be no answer to a change. It may still be under way in the broker, so the things
+    /// it is about stay locked until that is out of the question.
+    pub fn leave_open(&mut self, tenant: usize, change: Change) {
+        self.open_changes.push((self.now, tenant, change));
+    }
+
+    /// Ends changes without an answer that were left open before `until`.
+    pub fn end_open_changes(&mut self, until: u64) {
+        let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.open_changes)
+            .into_iter()
+            .partition(|(left, ..)| *left < until);
+        self.open_changes = young;
+        for (_, tenant, change) in old {
+            self.end(tenant, &change, Outcome::Lost);
+        }
+    }
+
+    /// A change of topology ended.
+    pub fn end(&mut self, tenant: usize, change: &Change, outcome: Outcome) {
+        match self.models[tenant].end(change, outcome) {
+            Ok(consequence) => {
+                if let Some(queue) = consequence.dropped {
+                    self.event(Event::Dropped { queue });
+                }
+            }
+            Err(text) => self.fail(text),
+        }
+    }
+}
