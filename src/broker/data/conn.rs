@@ -414,7 +414,9 @@ impl Conns {
     pub fn unpin(&mut self, pool: &mut BufferPool) {
         let mut pinning = std::mem::take(&mut self.pinning);
         for id in pinning.drain(..) {
-            let Some(conn) = self.get_mut(id) else { continue };
+            let Some(conn) = self.get_mut(id) else {
+                continue;
+            };
             conn.pinning = false;
             for piece in &mut conn.out {
                 if let Piece::Buffer(buffer, range) = piece {
