@@ -1,10 +1,21 @@
-//! TO BE REPLACED by the offline use of the engine's recovery: only the shape that `verify` and
-//! `repair` rely on, and the checks that need no knowledge of the format.
+//! Works on a data directory while no broker uses it: checks it, gives up what is lost, and moves it
+//! to another number of cores. Does not know formats; the engine does.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ringpost_engine::control::catalog::Catalog;
+use ringpost_engine::control::offline::{self, Disk, Opened};
+use ringpost_engine::control::recovery;
+use ringpost_engine::core::META;
+use ringpost_engine::data::journal::{self, Damage as EngineDamage};
+use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
 use serde::Serialize;
+
+use crate::control::identity::Identity;
+use crate::data::store::{fault, list_journal, perform, slot_path};
+use crate::rt::disk::{self, DirectoryLock};
 
 /// What was found in a data directory.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -50,8 +61,11 @@ pub enum OfflineError {
         /// The name.
         range: String,
     },
-    /// This build cannot read the format.
-    NotBuilt,
+    /// It is no data directory, of a later format, or cannot be worked on; in words.
+    Unfit {
+        /// Why.
+        why: String,
+    },
 }
 
 impl std::fmt::Display for OfflineError {
@@ -69,20 +83,157 @@ impl std::fmt::Display for OfflineError {
                 f,
                 "`ringpost verify` finds no damaged range {range}: only damage can be given up"
             ),
-            OfflineError::NotBuilt => f.write_str("this build cannot read journals yet"),
+            OfflineError::Unfit { why } => f.write_str(why),
         }
     }
 }
 
 impl std::error::Error for OfflineError {}
 
+/// The files of one journal, read and written in place. Writes are synced one by one.
+struct Files {
+    directory: PathBuf,
+    writable: bool,
+}
+
+impl Files {
+    fn open(&self, slot: SlotId) -> Result<std::fs::File, IoFault> {
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(self.writable)
+            .open(slot_path(&self.directory, slot))
+            .map_err(|error| fault(&error))
+    }
+}
+
+impl Disk for Files {
+    fn read(&mut self, slot: SlotId, position: u32, into: &mut [u8]) -> Result<(), IoFault> {
+        let file = self.open(slot)?;
+        file.read_exact_at(into, u64::from(position))
+            .map_err(|error| fault(&error))
+    }
+
+    fn write(&mut self, slot: SlotId, position: u32, bytes: &[u8]) -> Result<(), IoFault> {
+        let file = self.open(slot)?;
+        file.write_all_at(bytes, u64::from(position))
+            .and_then(|()| file.sync_data())
+            .map_err(|error| fault(&error))
+    }
+
+    fn file(&mut self, what: &FileOp) -> Result<(), IoFault> {
+        perform(&self.directory, what).map_err(|error| fault(&error))
+    }
+}
+
+/// The settings of a journal of this directory.
+pub fn journal_config(identity: &Identity, core: u16) -> journal::Config {
+    journal::Config {
+        segment_bytes: identity.segment_bytes,
+        slots_max: 1 << 16,
+        partitions: identity.partitions,
+        ..journal::Config::new(JournalId(core), identity.cluster)
+    }
+}
+
+fn claim(directory: &Path) -> Result<(DirectoryLock, Identity), OfflineError> {
+    let unreadable = |error| OfflineError::Unreadable {
+        directory: directory.to_owned(),
+        error,
+    };
+    std::fs::read_dir(directory).map_err(unreadable)?;
+    let identity = Identity::read(directory).map_err(|error| OfflineError::Unfit {
+        why: error.to_string(),
+    })?;
+    match DirectoryLock::acquire(directory) {
+        Ok(Some(lock)) => Ok((lock, identity)),
+        Ok(None) => Err(OfflineError::InUse {
+            directory: directory.to_owned(),
+        }),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+fn listed(identity: &Identity, core: u16) -> Result<(Vec<SlotHead>, Vec<Vec<u8>>), OfflineError> {
+    let directory = identity.journal_directory(core);
+    list_journal(&directory).map_err(|error| OfflineError::Unreadable { directory, error })
+}
+
+fn opened(identity: &Identity, core: u16, writable: bool) -> Result<Opened<Files>, OfflineError> {
+    let (heads, checkpoints) = listed(identity, core)?;
+    let catalog = (core == META.0).then(|| Catalog::new(identity.partitions));
+    let files = Files {
+        directory: identity.journal_directory(core),
+        writable,
+    };
+    let config = journal_config(identity, core);
+    offline::open(config, &heads, &checkpoints, catalog, files).map_err(|why| OfflineError::Unfit {
+        why: format!("journal {core}: {why}"),
+    })
+}
+
+fn range_name(core: u16, damage: &EngineDamage) -> String {
+    let upto = if damage.upto == u64::MAX {
+        "end".to_owned()
+    } else {
+        damage.upto.to_string()
+    };
+    format!("{core}:{}:{}-{upto}", damage.partition.0, damage.first)
+}
+
 /// Reads everything and writes nothing.
 ///
 /// # Errors
 /// The directory cannot be read, or a broker uses it.
 pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
-    check_readable(directory)?;
-    Err(OfflineError::NotBuilt)
+    let (_lock, identity) = claim(directory)?;
+    let mut survey = Survey::default();
+    for core in 0..identity.cores {
+        let (heads, checkpoints) = listed(&identity, core)?;
+        survey.files += (heads.len() + checkpoints.len()) as u64;
+        let mut files = Files {
+            directory: identity.journal_directory(core),
+            writable: false,
+        };
+        let config = journal_config(&identity, core);
+        let read = |slot, position, into: &mut [u8]| files.read(slot, position, into);
+        let verified = recovery::verify(config, &heads, &checkpoints, read).map_err(|why| {
+            OfflineError::Unfit {
+                why: format!("journal {core}: {why}"),
+            }
+        })?;
+        survey.blocks += verified.block_count + verified.report.replayed_count;
+        survey.bytes += verified.report.read_bytes;
+        for damage in &verified.report.damages {
+            survey.damage.push(Damage {
+                range: range_name(core, damage),
+                partitions: damage.partition.0.to_string(),
+                what: format!(
+                    "records {} to {} of partition {} are lost (segment {}, offset {})",
+                    damage.first,
+                    damage.upto,
+                    damage.partition.0,
+                    damage.segment_number.0,
+                    damage.offset
+                ),
+            });
+        }
+        for finding in &verified.report.findings {
+            survey.damage.push(Damage {
+                range: format!("{core}:-"),
+                partitions: "none".to_owned(),
+                what: finding.clone(),
+            });
+        }
+        if verified.report.checkpoint_damaged {
+            survey.damage.push(Damage {
+                range: format!("{core}:checkpoint"),
+                partitions: "none".to_owned(),
+                what: "a checkpoint file cannot be read; the other one, or the journal, is used"
+                    .to_owned(),
+            });
+        }
+    }
+    Ok(survey)
 }
 
 /// Writes a durable record that `range` is given up.
@@ -90,17 +241,60 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
 /// # Errors
 /// The directory cannot be read or written, a broker uses it, or no damage has this name.
 pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
-    check_readable(directory)?;
-    let _ = range; // the replacement looks it up
-    Err(OfflineError::NotBuilt)
+    let (_lock, identity) = claim(directory)?;
+    let meta = opened(&identity, META.0, false)?;
+    let catalog = meta
+        .catalog
+        .clone()
+        .unwrap_or_else(|| Catalog::new(identity.partitions));
+    drop(meta);
+    for core in 0..identity.cores {
+        let mut journal = opened(&identity, core, true)?;
+        let found = journal
+            .damages()
+            .iter()
+            .find(|damage| range_name(core, damage) == range)
+            .copied();
+        let Some(damage) = found else { continue };
+        return journal
+            .accept_loss(&damage, |queue| {
+                catalog.queue(queue).map(|queue| queue.partition)
+            })
+            .map_err(|why| OfflineError::Unfit {
+                why: format!("journal {core}: {why}"),
+            });
+    }
+    Err(OfflineError::RangeUnknown {
+        range: range.to_owned(),
+    })
 }
 
-fn check_readable(directory: &Path) -> Result<(), OfflineError> {
-    match std::fs::read_dir(directory) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(OfflineError::Unreadable {
-            directory: directory.to_owned(),
-            error,
-        }),
+/// Copies what is live in the journals of `old` into those of `new`, which are empty directories of
+/// the same data directory. The old ones are only read.
+///
+/// # Errors
+/// Why it cannot be done, for people.
+pub fn rehome(old: &Identity, new: &Identity) -> Result<(), OfflineError> {
+    let sources: Vec<Opened<Files>> = (0..old.cores)
+        .map(|core| opened(old, core, false))
+        .collect::<Result<_, _>>()?;
+    let targets = (0..new.cores)
+        .map(|core| {
+            let directory = new.journal_directory(core);
+            (
+                journal_config(new, core),
+                Files {
+                    directory,
+                    writable: true,
+                },
+            )
+        })
+        .collect();
+    offline::rehome(sources, targets).map_err(|why| OfflineError::Unfit { why })?;
+    for core in 0..new.cores {
+        let directory = new.journal_directory(core);
+        disk::sync_directory(&directory)
+            .map_err(|error| OfflineError::Unreadable { directory, error })?;
     }
+    Ok(())
 }

@@ -47,6 +47,10 @@ const GATHER_BYTES_MAX_EACH: usize = 256 * 1024;
 const LIST_COUNT_MAX: usize = 1_000_000;
 /// Half-intervals of silence after which a peer is taken for gone: two intervals (P-12).
 const SILENT_TICKS_MAX: u32 = 4;
+/// How long to wait for the answer to `Close` (P-11).
+const CLOSE_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long to try to tell a peer why it is left.
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ pub(crate) struct Lost {
     error: Error,
     /// Dialling again cannot help.
     is_final: bool,
+    /// What to say to the peer before hanging up, if it may still listen.
+    goodbye: Option<Code>,
 }
 
 impl Lost {
@@ -61,6 +67,7 @@ impl Lost {
         Self {
             error,
             is_final: false,
+            goodbye: None,
         }
     }
 
@@ -70,6 +77,7 @@ impl Lost {
         Self {
             error: Error::protocol(code, text),
             is_final: code == Code::VersionUnsupported,
+            goodbye: Some(code),
         }
     }
 
@@ -79,7 +87,11 @@ impl Lost {
         let is_final = error
             .code_number()
             .is_none_or(|code| code != Code::Normal && !code.is_retryable());
-        Self { error, is_final }
+        Self {
+            error,
+            is_final,
+            goodbye: Some(Code::Normal),
+        }
     }
 }
 
@@ -109,6 +121,8 @@ pub(crate) enum Answer {
 }
 
 struct Request {
+    /// 0 for the connection.
+    channel: u16,
     answer: Answer,
     reply: oneshot::Sender<Result<Reply>>,
     items: Vec<Bytes>,
@@ -118,8 +132,15 @@ struct Request {
 enum Channel {
     Producer(Arc<Producer>),
     Consumer(Arc<Inbox>),
-    /// Closed by this side; the broker has not said so yet.
-    Retired,
+    /// Closed by this side; the broker has not said so yet. The frame that closes it is written
+    /// once the channel is open, for a channel that is not cannot be closed.
+    Retired(FrameKind),
+}
+
+struct Slot {
+    channel: Channel,
+    /// The broker has said that it is open.
+    is_open: bool,
 }
 
 enum Phase {
@@ -137,12 +158,27 @@ struct State {
     /// Producers that may have something to send.
     listed: VecDeque<Arc<Producer>>,
     requests: HashMap<u64, Request>,
-    request_next: u64,
-    channels: HashMap<u16, Channel>,
+    request_last: u64,
+    channels: HashMap<u16, Slot>,
     channel_next: u16,
     /// Leases on it; an attached connection without any is closed.
     users: usize,
     is_closing: bool,
+    /// What to say to the peer of this session before hanging up.
+    goodbye: Option<Code>,
+}
+
+impl State {
+    /// A request id that no other request of the connection has (P-9).
+    fn next_request(&mut self) -> u64 {
+        self.request_last += 1;
+        self.request_last
+    }
+
+    fn write_close(&mut self, number: u16, kind: FrameKind) {
+        let request = self.next_request();
+        frame::write_bare(self.out.frames(), kind, number, request);
+    }
 }
 
 /// See the module. Shared by its three tasks, its channels and the client's pool.
@@ -183,11 +219,12 @@ impl Connection {
                 out: Out::default(),
                 listed: VecDeque::new(),
                 requests: HashMap::new(),
-                request_next: 1,
+                request_last: 0,
                 channels: HashMap::new(),
                 channel_next: 1,
                 users: 0,
                 is_closing: false,
+                goodbye: None,
             }),
             wake: Notify::new(),
             changed: Notify::new(),
@@ -292,6 +329,20 @@ impl Connection {
             },
             lost = self.watch(link.limits.heartbeat) => Some(lost),
         };
+        match &lost {
+            // The writer has said `Close`: hanging up at once could tear down what it wrote.
+            None => drop(tokio::time::timeout(CLOSE_ANSWER_WAIT, &mut reader).await),
+            Some(Lost {
+                goodbye: Some(code),
+                ..
+            }) => {
+                self.lock().goodbye = Some(*code);
+                self.wake.notify_one();
+                // A peer that does not read is left without a word.
+                drop(tokio::time::timeout(GOODBYE_WAIT, &mut writer).await);
+            }
+            Some(_) => {}
+        }
         // The next session starts when nothing of this one runs any more.
         for task in [reader.abort_handle(), writer.abort_handle()] {
             task.abort();
@@ -317,9 +368,12 @@ impl Connection {
                 silent_ticks += 1;
             }
             if silent_ticks >= SILENT_TICKS_MAX {
-                return Lost::passing(Error::disconnected(&format!(
-                    "the broker was silent for two intervals of {interval:?}"
-                )));
+                let text = format!("the broker was silent for two intervals of {interval:?}");
+                return Lost {
+                    error: Error::disconnected(&text),
+                    is_final: false,
+                    goodbye: Some(Code::TimedOut),
+                };
             }
             if !self.spoke.swap(false, Ordering::Relaxed) {
                 frame::write_bare(self.lock().out.frames(), FrameKind::Heartbeat, 0, 0);
@@ -334,12 +388,17 @@ impl Connection {
             let mut state = self.lock();
             state.phase = Phase::Down;
             state.session += 1;
+            state.goodbye = None;
             state.out.clear();
             state.listed.clear();
             state
                 .channels
-                .retain(|_, channel| !matches!(channel, Channel::Retired));
-            let channels: Vec<_> = state.channels.values().cloned().collect();
+                .retain(|_, slot| !matches!(slot.channel, Channel::Retired(_)));
+            let mut channels = Vec::with_capacity(state.channels.len());
+            for slot in state.channels.values_mut() {
+                slot.is_open = false;
+                channels.push(slot.channel.clone());
+            }
             (std::mem::take(&mut state.requests), channels)
         };
         fail(requests, error);
@@ -347,7 +406,7 @@ impl Connection {
             match channel {
                 Channel::Producer(producer) => producer.lost(),
                 Channel::Consumer(inbox) => inbox.lost(),
-                Channel::Retired => {}
+                Channel::Retired(_) => {}
             }
         }
         self.changed.notify_waiters();
@@ -361,10 +420,9 @@ impl Connection {
             state.phase = Phase::Up;
             state.limits = Arc::new(link.limits.clone());
             state.out.clear();
-            let mut channels: Vec<_> = state
-                .channels
-                .iter()
-                .map(|(number, channel)| (*number, channel.clone()))
+            let slots = state.channels.iter();
+            let mut channels: Vec<_> = slots
+                .map(|(number, slot)| (*number, slot.channel.clone()))
                 .collect();
             channels.sort_by_key(|(number, _)| *number);
             (state.session, channels)
@@ -388,11 +446,11 @@ impl Connection {
             )
         };
         fail(requests, error);
-        for channel in channels.into_values() {
-            match channel {
+        for slot in channels.into_values() {
+            match slot.channel {
                 Channel::Producer(producer) => producer.ended(error),
                 Channel::Consumer(inbox) => inbox.ended(error),
-                Channel::Retired => {}
+                Channel::Retired(_) => {}
             }
         }
         self.changed.notify_waiters();
@@ -412,6 +470,12 @@ impl Connection {
 
     fn is_closing(&self) -> bool {
         self.lock().is_closing
+    }
+
+    /// What the writer says before it ends, once it is to end.
+    fn goodbye(&self) -> Option<Code> {
+        let state = self.lock();
+        state.goodbye.or(state.is_closing.then_some(Code::Normal))
     }
 
     /// Takes the connection into use, unless it is at its end.
@@ -437,7 +501,7 @@ impl Connection {
     fn shut_down_if_idle(&self) {
         let is_idle = {
             let state = self.lock();
-            let is_used = |channel: &Channel| !matches!(channel, Channel::Retired);
+            let is_used = |slot: &Slot| !matches!(slot.channel, Channel::Retired(_));
             self.queue.is_some() && state.users == 0 && !state.channels.values().any(is_used)
         };
         if is_idle {
@@ -453,10 +517,13 @@ impl Connection {
     /// Every producer of the connection.
     pub(crate) fn producers(&self) -> Vec<Arc<Producer>> {
         let state = self.lock();
-        let producers = state.channels.values().filter_map(|channel| match channel {
-            Channel::Producer(producer) => Some(Arc::clone(producer)),
-            Channel::Consumer(_) | Channel::Retired => None,
-        });
+        let producers = state
+            .channels
+            .values()
+            .filter_map(|slot| match &slot.channel {
+                Channel::Producer(producer) => Some(Arc::clone(producer)),
+                Channel::Consumer(_) | Channel::Retired(_) => None,
+            });
         producers.collect()
     }
 
@@ -479,7 +546,11 @@ impl Connection {
                 number = if number >= most { 1 } else { number + 1 };
             }
             state.channel_next = number + 1;
-            state.channels.insert(number, channel.clone());
+            let slot = Slot {
+                channel: channel.clone(),
+                is_open: false,
+            };
+            state.channels.insert(number, slot);
             (
                 number,
                 matches!(state.phase, Phase::Up).then_some(state.session),
@@ -494,10 +565,11 @@ impl Connection {
     /// Writes the frame that opens a channel, unless its session is gone.
     fn open(&self, number: u16, channel: &Channel, session: u32) {
         let mut frame = Vec::with_capacity(512);
+        let request = self.lock().next_request();
         match channel {
-            Channel::Producer(producer) => producer.open_frame(number, &mut frame),
-            Channel::Consumer(inbox) => inbox.open_frame(number, session, &mut frame),
-            Channel::Retired => return,
+            Channel::Producer(producer) => producer.open_frame(number, request, &mut frame),
+            Channel::Consumer(inbox) => inbox.open_frame(number, session, request, &mut frame),
+            Channel::Retired(_) => return,
         }
         let mut state = self.lock();
         if state.session == session {
@@ -516,48 +588,56 @@ impl Connection {
         self.add(Channel::Consumer(Arc::clone(inbox)))
     }
 
-    /// Gives a producer a new channel, on which it is opened as another producer.
-    pub(crate) fn move_producer(&self, producer: &Arc<Producer>, old: u16) -> Result<(), Code> {
-        self.retire(old, FrameKind::ProducerClose);
-        self.add(Channel::Producer(Arc::clone(producer)))
-            .map(|_| ())
-            .map_err(|_| Code::ChannelInvalid)
-    }
-
     /// Closes the channel of a producer, if it is still its own.
     pub(crate) fn close_producer(&self, number: u16, producer: &Arc<Producer>) {
-        let is_own = matches!(
-            self.lock().channels.get(&number),
-            Some(Channel::Producer(there)) if Arc::ptr_eq(there, producer)
-        );
-        if is_own {
-            self.retire(number, FrameKind::ProducerClose);
-            self.shut_down_if_idle();
-        }
+        let is_own = |channel: &Channel| matches!(channel, Channel::Producer(there) if Arc::ptr_eq(there, producer));
+        self.retire(number, FrameKind::ProducerClose, is_own);
     }
 
     /// Closes the channel of a consumer, if it is still its own.
     pub(crate) fn close_consumer(&self, number: u16, inbox: &Arc<Inbox>) {
-        let is_own = matches!(
-            self.lock().channels.get(&number),
-            Some(Channel::Consumer(there)) if Arc::ptr_eq(there, inbox)
-        );
-        if is_own {
-            self.retire(number, FrameKind::ConsumerClose);
-            self.shut_down_if_idle();
-        }
+        let is_own = |channel: &Channel| matches!(channel, Channel::Consumer(there) if Arc::ptr_eq(there, inbox));
+        self.retire(number, FrameKind::ConsumerClose, is_own);
     }
 
-    fn retire(&self, number: u16, kind: FrameKind) {
+    fn retire(&self, number: u16, kind: FrameKind, is_own: impl Fn(&Channel) -> bool) {
+        {
+            let mut state = self.lock();
+            let is_up = matches!(state.phase, Phase::Up);
+            let is_open = match state.channels.get_mut(&number) {
+                Some(slot) if is_own(&slot.channel) => {
+                    slot.channel = Channel::Retired(kind);
+                    slot.is_open
+                }
+                Some(_) | None => return,
+            };
+            if !is_up {
+                state.channels.remove(&number);
+            } else if is_open {
+                state.write_close(number, kind);
+            }
+        }
+        self.wake.notify_one();
+        self.shut_down_if_idle();
+    }
+
+    /// The broker has opened a channel; it may have been closed here in the meantime.
+    fn opened(&self, header: &FrameHeader) -> Result<Channel, Lost> {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Up) {
-            state.channels.insert(number, Channel::Retired);
-            frame::write_bare(state.out.frames(), kind, number, 0);
+        let Some(slot) = state.channels.get_mut(&header.channel) else {
+            return Err(malformed(Code::ChannelInvalid, header));
+        };
+        let was_open = std::mem::replace(&mut slot.is_open, true);
+        let channel = slot.channel.clone();
+        if was_open {
+            return Err(malformed(Code::UnexpectedFrame, header));
+        }
+        if let Channel::Retired(kind) = channel {
+            state.write_close(header.channel, kind);
             drop(state);
             self.wake.notify_one();
-        } else {
-            state.channels.remove(&number);
         }
+        Ok(channel)
     }
 
     /// Tells the writer that a producer has something to send.
@@ -576,7 +656,7 @@ impl Connection {
     ) {
         let (mut listed, was_full) = {
             let mut state = self.lock();
-            if state.session != session {
+            if state.session != session || state.goodbye.is_some() {
                 return;
             }
             let was_full = state.out.len() > OUT_BYTES_MAX;
@@ -643,27 +723,37 @@ impl Connection {
                     return Ok(is_over.then_some(inbox));
                 }
             }
-            FrameKind::Confirm
-            | FrameKind::Refused
-            | FrameKind::ProducerCredit
-            | FrameKind::ProducerOpened => {
-                if let Some(Channel::Producer(producer)) = self.channel(header)? {
-                    let result = match header.kind {
-                        FrameKind::Confirm => producer.confirm(header, &body),
-                        FrameKind::Refused => producer.refused(header, &body),
-                        FrameKind::ProducerCredit => producer.credit(&body),
-                        _ => producer.opened(session, &body),
-                    };
+            FrameKind::ProducerOpened => {
+                if let Channel::Producer(producer) = self.opened(header)? {
+                    let result = producer.opened(session, &body);
                     result.map_err(|code| malformed(code, header))?;
                 }
             }
             FrameKind::ConsumerOpened => {
-                if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
+                if let Channel::Consumer(inbox) = self.opened(header)? {
                     inbox.opened();
                 }
             }
+            FrameKind::Confirm | FrameKind::Refused | FrameKind::ProducerCredit => {
+                if let Some(Channel::Producer(producer)) = self.channel(header)? {
+                    let result = match header.kind {
+                        FrameKind::Confirm => producer.confirm(header, &body),
+                        FrameKind::Refused => producer.refused(header, &body),
+                        _ => producer.credit(&body),
+                    };
+                    result.map_err(|code| malformed(code, header))?;
+                }
+            }
             FrameKind::ProducerClosed | FrameKind::ConsumerClosed => {
-                self.channel_closed(header.channel, &Error::from_failure(&body));
+                if header.channel == 0 {
+                    return Err(malformed(Code::ChannelInvalid, header));
+                }
+                let error = Error::from_failure(&body);
+                if error.code_number() == Some(Code::ShuttingDown) {
+                    // The channel is to live on with the broker that comes next.
+                    return Err(Lost::passing(error));
+                }
+                self.channel_closed(header.channel, &error);
             }
             FrameKind::Failed => {
                 let error = Error::from_failure(&body);
@@ -722,18 +812,28 @@ impl Connection {
     /// The channel a frame is for; `None` if this side has closed it.
     fn channel(&self, header: &FrameHeader) -> Result<Option<Channel>, Lost> {
         match self.lock().channels.get(&header.channel) {
-            Some(Channel::Retired) => Ok(None),
-            Some(channel) => Ok(Some(channel.clone())),
+            Some(slot) if matches!(slot.channel, Channel::Retired(_)) => Ok(None),
+            Some(slot) => Ok(Some(slot.channel.clone())),
             None => Err(malformed(Code::ChannelInvalid, header)),
         }
     }
 
     fn channel_closed(&self, number: u16, error: &Error) {
-        let channel = self.lock().channels.remove(&number);
-        match channel {
+        let (slot, requests) = {
+            let mut state = self.lock();
+            let is_its = |_: &u64, request: &mut Request| request.channel == number;
+            let requests: Vec<_> = state.requests.extract_if(is_its).collect();
+            (state.channels.remove(&number), requests)
+        };
+        // The end of a channel is the answer to all that was asked on it (P-15).
+        for (_, request) in requests {
+            // A caller who has given up waiting does not want the answer.
+            let _ = request.reply.send(Err(error.clone()));
+        }
+        match slot.map(|slot| slot.channel) {
             Some(Channel::Producer(producer)) => producer.ended(error),
             Some(Channel::Consumer(inbox)) => inbox.ended(error),
-            Some(Channel::Retired) | None => {}
+            Some(Channel::Retired(_)) | None => {}
         }
     }
 
@@ -784,19 +884,20 @@ impl Connection {
     fn enter(
         state: &mut State,
         session: Option<u32>,
+        channel: u16,
         answer: Answer,
     ) -> Option<(u64, oneshot::Receiver<Result<Reply>>)> {
         let is_session = session.is_none_or(|session| session == state.session);
         if !is_session || !matches!(state.phase, Phase::Up) {
             return None;
         }
-        let id = state.request_next;
-        state.request_next += 1;
+        let id = state.next_request();
         let (reply, answered) = oneshot::channel();
         let items = Vec::new();
         state.requests.insert(
             id,
             Request {
+                channel,
                 answer,
                 reply,
                 items,
@@ -825,7 +926,9 @@ impl Connection {
             let answered = loop {
                 self.up().await?;
                 let mut state = self.lock();
-                if let Some((id, answered)) = Self::enter(&mut state, session, answer) {
+                if let Some((id, answered)) =
+                    Self::enter(&mut state, session, header.channel, answer)
+                {
                     let header = FrameHeader {
                         sequence: id,
                         ..header
@@ -903,7 +1006,9 @@ impl Connection {
     ) -> Result<bool> {
         let answered = {
             let mut state = self.lock();
-            let Some((id, answered)) = Self::enter(&mut state, Some(session), Answer::Done) else {
+            let Some((id, answered)) =
+                Self::enter(&mut state, Some(session), channel, Answer::Done)
+            else {
                 return Ok(false);
             };
             state.out.settle_confirmed(channel, outcome, ranges, id);

@@ -72,8 +72,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Most bytes delivered and not settled; 64 MiB unless asked otherwise. Choose no less than the
-    /// largest message.
+    /// Most bytes delivered and not settled; 64 MiB unless asked otherwise. The last message may
+    /// pass the bound, so that none is too large for it.
     pub fn credit_bytes(mut self, bytes: ByteSize) -> Self {
         self.credit_bytes = bytes.bytes();
         self
@@ -534,7 +534,10 @@ impl PullConsumer {
         if count == 0 {
             return Ok(Vec::new());
         }
-        if !inbox.is_damaged_next() && !inbox.is_ended() {
+        if let Some(error) = inbox.end() {
+            return Err(error);
+        }
+        if !inbox.is_damaged_next() {
             let connection = self.settler.connection();
             connection.up().await?;
             let (session, channel) = inbox.place();

@@ -145,15 +145,15 @@ impl Default for Reconnect {
 /// not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Resend {
-    /// Nothing: they end as [`ErrorKind::Indeterminate`].
+    /// Nothing: they end as [`crate::ErrorKind::Indeterminate`].
     Never,
-    /// Publish again what the broker says it has not seen, under the same sequence numbers; if it
-    /// does not know this producer any more, they end as [`ErrorKind::Indeterminate`].
-    Exact,
-    /// As `Exact`, but where the broker does not know the producer any more, publish again anyway.
-    /// Nothing confirmed or pending is lost, and a message may be stored twice. The default.
+    /// Publish them again under their own sequence numbers. A broker knows the last numbers that
+    /// it has stored of each producer, at least 1,024 for each partition, and does not store those
+    /// twice; what it cannot know any more ends as [`crate::ErrorKind::Indeterminate`]. Only a
+    /// broker that has lost its memory, with volatile queues, may store a message twice. The
+    /// default.
     #[default]
-    AtLeastOnce,
+    Unconfirmed,
 }
 
 /// What the broker agreed to on this connection.
@@ -300,7 +300,7 @@ impl Options {
     }
 }
 
-/// A random number that another process does not choose as well: the standard library seeds its
+/// A random number above 0 that another process does not choose as well: the standard library seeds its
 /// hash keys from the operating system.
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
@@ -308,7 +308,8 @@ pub(crate) fn random() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
-    hasher.finish()
+    // Zero names nothing (P-30).
+    hasher.finish().max(1)
 }
 
 #[cfg(test)]

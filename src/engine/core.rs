@@ -8,6 +8,8 @@ use ringpost_wire::{
 };
 
 use crate::control::boot::Boot;
+use crate::control::compaction::Compactor;
+use crate::control::relocate::Residents;
 use crate::control::topology::Topology;
 use crate::control::{checkpoint, state};
 use crate::data::consumer::Sink;
@@ -124,6 +126,7 @@ struct Running {
     flow: Flow,
     topology: Topology,
     swept: Mono,
+    compactor: Compactor,
     /// The checkpoint of the shutdown was begun.
     checkpointed: bool,
 }
@@ -224,6 +227,7 @@ impl Core {
                         flow,
                         topology,
                         swept: now,
+                        compactor: Compactor::default(),
                         checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
@@ -254,13 +258,18 @@ impl Running {
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
             || self.topology.wants_turn()
+            || (flow.journal.wants_turn() && !flow.failed)
         {
             return Some(now);
         }
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
         let gets = flow.gets.iter().map(|get| get.deadline).min();
         let journal = flow.journal.next_deadline();
-        [sweep, gets, journal].into_iter().flatten().min()
+        let compactor = self.compactor.next_deadline();
+        [sweep, gets, journal, compactor]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn step<B: Buffers>(
@@ -343,11 +352,17 @@ impl Running {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.catalog());
             let mut bytes = Vec::new();
-            state::encode(catalog, &flow.queues, &mut bytes);
+            state::encode(catalog, &flow.dedup, &flow.queues, &mut bytes);
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
         }
         if flow.shutting_down {
             flow.journal.flush(buffers, effects);
+        } else if !flow.failed {
+            let Flow {
+                journal, queues, ..
+            } = flow;
+            self.compactor
+                .poll(now, journal, &mut Residents { queues }, buffers, effects);
         }
         flow.journal.turn_end(now, buffers, effects);
         flow.feed_hungry();

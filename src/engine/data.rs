@@ -1,6 +1,7 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
 pub mod consumer;
+pub mod dedup;
 pub mod deliver;
 pub mod flow;
 pub mod journal;

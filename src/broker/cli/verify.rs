@@ -35,7 +35,7 @@ impl From<OfflineError> for Failure {
         let exit = match error {
             OfflineError::Unreadable { .. } | OfflineError::InUse { .. } => Exit::Failed,
             OfflineError::RangeUnknown { .. } => Exit::Usage,
-            OfflineError::NotBuilt => Exit::Failed,
+            OfflineError::Unfit { .. } => Exit::Unfit,
         };
         Failure::new(exit, error.to_string())
     }

@@ -5,7 +5,8 @@
 //! data directory
 //! ├── ringpost.toml      this file's content
 //! ├── lock               held by the broker that uses the directory
-//! └── journal-0000/      one per core: slots `00000000.seg`…, checkpoints
+//! └── layout-0001/       raised when the number of cores changes
+//!     └── core-0000/     a journal: slots `00000000.seg`…, two checkpoints
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::{BootError, BootErrorKind};
 use crate::config::Config;
+use crate::offline;
 use crate::rt::{disk, random_u64};
 
 /// The newest data format that this version reads and writes.
@@ -32,6 +34,7 @@ struct Stored {
     partitions: u16,
     segment_bytes: u32,
     cores: u16,
+    layout: u32,
 }
 
 /// A data directory.
@@ -44,8 +47,10 @@ pub struct Identity {
     pub partitions: u16,
     /// Bytes of a segment, fixed when it was created.
     pub segment_bytes: u32,
-    /// Cores of the broker that used it last.
+    /// Cores of the broker that used it last: each has a journal.
     pub cores: u16,
+    /// Raised when the number of cores changes and the journals are written anew.
+    layout: u32,
 }
 
 impl Identity {
@@ -67,24 +72,20 @@ impl Identity {
                 segment_bytes: u32::try_from(config.segment_bytes)
                     .expect("bounded by the settings"),
                 cores,
+                layout: 1,
             };
             identity.write()?;
             identity
         };
-        if identity.cores != cores {
-            let sentence = format!(
-                "the data directory {} was last used with {} cores; start with --cores {}",
-                directory.display(),
-                identity.cores,
-                identity.cores
-            );
-            return Err(BootError::new(BootErrorKind::Configuration, sentence));
-        }
+        identity.remove_other_layouts()?;
+        let identity = if identity.cores == cores {
+            identity
+        } else {
+            identity.rehome(cores)?
+        };
         for core in 0..cores {
             let journal = identity.journal_directory(core);
-            if !journal.exists() {
-                disk::create_directory(&journal).map_err(|error| unwritable(directory, &error))?;
-            }
+            make(&journal).map_err(|error| unwritable(directory, &error))?;
         }
         Ok(identity)
     }
@@ -132,7 +133,58 @@ impl Identity {
             partitions: stored.partitions,
             segment_bytes: stored.segment_bytes,
             cores: stored.cores,
+            layout: stored.layout,
         })
+    }
+
+    fn layout_directory(&self) -> PathBuf {
+        self.directory.join(format!("layout-{:04}", self.layout))
+    }
+
+    /// What a start with another number of cores left behind: the copy it did not finish, or the
+    /// original it had no more use for.
+    fn remove_other_layouts(&self) -> Result<(), BootError> {
+        let own = self.layout_directory();
+        let entries = std::fs::read_dir(&self.directory)
+            .map_err(|error| unwritable(&self.directory, &error))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("");
+            if name.starts_with("layout-") && path != own {
+                std::fs::remove_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the journals anew for another number of cores. The old ones stay what the directory
+    /// is until the new ones are complete and durable; a crash in between begins anew.
+    fn rehome(self, cores: u16) -> Result<Self, BootError> {
+        tracing::info!(
+            "the number of cores changes from {} to {cores}: writing the journals anew",
+            self.cores
+        );
+        let new = Self {
+            cores,
+            layout: self.layout + 1,
+            ..self.clone()
+        };
+        for core in 0..cores {
+            make(&new.journal_directory(core))
+                .map_err(|error| unwritable(&self.directory, &error))?;
+        }
+        offline::rehome(&self, &new).map_err(|error| {
+            let sentence = format!(
+                "cannot change the number of cores from {} to {cores}: {error}; start with --cores {}",
+                self.cores, self.cores
+            );
+            BootError::new(BootErrorKind::Environment, sentence)
+        })?;
+        new.write()?;
+        new.remove_other_layouts()?;
+        Ok(new)
     }
 
     /// A directory that holds something else is left alone.
@@ -163,6 +215,7 @@ impl Identity {
             partitions: self.partitions,
             segment_bytes: self.segment_bytes,
             cores: self.cores,
+            layout: self.layout,
         };
         let text = toml::to_string(&stored).expect("plain fields are always TOML");
         disk::write_file_atomically(&self.directory.join(FILE), text.as_bytes())
@@ -172,8 +225,18 @@ impl Identity {
     /// Where the journal of a core is.
     #[must_use]
     pub fn journal_directory(&self, core: u16) -> PathBuf {
-        self.directory.join(format!("journal-{core:04}"))
+        self.layout_directory().join(format!("core-{core:04}"))
     }
+}
+
+/// Makes a directory and its parent, durably.
+fn make(directory: &Path) -> std::io::Result<()> {
+    for directory in directory.parent().into_iter().chain([directory]) {
+        if !directory.exists() {
+            disk::create_directory(directory)?;
+        }
+    }
+    Ok(())
 }
 
 fn unwritable(directory: &Path, error: &std::io::Error) -> BootError {

@@ -60,36 +60,17 @@ impl Store {
     ///
     /// If a file cannot be listed, opened or read.
     pub fn open(directory: &Path, name: &str, bell: Arc<Bell>) -> io::Result<(Self, Listing)> {
+        let (slots, checkpoints) = list_journal(directory)?;
         let mut files: Vec<Option<SegmentFile>> = Vec::new();
-        let mut listing = Listing {
-            slots: Vec::new(),
-            checkpoints: Vec::new(),
-        };
-        for listed in disk::list(directory)? {
-            let file_name = listed
-                .path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or("");
-            if let Some(slot) = slot_of(file_name) {
-                let file = SegmentFile::open_for_writing(&listed.path)?;
-                let head = read_head(&file, listed.bytes)?;
-                let idx = slot.0 as usize;
-                if files.len() <= idx {
-                    files.resize(idx + 1, None);
-                }
-                files[idx] = Some(file);
-                listing.slots.push(SlotHead {
-                    slot,
-                    file_bytes: listed.bytes,
-                    head,
-                });
-            } else if file_name.starts_with("checkpoint-") && !file_name.ends_with(".tmp") {
-                listing
-                    .checkpoints
-                    .push(disk::read_file(&listed.path, CHECKPOINT_BYTES_MAX)?);
+        for head in &slots {
+            let idx = head.slot.0 as usize;
+            if files.len() <= idx {
+                files.resize(idx + 1, None);
             }
+            let path = slot_path(directory, head.slot);
+            files[idx] = Some(SegmentFile::open_for_writing(&path)?);
         }
+        let listing = Listing { slots, checkpoints };
         let (requests, inbox) = flume::bounded::<(OpId, FileOp)>(FILE_OPS_MAX);
         let (outbox, answers) = flume::bounded(FILE_OPS_MAX);
         let root = directory.to_path_buf();
@@ -256,6 +237,39 @@ impl Store {
     }
 }
 
+/// The slots of a journal with their first bytes, and the content of its checkpoints.
+///
+/// # Errors
+///
+/// If a file cannot be listed or read.
+pub fn list_journal(directory: &Path) -> io::Result<(Vec<SlotHead>, Vec<Vec<u8>>)> {
+    let mut slots = Vec::new();
+    let mut checkpoints = Vec::new();
+    for listed in disk::list(directory)? {
+        let file_name = listed
+            .path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("");
+        if let Some(slot) = slot_of(file_name) {
+            let file = SegmentFile::open_for_reading(&listed.path)?;
+            let head = read_head(&file, listed.bytes)?;
+            slots.push(SlotHead {
+                slot,
+                file_bytes: listed.bytes,
+                head,
+            });
+        } else if is_checkpoint(file_name) {
+            checkpoints.push(disk::read_file(&listed.path, CHECKPOINT_BYTES_MAX)?);
+        }
+    }
+    Ok((slots, checkpoints))
+}
+
+fn is_checkpoint(file_name: &str) -> bool {
+    matches!(file_name, "checkpoint-0" | "checkpoint-1")
+}
+
 /// Name of a slot's file.
 #[must_use]
 pub fn slot_path(directory: &Path, slot: SlotId) -> PathBuf {
@@ -280,7 +294,9 @@ fn read_head(file: &SegmentFile, bytes: u64) -> io::Result<Vec<u8>> {
     Ok(page.0.to_vec())
 }
 
-fn fault(error: &io::Error) -> IoFault {
+/// A file system's error, as the engine takes it.
+#[must_use]
+pub fn fault(error: &io::Error) -> IoFault {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => IoFault::NoSpace,
         Some(number) => IoFault::Error(number),
@@ -288,7 +304,12 @@ fn fault(error: &io::Error) -> IoFault {
     }
 }
 
-fn perform(root: &Path, what: &FileOp) -> io::Result<()> {
+/// Performs a file operation on the journal at `root`; durable when it returns.
+///
+/// # Errors
+///
+/// What the file system answers.
+pub fn perform(root: &Path, what: &FileOp) -> io::Result<()> {
     match what {
         FileOp::CreateSlot { slot, bytes } => {
             disk::create_segment(&slot_path(root, *slot), *bytes, |_| {})

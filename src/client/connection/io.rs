@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
-use ringpost_wire::{Code, Cut, FrameHeader, FrameKind, control};
+use ringpost_wire::{Cut, FrameHeader, FrameKind, control};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -77,12 +77,12 @@ pub(super) async fn write(
     loop {
         connection.gather(session, &mut control, &mut segments, &mut written);
         if control.is_empty() && segments.is_empty() {
-            if !connection.is_closing() {
+            let Some(code) = connection.goodbye() else {
                 connection.wake.notified().await;
                 continue;
-            }
+            };
             let header = FrameHeader::bare(FrameKind::Close, 0, 0);
-            control::write_failure(&mut control, header, Code::Normal, "closed by the client");
+            control::write_failure(&mut control, header, code, "says the client");
             write_all(&mut half, &control, &[]).await.map_err(io_lost)?;
             return half.shutdown().await.map_err(io_lost);
         }

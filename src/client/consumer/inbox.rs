@@ -116,7 +116,7 @@ impl Inbox {
     }
 
     /// The frame that opens the consumer on `channel`; called once per session.
-    pub(crate) fn open_frame(&self, channel: u16, session: u32, out: &mut Vec<u8>) {
+    pub(crate) fn open_frame(&self, channel: u16, session: u32, request: u64, out: &mut Vec<u8>) {
         let mut state = self.lock();
         state.session = session;
         state.channel = channel;
@@ -137,7 +137,10 @@ impl Inbox {
             flags: is_auto | is_exclusive,
             queue: self.settings.queue.as_bytes(),
         };
-        open.write(out, FrameHeader::bare(FrameKind::ConsumerOpen, channel, 0));
+        open.write(
+            out,
+            FrameHeader::bare(FrameKind::ConsumerOpen, channel, request),
+        );
     }
 
     pub(crate) fn opened(&self) {
@@ -170,12 +173,12 @@ impl Inbox {
             }
             _ => body.slice(DeliverHead::BYTES..),
         };
-        // Tags go forward, and nobody sends more than was asked for.
+        // Tags have no gaps (P-42), and nobody sends more than was asked for.
         let last = header
             .sequence
             .checked_add(u64::from(header.count).wrapping_sub(1))
             .ok_or(Code::BodyMalformed)?;
-        if header.count == 0 || header.sequence <= state.tag_last {
+        if header.count == 0 || header.sequence != state.tag_last + 1 {
             return Err(Code::BodyMalformed);
         }
         let count = u64::from(header.count);
@@ -259,8 +262,9 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
-        self.lock().end.is_some()
+    /// What ended the consumer, if something has.
+    pub(crate) fn end(&self) -> Option<Error> {
+        self.lock().end.clone()
     }
 
     /// Session and channel it lives on now.

@@ -25,7 +25,7 @@ struct State {
     levels: Vec<(u64, Level)>,
     /// Sequences that were not stored, or of which that is unknown; in no order, few.
     failed: Vec<(Range<u64>, Error)>,
-    /// Who waits for which sequence.
+    /// Who waits for which sequence, in order: nobody waits for one twice.
     wakers: Vec<(u64, Waker)>,
 }
 
@@ -53,13 +53,10 @@ impl Group {
             Some((end, last)) if *last == level => *end = upto,
             _ => state.levels.push((upto, level)),
         }
-        state.wakers.retain(|(sequence, waker)| {
-            let is_waiting = *sequence >= upto;
-            if !is_waiting {
-                wakers.push(waker.clone());
-            }
-            is_waiting
-        });
+        let woken = state
+            .wakers
+            .partition_point(|(sequence, _)| *sequence < upto);
+        wakers.extend(state.wakers.drain(..woken).map(|(_, waker)| waker));
     }
 
     /// Notes that `sequences` failed; they are settled later, by what passes them.
@@ -73,13 +70,10 @@ impl Group {
         if sequence < state.settled {
             return true;
         }
-        match state
-            .wakers
-            .iter_mut()
-            .find(|(at, old)| *at == sequence && old.will_wake(waker))
-        {
-            Some(_) => {}
-            None => state.wakers.push((sequence, waker.clone())),
+        match state.wakers.binary_search_by_key(&sequence, |(at, _)| *at) {
+            Ok(place) => state.wakers[place].1.clone_from(waker),
+            // Mostly the last place: who enqueues in order waits in order.
+            Err(place) => state.wakers.insert(place, (sequence, waker.clone())),
         }
         false
     }

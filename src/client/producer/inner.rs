@@ -15,7 +15,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, control};
 use tokio::sync::{Notify, oneshot};
 
 use super::pending::{Pending, PendingBatch};
-use super::window::{Reopened, Segment, Window};
+use super::window::{Segment, Window};
 use crate::connection::Connection;
 use crate::stats::Counters;
 use crate::{Error, ErrorKind, Level, Message, Resend, Result, options};
@@ -118,7 +118,7 @@ impl Inner {
     }
 
     /// The frame that opens the producer on `channel`; called once per session and channel.
-    pub(crate) fn open_frame(&self, channel: u16, out: &mut Vec<u8>) {
+    pub(crate) fn open_frame(&self, channel: u16, request: u64, out: &mut Vec<u8>) {
         let mut state = self.lock();
         state.channel = channel;
         state.epoch += 1;
@@ -133,7 +133,10 @@ impl Inner {
             },
             reserved: 0,
         };
-        open.write(out, FrameHeader::bare(FrameKind::ProducerOpen, channel, 0));
+        open.write(
+            out,
+            FrameHeader::bare(FrameKind::ProducerOpen, channel, request),
+        );
     }
 
     pub(crate) fn opened(self: &Arc<Self>, session: u32, body: &[u8]) -> Result<(), Code> {
@@ -151,46 +154,46 @@ impl Inner {
         if matches!(state.phase, Phase::Ended(_)) {
             return Ok(());
         }
-        let is_resending = self.settings.resend != Resend::Never;
-        let sent = state.window.sent();
-        let (what, mut failed) = state.window.reopen(
+        let is_resending = match self.settings.resend {
+            Resend::Unconfirmed => true,
+            Resend::Never => false,
+        };
+        let resent = state.window.sent();
+        let failed = state.window.reopen(
             opened.sequence,
             credit,
             is_resending,
             &lost,
             &mut after.wakers,
         );
-        if what == Reopened::Renumber && self.settings.resend == Resend::Exact {
-            failed += state.window.fail_below(sent, &lost, &mut after.wakers);
-        }
+        let failed = match failed {
+            Ok(failed) => failed,
+            Err(code) => {
+                let channel = state.channel;
+                drop(state);
+                let text = "the broker knows publishes of this producer that it never sent";
+                self.ended(&Error::from_code(code, text));
+                self.connection.close_producer(channel, self);
+                return Ok(());
+            }
+        };
         if failed > 0 {
             Counters::add(&self.counters.indeterminate, failed);
             state.failure.get_or_insert(lost);
         }
-        match what {
-            Reopened::Continue => {
-                Counters::add(
-                    &self.counters.resent,
-                    sent.saturating_sub(state.window.first()),
-                );
-                state.phase = Phase::Open(session);
-                if let Some(opened) = state.opened.take() {
-                    // Nobody waits if the build was given up; its handle's drop then closes this.
-                    let _ = opened.send(Ok(()));
-                }
-                // Also if it is listed: the list may be that of a session that is gone.
-                state.is_listed = true;
-                after.is_listed = true;
-                self.finish(state, after);
-            }
-            Reopened::Renumber => {
-                state.producer = options::random();
-                state.epoch = 0;
-                let channel = state.channel;
-                self.finish(state, after);
-                self.connection.move_producer(self, channel)?;
-            }
+        Counters::add(
+            &self.counters.resent,
+            resent.saturating_sub(state.window.first()),
+        );
+        state.phase = Phase::Open(session);
+        if let Some(opened) = state.opened.take() {
+            // Nobody waits if the build was given up; its handle's drop then closes this.
+            let _ = opened.send(Ok(()));
         }
+        // Also if it is listed: the list may be that of a session that is gone.
+        state.is_listed = true;
+        after.is_listed = true;
+        self.finish(state, after);
         Ok(())
     }
 

@@ -12,9 +12,9 @@
 //! after a reconnect. Blocks hold messages without any frame header, so a run can be sent again
 //! under another channel or other sequences.
 //!
-//! Sequences in here are *local*: they start at 0 and never change. What travels is the local one
-//! plus `wire_offset`, which changes only together with the producer's id: a number that a broker
-//! has seen from an id is never used again for another message.
+//! Sequences in here start at 0; what travels is that plus `wire_offset`, which the first opening
+//! sets. A message keeps its number for ever: after a reconnect it is sent again under the same one,
+//! which is how a broker knows that it has stored it already (P-32, P-38).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -38,7 +38,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// writes never pins a block each.
 const BLOCK_BYTES_SWAPPED_MIN: usize = BLOCK_BYTES / 4;
 /// Blocks kept for reuse.
-const SPARE_COUNT_MAX: usize = 8;
+const SPARE_COUNT_MAX: usize = 4;
 
 /// A run of messages that is not open any more.
 #[derive(Debug)]
@@ -115,15 +115,6 @@ struct Cursor {
     sequence: u64,
 }
 
-/// What a reopened producer has to do next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reopened {
-    /// Go on sending.
-    Continue,
-    /// The broker's numbers do not join ours: open again under a new producer id.
-    Renumber,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -140,9 +131,8 @@ pub(crate) struct Window {
     bytes: u64,
     granted: ProducerCredit,
     used: ProducerCredit,
-    wire_offset: u64,
-    /// The next opening is the first of its producer id: its numbers are not joined to older ones.
-    is_fresh: bool,
+    /// What the first message has on the wire; `None` until the producer was opened.
+    wire_offset: Option<u64>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -165,8 +155,7 @@ impl Window {
             bytes: 0,
             granted: NO_CREDIT,
             used: NO_CREDIT,
-            wire_offset: 0,
-            is_fresh: true,
+            wire_offset: None,
             spare: Vec::new(),
         }
     }
@@ -197,12 +186,13 @@ impl Window {
     }
 
     /// The sequence that travels for a local one.
-    pub(crate) fn to_wire(&self, local: u64) -> u64 {
-        local.wrapping_add(self.wire_offset)
+    fn to_wire(&self, local: u64) -> u64 {
+        local.wrapping_add(self.wire_offset.unwrap_or_default())
     }
 
+    /// The local sequence of one that travelled; far above all others if it is below the first.
     fn to_local(&self, wire: u64) -> u64 {
-        wire.wrapping_sub(self.wire_offset)
+        wire.wrapping_sub(self.wire_offset.unwrap_or_default())
     }
 
     /// Encodes one message; returns its local sequence.
@@ -346,20 +336,10 @@ impl Window {
         Some(segment)
     }
 
-    /// One piece of a large message. Credit for all of it is taken with the first piece, so that
-    /// neither way of counting fragments is ever exceeded.
+    /// One piece of a large message, which needs credit for a message before its first piece and for
+    /// the bytes of each (P-33).
     fn cut_fragment(&mut self, channel: u16) -> Option<Segment> {
         let block = &self.blocks[self.cursor.block_idx];
-        if self.cursor.offset == 0 {
-            let bytes = block.bytes.len() as u64;
-            if self.used.messages + 1 > self.granted.messages
-                || self.used.bytes + bytes > self.granted.bytes
-            {
-                return None;
-            }
-            self.used.messages += 1;
-            self.used.bytes += bytes;
-        }
         let message_bytes = envelope::length_of(&block.bytes).expect("a message has an envelope");
         let head = FragmentHead {
             message_bytes: u32::try_from(message_bytes).expect("a length is 32 bits on the wire"),
@@ -368,6 +348,13 @@ impl Window {
         let piece_bytes = head.piece_bytes();
         // The block is padded and so is the frame: the padding of both is the same zeros.
         let range = self.cursor.offset..self.cursor.offset + padded(piece_bytes);
+        let used = ProducerCredit {
+            messages: self.used.messages + u64::from(head.offset == 0),
+            bytes: self.used.bytes + range.len() as u64,
+        };
+        if used.messages > self.granted.messages || used.bytes > self.granted.bytes {
+            return None;
+        }
         let head_bytes = head.encode();
         let piece = &block.bytes[self.cursor.offset..self.cursor.offset + piece_bytes];
         let header = FrameHeader {
@@ -388,6 +375,7 @@ impl Window {
         };
         let segment = Segment::new(&header, &head_bytes, &block.bytes, range);
         let is_last = head.is_last();
+        self.used = used;
         self.advance(padded(piece_bytes), u64::from(is_last));
         Some(segment)
     }
@@ -483,15 +471,28 @@ impl Window {
         }
         let range = start.max(self.first)..end;
         self.fail(&range, error);
+        if end > self.cursor.sequence {
+            // The pieces that were not sent are not needed (P-31).
+            self.cursor = Cursor {
+                block_idx: self.cursor.block_idx + 1,
+                offset: 0,
+                sequence: end,
+            };
+        }
         Ok(range.end.saturating_sub(range.start))
     }
 
     fn fail(&mut self, range: &Range<u64>, error: &Error) {
-        for block in &self.blocks {
+        let start = self
+            .blocks
+            .partition_point(|block| block.end() <= range.start);
+        for block in self
+            .blocks
+            .range(start..)
+            .take_while(|block| block.first < range.end)
+        {
             let overlap = range.start.max(block.first)..range.end.min(block.end());
-            if !overlap.is_empty()
-                && let Some(group) = &block.group
-            {
+            if let Some(group) = &block.group {
                 group.fail(overlap, error);
             }
         }
@@ -510,8 +511,13 @@ impl Window {
         count
     }
 
-    /// Joins an opening whose next wire sequence is `next` to what is here (see the module).
-    /// `is_resending` says whether unconfirmed messages may be sent again.
+    /// Starts anew on a channel that was opened with `next` and `credit`. `is_resending` says
+    /// whether messages that were sent and not settled are sent again; otherwise they fail as
+    /// `error` says, and their number is returned.
+    ///
+    /// # Errors
+    /// [`Code::ProducerFenced`] if the broker knows numbers that were never sent: somebody else uses
+    /// the producer's id.
     pub(crate) fn reopen(
         &mut self,
         next: u64,
@@ -519,26 +525,23 @@ impl Window {
         is_resending: bool,
         error: &Error,
         wakers: &mut Vec<Waker>,
-    ) -> (Reopened, u64) {
-        let mut failed = 0;
-        if !is_resending {
-            failed += self.fail_below(self.cursor.sequence, error, wakers);
+    ) -> Result<u64, Code> {
+        let sent = self.cursor.sequence;
+        if self.wire_offset.is_none() {
+            self.wire_offset = Some(next);
         }
-        if self.is_fresh {
-            self.wire_offset = next.wrapping_sub(self.first);
-            self.is_fresh = false;
+        if (1..u64::MAX / 2).contains(&self.to_local(next).wrapping_sub(sent)) {
+            return Err(Code::ProducerFenced);
         }
-        let joined = self.to_local(next);
-        if joined < self.first || joined > self.cursor.sequence {
-            self.is_fresh = true;
-            return (Reopened::Renumber, failed);
-        }
-        // The broker has seen these, and nobody will say any more what became of them.
-        failed += self.fail_below(joined, error, wakers);
+        let failed = if is_resending {
+            0
+        } else {
+            self.fail_below(sent, error, wakers)
+        };
         self.rewind();
         self.granted = credit;
         self.used = NO_CREDIT;
-        (Reopened::Continue, failed)
+        Ok(failed)
     }
 
     /// Everything unsettled is to be sent again.
@@ -590,7 +593,7 @@ mod tests {
     fn opened(next: u64, granted: ProducerCredit) -> Window {
         let mut window = Window::new();
         let outcome = window.reopen(next, granted, true, &lost(), &mut Vec::new());
-        assert_eq!(outcome, (Reopened::Continue, 0));
+        assert_eq!(outcome, Ok(0));
         window
     }
 
@@ -704,39 +707,53 @@ mod tests {
     }
 
     #[test]
-    fn a_reopened_producer_joins_every_answer() {
+    fn a_reopened_producer_goes_on_with_its_own_numbers() {
         let all = credit(100, 1 << 30);
-        // (broker's next, may resend) -> (what to do, failed, frames after it)
-        type Row = (u64, bool, Reopened, u64, &'static [(u64, u32)]);
-        let table: [Row; 8] = [
-            (3, true, Reopened::Continue, 0, &[(3, 6)]),
-            (5, true, Reopened::Continue, 2, &[(5, 4)]),
-            (7, true, Reopened::Continue, 4, &[(7, 2)]),
-            (8, true, Reopened::Renumber, 0, &[]),
-            (1, true, Reopened::Renumber, 0, &[]),
-            (3, false, Reopened::Renumber, 4, &[]),
-            (7, false, Reopened::Continue, 4, &[(7, 2)]),
-            (1, false, Reopened::Renumber, 4, &[]),
-        ];
-        for (next, is_resending, what, failed, sent) in table {
+        // Whatever the broker knows of what was sent, nothing is left out or numbered anew.
+        for next in [0, 1, 3, 5, 7] {
             let mut window = half_way();
-            let outcome = window.reopen(next, all, is_resending, &lost(), &mut Vec::new());
-            assert_eq!(
-                outcome,
-                (what, failed),
-                "next {next}, resending {is_resending}"
-            );
-            if what == Reopened::Renumber {
-                // A new id starts at whatever the broker says, with all that is left.
-                let outcome = window.reopen(40, all, is_resending, &lost(), &mut Vec::new());
-                assert_eq!(outcome, (Reopened::Continue, 0));
-                let left = u32::try_from(window.count()).expect("few");
-                assert_eq!(left, if is_resending { 6 } else { 2 });
-                assert_eq!(frames(&mut window), [(40, left)]);
-            } else {
-                assert_eq!(frames(&mut window), sent);
-            }
+            let failed = window.reopen(next, all, true, &lost(), &mut Vec::new());
+            assert_eq!(failed, Ok(0));
+            assert_eq!(frames(&mut window), [(3, 6)], "the broker is at {next}");
+            let mut window = half_way();
+            let failed = window.reopen(next, all, false, &lost(), &mut Vec::new());
+            assert_eq!(failed, Ok(4));
+            assert_eq!(frames(&mut window), [(7, 2)], "the broker is at {next}");
         }
+        for next in [8, 9, 1_000_000] {
+            let mut window = half_way();
+            let failed = window.reopen(next, all, true, &lost(), &mut Vec::new());
+            assert_eq!(failed, Err(Code::ProducerFenced));
+        }
+    }
+
+    #[test]
+    fn a_large_message_needs_credit_for_a_piece_at_a_time() {
+        let piece = FRAGMENT_BYTES_MAX as u64;
+        let payload = vec![7; 2 * FRAGMENT_BYTES_MAX];
+        let mut window = opened(1, credit(0, piece));
+        window
+            .push(&message(&payload), false)
+            .expect("within limits");
+        assert_eq!(frames(&mut window), []);
+        window.grant(credit(1, piece));
+        assert_eq!(frames(&mut window), [(1, 1)]);
+        window.grant(credit(1, 2 * piece - 1));
+        assert_eq!(frames(&mut window), []);
+        window.grant(credit(1, 2 * piece + 64));
+        assert_eq!(frames(&mut window), [(1, 1), (1, 1)]);
+        // Half sent, it is refused: what is left of it is not sent.
+        window
+            .push(&message(&payload), false)
+            .expect("within limits");
+        window.push(&message(b"x"), false).expect("within limits");
+        window.grant(credit(9, 3 * piece + 64));
+        assert_eq!(frames(&mut window), [(2, 1)]);
+        assert_eq!(window.refuse(2, 1, &lost()), Ok(1));
+        window.grant(credit(9, 3 * piece + 64 + 80));
+        assert_eq!(frames(&mut window), [(3, 1)]);
+        assert_eq!(window.confirm(3, Level::Durable, &mut Vec::new()), Ok(3));
+        assert_eq!(window.bytes(), 0);
     }
 
     #[test]

@@ -223,10 +223,16 @@ impl Boot {
         let Stage::Opening(journal) = stage else {
             unreachable!("only a core that is ready is finished")
         };
-        let catalog = catalog.or(restore.catalog).expect("the core is ready");
+        let Restore {
+            catalog: own,
+            dedup,
+            ..
+        } = restore;
+        let catalog = catalog.or(own).expect("the core is ready");
         let router = Router::of(&catalog, &placement(&config));
         let volatile = Volatile::new(config.limits.volatile_buffers as usize);
         let mut flow = Flow::new(config, now, router, *journal, volatile);
+        flow.dedup = dedup;
         for declared in catalog.all_queues() {
             let mut state = queue_state(declared);
             if let Some(replay) = queues.remove(&declared.id) {

@@ -38,6 +38,8 @@ pub struct Moved {
     pub first: QueueSequence,
     /// Messages; 1 for a piece.
     pub count: u32,
+    /// Padded bytes of the messages.
+    pub bytes: u32,
     /// Number of the piece of a large message.
     pub piece: Option<u32>,
     /// Where the record lies that held them.
@@ -344,6 +346,7 @@ impl Compactor {
                 queue: head.queue,
                 first: head.queue_sequence,
                 count: 1,
+                bytes: 0,
                 piece: Some(head.count),
                 source,
                 target,
@@ -379,6 +382,7 @@ impl Compactor {
                 let appended =
                     journal.append_relocated(buffers, effects, &moved_head, count, &stretch);
                 self.spend(stretch.len() as u64);
+                let bytes = stretch.len() as u32;
                 self.stretch = stretch;
                 self.stretch.clear();
                 let Ok(target) = appended else {
@@ -391,6 +395,7 @@ impl Compactor {
                         queue: head.queue,
                         first,
                         count,
+                        bytes,
                         piece: None,
                         source,
                         target,

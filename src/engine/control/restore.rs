@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use ringpost_wire::control::Durability;
-use ringpost_wire::ids::{QueueId, QueueSequence};
+use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, padded};
 
 use crate::control::catalog::{Catalog, Change};
 use crate::control::{recovery, state};
+use crate::data::dedup::Dedup;
 use crate::data::journal::record::{Kind, RecordHead};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
@@ -20,6 +21,8 @@ use crate::ids::Place;
 struct Pieces {
     message_bytes: u32,
     places: BTreeMap<u32, Place>,
+    /// Producer, epoch and sequence, if a record said so.
+    origin: Option<(ProducerId, u32, u64)>,
 }
 
 /// What a journal has said so far.
@@ -28,6 +31,8 @@ pub struct Restore {
     pub catalog: Option<Catalog>,
     queues: BTreeMap<QueueId, queue::Replay>,
     pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
+    /// What the producers have stored.
+    pub dedup: Dedup,
     /// What did not fit, for people: proved records that contradict each other are bugs or worse.
     pub contradictions: Vec<String>,
 }
@@ -40,6 +45,7 @@ impl Restore {
             catalog,
             queues: BTreeMap::new(),
             pieces: BTreeMap::new(),
+            dedup: Dedup::default(),
             contradictions: Vec::new(),
         }
     }
@@ -80,6 +86,16 @@ impl Restore {
         pieces.places.insert(number, place);
     }
 
+    /// A piece lies here; whether the body is one.
+    fn moved_piece(&mut self, head: &RecordHead, body: &[u8], place: Place) -> bool {
+        let Ok((fragment, _)) = FragmentHead::split(body) else {
+            return false;
+        };
+        let bytes = fragment.message_bytes;
+        self.piece(head.queue, head.queue_sequence, head.count, bytes, place);
+        true
+    }
+
     /// Everything was said: the queues, each with its replay.
     pub fn finish(&mut self) -> BTreeMap<QueueId, queue::Replay> {
         for ((queue, sequence), pieces) in std::mem::take(&mut self.pieces) {
@@ -90,6 +106,9 @@ impl Restore {
             let count = (pieces.message_bytes as usize).div_ceil(head.piece_bytes().max(1));
             if pieces.places.len() != count {
                 continue;
+            }
+            if let Some((producer, epoch, number)) = pieces.origin {
+                self.dedup.store(producer, epoch, queue, (number, number));
             }
             let places: Vec<Place> = pieces.places.into_values().collect();
             let bytes = padded(pieces.message_bytes as usize) as u32;
@@ -109,6 +128,12 @@ impl recovery::Replay for Restore {
                 .push("the checkpoint's state cannot be read".to_owned());
             return;
         };
+        match Dedup::decode(state.dedup) {
+            Some(dedup) => self.dedup = dedup,
+            None => self
+                .contradictions
+                .push("the checkpoint's producers cannot be read".to_owned()),
+        }
         if self.catalog.is_some() {
             match Catalog::decode(state.catalog) {
                 Ok(catalog) => self.catalog = Some(catalog),
@@ -141,10 +166,11 @@ impl recovery::Replay for Restore {
         if entry.kind == Kind::Fragment {
             let bytes = entry.message_bytes;
             self.piece(queue, entry.queue_sequence, entry.count, bytes, place);
-        } else if entry.is_relocated && entry.count == 1 {
+        } else if entry.is_relocated {
+            let (first, count) = (entry.queue_sequence, entry.count);
             let result = self
                 .queue(queue)
-                .moved(entry.queue_sequence, place, entry.body_bytes);
+                .moved_run(first, count, entry.body_bytes, place);
             self.note("an indexed move", queue, result);
         } else {
             let result = self.queue(queue).run(
@@ -168,23 +194,33 @@ impl recovery::Replay for Restore {
             Marking::Plain,
         );
         self.note("a run", head.queue, result);
+        let first = head.producer_sequence.0;
+        let last = first + u64::from(head.count).saturating_sub(1);
+        self.dedup.store(
+            head.producer,
+            head.producer_epoch,
+            head.queue,
+            (first, last),
+        );
     }
 
     fn fragment(&mut self, head: &RecordHead, body: &[u8], place: Place) {
-        if let Ok((fragment, _)) = FragmentHead::split(body) {
-            let bytes = fragment.message_bytes;
-            self.piece(head.queue, head.queue_sequence, head.count, bytes, place);
+        if self.moved_piece(head, body, place) {
+            let key = (head.queue, head.queue_sequence);
+            let origin = (head.producer, head.producer_epoch, head.producer_sequence.0);
+            if let Some(pieces) = self.pieces.get_mut(&key) {
+                pieces.origin = Some(origin);
+            }
         }
     }
 
     fn relocated(&mut self, head: &RecordHead, body: &[u8], place: Place) {
         if head.kind == Kind::Fragment {
-            self.fragment(head, body, place);
+            self.moved_piece(head, body, place);
         } else {
             let bytes = body.len() as u32;
-            let result = self
-                .queue(head.queue)
-                .moved(head.queue_sequence, place, bytes);
+            let (first, count) = (head.queue_sequence, head.count);
+            let result = self.queue(head.queue).moved_run(first, count, bytes, place);
             self.note("a move", head.queue, result);
         }
     }

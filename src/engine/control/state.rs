@@ -3,19 +3,24 @@
 //!
 //! ```text
 //! version u32 = 1 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
+//! producers' bytes u32 | producers (data/dedup.rs)
 //! queue count u32 | per queue: id u32, bytes u32, state (queue/replay.rs)
 //! ```
 
 use crate::control::catalog::Catalog;
+use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
 
 const VERSION: u32 = 1;
 
 /// Appends the state: `catalog` on the meta core, and the durable queues of this one.
-pub fn encode(catalog: Option<&Catalog>, queues: &Queues, out: &mut Vec<u8>) {
+pub fn encode(catalog: Option<&Catalog>, dedup: &Dedup, queues: &Queues, out: &mut Vec<u8>) {
     out.extend_from_slice(&VERSION.to_le_bytes());
     let snapshot = catalog.map(Catalog::encode).unwrap_or_default();
     put_bytes(out, &snapshot);
+    let mut producers = Vec::new();
+    dedup.encode(&mut producers);
+    put_bytes(out, &producers);
     let durable = || queues.iter().filter(|state| state.durable);
     out.extend_from_slice(&(durable().count() as u32).to_le_bytes());
     let mut bytes = Vec::new();
@@ -38,6 +43,8 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 pub struct State<'a> {
     /// The catalog's snapshot, empty if this is not the meta core's journal.
     pub catalog: &'a [u8],
+    /// What the producers have stored.
+    pub dedup: &'a [u8],
     /// Queue ids and their states.
     pub queues: Vec<(u32, &'a [u8])>,
 }
@@ -50,12 +57,17 @@ pub fn decode(bytes: &[u8]) -> Option<State<'_>> {
         return None;
     }
     let catalog = take_bytes(&mut rest)?;
+    let dedup = take_bytes(&mut rest)?;
     let count = take_u32(&mut rest)?;
     let mut queues = Vec::new();
     for _ in 0..count {
         queues.push((take_u32(&mut rest)?, take_bytes(&mut rest)?));
     }
-    rest.is_empty().then_some(State { catalog, queues })
+    rest.is_empty().then_some(State {
+        catalog,
+        dedup,
+        queues,
+    })
 }
 
 fn take_u32(rest: &mut &[u8]) -> Option<u32> {
@@ -79,7 +91,12 @@ mod tests {
     fn a_state_survives_and_every_cut_is_seen() {
         let catalog = Catalog::new(4);
         let mut bytes = Vec::new();
-        encode(Some(&catalog), &Queues::default(), &mut bytes);
+        encode(
+            Some(&catalog),
+            &Dedup::default(),
+            &Queues::default(),
+            &mut bytes,
+        );
         let state = decode(&bytes).expect("it was just written");
         assert_eq!(state.catalog, catalog.encode());
         assert_eq!(state.queues, []);

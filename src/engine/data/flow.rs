@@ -9,6 +9,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::core::CoreConfig;
 use crate::data::consumer::{GetWait, Sink};
+use crate::data::dedup::Dedup;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
@@ -270,6 +271,7 @@ pub struct Flow {
     pub(crate) producers: Slab<Producer>,
     pub(crate) sinks: Slab<Sink>,
     pub(crate) queues: Queues,
+    pub(crate) dedup: Dedup,
     pub(crate) router: Router,
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
@@ -343,6 +345,7 @@ impl Flow {
             producers: Slab::default(),
             sinks: Slab::default(),
             queues: Queues::default(),
+            dedup: Dedup::default(),
             router,
             journal,
             volatile,

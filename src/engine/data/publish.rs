@@ -12,6 +12,7 @@ use ringpost_wire::{
 };
 
 use crate::Effects;
+use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
 use crate::data::journal::{Appended, NoRoom, RunHead};
 use crate::data::producer::{Assembly, Producer, Span, Word};
@@ -29,6 +30,24 @@ struct Group<'a> {
     count: u32,
     bytes: &'a [u8],
     mandatory: bool,
+}
+
+impl<'a> Group<'a> {
+    /// Each message as a group of its own.
+    fn singly(self) -> impl Iterator<Item = Group<'a>> {
+        let mut rest = self.bytes;
+        (0..self.count).map(move |offset| {
+            let length = envelope::length_of(rest).expect("it was checked");
+            let (bytes, after) = rest.split_at(padded(length));
+            rest = after;
+            Group {
+                first: self.first + u64::from(offset),
+                count: 1,
+                bytes,
+                ..self
+            }
+        })
+    }
 }
 
 impl Flow {
@@ -58,7 +77,7 @@ impl Flow {
         self.grant(&mut producer);
         producer.told = producer.granted;
         let opened = ProducerOpened {
-            sequence: 1,
+            sequence: self.dedup.next(id),
             messages: producer.granted.0,
             bytes: producer.granted.1,
         };
@@ -252,12 +271,18 @@ impl Flow {
                 span.level = level;
                 let here = self.config.core;
                 let local = targets.iter().filter(|target| target.core == here).count();
-                if local > 0 && self.overflows(targets, group.count, group.bytes.len()) {
-                    // Rare: a queue is nearly full. Each message has its own answer then.
-                    if group.count > 1 {
-                        self.route_singly(key, group, targets, buffers, effects);
-                        return;
-                    }
+                let full = local > 0 && self.overflows(targets, group.count, group.bytes.len());
+                let again = targets
+                    .iter()
+                    .filter(|target| target.core == here)
+                    .any(|target| !self.dedup.is_ahead(id, epoch, target.queue, group.first));
+                // Rare: a queue is nearly full, or a producer sends again. Each message has its own
+                // answer then.
+                if (full || again) && group.count > 1 {
+                    self.route_singly(key, group, targets, buffers, effects);
+                    return;
+                }
+                if full && !again {
                     if local == 1 || local == targets.len() {
                         span.failed = Some(Code::QueueFull);
                         self.stats.refused += 1;
@@ -288,17 +313,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        let mut at = 0;
-        for offset in 0..group.count {
-            let length = envelope::length_of(&group.bytes[at..]).expect("it was checked");
-            let bytes = &group.bytes[at..at + padded(length)];
-            at += bytes.len();
-            let one = Group {
-                first: group.first + u64::from(offset),
-                count: 1,
-                bytes,
-                ..group
-            };
+        for one in group.singly() {
             self.route(key, one, targets, false, buffers, effects);
         }
     }
@@ -399,6 +414,14 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Result<u64, Code> {
+        if !self.dedup.is_ahead(producer, epoch, queue, group.first) {
+            if group.count > 1 {
+                return self.append_again(queue, producer, epoch, group, buffers, effects);
+            }
+            if let Some(known) = self.known(queue, producer, epoch, group.first)? {
+                return Ok(known);
+            }
+        }
         let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
         let mut rest = group.bytes;
         let mut left = group.count;
@@ -451,6 +474,47 @@ impl Flow {
             });
         }
         Ok(self.appended(queue))
+    }
+
+    /// Whether a queue has stored a publish before: then the block to wait for, 0 = none (P-38).
+    fn known(
+        &self,
+        queue: QueueId,
+        producer: ProducerId,
+        epoch: u32,
+        sequence: u64,
+    ) -> Result<Option<u64>, Code> {
+        match self.dedup.judge(producer, epoch, queue, sequence) {
+            Seen::New => Ok(None),
+            Seen::TooOld => Err(Code::SequenceTooOld),
+            Seen::Fenced => Err(Code::ProducerFenced),
+            // It may still be on its way to the disk, and is not behind what was appended last.
+            Seen::Before => {
+                let durable = self.queues.get(queue).is_some_and(|state| state.durable);
+                Ok(Some(if durable {
+                    self.journal.open_block().0
+                } else {
+                    0
+                }))
+            }
+        }
+    }
+
+    /// Appends a group of which some were perhaps stored before, one by one.
+    fn append_again<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        producer: ProducerId,
+        epoch: u32,
+        group: Group<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<u64, Code> {
+        let mut block = 0;
+        for one in group.singly() {
+            block = block.max(self.append(queue, producer, epoch, one, buffers, effects)?);
+        }
+        Ok(block)
     }
 
     /// Asks the other cores among `targets` to take the group. Returns how many were asked.
@@ -829,6 +893,9 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Result<u64, Code> {
+        if let Some(known) = self.known(queue, producer, epoch, sequence)? {
+            return Ok(known);
+        }
         let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
         let head = RunHead {
             producer,
@@ -874,6 +941,8 @@ impl Flow {
         state
             .queue
             .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
+        self.dedup
+            .store(producer, epoch, queue, (sequence, sequence));
         Ok(self.appended(queue))
     }
 

@@ -121,6 +121,21 @@ enum Source {
     Returned,
 }
 
+/// Messages of one record of which at least one is live.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveRun {
+    /// The first message.
+    pub first: QueueSequence,
+    /// Messages, settled ones among them included.
+    pub count: u32,
+    /// The record; of a large message the one of its first piece.
+    pub place: Place,
+    /// Messages of the record before the first one.
+    pub skip: u32,
+    /// Of a large message: the records of its pieces, in order; else empty.
+    pub pieces: Vec<Place>,
+}
+
 /// What to deliver next, and to whom. Good until the queue changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -935,6 +950,43 @@ impl Queue {
         Some(old)
     }
 
+    /// The record at `target` holds `count` messages from `first` on, with `bytes` padded bytes, that
+    /// lay in the record at `source`: those that are still live and still there lie at the target
+    /// now. Returns how many.
+    ///
+    /// # Panics
+    /// If a number passes [`RUN_MESSAGES_MAX`] or [`RUN_BYTES_MAX`].
+    pub fn moved_run(
+        &mut self,
+        (first, count, bytes): (QueueSequence, u32, u32),
+        source: Place,
+        target: Place,
+    ) -> u32 {
+        let run = Run::new(first.0, count, bytes, target).expect("a record is bounded");
+        self.fresh_run = None;
+        self.index.relocate_run(run, Some(source), &self.settled) as u32
+    }
+
+    /// Piece `number` of a fragmented message moved; whether the message is live and lay there.
+    pub fn moved_piece(
+        &mut self,
+        sequence: QueueSequence,
+        number: u32,
+        source: Place,
+        target: Place,
+    ) -> bool {
+        self.fresh_run = None;
+        self.is_live(sequence)
+            && self
+                .index
+                .relocate_piece(sequence.0, number, source, target)
+    }
+
+    /// Whether the message is not durably settled and lies, in whole or in part, at `place`.
+    pub fn lies_at(&self, sequence: QueueSequence, place: Place) -> bool {
+        self.is_live(sequence) && self.index.lies_at(sequence.0, place)
+    }
+
     /// The same for a fragmented message; its old records are those of [`Queue::pieces`] before.
     /// Returns whether the message is live.
     pub fn moved_fragmented(&mut self, sequence: QueueSequence, places: &[Place]) -> bool {
@@ -951,6 +1003,24 @@ impl Queue {
     /// messages it holds there.
     pub fn for_each_live_run(&self, each: impl FnMut(SegmentIdx, u32)) {
         self.index.for_each_live(each);
+    }
+
+    /// Where the live messages are, stretch by stretch, in queue order.
+    pub fn live_runs(&self) -> Vec<LiveRun> {
+        self.index
+            .iter()
+            .map(|run| LiveRun {
+                first: QueueSequence(run.first()),
+                count: run.count() as u32,
+                place: run.place(),
+                skip: run.index_of(run.first()),
+                pieces: self
+                    .index
+                    .pieces(run.first())
+                    .filter(|_| run.is_fragmented())
+                    .map_or_else(Vec::new, |pieces| pieces.places.clone()),
+            })
+            .collect()
     }
 
     /// Entries in the index, and ranges settled out of order: what the queue's memory grows with.

@@ -99,7 +99,7 @@ fn publish_everywhere(router: &mut Router, keys: &[String], targets: &mut Vec<Ta
             b"amq.headers",
         ] {
             let done = router.resolve(TENANT_DEFAULT, exchange, key.as_bytes(), headers, targets);
-            assert_eq!(done, Ok(()));
+            assert!(done.is_ok());
             delivered += targets.len();
         }
     }
@@ -139,9 +139,9 @@ fn unknown_addresses_allocate_nothing() {
         let none = router.resolve(TENANT_DEFAULT, b"none", &long, b"", &mut targets);
         assert!(none.is_err());
         let unbound = router.resolve(TENANT_DEFAULT, b"amq.topic", &long, b"", &mut targets);
-        assert_eq!(unbound, Ok(()));
+        assert!(unbound.is_ok());
         let damaged = router.resolve(TENANT_DEFAULT, b"amq.headers", b"", &long, &mut targets);
-        assert_eq!(damaged, Ok(()));
+        assert!(damaged.is_ok());
         assert!(targets.is_empty());
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);

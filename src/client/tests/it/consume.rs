@@ -9,7 +9,7 @@ use ringpost_wire::header::{
     SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
 };
 use ringpost_wire::{
-    Code, DeliverHead, FrameKind, SettleRange, control::Body, control::ConsumerCredit,
+    Code, DeliverHead, FrameKind, SettleRange, control, control::Body, control::ConsumerCredit,
 };
 
 use crate::builder;
@@ -303,7 +303,11 @@ async fn credit_may_change() {
 async fn more_than_the_credit_is_not_taken() {
     let (client, mut consumer, _main, mut peer, channel) = by_hand(2).await;
     peer.deliver(channel, 1, &[b"1", b"2", b"3"]).await;
-    assert_eq!(peer.rest().await, []);
+    let (_, body) = peer.expect(FrameKind::Close).await;
+    assert_eq!(
+        control::Failure::decode(&body).unwrap().code,
+        Code::CreditExceeded as u16
+    );
     drop(client);
     // The consumer subscribes again on another connection; nobody answers here.
     assert!(crate::publish::is_pending(std::pin::pin!(
@@ -383,7 +387,7 @@ async fn flags_and_heads_are_read() {
         delivery_count: 3,
     };
     let body = [message(b"a"), message(b"b")].concat();
-    peer.send(&deliver_frame(channel, 5, 2, 1, &head, &body))
+    peer.send(&deliver_frame(channel, 1, 2, 1, &head, &body))
         .await;
     let batch = consumer.next_batch().await.unwrap().unwrap();
     let last = batch.iter().last().unwrap();
@@ -406,6 +410,30 @@ async fn the_broker_may_end_a_consumer() {
     );
     assert_eq!(consumer.ack(&batch).await.unwrap(), Settlement::Stale);
     drop(client);
+}
+
+#[tokio::test]
+async fn the_broker_may_end_a_pull_consumer() {
+    let door = Door::open().await;
+    let (client, _main) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+    let client = client.unwrap();
+    let opening = async {
+        let mut peer = door.welcome().await;
+        let channel = peer.open_consumer().await;
+        (peer, channel)
+    };
+    let (consumer, (mut peer, channel)) = tokio::join!(client.consumer("q").pull(), opening);
+    let mut consumer = consumer.unwrap();
+    let answering = async {
+        peer.expect(FrameKind::Get).await;
+        peer.fail(FrameKind::ConsumerClosed, channel, 0, Code::QueueDeleted)
+            .await;
+    };
+    // The channel's end is the answer to all of it (P-15).
+    let (result, ()) = tokio::join!(consumer.get(1, Duration::from_secs(60)), answering);
+    assert_eq!(result.unwrap_err().code(), Some("queue_deleted"));
+    let again = consumer.get(1, Duration::ZERO).await.unwrap_err();
+    assert_eq!(again.code(), Some("queue_deleted"));
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ pub struct Settings {
     /// Credit ahead of what a producer has published.
     pub credit_messages: u64,
     pub credit_bytes: u64,
-    /// A known producer goes on where it was; otherwise it is not known.
+    /// What a producer publishes again is not stored again.
     pub knows_producers: bool,
     /// Confirms are kept back.
     pub holds_confirms: bool,
@@ -103,13 +103,17 @@ struct Session {
     producers: BTreeMap<u16, Producer>,
     consumers: BTreeMap<u16, Consumer>,
     received: usize,
+    /// Requests of this client count up.
+    request_last: u64,
 }
 
 struct Producer {
     id: u64,
     level: u8,
     downgrade: bool,
-    next: u64,
+    /// Sequence of the next publish, once there was one.
+    next: Option<u64>,
+    /// Everything below has its outcome.
     confirmed: u64,
     messages: u64,
     bytes: u64,
@@ -283,6 +287,20 @@ impl Session {
         if header.kind != FrameKind::Publish {
             frame::check_body(header, &body)?;
         }
+        let is_request = header.kind as u8 >= FrameKind::ProducerOpen as u8
+            && !matches!(
+                header.kind,
+                FrameKind::Publish
+                    | FrameKind::PublishFragment
+                    | FrameKind::Settle
+                    | FrameKind::ConsumerCredit
+            );
+        if is_request && header.sequence <= self.request_last {
+            return Err(Code::UnexpectedFrame);
+        }
+        if is_request {
+            self.request_last = header.sequence;
+        }
         match header.kind {
             FrameKind::Hello => welcome(out),
             FrameKind::Heartbeat => {}
@@ -308,8 +326,9 @@ impl Session {
             FrameKind::ConsumerOpen => {
                 let open = ConsumerOpen::decode(&body)?;
                 if !model.queues.contains_key(text(open.queue)) {
-                    let closed = FrameHeader::bare(FrameKind::ConsumerClosed, header.channel, 0);
-                    control::write_failure(out, closed, Code::QueueUnknown, "no such queue");
+                    let kind = FrameKind::Failed;
+                    let failed = FrameHeader::bare(kind, header.channel, header.sequence);
+                    control::write_failure(out, failed, Code::QueueUnknown, "no such queue");
                     return Ok(false);
                 }
                 let consumer = Consumer {
@@ -321,7 +340,12 @@ impl Session {
                     get: None,
                 };
                 self.consumers.insert(header.channel, consumer);
-                frame::write_bare(out, FrameKind::ConsumerOpened, header.channel, 0);
+                frame::write_bare(
+                    out,
+                    FrameKind::ConsumerOpened,
+                    header.channel,
+                    header.sequence,
+                );
             }
             FrameKind::Settle => return self.settle(model, header, &body, out),
             FrameKind::ConsumerCredit => {
@@ -368,8 +392,8 @@ impl Session {
         let open = ProducerOpen::decode(body)?;
         let known = model.producers.entry(open.producer).or_insert((1, 0));
         if open.epoch <= known.1 {
-            let closed = FrameHeader::bare(FrameKind::ProducerClosed, header.channel, 0);
-            control::write_failure(out, closed, Code::ProducerFenced, "");
+            let failed = FrameHeader::bare(FrameKind::Failed, header.channel, header.sequence);
+            control::write_failure(out, failed, Code::ProducerFenced, "");
             return Ok(());
         }
         known.1 = open.epoch;
@@ -380,15 +404,15 @@ impl Session {
             id: open.producer,
             level: open.level,
             downgrade: open.flags & control::PRODUCER_DOWNGRADE != 0,
-            next: known.0,
-            confirmed: known.0,
+            next: None,
+            confirmed: 0,
             messages: 0,
             bytes: 0,
             partial: Vec::new(),
             lowest: open.level,
         };
         let opened = ProducerOpened {
-            sequence: producer.next,
+            sequence: known.0,
             messages: model.settings.credit_messages,
             bytes: model.settings.credit_bytes,
         };
@@ -411,9 +435,7 @@ impl Session {
             .producers
             .get_mut(&header.channel)
             .ok_or(Code::ChannelInvalid)?;
-        if header.sequence != producer.next {
-            return Err(Code::SequenceGap);
-        }
+        producer.follow(header.sequence)?;
         let mut count = 0;
         for message in Messages::new(body) {
             let message = message?;
@@ -442,9 +464,7 @@ impl Session {
             .producers
             .get_mut(&header.channel)
             .ok_or(Code::ChannelInvalid)?;
-        if header.sequence != producer.next {
-            return Err(Code::SequenceGap);
-        }
+        producer.follow(header.sequence)?;
         let (head, piece) = FragmentHead::split(body)?;
         if head.offset == 0 {
             producer.take(model, padded(head.message_bytes as usize))?;
@@ -508,8 +528,9 @@ impl Session {
     /// Confirms and delivers what can be.
     fn turn(&mut self, model: &mut Model, out: &mut Vec<u8>) {
         for (channel, producer) in &mut self.producers {
-            if producer.next > producer.confirmed && !model.settings.holds_confirms {
-                producer.confirmed = producer.next;
+            let next = producer.next.unwrap_or_default();
+            if next > producer.confirmed && !model.settings.holds_confirms {
+                producer.confirmed = next;
                 let credit = ProducerCredit {
                     messages: producer.messages + model.settings.credit_messages,
                     bytes: producer.bytes + model.settings.credit_bytes,
@@ -522,7 +543,7 @@ impl Session {
                 } else {
                     let header = FrameHeader {
                         flags: producer.lowest,
-                        ..FrameHeader::bare(FrameKind::Confirm, *channel, producer.next - 1)
+                        ..FrameHeader::bare(FrameKind::Confirm, *channel, next - 1)
                     };
                     credit.write(out, header);
                     producer.lowest = producer.level;
@@ -536,12 +557,23 @@ impl Session {
 }
 
 impl Producer {
+    /// Checks that no sequence is left out.
+    fn follow(&mut self, sequence: u64) -> Result<(), Code> {
+        if self.next.is_none() {
+            self.confirmed = sequence;
+        }
+        match self.next.get_or_insert(sequence) {
+            next if *next == sequence => Ok(()),
+            _ => Err(Code::SequenceGap),
+        }
+    }
+
     /// Counts a message against the credit.
     fn take(&mut self, model: &Model, bytes: usize) -> Result<(), Code> {
         self.messages += 1;
         self.bytes += bytes as u64;
         // What was granted is what was confirmed and the window, at least what it was opened with.
-        let unconfirmed = self.next - self.confirmed;
+        let unconfirmed = self.next.unwrap_or(self.confirmed) - self.confirmed;
         if unconfirmed >= model.settings.credit_messages {
             return Err(Code::CreditExceeded);
         }
@@ -549,9 +581,10 @@ impl Producer {
     }
 
     fn publish_done(&mut self, model: &mut Model, count: u64) {
-        self.next += count;
+        let next = self.next.map_or(0, |next| next + count);
+        self.next = Some(next);
         if let Some(known) = model.producers.get_mut(&self.id) {
-            known.0 = self.next;
+            known.0 = known.0.max(next);
         }
     }
 
@@ -563,6 +596,10 @@ impl Producer {
         bytes: &Bytes,
         out: &mut Vec<u8>,
     ) -> Result<(), Code> {
+        let is_stored = |known: &(u64, u32)| sequence < known.0;
+        if model.settings.knows_producers && model.producers.get(&self.id).is_some_and(is_stored) {
+            return Ok(());
+        }
         let message = envelope::open(bytes)?;
         let (exchange, key) = (text(message.exchange()), text(message.routing_key()));
         let names: Vec<String> = if exchange.is_empty() {

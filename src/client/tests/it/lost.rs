@@ -36,6 +36,8 @@ async fn published(peer: &mut Peer, count: u32) -> Vec<u64> {
 /// Four messages published of six, the first confirmed; then the connection is cut.
 struct Cut {
     door: Door,
+    /// Producer id.
+    id: u64,
     client: Client,
     producer: Producer,
     pendings: Vec<ringpost_client::Pending>,
@@ -43,7 +45,16 @@ struct Cut {
 
 async fn cut(resend: Resend) -> Cut {
     let door = Door::open().await;
-    let (client, producer, mut peer, channel) = by_hand(&door, resend).await;
+    let connect = builder(&door.address()).resend(resend).connect();
+    let (client, mut peer) = tokio::join!(connect, door.welcome());
+    let client = client.unwrap();
+    let opening = async {
+        let (channel, id, _) = reopening(&mut peer).await;
+        peer.producer_opened(channel, 1, 4, 1 << 20).await;
+        (channel, id)
+    };
+    let (producer, (channel, id)) = tokio::join!(client.producer("").build(), opening);
+    let producer = producer.unwrap();
     let mut pendings = Vec::new();
     for n in 0..6 {
         pendings.push(
@@ -66,6 +77,7 @@ async fn cut(resend: Resend) -> Cut {
     pendings.remove(0).await.unwrap();
     Cut {
         door,
+        id,
         client,
         producer,
         pendings,
@@ -91,99 +103,60 @@ async fn reopening(peer: &mut Peer) -> (u16, u64, u32) {
 }
 
 #[tokio::test]
-async fn unconfirmed_messages_are_sent_again_with_their_sequences() {
-    let cut = cut(Resend::AtLeastOnce).await;
-    let mut peer = cut.door.welcome().await;
-    let (channel, _, epoch) = reopening(&mut peer).await;
-    assert_eq!(epoch, 2);
-    peer.producer_opened(channel, 2, 100, 1 << 20).await;
-    assert_eq!(published(&mut peer, 5).await, [2, 3, 4, 5, 6]);
-    peer.confirm(channel, 6, control::Level::Durable).await;
-    assert_eq!(outcomes(cut.pendings).await, [None; 5]);
-    let stats = cut.client.stats();
-    assert_eq!((stats.reconnects, stats.resent, stats.in_flight), (1, 3, 0));
-}
-
-#[tokio::test]
-async fn what_the_broker_has_seen_unconfirmed_is_unknown() {
-    let cut = cut(Resend::AtLeastOnce).await;
-    let mut peer = cut.door.welcome().await;
-    let (channel, ..) = reopening(&mut peer).await;
-    peer.producer_opened(channel, 4, 100, 1 << 20).await;
-    assert_eq!(published(&mut peer, 3).await, [4, 5, 6]);
-    peer.confirm(channel, 6, control::Level::Durable).await;
-    assert_eq!(
-        outcomes(cut.pendings).await,
-        [UNKNOWN, UNKNOWN, None, None, None]
-    );
-}
-
-#[tokio::test]
-async fn a_confirm_before_the_opening_saves_what_the_broker_has_seen() {
-    let cut = cut(Resend::AtLeastOnce).await;
-    let mut peer = cut.door.welcome().await;
-    let (channel, ..) = reopening(&mut peer).await;
-    peer.refuse(channel, 2, 1, Code::QueueFull).await;
-    peer.confirm(channel, 3, control::Level::Durable).await;
-    peer.producer_opened(channel, 4, 100, 1 << 20).await;
-    assert_eq!(published(&mut peer, 3).await, [4, 5, 6]);
-    peer.confirm(channel, 6, control::Level::Durable).await;
-    assert_eq!(
-        outcomes(cut.pendings).await,
-        [Some(ErrorKind::Full), None, None, None, None]
-    );
-}
-
-#[tokio::test]
-async fn a_broker_that_forgot_the_producer_gets_a_new_one() {
-    let cut = cut(Resend::AtLeastOnce).await;
-    let mut peer = cut.door.welcome().await;
-    let (channel, old, _) = reopening(&mut peer).await;
-    peer.producer_opened(channel, 1, 100, 1 << 20).await;
-    assert_eq!(
-        peer.expect(FrameKind::ProducerClose).await.0.channel,
-        channel
-    );
-    let (channel, new, epoch) = reopening(&mut peer).await;
-    assert_ne!(
-        old, new,
-        "a sequence is never used for another message of the same producer"
-    );
-    assert_eq!(epoch, 1);
-    peer.producer_opened(channel, 1, 100, 1 << 20).await;
-    assert_eq!(published(&mut peer, 5).await, [1, 2, 3, 4, 5]);
-    peer.confirm(channel, 5, control::Level::Durable).await;
-    assert_eq!(outcomes(cut.pendings).await, [None; 5]);
-}
-
-#[tokio::test]
-async fn without_leave_to_resend_the_sent_ones_are_unknown() {
-    for (resend, next) in [(Resend::Exact, 1), (Resend::Never, 2)] {
-        let cut = cut(resend).await;
+async fn unconfirmed_messages_are_sent_again_under_their_sequences() {
+    // Whatever the broker knows of them (P-32): nothing, all that was confirmed, more, all.
+    for next in [1, 2, 4, 5] {
+        let cut = cut(Resend::Unconfirmed).await;
         let mut peer = cut.door.welcome().await;
-        let (channel, ..) = reopening(&mut peer).await;
+        let (channel, id, epoch) = reopening(&mut peer).await;
+        assert_eq!((id == cut.id, epoch), (true, 2));
         peer.producer_opened(channel, next, 100, 1 << 20).await;
-        // Two were never sent, and no number is used twice.
-        peer.expect(FrameKind::ProducerClose).await;
-        let (channel, ..) = reopening(&mut peer).await;
-        peer.producer_opened(channel, 1, 100, 1 << 20).await;
-        assert_eq!(published(&mut peer, 2).await, [1, 2]);
-        peer.confirm(channel, 2, control::Level::Durable).await;
+        assert_eq!(published(&mut peer, 5).await, [2, 3, 4, 5, 6]);
+        peer.refuse(channel, 2, 1, Code::SequenceTooOld).await;
+        peer.confirm(channel, 6, control::Level::Durable).await;
         assert_eq!(
             outcomes(cut.pendings).await,
-            [UNKNOWN, UNKNOWN, UNKNOWN, None, None]
+            [UNKNOWN, None, None, None, None]
         );
-        assert_eq!(
-            cut.producer.flush().await.unwrap_err().kind(),
-            ErrorKind::Indeterminate
-        );
-        assert_eq!(cut.client.stats().indeterminate, 3);
+        let stats = cut.client.stats();
+        assert_eq!((stats.reconnects, stats.resent, stats.in_flight), (1, 3, 0));
     }
 }
 
 #[tokio::test]
+async fn without_leave_to_resend_the_sent_ones_are_unknown() {
+    let cut = cut(Resend::Never).await;
+    let mut peer = cut.door.welcome().await;
+    let (channel, ..) = reopening(&mut peer).await;
+    peer.producer_opened(channel, 3, 100, 1 << 20).await;
+    // Two were never sent, and no number is used twice.
+    assert_eq!(published(&mut peer, 2).await, [5, 6]);
+    peer.confirm(channel, 6, control::Level::Durable).await;
+    assert_eq!(
+        outcomes(cut.pendings).await,
+        [UNKNOWN, UNKNOWN, UNKNOWN, None, None]
+    );
+    assert_eq!(
+        cut.producer.flush().await.unwrap_err().kind(),
+        ErrorKind::Indeterminate
+    );
+    assert_eq!(cut.client.stats().indeterminate, 3);
+}
+
+#[tokio::test]
+async fn a_producer_whose_numbers_somebody_else_uses_is_over() {
+    let cut = cut(Resend::Unconfirmed).await;
+    let mut peer = cut.door.welcome().await;
+    let (channel, ..) = reopening(&mut peer).await;
+    peer.producer_opened(channel, 6, 100, 1 << 20).await;
+    peer.expect(FrameKind::ProducerClose).await;
+    let error = cut.producer.send(Message::new("q", "x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+}
+
+#[tokio::test]
 async fn a_fenced_producer_is_over() {
-    let cut = cut(Resend::AtLeastOnce).await;
+    let cut = cut(Resend::Unconfirmed).await;
     let mut peer = cut.door.welcome().await;
     let (channel, ..) = reopening(&mut peer).await;
     peer.fail(FrameKind::ProducerClosed, channel, 0, Code::ProducerFenced)
@@ -334,7 +307,6 @@ async fn a_durable_ack_fails_with_its_connection() {
 async fn nothing_confirmed_is_lost_wherever_the_connection_is_cut() -> ringpost_client::Result<()> {
     for at in (100..6_000).step_by(331) {
         let fake = Fake::with(Settings {
-            // A broker that knows its producers: what it has seen is not sent again.
             knows_producers: at % 2 == 0,
             ..Settings::default()
         })
@@ -431,7 +403,7 @@ async fn closing_says_goodbye_after_everything_else() {
     let door = Door::open().await;
     let (client, mut peer) = tokio::join!(builder(&door.address()).connect(), door.welcome());
     let client = client.unwrap();
-    let hanging_up = async {
+    let hanging_up = async move {
         let headers = peer.rest().await;
         assert_eq!(
             headers.iter().map(|h| h.kind).collect::<Vec<_>>(),
@@ -448,7 +420,7 @@ async fn closing_says_goodbye_after_everything_else() {
 #[tokio::test]
 async fn dropping_everything_counts_and_still_writes() {
     let door = Door::open().await;
-    let (client, producer, mut peer, _) = by_hand(&door, Resend::AtLeastOnce).await;
+    let (client, producer, mut peer, _) = by_hand(&door, Resend::Unconfirmed).await;
     let pending = producer.enqueue(Message::new("q", "x")).await.unwrap();
     drop((client, producer));
     let kinds: Vec<_> = peer.rest().await.iter().map(|header| header.kind).collect();

@@ -6,6 +6,7 @@
 //! | `publish.rs` | receipts, refusals, levels, batches, back-pressure, credit, large messages |
 //! | `consume.rs` | deliveries, settling, pulling, damage, large messages |
 //! | `lost.rs` | connections that are cut, reconnecting, resending, closing, dropping |
+//! | `blocking.rs` | the blocking client does as the async one |
 //! | `peers.rs` | peers that break the protocol, and handshakes that fail |
 
 #![allow(
@@ -14,6 +15,8 @@
 )]
 
 mod admin;
+#[cfg(feature = "blocking")]
+mod blocking;
 mod consume;
 mod fake;
 mod lost;

@@ -120,7 +120,8 @@ impl Journal {
         });
     }
 
-    pub(super) fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) {
+    /// Gives cached buffers back until as many are free as the configuration keeps.
+    pub fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) {
         let wanted = self.config.buffers_free_min as usize;
         let missing = wanted.saturating_sub(buffers.available());
         let filling = self.window.map(|window| window.buffer);

@@ -173,10 +173,25 @@ impl Journal {
                 && self.slot_task.is_none())
     }
 
+    /// Whether [`Journal::turn_end`] wants to be called at once: something was appended after the
+    /// last one, and a write is free for it.
+    #[must_use]
+    pub fn wants_turn(&self) -> bool {
+        self.writes.len() < self.config.writes_in_flight as usize
+            && self
+                .open
+                .as_ref()
+                .is_some_and(|open| open.is_urgent || self.trickle_since.is_none())
+    }
+
     /// When [`Journal::turn_end`] wants to be called even if nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        let trickle = self.trickle_since.map(|since| since.plus_ms(TRICKLE_MS));
+        let is_free = self.writes.len() < self.config.writes_in_flight as usize;
+        let trickle = self
+            .trickle_since
+            .filter(|_| is_free)
+            .map(|since| since.plus_ms(TRICKLE_MS));
         let idle = self.idle_since.map(|since| since.plus_ms(WATERMARK_MS));
         [trickle, idle, self.create_after]
             .into_iter()

@@ -315,6 +315,96 @@ impl RunIndex {
         old.place()
     }
 
+    /// The messages of `to` lie in that record from now on: those that are not settled and whose
+    /// record lies at `source`. Without a source, wherever they are known to be, or if they are not
+    /// known at all. Returns how many live messages that are.
+    pub(crate) fn relocate_run(
+        &mut self,
+        to: Run,
+        source: Option<Place>,
+        settled: &SettledSet,
+    ) -> u64 {
+        let mut moved = 0;
+        let mut from = to.first();
+        while from <= to.last() {
+            let end;
+            if let Some(at) = self.find_at(from) {
+                let old = self.runs.get(at);
+                end = old.last().min(to.last());
+                let is_it = !old.is_fragmented() && source.is_none_or(|place| place == old.place());
+                if is_it && let Some(part) = to.part(from, end, settled) {
+                    moved += part.live();
+                    let below = old.part(old.first(), from - 1, settled);
+                    let above = old.part(end + 1, old.last(), settled);
+                    match below {
+                        Some(below) => {
+                            self.runs.set(at, below);
+                            self.runs.insert(part);
+                        }
+                        None => self.runs.set(at, part),
+                    }
+                    if let Some(above) = above {
+                        self.runs.insert(above);
+                    }
+                }
+            } else {
+                let next = self.first_from(from).map(|run| run.first());
+                end = next.map_or(to.last(), |next| to.last().min(next - 1));
+                if source.is_none()
+                    && let Some(part) = to.part(from, end, settled)
+                {
+                    moved += part.live();
+                    self.runs.insert(part);
+                }
+            }
+            from = end + 1;
+        }
+        moved
+    }
+
+    /// Whether `sequence` is in the index and lies, or one of its pieces does, at `place`.
+    pub(crate) fn lies_at(&self, sequence: u64, place: Place) -> bool {
+        let at = self.runs.at_or_below_hinted(sequence, self.hint);
+        let run = at
+            .map(|at| self.runs.get(at))
+            .filter(|run| run.contains(sequence));
+        match run {
+            Some(run) if run.is_fragmented() => self
+                .pieces(sequence)
+                .is_some_and(|pieces| pieces.places.contains(&place)),
+            Some(run) => run.place() == place,
+            None => false,
+        }
+    }
+
+    /// Piece `number` of a fragmented message lies at `target` from now on, if it lay at `source`.
+    pub(crate) fn relocate_piece(
+        &mut self,
+        sequence: u64,
+        number: u32,
+        source: Place,
+        target: Place,
+    ) -> bool {
+        let Some(pieces) = self.pieces.get_mut(&sequence) else {
+            return false;
+        };
+        let Some(place) = pieces.places.get_mut(number as usize) else {
+            return false;
+        };
+        if *place != source {
+            return false;
+        }
+        *place = target;
+        if number == 0 {
+            let at = self
+                .find_at(sequence)
+                .expect("a message in pieces has a run");
+            let run = Run::fragmented(sequence, target).expect("a place is aligned");
+            self.runs.set(at, run);
+        }
+        true
+    }
+
     /// The pieces of a live fragmented message lie elsewhere from now on.
     pub(crate) fn relocate_pieces(&mut self, sequence: u64, run: Run, places: &[Place]) {
         let at = self.find_at(sequence).expect("a live message has a run");

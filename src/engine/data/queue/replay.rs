@@ -257,6 +257,24 @@ impl Replay {
         Ok(())
     }
 
+    /// A relocate record of several messages: those that still live lie there.
+    ///
+    /// # Errors
+    /// [`StateFault::Number`] if a number is out of bounds.
+    pub fn moved_run(
+        &mut self,
+        first: QueueSequence,
+        count: u32,
+        bytes: u32,
+        place: Place,
+    ) -> Result<(), StateFault> {
+        let run = Run::new(first.0, count, bytes, place).ok_or(StateFault::Number)?;
+        self.seen(run.last())?;
+        let queue = &mut self.queue;
+        queue.index.relocate_run(run, None, &queue.settled);
+        Ok(())
+    }
+
     /// An ack record, a purge, or a loss that an operator has accepted.
     ///
     /// # Errors

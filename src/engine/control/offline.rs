@@ -1,0 +1,458 @@
+//! Works on journals while no broker runs: opens one, and writes the live messages of several into
+//! new ones when the number of cores changes. Does not know files: a [`Disk`] reads and writes.
+//!
+//! A change of the number of cores moves partitions, and with them their queues, to other journals.
+//! What is live is copied, in order, with the same queue sequences; what is settled, marked and
+//! counted goes along in each new journal's checkpoint. The old journals are only read, so a crash
+//! in the middle leaves them as they were and the copy is begun anew (rulings 14).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence};
+
+use crate::control::boot::queue_state;
+use crate::control::catalog::Catalog;
+use crate::control::recovery::{Recovery, Status};
+use crate::control::restore::Restore;
+use crate::control::{checkpoint, state};
+use crate::data::dedup::Dedup;
+use crate::data::flow::Queues;
+use crate::data::journal::record::Kind;
+use crate::data::journal::{Config, Damage, Fetch, Journal, Located, Note, RunHead, Urgency};
+use crate::data::notes;
+use crate::data::queue::{self, LiveRun, Ranges};
+use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use crate::ids::{BufferId, Mono, Place, SlotId};
+use crate::input::{FileReply, IoFault, SlotHead};
+
+/// Where a journal's slots and checkpoints are. Every operation is durable when it returns.
+pub trait Disk {
+    /// Fills `into` from a byte position of a slot.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn read(&mut self, slot: SlotId, position: u32, into: &mut [u8]) -> Result<(), IoFault>;
+    /// Writes `bytes` to a byte position of a slot.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn write(&mut self, slot: SlotId, position: u32, bytes: &[u8]) -> Result<(), IoFault>;
+    /// Performs a file operation.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn file(&mut self, what: &FileOp) -> Result<(), IoFault>;
+}
+
+/// A pool of plain vectors.
+#[derive(Debug)]
+struct Pool {
+    bytes: Vec<Vec<u8>>,
+    free: Vec<BufferId>,
+    buffer_bytes: u32,
+}
+
+impl Pool {
+    fn new(count: u32, buffer_bytes: u32) -> Self {
+        Self {
+            bytes: (0..count).map(|_| vec![0; buffer_bytes as usize]).collect(),
+            free: (0..count).rev().map(BufferId).collect(),
+            buffer_bytes,
+        }
+    }
+}
+
+impl Buffers for Pool {
+    fn buffer_bytes(&self) -> u32 {
+        self.buffer_bytes
+    }
+
+    fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    fn acquire(&mut self) -> Option<BufferId> {
+        self.free.pop()
+    }
+
+    fn bytes(&self, buffer: BufferId, range: Range<u32>) -> &[u8] {
+        &self.bytes[buffer.0 as usize][range.start as usize..range.end as usize]
+    }
+
+    fn open_bytes(&mut self, buffer: BufferId, from: u32) -> &mut [u8] {
+        &mut self.bytes[buffer.0 as usize][from as usize..]
+    }
+
+    fn seal(&mut self, _buffer: BufferId, _upto: u32) {}
+}
+
+/// Buffers of one journal that is worked on offline.
+const BUFFERS: u32 = 64;
+
+/// A journal that was opened offline.
+pub struct Opened<D> {
+    journal: Journal,
+    pool: Pool,
+    effects: Effects,
+    disk: D,
+    now: Mono,
+    /// What it holds, by queue.
+    pub queues: BTreeMap<QueueId, queue::Replay>,
+    /// The topology, if it is the meta core's.
+    pub catalog: Option<Catalog>,
+    /// What the producers have stored.
+    dedup: Dedup,
+}
+
+/// Opens a journal without writing to it. Damage is in [`Opened::damages`].
+///
+/// # Errors
+/// Why it cannot be opened.
+pub fn open<D: Disk>(
+    config: Config,
+    heads: &[SlotHead],
+    checkpoints: &[Vec<u8>],
+    catalog: Option<Catalog>,
+    mut disk: D,
+) -> Result<Opened<D>, String> {
+    let mut pool = Pool::new(BUFFERS, config.buffer_bytes);
+    let mut effects = Effects::default();
+    let mut restore = Restore::new(catalog);
+    let mut recovery = Recovery::new(config, heads, checkpoints);
+    loop {
+        match recovery.step(&mut pool, &mut effects, &mut restore) {
+            Status::Done => break,
+            Status::Failed(reason) => return Err(reason),
+            Status::Working => {}
+        }
+        for effect in std::mem::take(&mut effects.list) {
+            match effect {
+                Effect::Read {
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                } => {
+                    let into =
+                        &mut pool.open_bytes(buffer, 0)[range.start as usize..range.end as usize];
+                    let result = disk.read(slot, position, into);
+                    recovery.io_done(op, result, &mut effects);
+                }
+                Effect::Release { buffer } => pool.free.push(buffer),
+                _ => {}
+            }
+        }
+    }
+    let (mut journal, _) = recovery.finish(&mut effects);
+    effects.clear();
+    if let Some(fault) = restore.contradictions.first() {
+        return Err(format!("the journal contradicts itself: {fault}"));
+    }
+    let queues = restore.finish();
+    for replay in queues.values() {
+        replay.for_each_live_run(|segment, count| journal.retain(segment, count));
+    }
+    let catalog = restore.catalog.take();
+    let dedup = std::mem::take(&mut restore.dedup);
+    Ok(Opened {
+        journal,
+        pool,
+        effects,
+        disk,
+        now: Mono(1),
+        queues,
+        catalog,
+        dedup,
+    })
+}
+
+impl<D: Disk> Opened<D> {
+    /// Ranges of partitions that were lost and not given up.
+    #[must_use]
+    pub fn damages(&self) -> &[Damage] {
+        self.journal.damages()
+    }
+
+    /// Gives up a lost range, durably: records `first..upto` of a partition, and the messages that
+    /// its queues miss, which `partition_of` places.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn accept_loss(
+        &mut self,
+        damage: &Damage,
+        partition_of: impl Fn(QueueId) -> Option<PartitionId>,
+    ) -> Result<(), String> {
+        self.turn_until(Journal::is_ready)?;
+        let mut body = damage.first.to_le_bytes().to_vec();
+        body.extend_from_slice(&damage.upto.to_le_bytes());
+        let head = RunHead::of_partition(damage.partition);
+        let note = Note {
+            kind: Kind::Loss,
+            head,
+            count: 1,
+            urgency: Urgency::Now,
+        };
+        append(self, |journal, pool, effects| {
+            journal
+                .append_record(pool, effects, &note, &body)
+                .map(|_| ())
+        })?;
+        let ids: Vec<QueueId> = self
+            .queues
+            .keys()
+            .copied()
+            .filter(|id| partition_of(*id) == Some(damage.partition))
+            .collect();
+        for id in ids {
+            let mut gaps = Ranges::default();
+            self.queues[&id].gaps(&mut gaps);
+            for ranges in gaps.as_slice().chunks(notes::RANGES_PER_RECORD_MAX) {
+                let mut body = Vec::new();
+                notes::encode_ranges(ranges, &mut body);
+                let head = RunHead::of_queue(damage.partition, id, QueueSequence(0));
+                let count = ranges.len() as u32;
+                let note = Note {
+                    kind: Kind::Ack,
+                    head,
+                    count,
+                    urgency: Urgency::Now,
+                };
+                append(self, |journal, pool, effects| {
+                    journal
+                        .append_record(pool, effects, &note, &body)
+                        .map(|_| ())
+                })?;
+            }
+        }
+        self.journal.flush(&mut self.pool, &mut self.effects);
+        self.pump()?;
+        self.turn_until(Journal::is_quiet)
+    }
+
+    /// A journal that never was.
+    fn fresh(config: Config, disk: D) -> Self {
+        Self {
+            journal: Journal::fresh(config),
+            pool: Pool::new(BUFFERS, config.buffer_bytes),
+            effects: Effects::default(),
+            disk,
+            now: Mono(1),
+            queues: BTreeMap::new(),
+            catalog: None,
+            dedup: Dedup::default(),
+        }
+    }
+
+    /// Performs what the journal asks for, and what it asks for then.
+    fn pump(&mut self) -> Result<(), String> {
+        while !self.effects.list.is_empty() {
+            for effect in std::mem::take(&mut self.effects.list) {
+                let (pool, effects) = (&mut self.pool, &mut self.effects);
+                match effect {
+                    Effect::Read {
+                        op,
+                        slot,
+                        position,
+                        buffer,
+                        range,
+                    } => {
+                        let into = &mut pool.open_bytes(buffer, 0)
+                            [range.start as usize..range.end as usize];
+                        let result = self.disk.read(slot, position, into);
+                        self.journal.io_done(op, result, pool, effects);
+                    }
+                    Effect::Write {
+                        op,
+                        slot,
+                        position,
+                        buffer,
+                        range,
+                    } => {
+                        let result = self.disk.write(slot, position, pool.bytes(buffer, range));
+                        self.journal.io_done(op, result, pool, effects);
+                    }
+                    Effect::File { op, what } => {
+                        let result = self.disk.file(&what).map(|()| FileReply::Done);
+                        self.journal.file_done(op, result, self.now, effects);
+                    }
+                    Effect::Release { buffer } => pool.free.push(buffer),
+                    Effect::FailStop { reason } => return Err(reason),
+                    Effect::Report {
+                        severity: Severity::Error,
+                        text,
+                    } => return Err(text),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends turns until `done` says so.
+    fn turn_until(&mut self, done: impl Fn(&Journal) -> bool) -> Result<(), String> {
+        const TURNS_MAX: u32 = 100_000;
+        for _ in 0..TURNS_MAX {
+            if done(&self.journal) {
+                return Ok(());
+            }
+            // A millisecond a turn: what waits for company or for time to pass is soon due.
+            self.now = self.now.plus_ms(1);
+            self.journal
+                .turn_end(self.now, &mut self.pool, &mut self.effects);
+            self.pump()?;
+        }
+        Err("the new journal does not come to rest; is the disk full?".to_owned())
+    }
+
+    /// The body of a record.
+    fn body(&mut self, place: Place, queue: QueueId, run: &LiveRun) -> Result<Vec<u8>, String> {
+        const TRIES_MAX: u32 = 1_000;
+        for _ in 0..TRIES_MAX {
+            match self.journal.locate(&self.pool, place, queue, run.first) {
+                Located::Cached { buffer, body, .. } => {
+                    return Ok(self.pool.bytes(buffer, body).to_vec());
+                }
+                Located::Damaged => break,
+                Located::Cold | Located::Coming => {
+                    let fetch = self.journal.fetch(&mut self.pool, &mut self.effects, place);
+                    self.pump()?;
+                    if fetch == Fetch::Busy {
+                        self.journal.supply_buffers(&self.pool, &mut self.effects);
+                        self.pump()?;
+                    }
+                }
+            }
+        }
+        Err(format!(
+            "message {} of queue {} cannot be read",
+            run.first.0, queue.0
+        ))
+    }
+}
+
+/// Copies what is live in `old` journals into new ones, one for each of `new`'s disks, and writes
+/// their checkpoints. The first old journal is the meta core's.
+///
+/// # Errors
+/// Why it cannot be done, for people. The old journals are as they were.
+pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(), String> {
+    let catalog = old
+        .first()
+        .and_then(|first| first.catalog.clone())
+        .ok_or_else(|| "the meta core's journal is missing".to_owned())?;
+    let cores = new.len() as u16;
+    let mut targets: Vec<Opened<D>> = new
+        .into_iter()
+        .map(|(config, disk)| Opened::fresh(config, disk))
+        .collect();
+    let mut queues: Vec<Queues> = (0..cores).map(|_| Queues::default()).collect();
+    for target in &mut targets {
+        target.turn_until(|journal| journal.is_ready() && journal.is_supplied())?;
+    }
+    let core_of = |queue: QueueId| catalog.queue(queue).map(|queue| queue.partition.0 % cores);
+    for mut source in old {
+        for (core, target) in targets.iter_mut().enumerate() {
+            target
+                .dedup
+                .adopt(&source.dedup, |queue| core_of(queue) == Some(core as u16));
+        }
+        if let Some(damage) = source.damages().first() {
+            return Err(format!(
+                "partition {} has lost records; `ringpost verify` names the range, `ringpost repair \
+                 --accept-loss` gives it up",
+                damage.partition.0
+            ));
+        }
+        for (id, replay) in std::mem::take(&mut source.queues) {
+            let Some(declared) = catalog.queue(id) else {
+                continue;
+            };
+            let restored = replay
+                .finish()
+                .map_err(|_| format!("queue {} has a damaged range; repair it first", id.0))?;
+            let core = CoreId(declared.partition.0 % cores);
+            let target = &mut targets[usize::from(core.0)];
+            for run in restored.live_runs() {
+                copy(&mut source, target, id, declared.partition, &run)?;
+            }
+            let mut moved = queue_state(declared);
+            moved.queue = restored;
+            queues[usize::from(core.0)].insert(moved);
+        }
+    }
+    for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
+        let mut bytes = Vec::new();
+        let catalog = (CoreId(core as u16) == crate::core::META).then_some(&catalog);
+        state::encode(catalog, &target.dedup, queues, &mut bytes);
+        checkpoint::begin(
+            &mut target.journal,
+            bytes,
+            &mut target.pool,
+            &mut target.effects,
+        );
+        target.pump()?;
+        target.journal.flush(&mut target.pool, &mut target.effects);
+        target.pump()?;
+        target.turn_until(Journal::is_quiet)?;
+    }
+    Ok(())
+}
+
+/// Copies one stretch of messages, or one large message.
+fn copy<D: Disk>(
+    source: &mut Opened<D>,
+    target: &mut Opened<D>,
+    queue: QueueId,
+    partition: PartitionId,
+    run: &LiveRun,
+) -> Result<(), String> {
+    let head = RunHead::of_queue(partition, queue, run.first);
+    if run.pieces.is_empty() {
+        let body = source.body(run.place, queue, run)?;
+        let malformed = || format!("message {} of queue {} is malformed", run.first.0, queue.0);
+        let start = queue::walk(&body, 0, 0, run.skip).ok_or_else(malformed)?;
+        let end =
+            queue::walk(&body, run.skip, start, run.skip + run.count).ok_or_else(malformed)?;
+        let messages = body
+            .get(start as usize..end as usize)
+            .ok_or_else(malformed)?;
+        return append(target, |journal, pool, effects| {
+            journal
+                .append_run(pool, effects, &head, run.count, messages)
+                .map(|_| ())
+        });
+    }
+    for place in &run.pieces {
+        let body = source.body(*place, queue, run)?;
+        append(target, |journal, pool, effects| {
+            journal
+                .append_fragment(pool, effects, &head, &body)
+                .map(|_| ())
+        })?;
+    }
+    Ok(())
+}
+
+fn append<D: Disk, E>(
+    target: &mut Opened<D>,
+    mut what: impl FnMut(&mut Journal, &mut Pool, &mut Effects) -> Result<(), E>,
+) -> Result<(), String> {
+    const TRIES_MAX: u32 = 10_000;
+    for _ in 0..TRIES_MAX {
+        let done = what(&mut target.journal, &mut target.pool, &mut target.effects);
+        target.pump()?;
+        if done.is_ok() {
+            return Ok(());
+        }
+        // Buffers come back when blocks are written, slots when files are made.
+        target.now = target.now.plus_ms(1);
+        target
+            .journal
+            .turn_end(target.now, &mut target.pool, &mut target.effects);
+        target.pump()?;
+    }
+    Err("the new journals do not fit on the disk".to_owned())
+}

@@ -1,0 +1,332 @@
+//! Which sequences of each producer a queue has stored, so that a publish sent again after a lost
+//! connection is not stored twice (rulings 16). Does not know messages or connections.
+//!
+//! Kept per queue, not per partition: a fan-out writes a record for each queue, and a crash can fall
+//! between two of them. Per producer and queue: the highest sequence stored, and a bitmap of the last
+//! [`WINDOW`] below it. Refused publishes are not in it.
+
+use std::collections::BTreeMap;
+
+use ringpost_wire::ids::{ProducerId, QueueId};
+
+use crate::data::table::Table;
+
+/// Sequences remembered below the highest one (P-38).
+pub const WINDOW: u64 = 1_024;
+/// Pairs of producer and queue remembered; beyond them the oldest is forgotten.
+pub const WINDOWS_MAX: usize = 8_192;
+
+const WORDS: usize = (WINDOW / 64) as usize;
+
+/// What a sequence is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// Not stored.
+    New,
+    /// Stored before: it is to be confirmed, not stored again.
+    Before,
+    /// Below the window: whether it was stored is not known any more.
+    TooOld,
+    /// The producer was opened again with a newer epoch.
+    Fenced,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Window {
+    epoch: u32,
+    highest: u64,
+    /// Bit `n % WINDOW` is sequence `n`, for the last [`WINDOW`] up to the highest.
+    bits: [u64; WORDS],
+    /// When it was made, in windows made so far.
+    age: u64,
+}
+
+impl Window {
+    const fn new(epoch: u32, age: u64) -> Self {
+        Self {
+            epoch,
+            highest: 0,
+            bits: [0; WORDS],
+            age,
+        }
+    }
+
+    fn slot(sequence: u64) -> (usize, u64) {
+        let bit = sequence % WINDOW;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    fn judge(&self, sequence: u64) -> Seen {
+        if sequence > self.highest {
+            Seen::New
+        } else if self.highest - sequence >= WINDOW {
+            Seen::TooOld
+        } else {
+            let (word, bit) = Self::slot(sequence);
+            if self.bits[word] & bit == 0 {
+                Seen::New
+            } else {
+                Seen::Before
+            }
+        }
+    }
+
+    fn store(&mut self, first: u64, last: u64) {
+        if last > self.highest {
+            // What falls between, and was never stored, is not: its bits must not stay from a
+            // window's length before.
+            if last - self.highest >= WINDOW {
+                self.bits = [0; WORDS];
+            } else {
+                for sequence in self.highest + 1..=last {
+                    let (word, bit) = Self::slot(sequence);
+                    self.bits[word] &= !bit;
+                }
+            }
+            self.highest = last;
+        }
+        let lowest = (self.highest + 1).saturating_sub(WINDOW);
+        if last + 1 - first >= WINDOW {
+            self.bits = [u64::MAX; WORDS];
+            return;
+        }
+        for sequence in first.max(lowest)..=last {
+            let (word, bit) = Self::slot(sequence);
+            self.bits[word] |= bit;
+        }
+    }
+}
+
+/// The windows of one core.
+#[derive(Default)]
+pub struct Dedup {
+    windows: Table<(u64, u32), Window>,
+    /// Keys by age, oldest first.
+    ages: BTreeMap<u64, (u64, u32)>,
+    made: u64,
+}
+
+impl Dedup {
+    /// What sequence `sequence` of a producer is to a queue. Producer 0 gave no identity.
+    #[must_use]
+    pub fn judge(&self, producer: ProducerId, epoch: u32, queue: QueueId, sequence: u64) -> Seen {
+        match self.windows.get(&(producer.0, queue.0)) {
+            Some(window) if epoch < window.epoch => Seen::Fenced,
+            Some(window) => window.judge(sequence),
+            None => Seen::New,
+        }
+    }
+
+    /// Whether all of `first..` are new to a queue: higher than any before.
+    #[must_use]
+    pub fn is_ahead(&self, producer: ProducerId, epoch: u32, queue: QueueId, first: u64) -> bool {
+        self.windows
+            .get(&(producer.0, queue.0))
+            .is_none_or(|window| epoch >= window.epoch && first > window.highest)
+    }
+
+    /// Sequences `first..=last` are stored in a queue.
+    pub fn store(
+        &mut self,
+        producer: ProducerId,
+        epoch: u32,
+        queue: QueueId,
+        (first, last): (u64, u64),
+    ) {
+        if producer.0 == 0 || first == 0 {
+            return;
+        }
+        let key = (producer.0, queue.0);
+        if !self.windows.contains(&key) {
+            if self.windows.len() >= WINDOWS_MAX
+                && let Some((_, oldest)) = self.ages.pop_first()
+            {
+                self.windows.remove(&oldest);
+            }
+            self.made += 1;
+            self.ages.insert(self.made, key);
+            self.windows.insert(key, Window::new(epoch, self.made));
+        }
+        let window = self.windows.get_mut(&key).expect("it was just looked at");
+        window.epoch = window.epoch.max(epoch);
+        window.store(first, last);
+    }
+
+    /// The sequence after the highest one stored of a producer, over all queues of this core.
+    #[must_use]
+    pub fn next(&self, producer: ProducerId) -> u64 {
+        self.ages
+            .values()
+            .filter(|key| key.0 == producer.0)
+            .filter_map(|key| self.windows.get(key))
+            .map(|window| window.highest + 1)
+            .max()
+            .unwrap_or(1)
+    }
+
+    /// Takes the windows of queues for which `takes` says so from `other`.
+    pub fn adopt(&mut self, other: &Dedup, takes: impl Fn(QueueId) -> bool) {
+        for key in other.ages.values().filter(|key| takes(QueueId(key.1))) {
+            let window = other.windows.get(key).expect("every key has a window");
+            self.made += 1;
+            self.ages.insert(self.made, *key);
+            self.windows.insert(
+                *key,
+                Window {
+                    age: self.made,
+                    ..*window
+                },
+            );
+        }
+    }
+
+    /// Appends every window, for a checkpoint: count u32, then producer u64, queue u32, epoch u32,
+    /// highest u64, bits.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.ages.len() as u32).to_le_bytes());
+        for key in self.ages.values() {
+            let window = self.windows.get(key).expect("every key has a window");
+            out.extend_from_slice(&key.0.to_le_bytes());
+            out.extend_from_slice(&key.1.to_le_bytes());
+            out.extend_from_slice(&window.epoch.to_le_bytes());
+            out.extend_from_slice(&window.highest.to_le_bytes());
+            for word in window.bits {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads what [`Dedup::encode`] wrote; `None` if the bytes are no such thing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        const ENTRY_BYTES: usize = 24 + 8 * WORDS;
+        let (count, entries) = bytes.split_first_chunk::<4>()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        if count > WINDOWS_MAX || entries.len() != count * ENTRY_BYTES {
+            return None;
+        }
+        let u64_at = |entry: &[u8], at: usize| {
+            entry[at..at + 8]
+                .iter()
+                .rev()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let mut dedup = Self::default();
+        for entry in entries.chunks_exact(ENTRY_BYTES) {
+            let numbers = u64_at(entry, 8);
+            let queue = numbers as u32;
+            dedup.made += 1;
+            let mut window = Window::new((numbers >> 32) as u32, dedup.made);
+            window.highest = u64_at(entry, 16);
+            for (idx, word) in window.bits.iter_mut().enumerate() {
+                *word = u64_at(entry, 24 + 8 * idx);
+            }
+            let key = (u64_at(entry, 0), queue);
+            if dedup.windows.insert(key, window).is_some() {
+                return None;
+            }
+            dedup.ages.insert(dedup.made, key);
+        }
+        Some(dedup)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRODUCER: ProducerId = ProducerId(7);
+    const QUEUE: QueueId = QueueId(3);
+
+    fn judge(dedup: &Dedup, sequence: u64) -> Seen {
+        dedup.judge(PRODUCER, 0, QUEUE, sequence)
+    }
+
+    #[test]
+    fn what_was_stored_is_known_within_the_window() {
+        let mut dedup = Dedup::default();
+        assert_eq!(judge(&dedup, 1), Seen::New);
+        dedup.store(PRODUCER, 0, QUEUE, (1, 10));
+        dedup.store(PRODUCER, 0, QUEUE, (12, 20));
+        assert_eq!(judge(&dedup, 10), Seen::Before);
+        assert_eq!(judge(&dedup, 11), Seen::New);
+        assert_eq!(judge(&dedup, 20), Seen::Before);
+        assert_eq!(judge(&dedup, 21), Seen::New);
+        assert!(dedup.is_ahead(PRODUCER, 0, QUEUE, 21));
+        assert!(!dedup.is_ahead(PRODUCER, 0, QUEUE, 20));
+        assert_eq!(dedup.next(PRODUCER), 21);
+        assert_eq!(dedup.judge(PRODUCER, 0, QueueId(4), 5), Seen::New);
+    }
+
+    #[test]
+    fn the_window_slides() {
+        let mut dedup = Dedup::default();
+        dedup.store(PRODUCER, 0, QUEUE, (1, 5_000));
+        for sequence in 1..=5_000 - WINDOW {
+            assert_eq!(judge(&dedup, sequence), Seen::TooOld);
+        }
+        for sequence in 5_001 - WINDOW..=5_000 {
+            assert_eq!(judge(&dedup, sequence), Seen::Before);
+        }
+        // A gap leaves no bits of an earlier round behind.
+        dedup.store(PRODUCER, 0, QUEUE, (5_500, 5_500));
+        for sequence in 5_001..5_500 {
+            assert_eq!(judge(&dedup, sequence), Seen::New, "{sequence}");
+        }
+        assert_eq!(judge(&dedup, 4_900), Seen::Before);
+        dedup.store(PRODUCER, 0, QUEUE, (90_000, 90_000));
+        assert_eq!(judge(&dedup, 89_999), Seen::New);
+    }
+
+    #[test]
+    fn the_window_agrees_with_a_set() {
+        let mut dedup = Dedup::default();
+        let mut stored = std::collections::BTreeSet::new();
+        let mut random = 1u64;
+        for _ in 0..20_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let highest: u64 = stored.last().copied().unwrap_or(0);
+            let first = (highest + 40).saturating_sub((random >> 33) % 600).max(1);
+            let last = first + (random >> 50) % 30;
+            let expected = |sequence: u64| {
+                if sequence > highest {
+                    Seen::New
+                } else if highest - sequence >= WINDOW {
+                    Seen::TooOld
+                } else if stored.contains(&sequence) {
+                    Seen::Before
+                } else {
+                    Seen::New
+                }
+            };
+            for sequence in first..=last {
+                assert_eq!(judge(&dedup, sequence), expected(sequence));
+            }
+            dedup.store(PRODUCER, 0, QUEUE, (first, last));
+            stored.extend(first..=last);
+        }
+    }
+
+    #[test]
+    fn a_newer_epoch_fences_and_state_survives() {
+        let mut dedup = Dedup::default();
+        dedup.store(PRODUCER, 4, QUEUE, (1, 3));
+        assert_eq!(dedup.judge(PRODUCER, 3, QUEUE, 9), Seen::Fenced);
+        assert_eq!(dedup.judge(PRODUCER, 5, QUEUE, 3), Seen::Before);
+        let mut bytes = Vec::new();
+        dedup.encode(&mut bytes);
+        let decoded = Dedup::decode(&bytes).expect("it was just written");
+        assert_eq!(decoded.judge(PRODUCER, 5, QUEUE, 3), Seen::Before);
+        assert_eq!(decoded.next(PRODUCER), 4);
+        for len in 0..bytes.len() {
+            assert!(Dedup::decode(&bytes[..len]).is_none(), "cut at {len}");
+        }
+        for number in 0..2 * WINDOWS_MAX as u64 {
+            dedup.store(ProducerId(100 + number), 0, QUEUE, (1, 1));
+        }
+        assert!(dedup.windows.len() <= WINDOWS_MAX);
+        assert_eq!(dedup.judge(PRODUCER, 5, QUEUE, 3), Seen::New);
+    }
+}
