@@ -58,6 +58,8 @@ struct Conn {
     sent: usize,
     is_blocked: bool,
     is_readable: bool,
+    /// The broker sends no more: what is left has to be read to its end, no event tells of that.
+    is_ending: bool,
     is_closed: bool,
     /// The start of a frame that is not whole yet.
     partial: Vec<u8>,
@@ -210,6 +212,7 @@ impl<'a> Engine<'a> {
             sent: 0,
             is_blocked: false,
             is_readable: false,
+            is_ending: false,
             is_closed: false,
             partial: Vec::new(),
             roles: Vec::new(),
@@ -369,6 +372,7 @@ impl<'a> Engine<'a> {
     fn handle(&mut self, events: &Events, now: u64) -> Result<bool> {
         for event in events {
             let conn = &mut self.conns[event.token().0];
+            conn.is_ending |= event.is_read_closed();
             conn.is_readable |= event.is_readable() || event.is_read_closed();
             if event.is_writable() && conn.is_blocked {
                 conn.is_blocked = false;
@@ -502,7 +506,7 @@ impl<'a> Engine<'a> {
             Ok(count) => {
                 filled += count;
                 // A short read drained the socket: the next bytes come with an event.
-                conn.is_readable = filled == room.len();
+                conn.is_readable = filled == room.len() || conn.is_ending;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => conn.is_readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -765,7 +769,9 @@ impl<'a> Engine<'a> {
         while self.conns.iter().any(|conn| !conn.is_closed) {
             let now = self.shared.now_ns();
             if now > deadline {
-                return Err(Error::Stalled("the broker does not answer Close".into()));
+                let left = self.conns.iter().filter(|conn| !conn.is_closed).count();
+                let text = format!("{left} connections get no answer to Close");
+                return Err(Error::Stalled(text));
             }
             self.wait(&mut events, WAIT_MAX)?;
             self.handle(&events, now)?;
