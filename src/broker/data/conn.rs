@@ -11,7 +11,7 @@ use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, cut};
 
 use crate::data::buffers::BufferPool;
 use crate::rt::net::{Connection, Received, Sent};
-use crate::rt::{Poller, Token};
+use crate::rt::{Poller, SocketEvent, Token};
 
 /// Bytes one receive may bring: two of the largest frames, so that a partial frame at its start
 /// never keeps a whole one out.
@@ -45,6 +45,8 @@ struct Conn {
     out: VecDeque<Piece>,
     /// The socket may have more to read.
     readable: bool,
+    /// The peer sends no more. What is left is read to its end: no further event tells of that.
+    ending: bool,
     /// The socket said that it takes no more until an event says otherwise.
     blocked: bool,
     /// Is on the list of those with news.
@@ -162,6 +164,7 @@ impl Conns {
             partial,
             out: VecDeque::new(),
             readable: listed,
+            ending: false,
             blocked: false,
             listed,
             sending: false,
@@ -172,11 +175,13 @@ impl Conns {
     }
 
     /// Notes what the poller says of a socket.
-    pub fn note(&mut self, id: ConnId, readable: bool, writable: bool) {
+    pub fn note(&mut self, id: ConnId, event: &SocketEvent) {
         let Some(conn) = self.get_mut(id) else { return };
+        let writable = event.writable;
         let mut list = false;
-        if readable {
+        if event.readable || event.hangup {
             conn.readable = true;
+            conn.ending |= event.hangup;
             list = !conn.listed && !conn.closing;
             conn.listed |= list;
         }
@@ -198,6 +203,12 @@ impl Conns {
     #[must_use]
     pub fn has_readable(&self) -> bool {
         !self.readable.is_empty()
+    }
+
+    /// Whether a connection can take what it could not before.
+    #[must_use]
+    pub fn has_sending(&self) -> bool {
+        !self.sending.is_empty()
     }
 
     /// Connections that may have bytes to read now.
@@ -228,8 +239,9 @@ impl Conns {
         match conn.socket.receive(&mut slab[had..]) {
             Ok(Received::Bytes(count)) => {
                 filled += count;
-                // A short read drains the socket: the next bytes come with an event.
-                conn.readable = filled == slab.len();
+                // A short read drains the socket: the next bytes come with an event, but not the end
+                // if that was there with them.
+                conn.readable = filled == slab.len() || conn.ending;
             }
             Ok(Received::WouldBlock) => conn.readable = false,
             Ok(Received::Closed) | Err(_) => {
