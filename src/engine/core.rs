@@ -503,8 +503,8 @@ impl Running {
         match header.kind {
             FrameKind::Heartbeat => Ok(()),
             FrameKind::Close => {
-                effects.push(Effect::Close { conn });
-                flow.forget_connection(conn, effects);
+                //= P-11
+                flow.hang_up(conn, Code::Normal, "", effects);
                 Ok(())
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
