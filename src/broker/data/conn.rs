@@ -221,7 +221,7 @@ impl Conns {
         let (readable, writable) = (event.readable || event.hangup, event.writable);
         conn.ended |= event.hangup;
         let mut list = false;
-        if readable {
+        if event.readable || event.hangup {
             conn.readable = true;
             list = !conn.listed;
             conn.listed |= list;
@@ -244,6 +244,12 @@ impl Conns {
     #[must_use]
     pub fn has_readable(&self) -> bool {
         !self.readable.is_empty()
+    }
+
+    /// Whether a connection can take what it could not before.
+    #[must_use]
+    pub fn has_sending(&self) -> bool {
+        !self.sending.is_empty()
     }
 
     /// Connections that may have bytes to read now.
