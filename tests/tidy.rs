@@ -199,7 +199,7 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back().is_some_and(is_part);
         let after = line[at + word.len()..].chars().next().is_some_and(is_part);
-        !(starts_with_part && before) && !(ends_with_part && after)
+        !(starts_with_part && before || ends_with_part && after)
     })
 }
 
