@@ -467,6 +467,11 @@ impl Flow {
             left -= count;
             sequence += u64::from(count);
         }
+        if sequence > group.first {
+            //= P-38
+            let stored = (group.first, sequence - 1);
+            self.dedup.store(producer, epoch, queue, stored);
+        }
         // What was refused in the middle of a group leaves its start in a block: nobody can say then
         // that all of it was refused.
         if let Some(code) = refused {
