@@ -376,6 +376,7 @@ impl Running {
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
         }
+        flow.retry_reads();
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);
         flow.forward_outgoing(effects);

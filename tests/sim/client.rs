@@ -737,7 +737,7 @@ impl Client {
                 let _ = kind;
                 Ok(())
             }
-            None if self.is_guilty => Ok(()),
+            _ if self.is_guilty => Ok(()),
             other => Err(format!(
                 "Done with count {} answers {other:?}",
                 header.count

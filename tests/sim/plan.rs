@@ -161,8 +161,6 @@ pub enum Gap {
     ProducerClose,
     /// P-48: a consumer of another core's queue, closed while it is open.
     RemoteConsumerClose,
-    /// Rulings 3: a declare of what is there already is answered while other cores do not know it.
-    EarlyDone,
     /// P-48: deliveries of another core's queue arrive before `ConsumerOpened`, and the consumer
     /// cannot settle them.
     DeliverBeforeOpened,
@@ -244,7 +242,6 @@ impl Plan {
             Gap::Dedup
             | Gap::ProducerClose
             | Gap::RemoteConsumerClose
-            | Gap::EarlyDone
             | Gap::DeliverBeforeOpened
             | Gap::CountAfterCrashes => !self.gaps,
         }

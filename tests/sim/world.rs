@@ -1412,8 +1412,14 @@ impl World {
         let clients: Vec<String> = self.clients.iter().map(Client::describe).collect();
         let waiting: Vec<usize> = self.cores.iter().map(|core| core.waiting.len()).collect();
         let mesh: usize = self.mesh.values().map(VecDeque::len).sum();
+        let free: Vec<usize> = self
+            .pools
+            .iter()
+            .flatten()
+            .map(ringpost_engine::Buffers::available)
+            .collect();
         format!(
-            "{:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
+            "buffers free {free:?}, {:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
             self.phase,
             clients.join("; ")
         )

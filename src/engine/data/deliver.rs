@@ -1046,6 +1046,13 @@ impl Flow {
         true
     }
 
+    /// Lets queues that wait for a read look again, if there is none whose end would wake them.
+    pub(crate) fn retry_reads(&mut self) {
+        if !self.reading.is_empty() && !self.journal.is_reading() {
+            self.read_done();
+        }
+    }
+
     /// A read from disk is done: the queues that waited look again.
     pub(crate) fn read_done(&mut self) {
         for queue in std::mem::take(&mut self.reading) {

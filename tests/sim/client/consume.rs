@@ -731,7 +731,6 @@ impl Client {
         self.drain_refused(&consumer.queue_name, code, scene);
         let is_reasonable = match code {
             Code::InUse | Code::LimitReached | Code::Overloaded => true,
-            Code::QueueUnknown => scene.plan.avoids(Gap::EarlyDone),
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             _ => false,

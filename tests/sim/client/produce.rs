@@ -738,7 +738,13 @@ impl Client {
                     && routed.is_none_or(|routed| routed.may_be_volatile)
             }
             Code::MessageTooLarge => publish.length > self.welcome.message_bytes_max as usize,
-            Code::JournalFailed | Code::Indeterminate => scene.journal_failed,
+            Code::JournalFailed => scene.journal_failed,
+            // Also one target took it and another could not.
+            Code::Indeterminate => {
+                scene.journal_failed
+                    || scene.plan.faults.has(Fault::NoSpace)
+                    || routed.is_none_or(|routed| routed.may_be_full || routed.may_miss)
+            }
             Code::DiskFull => {
                 scene.plan.faults.has(Fault::NoSpace) || scene.plan.faults.has(Fault::FileError)
             }

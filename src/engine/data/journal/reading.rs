@@ -130,7 +130,7 @@ impl Journal {
                 upto: read.start + read.bytes,
             };
         }
-        if self.reads.len() >= READS_MAX || buffers.available() <= BUFFERS_UPKEEP + 1 {
+        if self.reads.len() >= READS_MAX || buffers.available() <= BUFFERS_UPKEEP {
             return Fetch::Busy;
         }
         let segment = self.table.get(place.segment);
@@ -150,6 +150,12 @@ impl Journal {
         Fetch::Coming {
             upto: start + bytes,
         }
+    }
+
+    /// Whether a read for a message is in flight.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        !self.reads.is_empty()
     }
 
     pub(super) fn issue_read(&mut self, read: ReadInFlight, effects: &mut Effects) {
