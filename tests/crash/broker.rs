@@ -1,0 +1,270 @@
+//! The program as a process: started on free ports, killed, ended, asked how it is. Does not know
+//! what it stores.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+
+/// How long an HTTP answer may take.
+const HTTP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a shutdown may take: longer than its drain.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the program is started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The program.
+    pub path: PathBuf,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// Where its log is kept, all starts one after another.
+    pub log: PathBuf,
+    /// Cores.
+    pub cores: u16,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Program {
+    fn command(&self) -> Outcome<Command> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .map_err(|error| format!("cannot open {}: {error}", self.log.display()))?;
+        let mut command = Command::new(&self.path);
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--memory", "128MiB", "--connections-max", "100"])
+            .args(["--segment-bytes", "4MiB", "--drain-timeout", "2s"])
+            .args(["--cpus", "off", "--log-format", "json"])
+            .args(["--cores", &self.cores.to_string()])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("RINGPOST_") {
+                command.env_remove(variable);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Starts it and does not wait until it serves.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn spawn(&self) -> Outcome<Broker> {
+        let mut child = self
+            .command()?
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", self.path.display()))?;
+        let output = child.stdout.take().expect("it is piped");
+        Ok(Broker {
+            child,
+            output: BufReader::new(output),
+            log: self.log.clone(),
+            clients: String::new(),
+            admin: String::new(),
+        })
+    }
+
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// The program cannot be run, or ends instead.
+    pub fn start(&self) -> Outcome<Broker> {
+        let mut broker = self.spawn()?;
+        let mut line = String::new();
+        broker
+            .output
+            .read_line(&mut line)
+            .map_err(|error| format!("cannot read what the broker prints: {error}"))?;
+        let addresses = line
+            .strip_prefix("ready: clients connect to ")
+            .and_then(|rest| {
+                rest.trim_end()
+                    .split_once(", metrics and health are at http://")
+            });
+        let Some((clients, admin)) = addresses else {
+            let status = broker.child.wait();
+            return Err(format!(
+                "the broker did not start ({status:?}): {}",
+                broker.last_words()
+            ));
+        };
+        (broker.clients, broker.admin) = (clients.to_owned(), admin.to_owned());
+        Ok(broker)
+    }
+
+    /// The whole log of all starts.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn log_text(&self) -> Outcome<String> {
+        read_text(&self.log)
+    }
+}
+
+/// A file as text.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_text(path: &Path) -> Outcome<String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A process of the program; killed when dropped.
+#[derive(Debug)]
+pub struct Broker {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    log: PathBuf,
+    clients: String,
+    admin: String,
+}
+
+impl Broker {
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.clients
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// It had ended by itself, which it must not.
+    pub fn kill(mut self) -> Outcome<()> {
+        self.check()?;
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .map(drop)
+            .map_err(|error| format!("cannot kill the broker: {error}"))
+    }
+
+    /// SIGKILL, whether it runs or has ended with an error.
+    pub fn put_down(mut self) {
+        // It is killed when dropped, too; here it only comes first.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// It does not end, or not well.
+    pub fn terminate(mut self) -> Outcome<()> {
+        self.ask_to_end()?;
+        let status = self.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!(
+                "the broker ended with {status}: {}",
+                self.last_words()
+            ))
+        }
+    }
+
+    /// SIGTERM, without waiting.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub fn ask_to_end(&self) -> Outcome<()> {
+        let sent = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -TERM {}", self.child.id()))
+            .status();
+        match sent {
+            Ok(status) if status.success() => Ok(()),
+            other => Err(format!("cannot send SIGTERM: {other:?}")),
+        }
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait(&mut self) -> Outcome<ExitStatus> {
+        let start = Instant::now();
+        while start.elapsed() < END_PATIENCE {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+                Err(error) => return Err(format!("cannot wait for the broker: {error}")),
+            }
+        }
+        Err(format!("the broker does not end: {}", self.last_words()))
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Errors
+    /// It has, with its last words.
+    pub fn check(&mut self) -> Outcome<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(format!(
+                "the broker ended by itself with {status}: {}",
+                self.last_words()
+            )),
+            Err(error) => Err(format!("cannot look after the broker: {error}")),
+        }
+    }
+
+    /// The end of its log.
+    fn last_words(&self) -> String {
+        let text = read_text(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    /// Gets a page of the admin port: status code and content.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn page(&self, path: &str) -> Outcome<(u16, String)> {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(&self.admin)?;
+            stream.set_read_timeout(Some(HTTP_PATIENCE))?;
+            let admin = &self.admin;
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = ask().map_err(|error| format!("no answer to {path}: {error}"))?;
+        let (head, content) = answer
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| format!("no HTTP answer to {path}: {answer}"))?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| format!("no status in {head}"))?;
+        Ok((status, content.to_owned()))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended; then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,84 @@
+//! Takes everything out of every queue, so that what is missing is known to be missing. Does not
+//! judge.
+
+use ringpost_check::{Event, QueueNo};
+use ringpost_wire::FrameKind;
+
+use crate::Outcome;
+use crate::consumer::{Consumer, Habit};
+use crate::link::Link;
+use crate::random::Random;
+use crate::worker::Shared;
+
+/// Looks for frames without one before the queues are looked at: each waits for a moment.
+const QUIET_LOOKS: u32 = 25;
+/// Times that the queues are looked at in a row without anything arriving.
+const QUIET_ROUNDS_MAX: u32 = 200;
+
+/// Drains the queues of a running broker, each to one consumer that acks all, and ends the history.
+///
+/// # Errors
+/// A queue says that it holds messages and does not give them, or the broker is gone.
+pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
+    let history = &shared.history;
+    let mut admin = Link::open(address)?;
+    let mut link = Link::open(address)?;
+    let mut random = Random::new(1);
+    let mut consumers: Vec<Consumer> = (0..shared.scene.queue_count())
+        .map(|number| {
+            let queue = QueueNo(number as u32);
+            let name = shared.scene.queue_name(queue);
+            let identity = (shared.consumer(), queue, name);
+            let channel = number as u16 + 1;
+            Consumer::open(
+                &mut link,
+                history,
+                identity,
+                channel,
+                Habit::Acks,
+                &mut random,
+            )
+        })
+        .collect();
+    let mut quiet_looks = 0;
+    let mut quiet_rounds = 0;
+    let left = loop {
+        match link.receive().map_err(|ended| ended.to_string())? {
+            Some(frame) if frame.header.kind == FrameKind::Heartbeat => {}
+            Some(frame) => {
+                (quiet_looks, quiet_rounds) = (0, 0);
+                let place = usize::from(frame.header.channel).checked_sub(1);
+                let consumer = place.and_then(|place| consumers.get_mut(place));
+                let consumer = consumer.ok_or("a frame on no channel")?;
+                consumer.take(&frame, &mut link, history)?;
+                continue;
+            }
+            None => quiet_looks += 1,
+        }
+        if quiet_looks < QUIET_LOOKS {
+            continue;
+        }
+        let mut left = Vec::new();
+        for number in 0..shared.scene.queue_count() {
+            let name = shared.scene.queue_name(QueueNo(number as u32));
+            let (ready, unacked) = admin.inspect(name)?;
+            if (ready, unacked) != (0, 0) {
+                left.push(format!("{name}: {ready} ready, {unacked} unacked"));
+            }
+        }
+        let is_settled = consumers.iter().all(Consumer::is_settled);
+        quiet_rounds += 1;
+        if (left.is_empty() && is_settled) || quiet_rounds > QUIET_ROUNDS_MAX {
+            if !is_settled {
+                left.push("acks are not confirmed".to_owned());
+            }
+            break left;
+        }
+        quiet_looks = 0;
+    };
+    if !left.is_empty() {
+        return Err(format!("the queues do not drain: {}", left.join("; ")));
+    }
+    history.record([Event::End]);
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! Kills the broker under load, during recovery and politely, and starts it again. Does not know
+//! devices: what a kill leaves is what the page cache and the drive have, so this tests recovery,
+//! not durability.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringpost_check::{Event, Verdict};
+
+use crate::Outcome;
+use crate::broker::{Broker, Program};
+use crate::drain::drain;
+use crate::history::{History, judge, write};
+use crate::link::Link;
+use crate::random::Random;
+use crate::scene::{Scene, Volatile};
+use crate::worker::{Crew, Load, Shared};
+
+/// How long nothing may happen under load before the broker is said to hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a run of kills is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The broker's program.
+    pub program: PathBuf,
+    /// Where to put data, log and history; emptied by the caller.
+    pub directory: PathBuf,
+    /// Cores of the broker.
+    pub cores: u16,
+    /// Kills under load.
+    pub cycles: u32,
+    /// Producers, each with a connection and some consumers.
+    pub producers: usize,
+    /// Plans the run.
+    pub seed: u64,
+    /// How the broker is ended.
+    pub ending: Ending,
+}
+
+/// How the broker is ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// SIGKILL, also during recovery; now and then SIGTERM.
+    Kill,
+    /// SIGTERM, always; queues are durable, so that nothing may be excused.
+    Terminate,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The verdict of the checker.
+    pub verdict: Verdict,
+    /// Kills under load.
+    pub kills: u32,
+    /// Kills during recovery.
+    pub kills_in_recovery: u32,
+    /// SIGTERMs.
+    pub terminations: u32,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} kills under load, {} in recovery, {} SIGTERMs; {}",
+            self.kills, self.kills_in_recovery, self.terminations, self.verdict
+        )
+    }
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// What went wrong, and where the history and the broker's log are.
+pub fn run(plan: &Plan) -> Outcome<Report> {
+    let volatile = match plan.ending {
+        Ending::Kill => Volatile::Allow,
+        Ending::Terminate => Volatile::Avoid,
+    };
+    let shared = Shared::new(History::default(), Scene::new(volatile));
+    let outcome = Run::new(plan, &shared).run();
+    let events = shared.history.all();
+    let history = plan.directory.join("history.txt");
+    let verdict = judge(&events);
+    match outcome {
+        Ok(mut report) if verdict.is_clean() => {
+            report.verdict = verdict;
+            Ok(report)
+        }
+        other => {
+            write(&history, &events)?;
+            let stopped = other.err().unwrap_or_default();
+            Err(format!(
+                "seed {}: {stopped}\n{verdict}\nhistory: {}, log and data beside it",
+                plan.seed,
+                history.display()
+            ))
+        }
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    program: Program,
+    shared: &'a Arc<Shared>,
+    random: Random,
+    crew: Crew,
+    report: Report,
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, shared: &'a Arc<Shared>) -> Self {
+        Self {
+            plan,
+            program: program(&plan.program, &plan.directory, plan.cores),
+            shared,
+            random: Random::new(plan.seed),
+            crew: Crew::new(plan.seed, plan.producers),
+            report: Report {
+                verdict: Verdict::default(),
+                kills: 0,
+                kills_in_recovery: 0,
+                terminations: 0,
+            },
+        }
+    }
+
+    fn run(mut self) -> Outcome<Report> {
+        for _ in 0..self.plan.cycles {
+            self.kill_in_recovery()?;
+            let mut broker = self.start()?;
+            let publishes_max = self.random.between(100, 1_500);
+            let load = self
+                .crew
+                .start(self.shared, broker.address(), publishes_max);
+            let events = self.random.between(50, 6_000) as usize;
+            let waited = wait_for_events(self.shared, &mut broker, &load, events);
+            if self.plan.ending == Ending::Terminate && self.random.percent(50) {
+                load.stop(self.shared, &mut self.crew)?;
+                self.end(broker)?;
+            } else {
+                self.end(broker)?;
+                load.join(&mut self.crew)?;
+            }
+            if self.plan.ending == Ending::Kill {
+                self.shared.history.record([Event::Crash]);
+            }
+            waited?;
+        }
+        let broker = self.start()?;
+        drain(self.shared, broker.address())?;
+        broker.terminate()?;
+        let log = self.program.log_text()?;
+        match log.lines().find(|line| is_alarming(line)) {
+            Some(line) => Err(format!("the broker's log says: {line}")),
+            None => Ok(self.report),
+        }
+    }
+
+    fn start(&mut self) -> Outcome<Broker> {
+        let broker = self.program.start()?;
+        let mut link = Link::open(broker.address())?;
+        self.shared.scene.declare(&mut link)?;
+        Ok(broker)
+    }
+
+    fn kill_in_recovery(&mut self) -> Outcome<()> {
+        if self.plan.ending == Ending::Terminate {
+            return Ok(());
+        }
+        for _ in 0..3 {
+            if !self.random.percent(30) {
+                break;
+            }
+            let broker = self.program.spawn()?;
+            // There is nothing to wait for: any moment of the start will do.
+            std::thread::sleep(Duration::from_micros(self.random.below(40_000)));
+            broker.kill()?;
+            self.report.kills_in_recovery += 1;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, broker: Broker) -> Outcome<()> {
+        if self.plan.ending == Ending::Terminate || self.random.percent(10) {
+            self.report.terminations += 1;
+            broker.terminate()
+        } else {
+            self.report.kills += 1;
+            broker.kill()
+        }
+    }
+}
+
+/// The program as these runs start it, with its data in a directory of a run.
+#[must_use]
+pub fn program(path: &Path, directory: &Path, cores: u16) -> Program {
+    Program {
+        path: path.to_owned(),
+        data: directory.join("data"),
+        log: directory.join("broker.log"),
+        cores,
+        arguments: Vec::new(),
+    }
+}
+
+/// Waits until the history has grown by `events`, or as far as it will.
+///
+/// # Errors
+/// The broker has ended, or nothing happens at all.
+pub fn wait_for_events(
+    shared: &Shared,
+    broker: &mut Broker,
+    load: &Load,
+    events: usize,
+) -> Outcome<()> {
+    let start = shared.history.len();
+    let (mut last, mut since) = (start, Instant::now());
+    loop {
+        let now = shared.history.len();
+        if now >= start + events || load.has_ended() {
+            return broker.check();
+        }
+        if now != last {
+            (last, since) = (now, Instant::now());
+        } else if since.elapsed() > Duration::from_millis(300) && now > start {
+            // Everything is published and what is held is held: as far as it will go.
+            return broker.check();
+        } else if since.elapsed() > PATIENCE {
+            return Err(format!("nothing happened for {PATIENCE:?} under load"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a line of the log tells of something that must not be.
+#[must_use]
+pub fn is_alarming(line: &str) -> bool {
+    line.contains("\"level\":\"ERROR\"") || line.contains("panicked")
+}
