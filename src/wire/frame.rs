@@ -86,9 +86,12 @@ pub fn write(out: &mut Vec<u8>, mut header: FrameHeader, body: &[u8]) {
     );
     header.body_bytes = body.len() as u32;
     header.body_crc = checksum::crc32c(covered(header.kind, body));
+    // Padded by its own length: what is in `out` before it need not end on a boundary, since part
+    // of an earlier frame may travel from elsewhere.
+    let end = out.len() + header.length();
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(body);
-    pad(out);
+    out.resize(end, 0);
 }
 
 /// Appends a frame without a body.
@@ -107,6 +110,20 @@ pub fn pad(out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_are_padded_by_their_own_length() {
+        for before in 0..16 {
+            let mut bytes = vec![9; before];
+            let header = FrameHeader::bare(FrameKind::Get, 3, 9);
+            write(&mut bytes, header, b"hello");
+            assert_eq!(bytes.len(), before + 48);
+            assert!(matches!(
+                cut(&bytes[before..], FRAME_BYTES_MAX),
+                Cut::Complete { length: 48, .. }
+            ));
+        }
+    }
 
     #[test]
     fn cuts_at_every_length() {
