@@ -218,7 +218,7 @@ impl Conns {
     pub fn note(&mut self, event: &SocketEvent) {
         let id = ConnId(event.token.value());
         let Some(conn) = self.get_mut(id) else { return };
-        let (readable, writable) = (event.readable || event.hangup, event.writable);
+        let writable = event.writable;
         conn.ended |= event.hangup;
         let mut list = false;
         if event.readable || event.hangup {
