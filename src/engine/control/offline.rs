@@ -186,18 +186,10 @@ impl<D: Disk> Opened<D> {
         partition_of: impl Fn(QueueId) -> Option<PartitionId>,
     ) -> Result<(), String> {
         self.turn_until(Journal::is_ready)?;
-        let mut body = damage.first.to_le_bytes().to_vec();
-        body.extend_from_slice(&damage.upto.to_le_bytes());
-        let head = RunHead::of_partition(damage.partition);
-        let note = Note {
-            kind: Kind::Loss,
-            head,
-            count: 1,
-            urgency: Urgency::Now,
-        };
+        let (partition, lost) = (damage.partition, damage.first..damage.upto);
         append(self, |journal, pool, effects| {
             journal
-                .append_record(pool, effects, &note, &body)
+                .accept_loss(pool, effects, partition, lost.clone())
                 .map(|_| ())
         })?;
         let ids: Vec<QueueId> = self
