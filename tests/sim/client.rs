@@ -12,7 +12,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 
-use ringpost_check::{Event, MessageId, QueueNo};
+use ringpost_check::{MessageId, QueueNo};
 use ringpost_wire::control::{self, Attach, Body, Failure, Hello, Welcome};
 use ringpost_wire::{Code, Cut, FRAME_BYTES_MAX, FrameHeader, FrameKind, cut, frame, version};
 
@@ -802,9 +802,4 @@ fn frame_mark(kind: FrameKind) -> &'static str {
         FrameKind::Done => "frame done",
         _ => "frame other",
     }
-}
-
-/// Tells the history that a consumer's queue may have lost what was sent to it unseen.
-fn dropped(scene: &mut Scene, queue: QueueNo) {
-    scene.event(Event::Dropped { queue });
 }

@@ -638,9 +638,19 @@ pub fn headers_match(arguments: &Headers, headers: &Headers) -> bool {
         _ => "all".into(),
     };
     let with_x = mode.ends_with("-with-x");
+    // Of two arguments with one key the first counts.
+    let is_first = |at: usize| {
+        arguments[..at]
+            .iter()
+            .all(|(key, _)| *key != arguments[at].0)
+    };
     let mut counted = arguments
         .iter()
-        .filter(|(key, _)| key != "x-match" && (with_x || !key.starts_with("x-")));
+        .enumerate()
+        .filter(|(at, (key, _))| {
+            key != "x-match" && (with_x || !key.starts_with("x-")) && is_first(*at)
+        })
+        .map(|(_, argument)| argument);
     let takes = |(key, argument): &(String, Header)| match (argument, first(headers, key)) {
         (_, None) => false,
         (Header::Void, Some(_)) => true,

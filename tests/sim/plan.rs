@@ -164,6 +164,8 @@ pub enum Gap {
     /// P-48: deliveries of another core's queue arrive before `ConsumerOpened`, and the consumer
     /// cannot settle them.
     DeliverBeforeOpened,
+    /// P-65: of two arguments of a binding with one key the first counts.
+    RepeatedArguments,
     /// P-47: a delivery count may be too low after two crashes.
     CountAfterCrashes,
 }
@@ -243,6 +245,7 @@ impl Plan {
             | Gap::ProducerClose
             | Gap::RemoteConsumerClose
             | Gap::DeliverBeforeOpened
+            | Gap::RepeatedArguments
             | Gap::CountAfterCrashes => !self.gaps,
         }
     }

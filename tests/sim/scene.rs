@@ -145,6 +145,9 @@ pub struct Scene {
     in_flight: BTreeMap<MessageId, Routed>,
     producers: Vec<u64>,
     open_changes: Vec<(u64, usize, Change)>,
+    /// Queues of consumers without acks that are gone, though the owner of the queue may not know:
+    /// it goes on sending, and what it sends is settled.
+    swallowing: Vec<(u64, QueueNo)>,
     queue_next: u32,
     consumer_next: u32,
     queue_settings: Vec<(Durability, bool)>,
@@ -170,6 +173,7 @@ impl Scene {
             in_flight: BTreeMap::new(),
             producers: Vec::new(),
             open_changes: Vec::new(),
+            swallowing: Vec::new(),
             queue_next: 0,
             consumer_next: 0,
             queue_settings: Vec::new(),
@@ -358,7 +362,12 @@ impl Scene {
         self.open_changes.push((self.now, tenant, change));
     }
 
-    /// Ends changes without an answer that were left open before `until`.
+    /// A consumer without acks is gone; its queue may not know yet.
+    pub fn swallows(&mut self, queue: QueueNo) {
+        self.swallowing.push((self.now, queue));
+    }
+
+    /// Ends changes without an answer, and the doubt about consumers without acks, that were left open before `until`.
     pub fn end_open_changes(&mut self, until: u64) {
         let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.open_changes)
             .into_iter()
@@ -366,6 +375,13 @@ impl Scene {
         self.open_changes = young;
         for (_, tenant, change) in old {
             self.end(tenant, &change, Outcome::Lost);
+        }
+        let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.swallowing)
+            .into_iter()
+            .partition(|(since, _)| *since < until);
+        self.swallowing = young;
+        for (_, queue) in old {
+            self.event(Event::Dropped { queue });
         }
     }
 

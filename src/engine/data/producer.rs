@@ -26,6 +26,8 @@ pub struct Span {
     pub level: Level,
     /// Set when a target refused or was lost: the exception that is told before the confirm.
     pub failed: Option<Code>,
+    /// A target has taken it: with another one failed, nobody can say that it is in no queue.
+    pub stored: bool,
     /// Sequence of the first one (exceptions name a range).
     pub first: u64,
 }
@@ -193,6 +195,7 @@ impl Producer {
             && last.block == span.block
             && last.level == span.level
             && last.failed == span.failed
+            && last.stored == span.stored
             && self.spans.len() > self.confirmed
         {
             let last = self.spans.back_mut().expect("it was just looked at");
@@ -227,6 +230,7 @@ impl Producer {
             .expect("a span waits until all have answered");
         let span = &mut self.spans[idx as usize];
         span.waits -= 1;
+        span.stored |= failed.is_none();
         span.failed = span.failed.or(failed);
     }
 
@@ -259,6 +263,11 @@ impl Producer {
             }
             self.confirmed += 1;
             if let Some(code) = span.failed {
+                let code = if span.stored {
+                    Code::Indeterminate
+                } else {
+                    code
+                };
                 // Told before the confirm that passes it.
                 if let Some((last, level)) = through.take() {
                     say(Word::Confirm(last, level));
@@ -316,6 +325,7 @@ mod tests {
             block,
             level,
             failed: None,
+            stored: false,
         }
     }
 
@@ -336,6 +346,31 @@ mod tests {
         assert_eq!(producer.settled, (6, 384));
         assert_eq!(words(&mut producer, 2), [Word::Confirm(7, Level::Durable)]);
         assert!(producer.is_settled());
+    }
+
+    #[test]
+    fn a_refusal_beside_a_target_that_took_it_is_indeterminate() {
+        for (outcomes, code) in [
+            ([Some(Code::QueueFull), None], Code::Indeterminate),
+            ([None, Some(Code::QueueFull)], Code::Indeterminate),
+            (
+                [Some(Code::QueueFull), Some(Code::QueueFull)],
+                Code::QueueFull,
+            ),
+        ] {
+            let mut producer = producer(Level::Durable);
+            let number = producer.push(span(1, 1, 0, 2, Level::Durable));
+            for outcome in outcomes {
+                producer.answered(number, outcome);
+            }
+            let refused = Word::Refused {
+                first: 1,
+                last: 1,
+                code,
+            };
+            let words = words(&mut producer, 1);
+            assert_eq!(words, [refused, Word::Confirm(1, Level::Durable)]);
+        }
     }
 
     #[test]

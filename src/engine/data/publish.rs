@@ -262,6 +262,7 @@ impl Flow {
             block: 0,
             level: Level::Durable,
             failed: None,
+            stored: false,
         };
         match self.judge(producer, targets, unknown, group.mandatory) {
             Err(code) => {
@@ -293,7 +294,10 @@ impl Flow {
                 }
                 for target in targets.iter().filter(|target| target.core == here) {
                     match self.append(target.queue, id, epoch, group, buffers, effects) {
-                        Ok(block) => span.block = span.block.max(block),
+                        Ok(block) => {
+                            span.block = span.block.max(block);
+                            span.stored = true;
+                        }
                         Err(code) => span.failed = Some(code),
                     }
                 }
@@ -811,6 +815,7 @@ impl Flow {
             block: 0,
             level: Level::Durable,
             failed: assembly.refused,
+            stored: false,
         };
         if assembly.refused.is_some() {
             self.stats.refused += 1;
@@ -859,7 +864,10 @@ impl Flow {
                 for target in targets.iter().filter(|target| target.core == here) {
                     let origin = (id, epoch, sequence);
                     match self.append_large(target.queue, origin, bodies, buffers, effects) {
-                        Ok(block) => span.block = span.block.max(block),
+                        Ok(block) => {
+                            span.block = span.block.max(block);
+                            span.stored = true;
+                        }
                         Err(code) => span.failed = Some(code),
                     }
                 }

@@ -11,7 +11,7 @@ use ringpost_wire::{
 };
 
 use super::produce::tag_of;
-use super::{Channel, Client, Link, Request, dropped};
+use super::{Channel, Client, Link, Request};
 use crate::plan::{Fault, Gap, Mode};
 use crate::random::Hash;
 use crate::say;
@@ -59,7 +59,7 @@ impl Consumer {
     /// The broker has forgotten it.
     pub fn over(&self, tenant: usize, scene: &mut Scene) {
         if self.mode == AckMode::OnSend {
-            dropped(scene, self.queue);
+            scene.swallows(self.queue);
         }
         self.opening_ends(tenant, scene);
     }

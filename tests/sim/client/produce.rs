@@ -347,6 +347,14 @@ impl Client {
             producer: producer.id,
             sequence: publish.sequence,
         };
+        say!(
+            scene,
+            "  to {:?} key {:?} headers {:?} mandatory {}",
+            publish.exchange,
+            publish.key,
+            publish.headers,
+            publish.mandatory
+        );
         scene.sent(
             message,
             Routed {
