@@ -235,7 +235,7 @@ impl Client {
             return;
         }
         // A tenant that may not be there yet is reached from the default one.
-        let tenant = if self.tenant == 0 || scene.marks.count("tenant declared") > 0 {
+        let tenant = if self.tenant == 0 || scene.has_tenant {
             self.tenant
         } else {
             0
@@ -729,6 +729,7 @@ impl Client {
             }
             Some(Request::Tenant) => {
                 scene.marks.hit("tenant declared");
+                scene.has_tenant = true;
                 self.leave(scene);
                 Ok(())
             }

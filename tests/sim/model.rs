@@ -621,9 +621,15 @@ pub fn topic_matches(pattern: &str, key: &str) -> bool {
             Some((word, rest)) => key.first() == Some(word) && words_match(rest, &key[1..]),
         }
     }
-    let pattern: Vec<&str> = pattern.split('.').collect();
-    let key: Vec<&str> = key.split('.').collect();
-    words_match(&pattern, &key)
+    /// An empty key has no words; `a..b` has an empty one in the middle.
+    fn words(text: &str) -> Vec<&str> {
+        if text.is_empty() {
+            Vec::new()
+        } else {
+            text.split('.').collect()
+        }
+    }
+    words_match(&words(pattern), &words(key))
 }
 
 /// Whether a binding's arguments take a message's headers (P-66).
@@ -686,7 +692,10 @@ mod tests {
             ("a.#", "a", true),
             ("a.#.c", "a.b.b.c", true),
             ("#", "", true),
-            ("*", "", true),
+            ("*", "", false),
+            ("", "", true),
+            ("*", "a.", false),
+            ("*.*", "a.", true),
             ("#.#", "a", true),
             ("*.#", "a", true),
             ("#.b", "a", false),

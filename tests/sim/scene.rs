@@ -9,6 +9,8 @@ use ringpost_check::{
     Checker, ConsumerNo, Durability, Event, Kind, Level, MessageId, QueueNo, Target, text,
 };
 
+use ringpost_wire::Code;
+
 use crate::model::{Change, Headers, Model, Outcome};
 use crate::plan::{Fault, Gap, Mode, Plan};
 use crate::random::Hash;
@@ -136,6 +138,8 @@ pub struct Scene {
     pub journal_failed: bool,
     /// Whether the broker has reported damage.
     pub damage_reported: bool,
+    /// The second tenant was declared.
+    pub has_tenant: bool,
     /// Faults have stopped.
     pub is_healthy: bool,
     /// The first thing that is wrong, apart from the history.
@@ -166,6 +170,7 @@ impl Scene {
             published: 0,
             journal_failed: false,
             damage_reported: false,
+            has_tenant: false,
             is_healthy: false,
             failure: None,
             checker: Checker::new(),
@@ -387,6 +392,10 @@ impl Scene {
 
     /// A change of topology ended.
     pub fn end(&mut self, tenant: usize, change: &Change, outcome: Outcome) {
+        if let Outcome::Failed(Code::JournalFailed | Code::Indeterminate) = outcome {
+            // It may be on the disk all the same, and then it holds from the next start on.
+            return self.leave_open(tenant, change.clone());
+        }
         match self.models[tenant].end(change, outcome) {
             Ok(consequence) => {
                 if let Some(queue) = consequence.dropped {

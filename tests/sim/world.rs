@@ -22,7 +22,7 @@ use crate::disk::{Disk, Done, Fate};
 use crate::engine::{self, Engine};
 use crate::memory::Pool;
 use crate::network::{Arrived, Link};
-use crate::plan::{Fault, Mode, Plan};
+use crate::plan::{Fault, Gap, Mode, Plan};
 use crate::random::Random;
 use crate::say;
 use crate::scene::{Scene, Trace};
@@ -292,6 +292,11 @@ impl World {
             verdict
                 .violations
                 .retain(|found| !is_tolerable(found.kind, reported));
+            if self.scene.plan.avoids(Gap::CountAfterCrashes) {
+                verdict
+                    .violations
+                    .retain(|found| found.kind != Kind::CountTooLow);
+            }
             if let Some(found) = verdict.violations.first() {
                 self.scene.failure = Some(format!("{found}, damage reported: {reported}"));
             }
@@ -499,6 +504,7 @@ impl World {
             model.crash();
             if is_doubtful {
                 model.doubt();
+                self.scene.has_tenant = false;
             }
         }
         let delay = self.random_trouble.scale(10 * US..=20 * MS);

@@ -758,6 +758,11 @@ impl Client {
             }
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
+            // No memory for what is not journaled, or for one more large message.
+            Code::Overloaded => {
+                publish.length > FRAGMENT_BYTES_MAX
+                    || routed.is_none_or(|routed| routed.may_be_volatile)
+            }
             Code::LimitReached | Code::ShuttingDown => true,
             _ => false,
         };
