@@ -86,9 +86,11 @@ pub fn write(out: &mut Vec<u8>, mut header: FrameHeader, body: &[u8]) {
     );
     header.body_bytes = body.len() as u32;
     header.body_crc = checksum::crc32c(covered(header.kind, body));
+    let start = out.len();
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(body);
-    pad(out);
+    // The frame is padded, not `out`, which may hold the start of another whose end lies elsewhere.
+    out.resize(start + header.length(), 0);
 }
 
 /// Appends a frame without a body.
@@ -107,6 +109,18 @@ pub fn pad(out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_the_same_wherever_it_is_written() {
+        let header = FrameHeader::bare(FrameKind::Get, 3, 9);
+        let mut alone = Vec::new();
+        write(&mut alone, header, b"hello");
+        for before in 0..ALIGN {
+            let mut out = vec![7; before];
+            write(&mut out, header, b"hello");
+            assert_eq!(out[before..], alone, "behind {before} bytes");
+        }
+    }
 
     #[test]
     fn cuts_at_every_length() {
