@@ -424,6 +424,22 @@ fn confirms_name_their_level_and_refusals_their_messages() {
     assert_eq!(peer.info(&durable), (3, 0));
 }
 
+//= P-38
+#[test]
+fn a_sequence_that_comes_again_is_stored_once() {
+    let name = unique("again");
+    let mut open = producer(Level::Durable);
+    for epoch in 1..=2 {
+        let mut peer = Peer::connect();
+        peer.declare(&name);
+        open.epoch = epoch;
+        peer.producer_as(1, &open);
+        peer.publish(1, 1, 0, &[message(&name, "a")]);
+        peer.confirmed(1, Level::Durable);
+    }
+    assert_eq!(Peer::connect().info(&name), (1, 0));
+}
+
 //= P-40
 #[test]
 fn consumers_open_within_limits_and_exclusively() {

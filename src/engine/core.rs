@@ -376,6 +376,8 @@ impl Running {
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
         }
+        // Those that nothing on the disk holds up.
+        flow.answer_forwarded(effects);
         flow.retry_reads();
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);

@@ -86,11 +86,12 @@ pub fn write(out: &mut Vec<u8>, mut header: FrameHeader, body: &[u8]) {
     );
     header.body_bytes = body.len() as u32;
     header.body_crc = checksum::crc32c(covered(header.kind, body));
-    let start = out.len();
+    // Padded by its own length: what is in `out` before it need not end on a boundary, since part
+    // of an earlier frame may travel from elsewhere.
+    let end = out.len() + header.length();
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(body);
-    // The frame is padded, not `out`, which may hold the start of another whose end lies elsewhere.
-    out.resize(start + header.length(), 0);
+    out.resize(end, 0);
 }
 
 /// Appends a frame without a body.
@@ -111,14 +112,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_the_same_wherever_it_is_written() {
-        let header = FrameHeader::bare(FrameKind::Get, 3, 9);
-        let mut alone = Vec::new();
-        write(&mut alone, header, b"hello");
-        for before in 0..ALIGN {
-            let mut out = vec![7; before];
-            write(&mut out, header, b"hello");
-            assert_eq!(out[before..], alone, "behind {before} bytes");
+    fn frames_are_padded_by_their_own_length() {
+        for before in 0..16 {
+            let mut bytes = vec![9; before];
+            let header = FrameHeader::bare(FrameKind::Get, 3, 9);
+            write(&mut bytes, header, b"hello");
+            assert_eq!(bytes.len(), before + 48);
+            assert!(matches!(
+                cut(&bytes[before..], FRAME_BYTES_MAX),
+                Cut::Complete { length: 48, .. }
+            ));
         }
     }
 

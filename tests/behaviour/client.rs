@@ -39,7 +39,9 @@ fn talk<F: Future<Output = ringpost_client::Result<()>>>(
 
 fn publishes_and_consumes(setup: &Setup) {
     talk(setup, |client| async move {
-        client.ensure_exchange("shop", ExchangeConfig::topic()).await?;
+        client
+            .ensure_exchange("shop", ExchangeConfig::topic())
+            .await?;
         for queue in ["all", "paid"] {
             client.ensure_queue(queue, QueueConfig::durable()).await?;
         }
@@ -50,7 +52,11 @@ fn publishes_and_consumes(setup: &Setup) {
         for number in 0..500 {
             let state = if number % 5 == 0 { "paid" } else { "new" };
             let key = format!("order.{number}.{state}");
-            pending.push(producer.enqueue(Message::new(key, number.to_string())).await?);
+            pending.push(
+                producer
+                    .enqueue(Message::new(key, number.to_string()))
+                    .await?,
+            );
         }
         for one in pending {
             assert_eq!(one.await?.level, Level::Durable);
@@ -104,7 +110,9 @@ fn many_tasks_share_a_client(setup: &Setup) {
                     let producer = client.producer("").near(&queue).build().await?;
                     let mut consumer = client.consumer(&queue).credit(10).subscribe().await?;
                     for round in 0..50 {
-                        producer.send(Message::new(queue.clone(), round.to_string())).await?;
+                        producer
+                            .send(Message::new(queue.clone(), round.to_string()))
+                            .await?;
                         let batch = consumer.next_batch().await?.expect("more is to come");
                         consumer.ack(&batch).await?;
                     }

@@ -55,7 +55,10 @@ fn everywhere(setup: &Setup, mut test: impl FnMut(&mut Wire)) {
 fn fill(wire: &mut Wire, numbers: std::ops::Range<u32>) {
     let mut producer = wire.producer(4000, Level::Volatile);
     let payloads: Vec<_> = numbers.map(|number| number.to_string()).collect();
-    let parts: Vec<_> = payloads.iter().map(|text| to_queue(b"q", text.as_bytes())).collect();
+    let parts: Vec<_> = payloads
+        .iter()
+        .map(|text| to_queue(b"q", text.as_bytes()))
+        .collect();
     producer.confirm(wire, &parts);
     producer.close(wire);
 }
@@ -147,7 +150,10 @@ fn credit_changes(setup: &Setup) {
         wire.settle(1, ACK, &[(5, 5)]);
         wire.nothing_delivered(1);
         wire.credit(1, 100, 0);
-        assert_eq!(numbers(&wire.deliveries(1, 15)), (5..20).collect::<Vec<_>>());
+        assert_eq!(
+            numbers(&wire.deliveries(1, 15)),
+            (5..20).collect::<Vec<_>>()
+        );
     });
 }
 
@@ -191,7 +197,11 @@ fn gets_take_what_is_ready(setup: &Setup) {
         let id = wire.get(1, 100, 0);
         let again = wire.got(1, id);
         assert_eq!(numbers(&again), [1, 2]);
-        assert!(again.iter().all(|delivery| delivery.redelivered && delivery.count == 1));
+        assert!(
+            again
+                .iter()
+                .all(|delivery| delivery.redelivered && delivery.count == 1)
+        );
         // As many as are ready, however long they are.
         let payload = filler(1, 50_000);
         let mut producer = wire.producer(2, Level::Volatile);
@@ -225,7 +235,12 @@ fn gets_wait(setup: &Setup) {
         let waiting = wire.get(1, 5, 30_000);
         wire.close_consumer(1);
         wire.sync();
-        assert!(!wire.aside().iter().any(|(_, _, sequence)| *sequence == waiting));
+        assert!(
+            !wire
+                .aside()
+                .iter()
+                .any(|(_, _, sequence)| *sequence == waiting)
+        );
     });
 }
 
@@ -279,7 +294,10 @@ fn settling_one_by_one_and_in_ranges(setup: &Setup) {
         wire.consume(1, &consumer(b"q", 100));
         let rest = wire.deliveries(1, 11);
         assert_eq!(numbers(&rest), [3, 4, 5, 7, 12, 13, 14, 15, 16, 17, 18]);
-        assert!(rest.iter().all(|delivery| delivery.redelivered && delivery.count == 1));
+        assert!(
+            rest.iter()
+                .all(|delivery| delivery.redelivered && delivery.count == 1)
+        );
         assert_eq!(rest[0].queue_sequence, 4);
     });
 }
@@ -302,7 +320,14 @@ fn settling_cumulatively(setup: &Setup) {
 /// P-44: ranges before the bad one hold.
 fn a_settlement_of_what_is_not_outstanding(setup: &Setup) {
     everywhere(setup, |wire| {
-        for bad in [(3, 3), (1, 9), (9, 9), (0, 9), (u64::MAX, u64::MAX), (0, u64::MAX)] {
+        for bad in [
+            (3, 3),
+            (1, 9),
+            (9, 9),
+            (0, 9),
+            (u64::MAX, u64::MAX),
+            (0, u64::MAX),
+        ] {
             fill(wire, 0..6);
             wire.consume(1, &consumer(b"q", 100));
             wire.deliveries(1, 6);
@@ -358,7 +383,11 @@ fn requeued_messages_return_to_their_places(setup: &Setup) {
         wire.settle_surely(1, REQUEUE, &[(4, 4), (2, 2)]);
         let again = wire.deliveries(1, 2);
         assert_eq!(numbers(&again), [1, 3], "ahead of 5, in their order");
-        assert!(again.iter().all(|delivery| delivery.redelivered && delivery.count == 1));
+        assert!(
+            again
+                .iter()
+                .all(|delivery| delivery.redelivered && delivery.count == 1)
+        );
         assert_eq!((again[0].queue_sequence, again[1].queue_sequence), (2, 4));
         wire.settle_surely(1, ACK, &[(0, 7)]);
         let rest = wire.deliveries(1, 5);
@@ -390,7 +419,10 @@ fn delivery_counts_grow(setup: &Setup) {
         for count in 0..10 {
             let one = wire.deliveries(1, 1);
             assert_eq!((one[0].count, one[0].redelivered), (count, count > 0));
-            assert_eq!((one[0].queue_sequence, one[0].tag), (1, u64::from(count) + 1));
+            assert_eq!(
+                (one[0].queue_sequence, one[0].tag),
+                (1, u64::from(count) + 1)
+            );
             wire.settle(1, REQUEUE, &[(one[0].tag, one[0].tag)]);
         }
     });
@@ -414,7 +446,10 @@ fn what_a_dead_consumer_held_returns(setup: &Setup) {
         wire.consume(1, &consumer(b"q", 100));
         let all = wire.deliveries(1, 8);
         assert_eq!(numbers(&all), [0, 3, 4, 5, 6, 7, 8, 9]);
-        assert!(all.iter().all(|delivery| delivery.redelivered && delivery.count == 1));
+        assert!(
+            all.iter()
+                .all(|delivery| delivery.redelivered && delivery.count == 1)
+        );
     });
 }
 
@@ -451,7 +486,10 @@ fn no_acks(setup: &Setup) {
             ..consumer(b"q", 5)
         };
         wire.consume(1, &open);
-        assert_eq!(numbers(&wire.deliveries(1, 50)), (0..50).collect::<Vec<_>>());
+        assert_eq!(
+            numbers(&wire.deliveries(1, 50)),
+            (0..50).collect::<Vec<_>>()
+        );
         let info = wire.until(b"q", |info| info.settled == 50);
         assert_eq!((info.ready, info.unacked), (0, 0));
         wire.credit(1, 0, 0);
@@ -494,11 +532,19 @@ fn consumers_share(setup: &Setup) {
         let mut all = Vec::new();
         wire.sync();
         other.sync();
-        while wire.aside().iter().any(|(kind, channel, _)| *kind == FrameKind::Deliver && *channel == 1) {
+        while wire
+            .aside()
+            .iter()
+            .any(|(kind, channel, _)| *kind == FrameKind::Deliver && *channel == 1)
+        {
             all.extend(numbers(&wire.delivered(1)));
         }
         let of_first = all.len();
-        while wire.aside().iter().any(|(kind, _, _)| *kind == FrameKind::Deliver) {
+        while wire
+            .aside()
+            .iter()
+            .any(|(kind, _, _)| *kind == FrameKind::Deliver)
+        {
             all.extend(numbers(&wire.delivered(2)));
         }
         let of_second = all.len() - of_first;
@@ -522,7 +568,10 @@ fn a_queue_deleted_under_its_consumers(setup: &Setup) {
             other.consume(1, &consumer(b"q", 5));
             other.consume(2, &consumer(b"q", 0));
         }
-        let waits: Vec<_> = others.iter_mut().map(|other| other.get(2, 1, 30_000)).collect();
+        let waits: Vec<_> = others
+            .iter_mut()
+            .map(|other| other.get(2, 1, 30_000))
+            .collect();
         fill(&mut wire, 0..30);
         wire.until(b"q", |info| info.unacked == 18);
         assert_eq!(wire.delete(b"q"), 30);
@@ -539,8 +588,14 @@ fn a_queue_deleted_under_its_consumers(setup: &Setup) {
         others[0].consume(1, &consumer(b"q", 100));
         // Deliveries of the old consumer came before its end.
         let old = others[0].deliveries_before_end(1);
-        assert!(old.iter().all(|delivery| numbers(std::slice::from_ref(delivery))[0] < 30));
-        assert_eq!(numbers(&others[0].deliveries(1, 10)), (100..110).collect::<Vec<_>>());
+        assert!(
+            old.iter()
+                .all(|delivery| numbers(std::slice::from_ref(delivery))[0] < 30)
+        );
+        assert_eq!(
+            numbers(&others[0].deliveries(1, 10)),
+            (100..110).collect::<Vec<_>>()
+        );
         wire.delete(b"q");
     }
 }
@@ -560,7 +615,10 @@ fn a_message_larger_than_agreed(setup: &Setup) {
         small.consume(1, &consumer(b"q", 10));
         let payload = filler(1, 6000);
         let mut producer = wire.producer(1, Level::Durable);
-        producer.confirm(&mut wire, &[to_queue(b"q", b"fits"), to_queue(b"q", &payload)]);
+        producer.confirm(
+            &mut wire,
+            &[to_queue(b"q", b"fits"), to_queue(b"q", &payload)],
+        );
         assert_eq!(small.deliveries(1, 1)[0].payload, b"fits");
         assert_eq!(small.consumer_closed(1), Code::MessageTooLarge);
         // P-22: it may not publish such a one either.
@@ -599,7 +657,10 @@ fn channels_come_and_go(setup: &Setup) {
         }
         wire.until(b"q", |info| info.unacked == 0);
         wire.consume(1, &consumer(b"q", 200));
-        assert_eq!(numbers(&wire.deliveries(1, 200)), (0..200).collect::<Vec<_>>());
+        assert_eq!(
+            numbers(&wire.deliveries(1, 200)),
+            (0..200).collect::<Vec<_>>()
+        );
         wire.delete(b"q");
         wire.delete(b"other");
     }

@@ -97,7 +97,10 @@ fn attach_with_bytes_behind_it(setup: &Setup) {
         eager.send_bytes(&bytes[cut..]);
         for id in 2..6 {
             let frame = eager.read();
-            assert_eq!((frame.kind(), frame.header.sequence), (FrameKind::QueueInfo, id));
+            assert_eq!(
+                (frame.kind(), frame.header.sequence),
+                (FrameKind::QueueInfo, id)
+            );
         }
     }
 }
@@ -164,7 +167,14 @@ fn frames_may_follow_an_open_at_once(setup: &Setup) {
     let mut producer = wire.producer(1, Level::Durable);
     for name in &names {
         let name = name.as_bytes();
-        producer.confirm(&mut wire, &[to_queue(name, b"1"), to_queue(name, b"2"), to_queue(name, b"3")]);
+        producer.confirm(
+            &mut wire,
+            &[
+                to_queue(name, b"1"),
+                to_queue(name, b"2"),
+                to_queue(name, b"3"),
+            ],
+        );
         let open = wire.request_on(FrameKind::ConsumerOpen, 2, &consumer(name, 0));
         let get = wire.get(2, 1, 30_000);
         wire.credit(2, 1, 0);
@@ -200,7 +210,10 @@ fn frames_may_follow_an_open_that_fails(setup: &Setup) {
         wire.credit(2, 1, 0);
         wire.settle(2, 0, &[(1, 1)]);
         wire.request_bare(FrameKind::ConsumerClose, 2);
-        assert!(matches!(wire.failed(open), Code::InUse | Code::QueueUnknown));
+        assert!(matches!(
+            wire.failed(open),
+            Code::InUse | Code::QueueUnknown
+        ));
         wire.sync();
         if name != b"none" {
             wire.close_consumer(9);
@@ -262,7 +275,10 @@ fn connections_die_while_others_serve_them(setup: &Setup) {
     }
     for (name, count) in names.iter().zip(published) {
         let info = watcher.until(name.as_bytes(), |info| info.consumers == 0);
-        assert_eq!((info.published, info.ready, info.unacked), (count, count, 0));
+        assert_eq!(
+            (info.published, info.ready, info.unacked),
+            (count, count, 0)
+        );
     }
 }
 
@@ -311,7 +327,10 @@ fn order_holds_across_cores(setup: &Setup) {
             .iter()
             .map(|text| {
                 let number: usize = text.parse().unwrap();
-                to_queue(names[number * number % names.len()].as_bytes(), text.as_bytes())
+                to_queue(
+                    names[number * number % names.len()].as_bytes(),
+                    text.as_bytes(),
+                )
             })
             .collect();
         producer.publish(&mut wire, 0, &parts);
@@ -325,7 +344,10 @@ fn order_holds_across_cores(setup: &Setup) {
         while seen < count {
             for delivery in sink.delivered(channel) {
                 seen += 1;
-                let number: u32 = std::str::from_utf8(&delivery.payload).unwrap().parse().unwrap();
+                let number: u32 = std::str::from_utf8(&delivery.payload)
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 assert!(last < Some(number), "{last:?} before {number}");
                 last = Some(number);
             }

@@ -99,7 +99,9 @@ fn another_protocol_is_cut_off(setup: &Setup) {
         }
     };
     cut_off(&|wire| wire.send_bytes(b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n"));
-    cut_off(&|wire| wire.send_bytes(b"AMQP\0\0\x09\x01AMQP\0\0\x09\x01AMQP\0\0\x09\x01AMQP\0\0\x09\x01"));
+    cut_off(&|wire| {
+        wire.send_bytes(b"AMQP\0\0\x09\x01AMQP\0\0\x09\x01AMQP\0\0\x09\x01AMQP\0\0\x09\x01")
+    });
     cut_off(&|wire| {
         let hello = Hello {
             magic: MAGIC + 1,

@@ -53,7 +53,10 @@ fn every_length_survives(setup: &Setup) {
                 let payload = payload_of(bytes);
                 let part = to_queue(b"q", &payload);
                 assert_eq!(part.length(), bytes);
-                producer.confirm(&mut wire, &[to_queue(b"q", b"before"), part, to_queue(b"q", b"after")]);
+                producer.confirm(
+                    &mut wire,
+                    &[to_queue(b"q", b"before"), part, to_queue(b"q", b"after")],
+                );
                 let all = wire.deliveries(2, 3);
                 assert_eq!(all[0].payload, b"before");
                 assert!(all[1].payload == payload, "{bytes} bytes came back changed");
@@ -74,7 +77,10 @@ fn pieces_need_only_the_credit_of_a_piece(setup: &Setup) {
     let mut producer = wire.producer(1, Level::Durable);
     producer.confirm(&mut wire, &[to_queue(b"q", &payload)]);
     let one = wire.deliveries(2, 1);
-    assert!(one[0].payload == payload, "the largest message came back changed");
+    assert!(
+        one[0].payload == payload,
+        "the largest message came back changed"
+    );
     wire.settle_surely(2, 0, &[(1, 1)]);
     assert_eq!(wire.inspect(b"q").bytes, 0);
 }
@@ -100,12 +106,19 @@ fn large_messages_keep_their_place(setup: &Setup) {
         let payloads: Vec<_> = (0..12_u64)
             .map(|number| filler(number, if number % 3 == 0 { 500_000 } else { 100 }))
             .collect();
-        let parts: Vec<_> = payloads.iter().map(|payload| to_queue(b"q", payload)).collect();
+        let parts: Vec<_> = payloads
+            .iter()
+            .map(|payload| to_queue(b"q", payload))
+            .collect();
         producer.confirm(&mut wire, &parts);
         wire.consume(2, &consumer(b"q", 100));
         let all = wire.deliveries(2, 12);
         for (delivery, payload) in all.iter().zip(&payloads) {
-            assert!(delivery.payload == *payload, "at {}", delivery.queue_sequence);
+            assert!(
+                delivery.payload == *payload,
+                "at {}",
+                delivery.queue_sequence
+            );
         }
         wire.delete(b"q");
     }
@@ -113,7 +126,10 @@ fn large_messages_keep_their_place(setup: &Setup) {
 
 fn large_messages_fan_out(setup: &Setup) {
     let mut wire = setup.wire();
-    wire.declare_exchange(&exchange(b"x", ringpost_wire::control::ExchangeKind::Fanout));
+    wire.declare_exchange(&exchange(
+        b"x",
+        ringpost_wire::control::ExchangeKind::Fanout,
+    ));
     for number in 0..4_u16 {
         let name = format!("q{number}");
         wire.declare(&queue_on(name.as_bytes(), number));
@@ -122,7 +138,10 @@ fn large_messages_fan_out(setup: &Setup) {
     }
     let mut producer = wire.producer(1, Level::Durable);
     let payload = filler(5, 700_000);
-    producer.confirm(&mut wire, &[to(b"x", b"", &payload), to(b"x", b"", b"small")]);
+    producer.confirm(
+        &mut wire,
+        &[to(b"x", b"", &payload), to(b"x", b"", b"small")],
+    );
     for number in 0..4_u16 {
         let both = wire.deliveries(10 + number, 2);
         assert!(both[0].payload == payload && both[1].payload == b"small");
@@ -179,7 +198,10 @@ fn large_messages_return(setup: &Setup) {
         wire.consume(2, &consumer(b"q", 1));
         let payload = filler(1, 900_000);
         let mut producer = wire.producer(1, Level::Durable);
-        producer.confirm(&mut wire, &[to_queue(b"q", &payload), to_queue(b"q", b"small")]);
+        producer.confirm(
+            &mut wire,
+            &[to_queue(b"q", &payload), to_queue(b"q", b"small")],
+        );
         for count in 0..4 {
             let one = wire.deliveries(2, 1);
             assert!(one[0].payload == payload);

@@ -1,7 +1,7 @@
 //! What a client may not do: each ends its connection with the right code, and nothing else.
 
 use ringpost_wire::control::{
-    Attach, Body, Bind, ConsumerOpen, Delete, Level, ProducerOpen, QueueDeclare,
+    Attach, Bind, Body, ConsumerOpen, Delete, Level, ProducerOpen, QueueDeclare,
 };
 use ringpost_wire::{
     CHANNELS_MAX, Code, FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FrameHeader, FrameKind, checksum,
@@ -83,7 +83,10 @@ fn headers_that_are_not_right(setup: &Setup) {
         sealed(&|bytes| bytes[20] = 1),
         // Padding is zeros.
         {
-            let mut bytes = bytes_of(FrameHeader::bare(FrameKind::QueueInspect, 0, 1), &[1, 0, 0, 0, b'q']);
+            let mut bytes = bytes_of(
+                FrameHeader::bare(FrameKind::QueueInspect, 0, 1),
+                &[1, 0, 0, 0, b'q'],
+            );
             *bytes.last_mut().unwrap() = 1;
             bytes
         },
@@ -118,7 +121,9 @@ fn bodies_that_do_not_fit(setup: &Setup) {
         wire.send_bytes(&bytes);
     });
     for cut in [0, 1, body.len() - 1] {
-        ends(setup, Code::BodyMalformed, |wire| wire.send_frame(header, &body[..cut]));
+        ends(setup, Code::BodyMalformed, |wire| {
+            wire.send_frame(header, &body[..cut])
+        });
     }
     ends(setup, Code::BodyMalformed, |wire| {
         let mut long = body.clone();
@@ -128,7 +133,10 @@ fn bodies_that_do_not_fit(setup: &Setup) {
     ends(setup, Code::BodyMalformed, |wire| {
         wire.declare(&queue(b"q"));
         let name = [b'n'; 256];
-        wire.request(FrameKind::QueueInspect, &ringpost_wire::control::Named { name: &name });
+        wire.request(
+            FrameKind::QueueInspect,
+            &ringpost_wire::control::Named { name: &name },
+        );
     });
     // A reserved field that is not 0.
     ends(setup, Code::BodyMalformed, |wire| {
@@ -219,7 +227,11 @@ fn channels_never_opened(setup: &Setup) {
                 ..FrameHeader::bare(kind, channel, 1)
             };
             wire.send_frame(header, body);
-            assert_eq!(wire.closed(), Code::UnexpectedFrame, "{kind:?} on {channel}");
+            assert_eq!(
+                wire.closed(),
+                Code::UnexpectedFrame,
+                "{kind:?} on {channel}"
+            );
         }
     }
 }
@@ -345,7 +357,13 @@ fn publishes_that_do_not_fit(setup: &Setup) {
     });
     pieces(&|wire, producer| {
         producer.send_piece(wire, 0, large.len(), 0, first);
-        producer.send_piece(wire, 0, large.len() + 1, FRAGMENT_BYTES_MAX, &[second, b"x"].concat());
+        producer.send_piece(
+            wire,
+            0,
+            large.len() + 1,
+            FRAGMENT_BYTES_MAX,
+            &[second, b"x"].concat(),
+        );
     });
     pieces(&|wire, producer| producer.send_piece(wire, 0, 1000, 0, &first[..1000]));
     for sequence in [1, 2] {
@@ -514,8 +532,12 @@ fn credit(setup: &Setup) {
         let mut sequence = producer.next;
         while sent < 4 * producer.bytes {
             let mut body = Vec::new();
-            to_queue(b"no such queue", &payload).write(&mut body).unwrap();
-            to_queue(b"no such queue", &payload).write(&mut body).unwrap();
+            to_queue(b"no such queue", &payload)
+                .write(&mut body)
+                .unwrap();
+            to_queue(b"no such queue", &payload)
+                .write(&mut body)
+                .unwrap();
             let header = FrameHeader {
                 count: 2,
                 ..FrameHeader::bare(FrameKind::Publish, 1, sequence)

@@ -173,7 +173,10 @@ fn a_backlog_beyond_memory_drains_in_order() {
         let count = 60_u64 * 1024 / 24;
         for chunk in (0..count).collect::<Vec<_>>().chunks(32) {
             let payloads: Vec<_> = chunk.iter().map(|number| filler(*number, 24_000)).collect();
-            let parts: Vec<_> = payloads.iter().map(|payload| to_queue(b"q", payload)).collect();
+            let parts: Vec<_> = payloads
+                .iter()
+                .map(|payload| to_queue(b"q", payload))
+                .collect();
             producer.publish(&mut wire, 0, &parts);
         }
         producer.settle(&mut wire);
@@ -206,8 +209,12 @@ fn large_messages_come_back_from_disk_with_little_memory() {
     let lengths = [1 << 20, 300, 2 << 20, 16 << 20, 5, 400_000];
     for round in 0..3 {
         for (idx, bytes) in lengths.iter().enumerate() {
-            let payload = filler(round * 10 + idx as u64, (*bytes as usize).min((16 << 20) - 65));
-            let sequence = producer.publish(&mut wire, PUBLISH_MANDATORY, &[to_queue(b"q", &payload)]);
+            let payload = filler(
+                round * 10 + idx as u64,
+                (*bytes as usize).min((16 << 20) - 65),
+            );
+            let sequence =
+                producer.publish(&mut wire, PUBLISH_MANDATORY, &[to_queue(b"q", &payload)]);
             producer.settle(&mut wire);
             assert_eq!(producer.refused, [], "message {sequence} of {bytes} bytes");
         }
@@ -216,7 +223,10 @@ fn large_messages_come_back_from_disk_with_little_memory() {
     for round in 0..3 {
         for (idx, bytes) in lengths.iter().enumerate() {
             let one = wire.delivered(2).remove(0);
-            let payload = filler(round * 10 + idx as u64, (*bytes as usize).min((16 << 20) - 65));
+            let payload = filler(
+                round * 10 + idx as u64,
+                (*bytes as usize).min((16 << 20) - 65),
+            );
             assert!(one.payload == payload, "{bytes} bytes");
             wire.settle(2, 0, &[(one.tag, one.tag)]);
         }
@@ -264,7 +274,9 @@ fn stopped_readers_and_little_memory() {
         let mut reader = Wire::open(&broker);
         reader.consume(1, &consumer(name.as_bytes(), 1_000));
         stopped.push(reader);
-        let parts: Vec<_> = (0..150).map(|_| to_queue(name.as_bytes(), &payload)).collect();
+        let parts: Vec<_> = (0..150)
+            .map(|_| to_queue(name.as_bytes(), &payload))
+            .collect();
         producer.confirm(&mut wire, &parts);
     }
     wire.consume(2, &consumer(b"q", 10));

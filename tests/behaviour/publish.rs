@@ -1,8 +1,6 @@
 //! What becomes of a publish, and what its producer is told.
 
-use ringpost_wire::control::{
-    ExchangeKind, Level, PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare,
-};
+use ringpost_wire::control::{ExchangeKind, Level, PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare};
 use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameKind};
 
@@ -132,7 +130,11 @@ fn mandatory_refuses_what_no_queue_takes(setup: &Setup) {
         let part = to(b"no exchange", b"k", b"m");
         assert_eq!(producer.refused(&mut wire, 0, part), Code::ExchangeUnknown);
         // The flag is of the whole frame.
-        let parts = [to_queue(b"q", b"m"), to_queue(b"nowhere", b"m"), to_queue(b"q", b"m")];
+        let parts = [
+            to_queue(b"q", b"m"),
+            to_queue(b"nowhere", b"m"),
+            to_queue(b"q", b"m"),
+        ];
         let first = producer.publish(&mut wire, PUBLISH_MANDATORY, &parts);
         producer.settle(&mut wire);
         let refused = std::mem::take(&mut producer.refused);
@@ -175,7 +177,10 @@ fn fan_out_is_confirmed_when_all_have_it(setup: &Setup) {
     let mut producer = wire.producer(1, Level::Durable);
     let texts: Vec<_> = (0..500).map(|number| format!("message {number}")).collect();
     for chunk in texts.chunks(50) {
-        let parts: Vec<_> = chunk.iter().map(|text| to(b"x", b"k", text.as_bytes())).collect();
+        let parts: Vec<_> = chunk
+            .iter()
+            .map(|text| to(b"x", b"k", text.as_bytes()))
+            .collect();
         producer.confirm(&mut wire, &parts);
         // What is confirmed is there.
         let begun = texts.iter().position(|text| *text == chunk[0]).unwrap();
@@ -204,14 +209,23 @@ fn a_full_queue_refuses(setup: &Setup) {
             for _ in 0..3 {
                 producer.confirm(wire, &[to_queue(b"short", b"m")]);
             }
-            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            assert_eq!(
+                producer.refused(wire, 0, to_queue(b"short", b"m")),
+                Code::QueueFull
+            );
             // Outstanding messages count until they are settled.
             wire.consume(2, &consumer(b"short", 10));
             let held = wire.deliveries(2, 3);
-            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            assert_eq!(
+                producer.refused(wire, 0, to_queue(b"short", b"m")),
+                Code::QueueFull
+            );
             wire.settle_surely(2, 0, &[(held[1].tag, held[1].tag)]);
             producer.confirm(wire, &[to_queue(b"short", b"m")]);
-            assert_eq!(producer.refused(wire, 0, to_queue(b"short", b"m")), Code::QueueFull);
+            assert_eq!(
+                producer.refused(wire, 0, to_queue(b"short", b"m")),
+                Code::QueueFull
+            );
             wire.close_consumer(2);
 
             let payload = filler(1, 1024 - 64 - 5);
@@ -225,7 +239,10 @@ fn a_full_queue_refuses(setup: &Setup) {
             assert_eq!(producer.refused(wire, 0, part), Code::QueueFull);
             producer.confirm(wire, &[to_queue(b"small", b"a little one fits")]);
             let large = filler(1, FRAGMENT_BYTES_MAX + 1);
-            assert_eq!(producer.refused(wire, 0, to_queue(b"small", &large)), Code::QueueFull);
+            assert_eq!(
+                producer.refused(wire, 0, to_queue(b"small", &large)),
+                Code::QueueFull
+            );
             producer.close(wire);
             wire.delete(b"short");
             wire.delete(b"small");
@@ -274,7 +291,11 @@ fn a_batch_larger_than_a_queue_fills_it(setup: &Setup) {
         producer.settle(wire);
         let info = wire.inspect(b"q");
         assert_eq!(info.ready, 10);
-        let refused: u64 = producer.refused.iter().map(|(from, to, _)| to - from + 1).sum();
+        let refused: u64 = producer
+            .refused
+            .iter()
+            .map(|(from, to, _)| to - from + 1)
+            .sum();
         assert_eq!(refused, 15, "{:?}", producer.refused);
         for (from, _, code) in &producer.refused {
             assert!(*from >= first + 10);
@@ -342,13 +363,20 @@ fn frames_after_a_close_are_ignored(setup: &Setup) {
     producer.confirm(&mut wire, &[to_queue(b"q", b"before")]);
     let id = wire.request_bare(FrameKind::ProducerClose, 1);
     producer.publish(&mut wire, 0, &[to_queue(b"q", b"after")]);
-    producer.publish(&mut wire, 0, &[to_queue(b"q", &filler(1, FRAGMENT_BYTES_MAX + 100))]);
+    producer.publish(
+        &mut wire,
+        0,
+        &[to_queue(b"q", &filler(1, FRAGMENT_BYTES_MAX + 100))],
+    );
     let second = wire.request_bare(FrameKind::ProducerClose, 1);
     let frame = wire.answer(id);
     assert_eq!(frame.kind(), FrameKind::ProducerClosed);
     wire.sync();
     assert_eq!(wire.inspect(b"q").published, 1);
-    let answered = wire.aside().iter().any(|(_, _, sequence)| *sequence == second);
+    let answered = wire
+        .aside()
+        .iter()
+        .any(|(_, _, sequence)| *sequence == second);
     assert!(!answered, "requests ignored so are not answered");
     let mut producer = wire.producer(1, Level::Durable);
     producer.confirm(&mut wire, &[to_queue(b"q", b"anew")]);
@@ -359,7 +387,9 @@ fn many_producers_on_one_connection(setup: &Setup) {
     for number in 0..4_u16 {
         wire.declare(&queue_on(format!("q{number}").as_bytes(), number));
     }
-    let mut producers: Vec<_> = (1..=40).map(|channel| wire.producer(channel, Level::Durable)).collect();
+    let mut producers: Vec<_> = (1..=40)
+        .map(|channel| wire.producer(channel, Level::Durable))
+        .collect();
     for round in 0..10_u16 {
         for producer in &mut producers {
             let name = format!("q{}", (round + producer.channel) % 4);
@@ -390,7 +420,10 @@ fn a_newer_epoch_fences(setup: &Setup) {
     let id = newer.request_on(FrameKind::ProducerOpen, 1, &open(5));
     assert_eq!(newer.answer(id).kind(), FrameKind::ProducerOpened);
     let frame = older.wait_on(FrameKind::ProducerClosed, 1);
-    assert_eq!((frame.header.sequence, frame.code()), (0, Code::ProducerFenced));
+    assert_eq!(
+        (frame.header.sequence, frame.code()),
+        (0, Code::ProducerFenced)
+    );
     let id = older.request_on(FrameKind::ProducerOpen, 1, &open(4));
     assert_eq!(older.failed(id), Code::ProducerFenced);
 }
@@ -409,7 +442,11 @@ fn publishes_are_stored_once(setup: &Setup) {
         let id = wire.request_on(FrameKind::ProducerOpen, 1, &open(1));
         let opened = wire.answer(id);
         let mut producer = crate::wire::Producer::opened(&opened);
-        let parts = [to_queue(b"q", b"1"), to_queue(b"q", b"2"), to_queue(b"q", b"3")];
+        let parts = [
+            to_queue(b"q", b"1"),
+            to_queue(b"q", b"2"),
+            to_queue(b"q", b"3"),
+        ];
         producer.confirm(wire, &parts);
         producer.close(wire);
         let id = wire.request_on(FrameKind::ProducerOpen, 1, &open(2));

@@ -1,10 +1,12 @@
 //! What a broker knows after it was shut down and started again in the same directory.
 
 use ringpost_wire::control::{ExchangeKind, Level, QueueDeclare};
-use ringpost_wire::{Code, FrameKind, FrameHeader};
+use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::broker::Broker;
-use crate::wire::{Wire, consumer, exchange, filler, hello, payloads, queue_on, to, to_queue, volatile};
+use crate::wire::{
+    Wire, consumer, exchange, filler, hello, payloads, queue_on, to, to_queue, volatile,
+};
 
 /// Topology, messages, what was settled, places and delivery counts; and nothing that is volatile.
 fn survives(cores: &[u16]) {
@@ -42,7 +44,10 @@ fn survives(cores: &[u16]) {
             parts.push(to_queue(name.as_bytes(), payload));
         }
         producer.confirm(&mut wire, &parts);
-        producer.confirm(&mut wire, &[to_queue(format!("v{number}").as_bytes(), b"gone")]);
+        producer.confirm(
+            &mut wire,
+            &[to_queue(format!("v{number}").as_bytes(), b"gone")],
+        );
         let channel = 10 + number;
         wire.consume(channel, &consumer(name.as_bytes(), 40));
         wire.deliveries(channel, 40);
@@ -62,11 +67,22 @@ fn survives(cores: &[u16]) {
         broker.restart_on(*cores);
         let mut wire = Wire::greet(&broker, &hello(b"shop"));
         let queues = wire.queues();
-        let names: Vec<_> = queues.iter().map(|info| String::from_utf8_lossy(&info.name).into_owned()).collect();
-        assert_eq!(names, ["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7"], "round {round}");
+        let names: Vec<_> = queues
+            .iter()
+            .map(|info| String::from_utf8_lossy(&info.name).into_owned())
+            .collect();
+        assert_eq!(
+            names,
+            ["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7"],
+            "round {round}"
+        );
         for (number, info) in queues.iter().enumerate() {
             assert_eq!(info.messages_max, 1_000 + number as u64);
-            assert_eq!((info.ready, info.unacked), (85, 0), "round {round} {info:?}");
+            assert_eq!(
+                (info.ready, info.unacked),
+                (85, 0),
+                "round {round} {info:?}"
+            );
             assert_eq!((info.published, info.settled), (100, 15));
             assert_eq!(info.core, info.partition % cores);
         }
@@ -82,7 +98,11 @@ fn survives(cores: &[u16]) {
             for delivery in &all {
                 let sequence = delivery.queue_sequence as usize;
                 let text = format!("{number}.{}", sequence - 1);
-                let payload = if sequence == 51 { &large } else { text.as_bytes() };
+                let payload = if sequence == 51 {
+                    &large
+                } else {
+                    text.as_bytes()
+                };
                 assert!(delivery.payload == payload, "{text}");
                 // Exact: a shutdown is no crash. Each round before delivered everything once.
                 let expected = delivered_before[sequence] + round as u32 - 1;
@@ -98,10 +118,19 @@ fn survives(cores: &[u16]) {
     // Sequences go on, routes are there.
     let mut wire = Wire::greet(&broker, &hello(b"shop"));
     let mut producer = wire.producer(1, Level::Durable);
-    producer.confirm(&mut wire, &[to(b"topic", b"a.b", b"routed"), to(b"amq.fanout", b"", b"to all")]);
+    producer.confirm(
+        &mut wire,
+        &[
+            to(b"topic", b"a.b", b"routed"),
+            to(b"amq.fanout", b"", b"to all"),
+        ],
+    );
     for number in 0..8 {
         let routed = u64::from(number == 1 || number == 2);
-        assert_eq!(wire.inspect(format!("q{number}").as_bytes()).ready, 86 + routed);
+        assert_eq!(
+            wire.inspect(format!("q{number}").as_bytes()).ready,
+            86 + routed
+        );
     }
     // A new queue never has the number, or the messages, of an old one.
     wire.declare(&queue_on(b"deleted", 3));
@@ -180,12 +209,17 @@ fn recycled_segments_keep_what_is_live() {
         broker.restart();
         wire = Wire::open(&broker);
         let info = wire.inspect(b"pass");
-        assert_eq!((info.ready, info.unacked, info.settled), (0, 0, (round + 1) * 320));
+        assert_eq!(
+            (info.ready, info.unacked, info.settled),
+            (0, 0, (round + 1) * 320)
+        );
         assert_eq!(wire.inspect(b"keep").ready, (round + 1) * 8);
     }
     wire.consume(2, &consumer(b"keep", 100));
     let all = wire.deliveries(2, 24);
-    let expected: Vec<_> = (0..3).flat_map(|round| (0..8).map(move |step| format!("{round}.{step}"))).collect();
+    let expected: Vec<_> = (0..3)
+        .flat_map(|round| (0..8).map(move |step| format!("{round}.{step}")))
+        .collect();
     let expected: Vec<_> = expected.iter().map(String::as_bytes).collect();
     assert_eq!(payloads(&all), expected);
 }
@@ -216,7 +250,10 @@ fn a_shutdown_under_load() {
     let mut broker = broker.started();
     let mut wire = Wire::open(&broker);
     let published = wire.inspect(b"q").published;
-    assert!((confirmed..=2000).contains(&published), "{confirmed} confirmed, {published} there");
+    assert!(
+        (confirmed..=2000).contains(&published),
+        "{confirmed} confirmed, {published} there"
+    );
     wire.send_frame(FrameHeader::bare(FrameKind::Heartbeat, 0, 0), b"");
     wire.bye();
     broker.restart();

@@ -36,7 +36,12 @@ fn takers(wire: &mut Wire, producer: &mut Producer, part: MessageParts<'_>) -> V
         assert!(info.ready <= 1, "{info:?}");
         if info.ready == 1 {
             assert_eq!(wire.purge(&info.name), 1);
-            takers.push(String::from_utf8(info.name[1..].to_vec()).unwrap().parse().unwrap());
+            takers.push(
+                String::from_utf8(info.name[1..].to_vec())
+                    .unwrap()
+                    .parse()
+                    .unwrap(),
+            );
         }
     }
     takers.sort_unstable();
@@ -59,7 +64,10 @@ fn direct_goes_by_the_whole_key(setup: &Setup) {
         (b"red.x", &[]),
         (b"*", &[]),
     ] {
-        assert_eq!(takers(&mut wire, &mut producer, to(b"x", key, b"m")), expected);
+        assert_eq!(
+            takers(&mut wire, &mut producer, to(b"x", key, b"m")),
+            expected
+        );
     }
 }
 
@@ -78,8 +86,16 @@ fn fanout_goes_everywhere(setup: &Setup) {
 fn topic_goes_by_pattern(setup: &Setup) {
     let (mut wire, mut producer) = queues(setup, 7);
     wire.declare_exchange(&exchange(b"x", ExchangeKind::Topic));
-    for (number, pattern) in ["a.b", "a.*", "a.#", "#", "*.b", "#.b.#", ""].iter().enumerate() {
-        wire.bind(b"x", format!("q{number}").as_bytes(), pattern.as_bytes(), b"");
+    for (number, pattern) in ["a.b", "a.*", "a.#", "#", "*.b", "#.b.#", ""]
+        .iter()
+        .enumerate()
+    {
+        wire.bind(
+            b"x",
+            format!("q{number}").as_bytes(),
+            pattern.as_bytes(),
+            b"",
+        );
     }
     for (key, expected) in [
         (&b"a.b"[..], &[0, 1, 2, 3, 4, 5][..]),
@@ -159,7 +175,10 @@ fn a_message_goes_once_to_a_queue(setup: &Setup) {
         wire.bind(b"x", b"q0", pattern.as_bytes(), b"");
         wire.bind(b"x", b"q1", pattern.as_bytes(), b"");
     }
-    assert_eq!(takers(&mut wire, &mut producer, to(b"x", b"a.b", b"m")), [0, 1]);
+    assert_eq!(
+        takers(&mut wire, &mut producer, to(b"x", b"a.b", b"m")),
+        [0, 1]
+    );
 }
 
 /// A frame is cut into groups of one fate; each message keeps its own.

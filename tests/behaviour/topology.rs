@@ -6,7 +6,9 @@ use ringpost_wire::control::{
 };
 use ringpost_wire::{Code, FrameKind, NAME_BYTES_MAX};
 
-use crate::wire::{Wire, consumer, exchange, filler, payloads, queue, queue_on, to_queue, volatile};
+use crate::wire::{
+    Wire, consumer, exchange, filler, payloads, queue, queue_on, to_queue, volatile,
+};
 use crate::{Setup, on_cores};
 
 on_cores! {
@@ -61,20 +63,51 @@ fn queues_are_declared_once(setup: &Setup) {
     assert_eq!((info.messages_max, info.bytes_max), (10, 20_000));
     assert_eq!(info.durability, Durability::Durable as u8);
     assert_eq!(info.core, info.partition % setup.cores());
-    assert!(!wire.declare(&QueueDeclare { partition: info.partition, ..asked }));
+    assert!(!wire.declare(&QueueDeclare {
+        partition: info.partition,
+        ..asked
+    }));
     let other = (info.partition + 1) % 16;
     for (word, different) in [
         ("durability", volatile(asked)),
-        ("messages_max", QueueDeclare { messages_max: 11, ..asked }),
-        ("messages_max", QueueDeclare { messages_max: 0, ..asked }),
-        ("bytes_max", QueueDeclare { bytes_max: 1, ..asked }),
-        ("partition", QueueDeclare { partition: other, ..asked }),
+        (
+            "messages_max",
+            QueueDeclare {
+                messages_max: 11,
+                ..asked
+            },
+        ),
+        (
+            "messages_max",
+            QueueDeclare {
+                messages_max: 0,
+                ..asked
+            },
+        ),
+        (
+            "bytes_max",
+            QueueDeclare {
+                bytes_max: 1,
+                ..asked
+            },
+        ),
+        (
+            "partition",
+            QueueDeclare {
+                partition: other,
+                ..asked
+            },
+        ),
     ] {
         let (code, reason) = queue_fails(&mut wire, &different);
         assert_eq!(code, Code::PreconditionFailed);
         assert!(reason.contains(word), "{reason}");
     }
-    assert_eq!(wire.inspect(b"q"), info, "a request that fails changes nothing");
+    assert_eq!(
+        wire.inspect(b"q"),
+        info,
+        "a request that fails changes nothing"
+    );
 }
 
 /// P-63
@@ -91,7 +124,13 @@ fn exchanges_are_declared_once(setup: &Setup) {
     assert!(!wire.declare_exchange(&passive), "passive compares nothing");
     for (word, different) in [
         ("kind", exchange(b"x", ExchangeKind::Direct)),
-        ("durability", ExchangeDeclare { durability: 0, ..asked }),
+        (
+            "durability",
+            ExchangeDeclare {
+                durability: 0,
+                ..asked
+            },
+        ),
     ] {
         let (code, reason) = exchange_fails(&mut wire, &different);
         assert_eq!(code, Code::PreconditionFailed);
@@ -108,13 +147,29 @@ fn names(setup: &Setup) {
         assert!(wire.declare_exchange(&exchange(good.as_bytes(), ExchangeKind::Direct)));
     }
     assert!(wire.declare(&queue(&longest)));
-    for bad in [&b""[..], b"amq.", b"amq.gen-1", b"a\nb", b"\x7f", b"\xff\xfe", "a\u{85}".as_bytes()] {
-        assert_eq!(queue_fails(&mut wire, &queue(bad)).0, Code::NameInvalid, "{bad:?}");
+    for bad in [
+        &b""[..],
+        b"amq.",
+        b"amq.gen-1",
+        b"a\nb",
+        b"\x7f",
+        b"\xff\xfe",
+        "a\u{85}".as_bytes(),
+    ] {
+        assert_eq!(
+            queue_fails(&mut wire, &queue(bad)).0,
+            Code::NameInvalid,
+            "{bad:?}"
+        );
         let tenant = wire.request(FrameKind::TenantDeclare, &Named { name: bad });
         if !bad.is_empty() {
             assert_eq!(wire.failed(tenant), Code::NameInvalid, "{bad:?}");
             let asked = exchange(bad, ExchangeKind::Direct);
-            assert_eq!(exchange_fails(&mut wire, &asked).0, Code::NameInvalid, "{bad:?}");
+            assert_eq!(
+                exchange_fails(&mut wire, &asked).0,
+                Code::NameInvalid,
+                "{bad:?}"
+            );
         }
     }
     // The default exchange is nobody's to change, and neither is one of the broker's.
@@ -145,22 +200,60 @@ fn settings_out_of_bounds(setup: &Setup) {
         table
     };
     for asked in [
-        QueueDeclare { durability: 2, ..queue(b"q") },
-        QueueDeclare { partition: 16, ..queue(b"q") },
-        QueueDeclare { partition: 65_534, ..queue(b"q") },
-        QueueDeclare { arguments: b"\x01kS\0\0\0\x09x", ..queue(b"q") },
-        QueueDeclare { arguments: b"\x01k?", ..queue(b"q") },
-        QueueDeclare { arguments: &depth, ..queue(b"q") },
+        QueueDeclare {
+            durability: 2,
+            ..queue(b"q")
+        },
+        QueueDeclare {
+            partition: 16,
+            ..queue(b"q")
+        },
+        QueueDeclare {
+            partition: 65_534,
+            ..queue(b"q")
+        },
+        QueueDeclare {
+            arguments: b"\x01kS\0\0\0\x09x",
+            ..queue(b"q")
+        },
+        QueueDeclare {
+            arguments: b"\x01k?",
+            ..queue(b"q")
+        },
+        QueueDeclare {
+            arguments: &depth,
+            ..queue(b"q")
+        },
     ] {
-        assert_eq!(queue_fails(&mut wire, &asked).0, Code::SettingInvalid, "{asked:?}");
+        assert_eq!(
+            queue_fails(&mut wire, &asked).0,
+            Code::SettingInvalid,
+            "{asked:?}"
+        );
     }
     for asked in [
-        ExchangeDeclare { kind: 0, ..exchange(b"x", ExchangeKind::Direct) },
-        ExchangeDeclare { kind: 5, ..exchange(b"x", ExchangeKind::Direct) },
-        ExchangeDeclare { durability: 9, ..exchange(b"x", ExchangeKind::Direct) },
-        ExchangeDeclare { flags: 2, ..exchange(b"x", ExchangeKind::Direct) },
+        ExchangeDeclare {
+            kind: 0,
+            ..exchange(b"x", ExchangeKind::Direct)
+        },
+        ExchangeDeclare {
+            kind: 5,
+            ..exchange(b"x", ExchangeKind::Direct)
+        },
+        ExchangeDeclare {
+            durability: 9,
+            ..exchange(b"x", ExchangeKind::Direct)
+        },
+        ExchangeDeclare {
+            flags: 2,
+            ..exchange(b"x", ExchangeKind::Direct)
+        },
     ] {
-        assert_eq!(exchange_fails(&mut wire, &asked).0, Code::SettingInvalid, "{asked:?}");
+        assert_eq!(
+            exchange_fails(&mut wire, &asked).0,
+            Code::SettingInvalid,
+            "{asked:?}"
+        );
     }
     assert_eq!(wire.queues(), []);
 }
@@ -197,7 +290,13 @@ fn queues_are_deleted(setup: &Setup) {
         assert_eq!((info.ready, info.published, info.consumers), (0, 0, 0));
         let part = crate::wire::to(b"amq.direct", b"k", b"4");
         assert_eq!(producer.refused(&mut wire, 1, part), Code::Unroutable);
-        let id = wire.request(FrameKind::QueueDelete, &Delete { flags: 3, name: b"q" });
+        let id = wire.request(
+            FrameKind::QueueDelete,
+            &Delete {
+                flags: 3,
+                name: b"q",
+            },
+        );
         assert_eq!(wire.done(id), (true, 0));
     }
 }
@@ -238,8 +337,14 @@ fn bindings(setup: &Setup) {
     };
     assert!(wire.bind(b"x", b"q", b"k", b""));
     assert!(!wire.bind(b"x", b"q", b"k", b""));
-    assert!(wire.bind(b"x", b"q", b"other", b""), "the key is part of what it is");
-    assert!(wire.bind(b"x", b"q", b"k", b"\x01ai\0\0\0\x01"), "and the arguments");
+    assert!(
+        wire.bind(b"x", b"q", b"other", b""),
+        "the key is part of what it is"
+    );
+    assert!(
+        wire.bind(b"x", b"q", b"k", b"\x01ai\0\0\0\x01"),
+        "and the arguments"
+    );
     let id = wire.request(FrameKind::Unbind, &bind(b"third"));
     assert_eq!(wire.failed(id), Code::BindingUnknown);
     let id = wire.request(FrameKind::Unbind, &bind(b"k"));
@@ -276,11 +381,19 @@ fn what_is_not_there(setup: &Setup) {
         let id = wire.request(kind, &Named { name: b"r" });
         assert_eq!(wire.failed(id), Code::QueueUnknown);
     }
-    let id = wire.request(FrameKind::TenantDelete, &Named { name: b"no such tenant" });
+    let id = wire.request(
+        FrameKind::TenantDelete,
+        &Named {
+            name: b"no such tenant",
+        },
+    );
     assert_eq!(wire.failed(id), Code::TenantUnknown);
     let id = wire.request_on(FrameKind::ConsumerOpen, 1, &consumer(b"r", 1));
     assert_eq!(wire.failed(id), Code::QueueUnknown);
-    let id = wire.request(FrameKind::Attach, &ringpost_wire::control::Attach { queue: b"r" });
+    let id = wire.request(
+        FrameKind::Attach,
+        &ringpost_wire::control::Attach { queue: b"r" },
+    );
     assert_eq!(wire.failed(id), Code::QueueUnknown);
     wire.bye();
 }
@@ -322,7 +435,9 @@ fn figures_are_of_every_core(setup: &Setup) {
     for core in 0..setup.cores() {
         let name = format!("q{core}");
         wire.declare(&queue_on(name.as_bytes(), core));
-        let parts: Vec<_> = (0..=core).map(|_| to_queue(name.as_bytes(), &payload)).collect();
+        let parts: Vec<_> = (0..=core)
+            .map(|_| to_queue(name.as_bytes(), &payload))
+            .collect();
         producer.confirm(&mut wire, &parts);
         wire.consume(10 + core, &consumer(name.as_bytes(), 1));
         let one = wire.deliveries(10 + core, 1);
@@ -382,11 +497,17 @@ fn answers_carry_the_request(setup: &Setup) {
     let header = ringpost_wire::FrameHeader::bare(FrameKind::QueueInspect, 0, id);
     wire.send(header, &Named { name: b"q" });
     let frame = wire.answer(id);
-    assert_eq!((frame.kind(), frame.header.channel), (FrameKind::QueueInfo, 0));
+    assert_eq!(
+        (frame.kind(), frame.header.channel),
+        (FrameKind::QueueInfo, 0)
+    );
     let header = ringpost_wire::FrameHeader::bare(FrameKind::ConsumerOpen, 77, id - 1);
     wire.send(header, &consumer(b"none", 1));
     let frame = wire.answer(id - 1);
-    assert_eq!((frame.kind(), frame.header.channel), (FrameKind::Failed, 77));
+    assert_eq!(
+        (frame.kind(), frame.header.channel),
+        (FrameKind::Failed, 77)
+    );
 }
 
 /// P-67
@@ -417,9 +538,15 @@ fn lists(setup: &Setup) {
     let bindings = list(FrameKind::BindingList, FrameKind::BindingInfo);
     let bind = Bind::decode(&bindings[0]).unwrap();
     assert_eq!(bindings.len(), 1);
-    assert_eq!((bind.exchange, bind.queue, bind.key), (&b"x"[..], &b"q"[..], &b"k"[..]));
+    assert_eq!(
+        (bind.exchange, bind.queue, bind.key),
+        (&b"x"[..], &b"q"[..], &b"k"[..])
+    );
     assert_eq!(bind.arguments, b"\x01at\x01");
     let tenants = list(FrameKind::TenantList, FrameKind::TenantInfo);
-    let names: Vec<_> = tenants.iter().map(|body| Named::decode(body).unwrap().name).collect();
+    let names: Vec<_> = tenants
+        .iter()
+        .map(|body| Named::decode(body).unwrap().name)
+        .collect();
     assert!(names.contains(&setup.tenant.as_bytes()) && names.contains(&&b"default"[..]));
 }

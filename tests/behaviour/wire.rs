@@ -693,9 +693,8 @@ impl Wire {
 
     /// The deliveries of a channel that are here already: those of a consumer whose end was read.
     pub fn deliveries_before_end(&mut self, channel: u16) -> Vec<Delivery> {
-        let is_one = |frame: &Frame| {
-            frame.kind() == FrameKind::Deliver && frame.header.channel == channel
-        };
+        let is_one =
+            |frame: &Frame| frame.kind() == FrameKind::Deliver && frame.header.channel == channel;
         let mut all = Vec::new();
         while let Some(idx) = self.inbox.iter().position(is_one) {
             let frame = self.inbox.remove(idx).expect("it was just found");
@@ -1004,13 +1003,7 @@ impl Producer {
     pub fn publish_large(&mut self, wire: &mut Wire, flags: u8, message: &[u8]) {
         for (idx, piece) in message.chunks(FRAGMENT_BYTES_MAX).enumerate() {
             self.reserve(wire, u64::from(idx == 0), padded(piece.len()) as u64);
-            self.send_piece(
-                wire,
-                flags,
-                message.len(),
-                idx * FRAGMENT_BYTES_MAX,
-                piece,
-            );
+            self.send_piece(wire, flags, message.len(), idx * FRAGMENT_BYTES_MAX, piece);
         }
         self.next += 1;
     }

@@ -157,23 +157,6 @@ fn idle_producers_do_not_starve_others() {
     }
 }
 
-/// P-38: a publish that comes again is not stored again.
-#[test]
-#[should_panic(expected = "(2, 0)")]
-fn a_sequence_that_comes_again_is_stored_once() {
-    let name = unique("again");
-    let mut open = producer(Level::Durable);
-    for epoch in 1..=2 {
-        let mut peer = Peer::connect();
-        peer.declare(&name);
-        open.epoch = epoch;
-        peer.producer_as(1, &open);
-        peer.publish(1, 1, 0, &[message(&name, "a")]);
-        peer.confirmed(1, Level::Durable);
-    }
-    assert_eq!(Peer::connect().info(&name), (1, 0));
-}
-
 /// P-39: `ProducerClosed` comes after the outcomes of everything published before.
 #[test]
 #[should_panic(expected = "ProducerClosed")]

@@ -464,7 +464,7 @@ impl Client {
                 let header = FrameHeader {
                     flags: self.random.below(4) as u8,
                     count: self.random.below(3) as u32,
-                    ..FrameHeader::bare(kind, channel, self.random.below(5))
+                    ..FrameHeader::bare(kind, channel, (1 << 50) + self.random.below(5))
                 };
                 if matches!(
                     kind,

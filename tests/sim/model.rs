@@ -258,6 +258,14 @@ impl Model {
                 Some(queue) if queue.is_changing || queue.openings > 0 || queue.is_tangled => {
                     return false;
                 }
+                // What may be there stays what it may be: two unanswered declares of different
+                // settings would leave a name with two possible queues.
+                Some(queue)
+                    if queue.standing == Standing::Unsure
+                        && queue.settings.compare(settings) != Comparison::Same =>
+                {
+                    return false;
+                }
                 Some(queue) => {
                     queue.is_changing = true;
                     // If it is gone it comes back as another one.
@@ -289,6 +297,12 @@ impl Model {
             },
             Change::DeclareExchange(name, kind, durability) => match self.exchanges.get_mut(name) {
                 Some(exchange) if exchange.changes > 0 => return false,
+                Some(exchange)
+                    if exchange.standing == Standing::Unsure
+                        && (exchange.kind != *kind || exchange.durability != *durability) =>
+                {
+                    return false;
+                }
                 Some(exchange) => exchange.changes = 1,
                 None => {
                     let exchange = Exchange {

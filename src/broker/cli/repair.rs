@@ -1,7 +1,6 @@
 //! `ringpost repair`: writes down that a damaged range is given up. Does nothing else to the data.
 
-use std::path::PathBuf;
-
+use super::settings::DirectoryArgs;
 use super::{Failure, output};
 use crate::offline;
 
@@ -17,14 +16,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The data directory
-    #[arg(
-        long,
-        value_name = "path",
-        env = "RINGPOST_DATA_DIR",
-        default_value = "./ringpost-data"
-    )]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// The range, as `ringpost verify` names it
     #[arg(long, value_name = "range", required = true)]
     accept_loss: Vec<String>,
@@ -33,7 +26,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
     for range in &args.accept_loss {
-        offline::accept_loss(&args.data_dir, range)?;
+        offline::accept_loss(&args.directory.data_dir, range)?;
         output::line(&format!("the loss of {range} is accepted and written down"))?;
     }
     Ok(())

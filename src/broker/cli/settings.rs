@@ -9,6 +9,19 @@ use super::Failure;
 use crate::config::value::Kind;
 use crate::config::{Config, Setting, Sources};
 
+/// Which data directory, for commands that need no other setting.
+#[derive(clap::Args, Clone, Debug)]
+pub struct DirectoryArgs {
+    /// The data directory
+    #[arg(
+        long,
+        value_name = "path",
+        env = "RINGPOST_DATA_DIR",
+        default_value = "./ringpost-data"
+    )]
+    pub data_dir: PathBuf,
+}
+
 /// `--config` and one flag a setting.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsArgs {

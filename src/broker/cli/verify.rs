@@ -1,9 +1,8 @@
 //! `ringpost verify`: reads a data directory that no broker uses and names every damaged range.
 //! Never writes. Does not know the format: the engine's recovery does.
 
-use std::path::PathBuf;
-
 use super::output::FormatArgs;
+use super::settings::DirectoryArgs;
 use super::{Exit, Failure};
 use crate::offline::{self, OfflineError};
 
@@ -18,14 +17,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The data directory
-    #[arg(
-        long,
-        value_name = "path",
-        env = "RINGPOST_DATA_DIR",
-        default_value = "./ringpost-data"
-    )]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     #[command(flatten)]
     format: FormatArgs,
 }
@@ -43,7 +36,7 @@ impl From<OfflineError> for Failure {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let survey = offline::verify(&args.data_dir)?;
+    let survey = offline::verify(&args.directory.data_dir)?;
     let heads = ["range", "partition", "what is damaged"];
     super::output::rows(args.format, &heads, &survey.damage, |damage| {
         vec![

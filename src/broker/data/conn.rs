@@ -218,10 +218,10 @@ impl Conns {
     pub fn note(&mut self, event: &SocketEvent) {
         let id = ConnId(event.token.value());
         let Some(conn) = self.get_mut(id) else { return };
-        let (readable, writable) = (event.readable || event.hangup, event.writable);
+        let writable = event.writable;
         conn.ended |= event.hangup;
         let mut list = false;
-        if readable {
+        if event.readable || event.hangup {
             conn.readable = true;
             list = !conn.listed;
             conn.listed |= list;
@@ -244,6 +244,12 @@ impl Conns {
     #[must_use]
     pub fn has_readable(&self) -> bool {
         !self.readable.is_empty()
+    }
+
+    /// Whether a connection can take what it could not before.
+    #[must_use]
+    pub fn has_sending(&self) -> bool {
+        !self.sending.is_empty()
     }
 
     /// Connections that may have bytes to read now.
@@ -414,7 +420,9 @@ impl Conns {
     pub fn unpin(&mut self, pool: &mut BufferPool) {
         let mut pinning = std::mem::take(&mut self.pinning);
         for id in pinning.drain(..) {
-            let Some(conn) = self.get_mut(id) else { continue };
+            let Some(conn) = self.get_mut(id) else {
+                continue;
+            };
             conn.pinning = false;
             for piece in &mut conn.out {
                 if let Piece::Buffer(buffer, range) = piece {

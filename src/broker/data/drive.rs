@@ -421,7 +421,8 @@ impl Drive {
         // A failed submission answers at once, and taken bytes are told to the engine, which may
         // ask for more: bounded, since each round moves bytes into sockets or ends an operation.
         for _ in 0..8 {
-            if running.effects.list.is_empty() {
+            // A socket that takes bytes again has to be served although the engine wants nothing.
+            if running.effects.list.is_empty() && !running.conns.has_sending() {
                 break;
             }
             let mut effects = std::mem::take(&mut running.effects);

@@ -669,33 +669,37 @@ impl Flow {
                 .extend(ranges.iter().map(|range| (block, queue, *range)));
         }
         state.settled.clear();
-        if state.counting {
+        if state.counting && state.unwritten_counts.is_empty() {
             state.counting = false;
-            self.counts.clear();
-            let upto = state.queue.take_counts(&mut self.counts);
-            for counts in self.counts.chunks(RANGES_PER_RECORD_MAX) {
-                self.body.clear();
-                notes::encode_counts(counts, &mut self.body);
-                let count = counts.len() as u32;
-                let note = Note {
-                    kind: Kind::Counts,
-                    head,
-                    count,
-                    urgency: Urgency::Now,
-                };
-                if self
-                    .journal
-                    .append_record(buffers, effects, &note, &self.body)
-                    .is_err()
-                {
-                    // The messages stay where they are until a restart: flagged, at least once.
-                    return false;
-                }
+            state.unwritten_upto = Some(state.queue.take_counts(&mut state.unwritten_counts));
+        }
+        while !state.unwritten_counts.is_empty() {
+            let some = state.unwritten_counts.len().min(RANGES_PER_RECORD_MAX);
+            self.body.clear();
+            notes::encode_counts(&state.unwritten_counts[..some], &mut self.body);
+            let (kind, urgency) = (Kind::Counts, Urgency::Now);
+            let note = Note {
+                kind,
+                head,
+                count: some as u32,
+                urgency,
+            };
+            if self
+                .journal
+                .append_record(buffers, effects, &note, &self.body)
+                .is_err()
+            {
+                state.settling = true;
+                return true;
             }
+            state.unwritten_counts.drain(..some);
+        }
+        if let Some(upto) = state.unwritten_upto.take() {
             self.count_waits
                 .push_back((self.journal.open_block().0, queue, upto));
         }
-        false
+        state.settling = state.counting;
+        state.counting
     }
 
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
@@ -751,7 +755,11 @@ impl Flow {
         let Some(state) = self.queues.get_mut(queue) else {
             return;
         };
-        let Some(mark) = state.queue.mark_needed() else {
+        let wanted = state
+            .unwritten_mark
+            .take()
+            .or_else(|| state.queue.mark_needed());
+        let Some(mark) = wanted else {
             return;
         };
         if !state.durable {
@@ -765,7 +773,6 @@ impl Flow {
             count: 1,
             urgency: Urgency::Now,
         };
-        // A mark is said once; if it cannot be written the journal has failed, and so has delivery.
         if self
             .journal
             .append_record(buffers, effects, &note, &[])
@@ -773,6 +780,10 @@ impl Flow {
         {
             self.mark_waits
                 .push_back((self.journal.open_block().0, queue, mark.0));
+        } else {
+            // The queue says each mark once: it is kept for the next turn.
+            state.unwritten_mark = Some(mark);
+            self.wake(queue);
         }
     }
 

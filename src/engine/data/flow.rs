@@ -50,6 +50,12 @@ pub struct QueueState {
     pub settling: bool,
     /// Messages came back whose delivery counts are to be recorded.
     pub counting: bool,
+    /// Delivery counts taken from the queue that found no room in the journal yet.
+    pub unwritten_counts: Vec<CountRange>,
+    /// What [`Queue::counts_durable`] is told once they are durable.
+    pub unwritten_upto: Option<CountsUpto>,
+    /// A mark taken from the queue that found no room in the journal yet.
+    pub unwritten_mark: Option<ringpost_wire::ids::QueueSequence>,
 }
 
 impl QueueState {
@@ -321,7 +327,6 @@ pub struct Flow {
     pub(crate) parcels: Vec<Vec<u8>>,
     pub(crate) keys: Vec<u64>,
     pub(crate) body: Vec<u8>,
-    pub(crate) counts: Vec<CountRange>,
     pub(crate) lengths: Vec<u32>,
 }
 
@@ -380,7 +385,6 @@ impl Flow {
             parcels: Vec::new(),
             keys: Vec::new(),
             body: Vec::new(),
-            counts: Vec::new(),
             lengths: Vec::new(),
         }
     }

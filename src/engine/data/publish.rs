@@ -467,6 +467,11 @@ impl Flow {
             left -= count;
             sequence += u64::from(count);
         }
+        if sequence > group.first {
+            //= P-38
+            let stored = (group.first, sequence - 1);
+            self.dedup.store(producer, epoch, queue, stored);
+        }
         // What was refused in the middle of a group leaves its start in a block: nobody can say then
         // that all of it was refused.
         if let Some(code) = refused {
@@ -1030,7 +1035,13 @@ impl Flow {
     pub(crate) fn grant(&mut self, producer: &mut Producer) {
         let limits = &self.config.limits;
         let share = limits.publish_bytes / (self.producers.len() as u64 + 1);
-        let window = share.clamp(limits.window_bytes_min, limits.window_bytes_max);
+        // Credit cannot be taken back, so it is earned: who never publishes must not hold the share
+        // of those who do.
+        let earned = producer.used.1.saturating_mul(2);
+        let window = share
+            .min(limits.window_bytes_max)
+            .min(earned)
+            .max(limits.window_bytes_min);
         let (messages, bytes) = producer.exposure();
         let missing = window.saturating_sub(bytes);
         let more = missing.min(self.credit_free());

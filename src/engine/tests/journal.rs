@@ -581,6 +581,57 @@ fn a_watermark_bounds_a_larger_hole() {
     assert_eq!(named, [1, 2]);
 }
 
+/// Two blocks in a row are gone and nothing says what they held: every partition of which nothing
+/// is found behind them is in doubt, without an end, until that is accepted.
+#[test]
+fn a_hole_that_nobody_bounds_is_doubt() {
+    let mut toy = Toy::new(Habits::small(), 4);
+    toy.checkpoints_on = false;
+    toy.settle_down();
+    let mut blocks = Vec::new();
+    for queue in [0, 1, 2, 3, 0, 0] {
+        toy.publish_to(queue).expect("room");
+        blocks.push(toy.journal.open_block());
+        toy.turn_end();
+        while toy.complete_one() {}
+    }
+    let habits = toy.habits;
+    let mut image = toy.disk.image;
+    damage(&mut image, blocks[1], 20);
+    damage(&mut image, blocks[2], 20);
+    let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+    for _ in 0..3 {
+        let mut doubts: Vec<(u16, u64)> = toy
+            .journal
+            .damages()
+            .iter()
+            .map(|damage| (damage.partition.0, damage.upto))
+            .collect();
+        doubts.sort_unstable();
+        assert_eq!(
+            doubts,
+            [1, 2, u16::MAX].map(|partition| (partition, u64::MAX))
+        );
+        toy.settle_down();
+        toy.publish_to(3).expect("others go on");
+        toy.shut_down();
+        let image = toy.disk.image;
+        toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+    }
+    toy.settle_down();
+    for damage in toy.journal.damages().to_vec() {
+        let lost = damage.first..damage.upto;
+        toy.journal
+            .accept_loss(&mut toy.pool, &mut toy.effects, damage.partition, lost)
+            .expect("room");
+    }
+    toy.publish_to(1).expect("the partition goes on");
+    toy.shut_down();
+    let image = toy.disk.image;
+    let toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+    assert_eq!(toy.journal.damages(), []);
+}
+
 /// Cold messages: a flipped bit is found when the message is read, and never delivered.
 #[test]
 fn a_cold_message_that_is_damaged_is_refused() {

@@ -1,10 +1,9 @@
 //! Appending and locating allocate nothing per message: counted by the allocator itself.
 //! Does not know what a record looks like.
 
-#![allow(unsafe_code)]
+#[path = "allocations/count.rs"]
+mod allocations;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::ops::Range;
 
 use ringpost_engine::control::checkpoint;
@@ -14,36 +13,6 @@ use ringpost_engine::ids::{BufferId, JournalId, Mono};
 use ringpost_engine::input::FileReply;
 use ringpost_wire::MessageParts;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system's allocator; the counter is a plain
-// thread-local integer that allocates nothing itself.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller upholds the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller upholds the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller upholds the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const BUFFER_BYTES: u32 = 256 << 10;
 
@@ -124,7 +93,7 @@ fn a_million_messages_allocate_by_the_block() {
     let mut counted = 0;
     // The first quarter grows what is kept and reused.
     for turn in 0..4_000 {
-        let before = ALLOCATIONS.get();
+        let before = allocations::count();
         places.clear();
         for index in 0..256usize {
             let queue = index % next.len();
@@ -149,7 +118,7 @@ fn a_million_messages_allocate_by_the_block() {
             journal.drop_live(place.segment, 1);
         }
         if turn >= 1_000 {
-            counted += ALLOCATIONS.get() - before;
+            counted += allocations::count() - before;
             appended_count += 256;
         }
         if checkpoint::is_due(&journal, now) {

@@ -1,10 +1,8 @@
 //! What a queue costs in memory, and that it does not allocate per message.
 //! Does not know whether what it does is right; the model in the crate does.
 
-#![allow(unsafe_code, missing_docs)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "allocations/count.rs"]
+mod allocations;
 
 use ringpost_engine::data::queue::{
     AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
@@ -13,52 +11,6 @@ use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
 use ringpost_wire::control::Durability;
 use ringpost_wire::ids::QueueSequence;
-
-/// Bytes an allocator typically needs beside each allocation.
-const ALLOCATION_HEADER_BYTES: usize = 16;
-
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-    static BYTES: Cell<isize> = const { Cell::new(0) };
-    static BYTES_MAX: Cell<isize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn note(gained: usize, lost: usize) {
-    let bytes = BYTES.get() + gained as isize - lost as isize;
-    BYTES.set(bytes);
-    BYTES_MAX.set(BYTES_MAX.get().max(bytes));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches only
-// constant-initialised thread locals without destructors, which do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        note(layout.size() + ALLOCATION_HEADER_BYTES, 0);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        note(0, layout.size() + ALLOCATION_HEADER_BYTES);
-        // SAFETY: the pointer came from `alloc` above, that is from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // As if both blocks lived at once, which is the worst that can happen.
-        note(size + ALLOCATION_HEADER_BYTES, 0);
-        note(0, layout.size() + ALLOCATION_HEADER_BYTES);
-        // SAFETY: the pointer came from `alloc` above, that is from `System`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const DURABLE: Settings = Settings {
     durability: Durability::Durable,
@@ -76,14 +28,14 @@ fn place(number: u64) -> Place {
 #[test]
 fn ten_million_runs_of_one_message_cost_at_most_32_bytes_each() {
     const MESSAGES: u64 = 10_000_000;
-    let before = BYTES.get();
+    let before = allocations::bytes();
     let mut queue = Queue::new(DURABLE);
     for sequence in 1..=MESSAGES {
         let place = place(sequence);
         queue.push_run(QueueSequence(sequence), 1, 128, place, Marking::Plain);
     }
-    let kept = (BYTES.get() - before) as u64;
-    let peak = (BYTES_MAX.get() - before) as u64;
+    let kept = (allocations::bytes() - before) as u64;
+    let peak = (allocations::bytes_max() - before) as u64;
     println!(
         "kept {:.2} B, peak {:.2} B per message",
         kept as f64 / MESSAGES as f64,
@@ -101,7 +53,7 @@ fn ten_million_runs_of_one_message_cost_at_most_32_bytes_each() {
         let one = SequenceRange::new(QueueSequence(sequence), QueueSequence(sequence));
         queue.forget(&[one], &mut |_, _| {});
     }
-    let kept = (BYTES.get() - before) as u64;
+    let kept = (allocations::bytes() - before) as u64;
     let live = MESSAGES / 2;
     println!(
         "every second settled: {:.2} B per live one",
@@ -116,7 +68,7 @@ fn ten_million_runs_of_one_message_cost_at_most_32_bytes_each() {
         &mut |_, _| {},
     );
     assert_eq!(queue.footprint(), (0, 0));
-    let kept = BYTES.get() - before;
+    let kept = allocations::bytes() - before;
     println!("empty: {kept} B");
     assert!(kept < 1 << 20, "an emptied queue keeps little");
 }
@@ -221,13 +173,17 @@ fn steady_state_does_not_allocate() {
     for _ in 0..100 {
         turn(&mut queues);
     }
-    println!("warm: {} B per queue", BYTES.get() / 1_000);
-    let (before, bytes) = (COUNT.get(), BYTES.get());
+    println!("warm: {} B per queue", allocations::bytes() / 1_000);
+    let (before, bytes) = (allocations::count(), allocations::bytes());
     for _ in 0..100 {
         turn(&mut queues);
     }
-    assert_eq!(COUNT.get() - before, 0, "something allocates per message");
-    assert_eq!(BYTES.get(), bytes);
+    assert_eq!(
+        allocations::count() - before,
+        0,
+        "something allocates per message"
+    );
+    assert_eq!(allocations::bytes(), bytes);
 }
 
 #[test]
@@ -263,9 +219,9 @@ fn a_delivery_held_for_ever_does_not_keep_later_ones() {
         queue.forget(out.as_slice(), &mut |_, _| {});
         out.clear();
         if round == 1_000 {
-            warm = COUNT.get();
+            warm = allocations::count();
         }
     }
-    assert_eq!(COUNT.get(), warm);
+    assert_eq!(allocations::count(), warm);
     assert_eq!(queue.counters().unacked, 1);
 }

@@ -1,46 +1,14 @@
 //! Routing allocates nothing once it has seen its topology: counted by the allocator itself.
 //! Does not know how an address is resolved.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "allocations/count.rs"]
+mod allocations;
 
 use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
 use ringpost_engine::control::routing;
 use ringpost_engine::data::route::{Router, Target};
 use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
 use ringpost_wire::ids::CoreId;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system's allocator; the counter is a plain
-// thread-local integer that allocates nothing itself.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller upholds the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller upholds the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller upholds the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn apply(catalog: &mut Catalog, router: &mut Router, request: &Request<'_>) {
     let Ok(Plan::Apply(change)) = catalog.plan(TENANT_DEFAULT, request) else {
@@ -119,10 +87,10 @@ fn resolving_allocates_nothing() {
         .collect();
     // The caller's vector has to grow once, to the largest answer.
     let mut targets = Vec::with_capacity(2_000);
-    let before = ALLOCATIONS.get();
+    let before = allocations::count();
     let delivered = publish_everywhere(&mut router, &keys, &mut targets);
     let again = publish_everywhere(&mut router, &keys, &mut targets);
-    let allocations = ALLOCATIONS.get() - before;
+    let allocations = allocations::count() - before;
     assert!(before > 0, "the counter counts");
     assert_eq!(allocations, 0, "not even the first time");
     assert_eq!(delivered, again);
@@ -134,7 +102,7 @@ fn unknown_addresses_allocate_nothing() {
     let (_catalog, mut router) = shop();
     let mut targets = Vec::new();
     let long = [b'k'; 255];
-    let before = ALLOCATIONS.get();
+    let before = allocations::count();
     for _ in 0..10 {
         let none = router.resolve(TENANT_DEFAULT, b"none", &long, b"", &mut targets);
         assert!(none.is_err());
@@ -144,5 +112,5 @@ fn unknown_addresses_allocate_nothing() {
         assert!(damaged.is_ok());
         assert!(targets.is_empty());
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(allocations::count() - before, 0);
 }

@@ -1,0 +1,233 @@
+//! A blocking connection for what happens before and after the load: the handshake, attaching,
+//! declaring and looking at queues. Does not carry messages.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ringpost_wire::control::{
+    Attach, Body, Delete, Durability, Failure, Hello, Named, PARTITION_BY_NAME, QueueDeclare,
+    QueueInfo, Welcome,
+};
+use ringpost_wire::{
+    Code, Cut, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, cut, frame, version,
+};
+
+use crate::{Error, Result};
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection that asks one thing at a time.
+#[derive(Debug)]
+pub struct Link {
+    socket: TcpStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    request: u64,
+    /// Heartbeat interval that was agreed on.
+    heartbeat: Duration,
+}
+
+/// What a queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// Messages ready for delivery.
+    pub ready: u64,
+    /// Messages delivered and not settled.
+    pub unacked: u64,
+}
+
+impl Link {
+    /// Connects and shakes hands.
+    ///
+    /// # Errors
+    /// If nobody is there or the broker refuses.
+    pub fn connect(address: SocketAddr) -> Result<Self> {
+        let socket = TcpStream::connect(address).map_err(Error::io("cannot connect"))?;
+        socket
+            .set_nodelay(true)
+            .map_err(Error::io("cannot set TCP_NODELAY"))?;
+        socket
+            .set_read_timeout(Some(ANSWER_TIMEOUT))
+            .map_err(Error::io("cannot set a timeout"))?;
+        let mut link = Self {
+            socket,
+            input: Vec::new(),
+            output: Vec::new(),
+            request: 0,
+            heartbeat: Duration::ZERO,
+        };
+        let hello = Hello {
+            magic: version::MAGIC,
+            version_min: version::VERSION_MIN,
+            version_max: version::VERSION_MAX,
+            heartbeat_ms: 0,
+            message_bytes_max: 0,
+            tenant: b"",
+            client: b"ringpost-load",
+        };
+        let mut body = Vec::new();
+        hello.encode(&mut body);
+        link.write(FrameHeader::bare(FrameKind::Hello, 0, 0), &body)?;
+        let (header, body) = link.read()?;
+        if header.kind != FrameKind::Welcome {
+            return Err(refusal("the connection", header, &body));
+        }
+        let welcome = Welcome::decode(&body).map_err(malformed)?;
+        link.heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms));
+        Ok(link)
+    }
+
+    /// Moves the connection to the core of a queue.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn attach(&mut self, queue: &str) -> Result<()> {
+        let attach = Attach {
+            queue: queue.as_bytes(),
+        };
+        self.ask("attaching", FrameKind::Attach, &attach, FrameKind::Attached)?;
+        Ok(())
+    }
+
+    /// Creates a queue if it is not there.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn declare(&mut self, queue: &str, durability: Durability) -> Result<()> {
+        let declare = QueueDeclare {
+            messages_max: 0,
+            bytes_max: 0,
+            durability: durability as u8,
+            flags: 0,
+            partition: PARTITION_BY_NAME,
+            name: queue.as_bytes(),
+            arguments: b"",
+        };
+        let kind = FrameKind::QueueDeclare;
+        self.ask("a queue", kind, &declare, FrameKind::Done)?;
+        Ok(())
+    }
+
+    /// Deletes a queue; whether it was there does not matter.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn delete(&mut self, queue: &str) -> Result<()> {
+        let delete = Delete {
+            flags: 0,
+            name: queue.as_bytes(),
+        };
+        let kind = FrameKind::QueueDelete;
+        match self.ask("deleting a queue", kind, &delete, FrameKind::Done) {
+            Ok(_)
+            | Err(Error::Refused {
+                code: Some(Code::QueueUnknown),
+                ..
+            }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a queue holds.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn inspect(&mut self, queue: &str) -> Result<QueueState> {
+        let named = Named {
+            name: queue.as_bytes(),
+        };
+        let kind = FrameKind::QueueInspect;
+        let body = self.ask("looking at a queue", kind, &named, FrameKind::QueueInfo)?;
+        let info = QueueInfo::decode(&body).map_err(malformed)?;
+        Ok(QueueState {
+            ready: info.ready,
+            unacked: info.unacked,
+        })
+    }
+
+    /// The heartbeat interval that was agreed on.
+    #[must_use]
+    pub const fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
+    /// The socket, which nothing is waiting on.
+    #[must_use]
+    pub fn into_socket(self) -> TcpStream {
+        assert!(self.input.is_empty(), "an answer is always read whole");
+        self.socket
+    }
+
+    fn ask<'a>(
+        &mut self,
+        what: &'static str,
+        kind: FrameKind,
+        body: &impl Body<'a>,
+        expected: FrameKind,
+    ) -> Result<Vec<u8>> {
+        self.request += 1;
+        let mut bytes = Vec::new();
+        body.encode(&mut bytes);
+        self.write(FrameHeader::bare(kind, 0, self.request), &bytes)?;
+        loop {
+            let (header, body) = self.read()?;
+            if header.kind == expected {
+                return Ok(body);
+            }
+            if header.kind != FrameKind::Heartbeat {
+                return Err(refusal(what, header, &body));
+            }
+        }
+    }
+
+    fn write(&mut self, header: FrameHeader, body: &[u8]) -> Result<()> {
+        self.output.clear();
+        frame::write(&mut self.output, header, body);
+        self.socket
+            .write_all(&self.output)
+            .map_err(Error::io("cannot send"))
+    }
+
+    fn read(&mut self) -> Result<(FrameHeader, Vec<u8>)> {
+        loop {
+            match cut(&self.input, FRAME_BYTES_MAX) {
+                Cut::Complete { header, length } => {
+                    let end = FRAME_HEADER_BYTES + header.body_bytes as usize;
+                    let body = self.input[FRAME_HEADER_BYTES..end].to_vec();
+                    self.input.drain(..length);
+                    return Ok((header, body));
+                }
+                Cut::Malformed(code) => return Err(malformed(code)),
+                Cut::Incomplete { .. } => {}
+            }
+            let mut room = [0; 4096];
+            let count = self
+                .socket
+                .read(&mut room)
+                .map_err(Error::io("no answer from the broker"))?;
+            if count == 0 {
+                return Err(Error::Protocol("the broker hung up".into()));
+            }
+            self.input.extend_from_slice(&room[..count]);
+        }
+    }
+}
+
+fn malformed(code: Code) -> Error {
+    Error::Protocol(format!("{code:?}"))
+}
+
+/// The error that a frame other than the expected one stands for.
+#[must_use]
+pub fn refusal(what: &'static str, header: FrameHeader, body: &[u8]) -> Error {
+    match Failure::decode(body) {
+        Ok(failure) => Error::Refused {
+            what,
+            code: Some(Code::from_number(failure.code)),
+            reason: String::from_utf8_lossy(failure.reason).into_owned(),
+        },
+        Err(_) => Error::Protocol(format!("{:?} instead of {what}", header.kind)),
+    }
+}

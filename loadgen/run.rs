@@ -1,0 +1,229 @@
+//! One run from the first declare to the last settlement: starts the load threads, marks where
+//! measuring begins and ends, notices when nothing moves. Does not touch messages.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::client;
+use crate::engine::Engine;
+use crate::link::Link;
+use crate::plan::{Plan, Stop, Via};
+use crate::tally::{Shared, Sums, Tally};
+use crate::{Error, Result};
+
+/// How often the threads are looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What a run found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Histograms and faults of all threads.
+    pub tally: Tally,
+    /// Everything counted, warm-up and end included.
+    pub total: Sums,
+    /// What was counted while it was measured.
+    pub measured: Sums,
+    /// How long it was measured.
+    pub time: Duration,
+    /// Load threads.
+    pub threads: usize,
+}
+
+impl Outcome {
+    /// A count as a rate over the measured time.
+    #[must_use]
+    pub fn per_second(&self, count: u64) -> f64 {
+        count as f64 / self.time.as_secs_f64()
+    }
+
+    /// Messages a second that were published, confirmed and delivered (the least of these).
+    #[must_use]
+    pub fn rate(&self, plan: &Plan) -> f64 {
+        let mut count = u64::MAX;
+        if plan.producers > 0 {
+            count = count.min(self.measured.confirmed);
+        }
+        if plan.consumers > 0 {
+            count = count.min(self.measured.settled);
+        }
+        self.per_second(count)
+    }
+
+    /// Share of their CPUs that the load threads used.
+    #[must_use]
+    pub fn busy(&self) -> f64 {
+        self.measured.work_ns as f64 / (self.time.as_nanos() as f64 * self.threads as f64)
+    }
+}
+
+/// Declares the plan's queues.
+///
+/// # Errors
+/// If the broker refuses.
+pub fn declare(plan: &Plan) -> Result<()> {
+    let mut link = Link::connect(plan.address)?;
+    for queue in 0..plan.queues {
+        link.declare(&plan.queue_name(queue), plan.durability)?;
+    }
+    Ok(())
+}
+
+/// Deletes the plan's queues.
+///
+/// # Errors
+/// If the broker refuses.
+pub fn delete(plan: &Plan) -> Result<()> {
+    let mut link = Link::connect(plan.address)?;
+    for queue in 0..plan.queues {
+        link.delete(&plan.queue_name(queue))?;
+    }
+    Ok(())
+}
+
+/// Runs a plan whose queues exist. `edge` is called when measuring begins and when it ends.
+///
+/// # Errors
+/// If the plan cannot be run, a connection fails, or nothing moves for as long as `drain`.
+pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
+    plan.check()?;
+    let shared = Arc::new(Shared::new(plan.threads()));
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for index in 0..plan.threads() {
+            let shared = &shared;
+            let cpu = plan.cpus.get(index).copied();
+            let body = move || {
+                if let Some(id) = cpu {
+                    core_affinity::set_for_current(core_affinity::CoreId { id });
+                }
+                match plan.via {
+                    Via::Raw => Engine::connect(plan, shared, index)?.work(),
+                    Via::Client => client::work(plan, shared),
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("load {index}"))
+                .spawn_scoped(scope, body)
+                .map_err(Error::io("cannot start a thread"))?;
+            threads.push(thread);
+        }
+        let is_lost = || threads.iter().any(|thread| thread.is_finished());
+        let conducted = conduct(plan, &shared, &is_lost, &mut edge);
+        shared.is_over.store(true, Ordering::Relaxed);
+        let mut tally = Tally::default();
+        let mut failed = None;
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(own)) => tally.add(&own),
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        match (failed, conducted) {
+            (None, Ok((measured, time))) => Ok(Outcome {
+                tally,
+                total: Sums::of(&shared.threads),
+                measured,
+                time,
+                threads: plan.threads(),
+            }),
+            (Some(error), Ok(_) | Err(None)) => Err(error),
+            (_, Err(Some(error))) => Err(error),
+            (None, Err(None)) => Err(Error::Stalled("a load thread ended early".into())),
+        }
+    })
+}
+
+/// Start, measure, stop, drain. An error of `None` means that a thread ended, which has its own.
+fn conduct(
+    plan: &Plan,
+    shared: &Shared,
+    is_lost: &dyn Fn() -> bool,
+    edge: &mut dyn FnMut(),
+) -> std::result::Result<(Sums, Duration), Option<Error>> {
+    let mut watch = Watch::new(plan, shared, is_lost);
+    watch.until("opening channels", |_| {
+        let mut threads = shared.threads.iter();
+        threads.all(|thread| thread.is_ready.load(Ordering::Acquire))
+    })?;
+    let warm_up = u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX);
+    let measure_from = shared.now_ns().saturating_add(warm_up);
+    shared
+        .measure_from_ns
+        .store(measure_from, Ordering::Relaxed);
+    shared.is_started.store(true, Ordering::Relaxed);
+    watch.until("warming up", |_| shared.now_ns() >= measure_from)?;
+    edge();
+    let (before, start) = (Sums::of(&shared.threads), Instant::now());
+    watch.until("the load", |sums| match plan.stop {
+        Stop::After(time) => start.elapsed() >= time,
+        Stop::Published(messages) => sums.confirmed >= messages && is_drained(plan, sums),
+        Stop::Delivered(messages) => sums.delivered >= messages,
+    })?;
+    let (after, time) = (Sums::of(&shared.threads), start.elapsed());
+    edge();
+    shared.is_stopped.store(true, Ordering::Relaxed);
+    if !matches!(plan.stop, Stop::Delivered(_)) {
+        watch.until("draining", |sums| is_drained(plan, sums))?;
+    }
+    let measured = Sums {
+        published: after.published - before.published,
+        confirmed: after.confirmed - before.confirmed,
+        refused: after.refused - before.refused,
+        delivered: after.delivered - before.delivered,
+        settled: after.settled - before.settled,
+        work_ns: after.work_ns - before.work_ns,
+    };
+    Ok((measured, time))
+}
+
+fn is_drained(plan: &Plan, sums: &Sums) -> bool {
+    let stored = sums.published - sums.refused;
+    sums.confirmed >= sums.published && (plan.consumers == 0 || sums.delivered >= stored)
+}
+
+/// Notices when the counters stand still.
+struct Watch<'a> {
+    plan: &'a Plan,
+    shared: &'a Shared,
+    is_lost: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(plan: &'a Plan, shared: &'a Shared, is_lost: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            plan,
+            shared,
+            is_lost,
+        }
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        mut is_done: impl FnMut(&Sums) -> bool,
+    ) -> std::result::Result<(), Option<Error>> {
+        let mut last = (Sums::default(), Instant::now());
+        loop {
+            let sums = Sums::of(&self.shared.threads);
+            if is_done(&sums) {
+                return Ok(());
+            }
+            if (self.is_lost)() {
+                return Err(None);
+            }
+            let moving = Sums { work_ns: 0, ..sums };
+            if moving != last.0 {
+                last = (moving, Instant::now());
+            }
+            let patience = self.plan.drain.max(self.plan.warm_up);
+            if last.1.elapsed() > patience {
+                return Err(Some(Error::Stalled(format!(
+                    "nothing moved for {patience:?} while {what}: {moving:?}"
+                ))));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
