@@ -1,7 +1,7 @@
 //! Takes everything out of every queue, so that what is missing is known to be missing. Does not
 //! judge.
 
-use ringpost_check::{Event, QueueNo};
+use ringpost_check::Event;
 use ringpost_wire::FrameKind;
 
 use crate::Outcome;
@@ -24,12 +24,15 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
     let mut admin = Link::open(address)?;
     let mut link = Link::open(address)?;
     let mut random = Random::new(1);
-    let mut consumers: Vec<Consumer> = (0..shared.scene.queue_count())
-        .map(|number| {
-            let queue = QueueNo(number as u32);
+    let queues = shared.scene.queue_numbers();
+    let mut consumers: Vec<Consumer> = queues
+        .iter()
+        .enumerate()
+        .map(|(place, queue)| {
+            let queue = *queue;
             let name = shared.scene.queue_name(queue);
             let identity = (shared.consumer(), queue, name);
-            let channel = number as u16 + 1;
+            let channel = place as u16 + 1;
             Consumer::open(
                 &mut link,
                 history,
@@ -59,8 +62,8 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
             continue;
         }
         let mut left = Vec::new();
-        for number in 0..shared.scene.queue_count() {
-            let name = shared.scene.queue_name(QueueNo(number as u32));
+        for queue in &queues {
+            let name = shared.scene.queue_name(*queue);
             let (ready, unacked) = admin.inspect(name)?;
             if (ready, unacked) != (0, 0) {
                 left.push(format!("{name}: {ready} ready, {unacked} unacked"));

@@ -147,6 +147,8 @@ impl<'a> Run<'a> {
             }
             if self.plan.ending == Ending::Kill {
                 self.shared.history.record([Event::Crash]);
+                let restarted = self.shared.scene.restarted();
+                self.shared.history.record(restarted);
             }
             waited?;
         }

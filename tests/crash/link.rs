@@ -52,6 +52,10 @@ pub struct Link {
     received: Vec<u8>,
     /// Bytes of `received` that were cut.
     cut: usize,
+    /// Bytes that were ever cut.
+    cut_total: u64,
+    /// The last frame cut.
+    last: Option<FrameHeader>,
     written: Instant,
     request: u64,
     /// Nothing more can be written: the peer is gone, but what it sent may still be read.
@@ -75,6 +79,8 @@ impl Link {
             stream,
             received: Vec::new(),
             cut: 0,
+            cut_total: 0,
+            last: None,
             written: Instant::now(),
             request: 0,
             is_mute: false,
@@ -167,7 +173,12 @@ impl Link {
         let bytes = &self.received[self.cut..];
         match frame::cut(bytes, ringpost_wire::FRAME_BYTES_MAX) {
             Cut::Incomplete { .. } => Ok(None),
-            Cut::Malformed(code) => Err(Ended::Wrong(format!("the broker sent a {code}"))),
+            Cut::Malformed(code) => Err(Ended::Wrong(format!(
+                "the broker sent a {code} after {} bytes, behind {:?}: {:02x?}",
+                self.cut_total,
+                self.last,
+                &bytes[..bytes.len().min(64)]
+            ))),
             Cut::Complete { header, length } => {
                 let start = ringpost_wire::FRAME_HEADER_BYTES;
                 let body = bytes[start..start + header.body_bytes as usize].to_vec();
@@ -175,6 +186,8 @@ impl Link {
                     return Err(Ended::Wrong(format!("{:?}: {code}", header.kind)));
                 }
                 self.cut += length;
+                self.cut_total += length as u64;
+                self.last = Some(header);
                 if header.kind == FrameKind::Close {
                     let frame = Frame { header, body };
                     let (code, reason) = frame.failure();

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringpost_check::{Event, Level, MessageId, Refusal, Target};
+use ringpost_check::{Event, Level, MessageId, Refusal};
 use ringpost_wire::control::{
     Body, PRODUCER_DOWNGRADE, ProducerCredit, ProducerOpen, ProducerOpened,
 };
@@ -16,7 +16,7 @@ use crate::Outcome;
 use crate::history::History;
 use crate::link::{Frame, Link};
 use crate::random::Random;
-use crate::scene::{Scene, Volatile};
+use crate::scene::{Address, Scene, Volatile};
 
 /// Most publishes without an answer: within the dedup window of the broker (P-38).
 const WINDOW_MAX: usize = 200;
@@ -32,7 +32,7 @@ struct Kept {
     /// The message, padded.
     bytes: Vec<u8>,
     length: usize,
-    targets: &'static [Target],
+    address: Address,
     /// Not refused.
     is_open: bool,
 }
@@ -231,7 +231,7 @@ impl Producer {
                 },
                 hash: hash_of(&kept.bytes[..kept.length]),
                 level: self.level,
-                targets: kept.targets,
+                targets: scene.targets(kept.address),
             }]);
             if is_large {
                 self.messages += 1;
@@ -291,7 +291,7 @@ impl Producer {
             sequence: self.next,
             bytes,
             length: parts.length(),
-            targets: scene.targets(address),
+            address,
             is_open: self.level != Level::None,
         });
         self.next += 1;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringpost_check::{Durability, Event, QueueNo, Target};
 use ringpost_wire::control;
@@ -11,7 +12,8 @@ use crate::Outcome;
 use crate::link::Link;
 use crate::random::Random;
 
-/// Queues: name and durability. The place in this table is the number in the history.
+/// Queues: name and durability. The place in this table is the number in the history, of all but the
+/// volatile one, which is the last and has a new number after each start.
 const QUEUES: &[(&str, Durability)] = &[
     ("paid", Durability::Durable),
     ("orders", Durability::Durable),
@@ -70,9 +72,11 @@ pub struct Address {
 pub struct Scene {
     /// Queues that are there: all, or all but the volatile one, which is the last.
     queue_count: usize,
+    /// Number of the volatile queue, which is another queue after each start. Shared by all clients.
+    volatile: AtomicU32,
     /// Targets of an address once they were asked for: there are few, so that events can hold them
     /// for ever. Shared by all producers.
-    targets: Mutex<HashMap<Address, &'static [Target]>>,
+    targets: Mutex<HashMap<(Address, u32), &'static [Target]>>,
 }
 
 impl Scene {
@@ -85,14 +89,36 @@ impl Scene {
         };
         Self {
             queue_count,
+            volatile: AtomicU32::new(QUEUES.len() as u32 - 1),
             targets: Mutex::default(),
         }
     }
 
-    /// How many queues there are.
+    /// The broker was started again: a volatile queue that is declared now is another one. What a
+    /// history must say of that.
+    pub fn restarted(&self) -> Vec<Event<'static>> {
+        if self.queue_count < QUEUES.len() {
+            return Vec::new();
+        }
+        let queue = QueueNo(self.volatile.fetch_add(1, Ordering::Relaxed) + 1);
+        let durability = Durability::Volatile;
+        vec![Event::Queue { queue, durability }]
+    }
+
+    /// The numbers of all queues that are there.
     #[must_use]
-    pub fn queue_count(&self) -> usize {
-        self.queue_count
+    pub fn queue_numbers(&self) -> Vec<QueueNo> {
+        (0..self.queue_count)
+            .map(|place| self.number(place))
+            .collect()
+    }
+
+    /// The number of the queue at a place of the table.
+    fn number(&self, place: usize) -> QueueNo {
+        match QUEUES[place].1 {
+            Durability::Durable => QueueNo(place as u32),
+            Durability::Volatile => QueueNo(self.volatile.load(Ordering::Relaxed)),
+        }
     }
 
     fn queues(&self) -> &'static [(&'static str, Durability)] {
@@ -102,7 +128,7 @@ impl Scene {
     /// The name of a queue.
     #[must_use]
     pub fn queue_name(&self, queue: QueueNo) -> &'static str {
-        QUEUES[queue.0 as usize].0
+        QUEUES[(queue.0 as usize).min(QUEUES.len() - 1)].0
     }
 
     /// What a history starts with.
@@ -152,10 +178,11 @@ impl Scene {
     #[must_use]
     pub fn targets(&self, address: Address) -> &'static [Target] {
         let mut known = self.targets.lock().expect("nobody panics in here");
-        known.entry(address).or_insert_with(|| {
+        let volatile = self.volatile.load(Ordering::Relaxed);
+        known.entry((address, volatile)).or_insert_with(|| {
             let reached = (0..self.queue_count)
-                .filter(|number| reaches(address, QUEUES[*number].0))
-                .map(|number| Target::Must(QueueNo(number as u32)));
+                .filter(|place| reaches(address, QUEUES[*place].0))
+                .map(|place| Target::Must(self.number(place)));
             Box::leak(reached.collect())
         })
     }

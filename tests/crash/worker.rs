@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ringpost_check::{ConsumerNo, Event, Level, QueueNo};
+use ringpost_check::{ConsumerNo, Event, Level};
 use ringpost_wire::FrameKind;
 
 use crate::Outcome;
@@ -189,9 +189,9 @@ impl Worker {
 
     fn session(&mut self, mut link: Link) -> Outcome<Over> {
         let shared = Arc::clone(&self.shared);
-        let queue_count = shared.scene.queue_count() as u64;
+        let queues = shared.scene.queue_numbers();
         if self.random.percent(50) {
-            let queue = QueueNo(self.random.below(queue_count) as u32);
+            let queue = *self.random.pick(&queues);
             if link.attach(shared.scene.queue_name(queue)).is_err() {
                 // Killed in between; if not, the next session shows what is wrong.
                 return Ok(Over::GivenUp);
@@ -199,7 +199,7 @@ impl Worker {
         }
         self.producer.open(&mut link, 1);
         for number in 0..self.random.between(1, 3) {
-            let queue = QueueNo(self.random.below(queue_count) as u32);
+            let queue = *self.random.pick(&queues);
             let name = shared.scene.queue_name(queue);
             let habit = match self.random.below(4) {
                 0 => Habit::Takes,
