@@ -3,9 +3,9 @@
 //!
 //! `figures [--broker PATH] [--directory DIR] [--only NAME,…] [--quick] [--json FILE]`
 //!
-//! A row is `reached`, `missed`, or `bounded`: the load or a neighbour took the CPU that the figure
-//! needs, so the broker's CPU time per message stands for it. The directory has to be on the disk
-//! that counts: on a memory file system the report is stamped and has no ratios.
+//! A row is `reached` or `missed`; `load-bound` if the load's CPU was the limit and the broker's CPU
+//! time a message is within its own (rulings 27); `contended` if neighbours took so much of the two
+//! CPUs that neither could be said. The directory has to be on the disk that counts.
 
 mod figures {
     pub mod broker;

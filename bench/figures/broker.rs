@@ -91,17 +91,7 @@ impl Broker {
     /// CPU time of all its threads.
     #[must_use]
     pub fn cpu(&self) -> Duration {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let mut sum = 0;
-        for task in std::fs::read_dir(tasks).into_iter().flatten().flatten() {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            sum += text
-                .split(' ')
-                .next()
-                .and_then(|word| word.parse().ok())
-                .unwrap_or(0);
-        }
-        Duration::from_nanos(sum)
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Resident memory in bytes.
@@ -186,6 +176,41 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of all threads of a process that have not ended.
+#[must_use]
+pub fn cpu_of(process: &str) -> Duration {
+    let mut sum = 0;
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    for task in tasks.into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let first = text.split(' ').next().and_then(|word| word.parse().ok());
+        sum += first.unwrap_or(0);
+    }
+    Duration::from_nanos(sum)
+}
+
+/// Time that a CPU was not idle, whoever used it, in the kernel's ticks of 10 ms.
+#[must_use]
+pub fn busy_of_cpu(cpu: usize) -> Duration {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let name = format!("cpu{cpu} ");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name.as_str()));
+    let fields: Vec<u64> = line
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
+    let busy = fields.iter().take(8).enumerate();
+    let ticks: u64 = busy
+        .filter(|(at, _)| *at != 3 && *at != 4)
+        .map(|(_, count)| count)
+        .sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Bytes on disk below a directory.

@@ -9,9 +9,9 @@ use ringpost_load::run::{declare, delete};
 use ringpost_load::{Outcome, Pace, Plan, Stop, message::Template};
 use tempfile::TempDir;
 
-use super::broker::{Broker, Settings, disk_bytes};
+use super::broker::{Broker, Settings, busy_of_cpu, cpu_of, disk_bytes};
 use super::floor;
-use super::table::{Aim, Table};
+use super::table::{Aim, Rate, Table};
 use crate::Args;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -48,6 +48,8 @@ struct Measured {
     cpu_ns: f64,
     /// CPUs that the broker used.
     cpus: f64,
+    /// The larger share of the broker's or the load's CPU that neighbours used.
+    others: f64,
 }
 
 impl Measured {
@@ -57,10 +59,21 @@ impl Measured {
             false => "; MESSAGES LOST, REFUSED OR OUT OF ORDER",
         };
         format!(
-            "broker got {:.0} % of a CPU, load {:.0} %{faults}",
+            "broker used {:.0} % of a CPU, load {:.0} %, neighbours {:.0} %{faults}",
             self.cpus * 100.0,
-            self.outcome.busy() * 100.0
+            self.outcome.busy() * 100.0,
+            self.others * 100.0
         )
+    }
+
+    fn rate(&self, note: &str) -> Rate {
+        Rate {
+            per_second: self.rate,
+            cpu_ns: self.cpu_ns,
+            load_busy: self.outcome.busy(),
+            others: self.others,
+            note: format!("{note}{}", self.note()),
+        }
     }
 }
 
@@ -187,18 +200,29 @@ impl Bench {
 
     fn run(&self, broker: &Broker, plan: &Plan) -> Result<Measured> {
         declare(plan)?;
-        let mut cpu = Vec::new();
-        let outcome = ringpost_load::run(plan, || cpu.push(broker.cpu()))?;
-        let used = match cpu[..] {
-            [before, after] => after.saturating_sub(before),
-            _ => return Err("a run has two edges".into()),
+        let mut looks = Vec::new();
+        let cpus = (self.args.broker_cpu, self.args.load_cpu);
+        let outcome = ringpost_load::run(plan, || {
+            let busy = (busy_of_cpu(cpus.0), busy_of_cpu(cpus.1));
+            looks.push((broker.cpu(), cpu_of("self"), busy));
+        })?;
+        let [before, after] = looks[..] else {
+            return Err("a run has two edges".into());
         };
+        let used = after.0.saturating_sub(before.0);
+        let own = after.1.saturating_sub(before.1);
+        let others = [
+            (after.2.0.saturating_sub(before.2.0), used),
+            (after.2.1.saturating_sub(before.2.1), own),
+        ]
+        .map(|(busy, ours)| busy.saturating_sub(ours).as_secs_f64() / outcome.time.as_secs_f64());
         let rate = outcome.rate(plan);
         let messages = rate * outcome.time.as_secs_f64();
         Ok(Measured {
             rate,
             cpu_ns: used.as_nanos() as f64 / messages.max(1.0),
             cpus: used.as_secs_f64() / outcome.time.as_secs_f64(),
+            others: others[0].max(others[1]),
             outcome,
         })
     }
@@ -271,8 +295,8 @@ fn throughput(bench: &Bench, table: &mut Table) -> Result<()> {
         let found = bench.median_run(&broker, &plan)?;
         let cpu_limit = if size == 100 { 450.0 } else { 1e9 / limit };
         let megabytes = found.rate * f64::from(size) / 1e6;
-        let note = format!("{megabytes:.0} MB/s; {}", found.note());
-        table.add_rate(name, found.rate, limit, found.cpu_ns, cpu_limit, &note);
+        let note = format!("{megabytes:.0} MB/s; ");
+        table.add_rate(name, limit, cpu_limit, &found.rate(&note));
     }
     Ok(broker.stop()?)
 }
@@ -285,8 +309,8 @@ fn connections(bench: &Bench, table: &mut Table) -> Result<()> {
         let found = bench.median_run(&broker, &plan)?;
         let name = format!("64 connections, one write each, window {window}");
         let waits = found.outcome.tally.credit_waits;
-        let note = format!("{}; {waits} looks without credit", found.note());
-        table.add_rate(&name, found.rate, limit, found.cpu_ns, 1e9 / limit, &note);
+        let note = format!("{waits} looks without credit; ");
+        table.add_rate(&name, limit, 1e9 / limit, &found.rate(&note));
     }
     Ok(broker.stop()?)
 }
@@ -350,6 +374,7 @@ fn against_floors(
     let message = Template::padded_bytes(&plan.queue_name(0), plan.payload_bytes);
     let answer = if answer == 0 { message + 48 } else { answer };
     let (mut p50, mut p99, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut others = Vec::new();
     for _ in 0..bench.rounds() {
         let floors = Floors::measure(bench, block, message + 32, answer)?;
         let found = bench.run(broker, plan)?;
@@ -360,6 +385,7 @@ fn against_floors(
         );
         p50.push(own.p50_us / floor.0);
         p99.push(own.p99_us / floor.1);
+        others.push(found.others);
         let late = Quantiles::of(&found.outcome.tally.late);
         notes.push(format!(
             "[{:.0}/{:.0} us; device {:.0}/{:.0}, depth 2 {:.0}/{:.0}; loopback {:.0}/{:.0}; sent late {:.0}/{:.0}; {}]",
@@ -441,10 +467,12 @@ fn queues(bench: &Bench, table: &mut Table) -> Result<()> {
         ..one.clone()
     };
     let (mut rates, mut cpu, mut note) = (Vec::new(), Vec::new(), String::new());
+    let mut others = Vec::new();
     for _ in 0..bench.rounds() {
         let (single, spread) = (bench.run(&broker, &one)?, bench.run(&broker, &many)?);
         rates.push(spread.rate / single.rate);
         cpu.push(single.cpu_ns / spread.cpu_ns);
+        others.push(single.others.max(spread.others));
         note = format!(
             "last round {:.0}/s at {:.0} ns against {:.0}/s at {:.0} ns; {}",
             spread.rate,
@@ -510,7 +538,10 @@ fn backlog(bench: &Bench, table: &mut Table) -> Result<()> {
     let cache = broker.metric("ringpost_buffers")? * 262_144.0;
     // The cache fills first; growth is counted from there.
     let each = Template::padded_bytes(&base.queue_name(0), base.payload_bytes) as f64;
-    let first = ((cache / each) as u64 + 1).min(count / 2);
+    let first = (cache / each) as u64 + 1;
+    if first * 2 > count {
+        return Err(format!("{count} messages are no backlog for a cache of {first}").into());
+    }
     bench.run(&broker, &fill(first))?;
     let before = broker.resident_bytes();
     let fill_rate = bench.run(&broker, &fill(count - first))?.rate;

@@ -4,6 +4,26 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// A load CPU busier than this is the limit itself (rulings 27).
+const LOAD_BUSY_MAX: f64 = 0.9;
+/// Neighbours that take more of a CPU than this decide the figure.
+const OTHERS_MAX: f64 = 0.25;
+
+/// A rate and what it cost.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    /// Messages a second.
+    pub per_second: f64,
+    /// CPU time of the broker for each message.
+    pub cpu_ns: f64,
+    /// Share of its CPU that the load used.
+    pub load_busy: f64,
+    /// Share of a CPU that neighbours took.
+    pub others: f64,
+    /// What else there is to say.
+    pub note: String,
+}
+
 /// Which side of the limit is good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,7 +49,7 @@ pub struct Row {
     pub aim: Aim,
     /// What else there is to say.
     pub note: String,
-    /// `reached`, `missed`, `bounded` or `not driven`.
+    /// `reached`, `missed`, `load-bound`, `contended` or `not driven`.
     pub verdict: &'static str,
 }
 
@@ -43,13 +63,28 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds a figure and prints it.
+    /// Adds a figure that does not depend on having the CPUs alone, and prints it.
     pub fn add(
         &mut self,
         name: impl Into<String>,
         unit: &'static str,
         measured: f64,
+        limit: (Aim, f64),
+        note: impl Into<String>,
+    ) {
+        self.add_timed(name, unit, measured, limit, 0.0, note);
+    }
+
+    /// Adds a figure that depends on time. `others`: the share of a CPU that neighbours took from
+    /// broker or load; with much of it neither success nor failure means anything, since floors
+    /// suffer from neighbours too.
+    pub fn add_timed(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        measured: f64,
         (aim, limit): (Aim, f64),
+        others: f64,
         note: impl Into<String>,
     ) {
         let is_reached = match aim {
@@ -63,37 +98,37 @@ impl Table {
             limit,
             aim,
             note: note.into(),
-            verdict: if is_reached { "reached" } else { "missed" },
+            verdict: if others > OTHERS_MAX {
+                "contended"
+            } else if is_reached {
+                "reached"
+            } else {
+                "missed"
+            },
         });
     }
 
-    /// Adds a rate with what the broker's CPU would allow beside it: where the CPU was not the
-    /// broker's alone, the verdict is about the CPU time.
-    pub fn add_rate(
-        &mut self,
-        name: &str,
-        per_second: f64,
-        limit: f64,
-        cpu_ns: f64,
-        cpu_limit_ns: f64,
-        note: &str,
-    ) {
-        let verdict = if per_second >= limit {
+    /// Adds a rate. Where the load's CPU was the limit, the broker's CPU time a message decides
+    /// (rulings 27); where neighbours took the CPU, nothing is decided unless the rate was reached.
+    pub fn add_rate(&mut self, name: &str, limit: f64, cpu_limit_ns: f64, found: &Rate) {
+        let verdict = if found.per_second >= limit {
             "reached"
-        } else if cpu_ns <= cpu_limit_ns {
-            "bounded"
+        } else if found.load_busy >= LOAD_BUSY_MAX && found.cpu_ns <= cpu_limit_ns {
+            "load-bound"
+        } else if found.others > OTHERS_MAX {
+            "contended"
         } else {
             "missed"
         };
         self.push(Row {
             name: name.to_owned(),
             unit: "messages/s",
-            measured: Some(per_second),
+            measured: Some(found.per_second),
             limit,
             aim: Aim::AtLeast,
             note: format!(
-                "broker CPU {cpu_ns:.0} ns a message (limit {cpu_limit_ns:.0}: at full CPU {:.0}/s); {note}",
-                1e9 / cpu_ns
+                "broker CPU {:.0} ns a message (limit {cpu_limit_ns:.0}); {}",
+                found.cpu_ns, found.note
             ),
             verdict,
         });
@@ -136,7 +171,7 @@ impl fmt::Display for Row {
         let ratio = measured / self.limit;
         write!(
             f,
-            "{:<44} {:>13} {sign} {:>11} {:<11} x{ratio:<6.2} {:<8} {}",
+            "{:<44} {:>13} {sign} {:>11} {:<11} x{ratio:<6.2} {:<10} {}",
             self.name,
             number(measured),
             number(self.limit),
@@ -154,7 +189,7 @@ impl fmt::Display for Table {
         }
         writeln!(
             f,
-            "{:<44} {:>13}    {:>11} {:<11} {:<7} {:<8} note",
+            "{:<44} {:>13}    {:>11} {:<11} {:<7} {:<10} note",
             "figure", "measured", "limit", "unit", "ratio", "verdict"
         )?;
         for row in &self.rows {
