@@ -320,5 +320,8 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         settled: Ranges::default(),
         settling: false,
         counting: false,
+        counts: Vec::new(),
+        counts_upto: None,
+        mark_due: None,
     }
 }
