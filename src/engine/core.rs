@@ -268,7 +268,9 @@ impl Running {
             return Some(now);
         }
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
-        let gets = flow.gets.iter().map(|get| get.deadline).min();
+        // Those that were due when they were last looked at wait for something else.
+        let gets = flow.gets.iter().map(|get| get.deadline);
+        let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
         let journal = flow.journal.next_deadline();
         let compactor = self.compactor.next_deadline();
         [sweep, gets, journal, compactor]
@@ -291,7 +293,7 @@ impl Running {
                 self.flow.stats.connections += 1;
                 self.flow.sessions.insert(Session::new(conn, now));
             }
-            Input::Adopted { conn, session } => self.adopt(conn, *session, effects),
+            Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
             Input::Malformed { conn, code } => {
                 if self.flow.sessions.get(conn).is_some() {
@@ -405,18 +407,21 @@ impl Running {
         }
     }
 
-    fn adopt(
+    fn adopt<B: Buffers>(
         &mut self,
         conn: ConnId,
-        handover: crate::data::session::Handover,
+        mut handover: crate::data::session::Handover,
+        buffers: &mut B,
         effects: &mut Effects,
     ) {
         let sequence = handover.sequence;
+        let rest = std::mem::take(&mut handover.rest);
         let flow = &mut self.flow;
         flow.stats.connections += 1;
         flow.sessions
             .insert(Session::adopt(conn, handover, flow.now));
         self.attached(conn, sequence, effects);
+        self.frames(conn, &rest, buffers, effects);
     }
 
     fn attached(&mut self, conn: ConnId, sequence: u64, effects: &mut Effects) {
@@ -478,6 +483,18 @@ impl Running {
                 self.flow.violate(conn, code, &reason, effects);
                 return;
             }
+            // Who moves takes along what came behind its request, though nothing should (P-13).
+            if header.kind == FrameKind::Attach
+                && let Some(Effect::Handover {
+                    conn: moved,
+                    session,
+                    ..
+                }) = effects.list.last_mut()
+                && *moved == conn
+            {
+                session.rest.extend_from_slice(rest);
+                return;
+            }
             bytes = rest;
         }
     }
@@ -535,7 +552,7 @@ impl Running {
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
             FrameKind::ProducerOpen => flow.producer_open(conn, header, body, effects),
-            FrameKind::ProducerClose => flow.producer_close(conn, header, effects),
+            FrameKind::ProducerClose => flow.producer_close(conn, header),
             FrameKind::ConsumerOpen => flow.consumer_open(conn, header, body, effects),
             FrameKind::ConsumerCredit => flow.consumer_credit(conn, header, body, effects),
             FrameKind::ConsumerClose => flow.consumer_close(conn, header, effects),
@@ -653,6 +670,7 @@ impl Running {
             agreed,
             client: session.client,
             sequence: header.sequence,
+            rest: Vec::new(),
         };
         effects.push(Effect::Handover {
             conn,
@@ -699,22 +717,18 @@ impl Running {
                 credit_messages,
                 credit_bytes,
                 flags,
+                message_bytes_max,
             } => {
-                let sink = Sink {
-                    queue,
-                    core: from,
-                    conn,
-                    channel,
-                    outbox: Vec::new(),
-                    forwarding: 0,
-                    outgoing: false,
-                    congested: false,
-                };
+                let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
                 let outcome = flow.subscribe(sink, (credit_messages, credit_bytes, flags));
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
-            Request::Unsubscribe { consumer } => {
-                flow.unsubscribe(consumer);
+            Request::Unsubscribe { consumer, close } => {
+                if close == 0 {
+                    flow.unsubscribe(consumer);
+                } else {
+                    flow.close_consumer(consumer, close, effects);
+                }
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Credit {
@@ -740,16 +754,23 @@ impl Running {
                 count,
                 wait_ms,
             } => {
-                flow.start_get(consumer, sequence, count, wait_ms);
+                flow.start_get(consumer, sequence, count, wait_ms, effects);
                 flow.reply(from, id, Reply::Done, effects);
             }
-            Request::Forward { conn, bytes } => flow.take_forward(from, id, conn, bytes, effects),
-            Request::Detached {
+            Request::Forward {
                 conn,
                 channel,
                 consumer,
+                bytes,
+                ends,
             } => {
-                flow.detach(conn, channel, consumer);
+                flow.take_forward(from, id, conn, bytes, effects);
+                if ends {
+                    flow.detach(conn, channel, consumer);
+                }
+            }
+            Request::Resume { conn } => {
+                flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Change(_)
@@ -763,10 +784,17 @@ impl Running {
     fn answer(&mut self, from: CoreId, waiter: Waiter, reply: Reply, effects: &mut Effects) {
         let flow = &mut self.flow;
         match (waiter, reply) {
-            (Waiter::Publish { producer, span }, Reply::Published { outcome, bytes }) => {
+            (
+                Waiter::Publish { producer, span },
+                Reply::Published {
+                    outcome,
+                    taken,
+                    bytes,
+                },
+            ) => {
                 flow.keep_parcel(bytes);
                 if let Some(producer) = flow.producers.get_mut(producer) {
-                    producer.answered(span, outcome.err());
+                    producer.answered(span, outcome, taken);
                 }
                 flow.dirty(producer);
             }
@@ -780,14 +808,14 @@ impl Running {
             ) => {
                 flow.subscribed(from, conn, channel, sequence, outcome, effects);
             }
-            (Waiter::Forward { consumer }, Reply::Forwarded { bytes }) => {
+            (Waiter::Forward { consumer, number }, Reply::Forwarded { room, bytes }) => {
                 flow.keep_parcel(bytes);
-                flow.forwarded(consumer);
+                flow.forward_answered(from, (consumer, number), room);
             }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
-            (Waiter::Nobody, Reply::Forwarded { bytes }) => flow.keep_parcel(bytes),
+            (Waiter::Nobody, Reply::Forwarded { bytes, .. }) => flow.keep_parcel(bytes),
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),
         }
@@ -803,6 +831,7 @@ fn violation_text(code: Code) -> &'static str {
         Code::CreditExceeded => "published beyond credit",
         Code::SequenceGap => "the sequence is not the next one",
         Code::MessageMalformed => "a message's checksum, envelope or parts do not hold together",
+        Code::Overloaded => "too many frames for a consumer that is not open yet",
         Code::ChannelInvalid => "the channel number is out of range or in use",
         _ => "it breaks the protocol",
     }

@@ -75,11 +75,15 @@ pub enum Request {
         credit_bytes: u64,
         /// As in `ConsumerOpen`.
         flags: u32,
+        /// Largest message that its connection takes, in bytes.
+        message_bytes_max: u32,
     },
     /// Close a consumer; its unsettled messages return.
     Unsubscribe {
         /// Its key on the owning core.
         consumer: u64,
+        /// The `ConsumerClose` that is answered behind its last delivery; 0 = its connection is gone.
+        close: u64,
     },
     /// Change a consumer's credit.
     Credit {
@@ -112,21 +116,24 @@ pub enum Request {
         /// How long to wait for the first, in ms.
         wait_ms: u32,
     },
-    /// Frames for a connection of the asked core; answered when there is room for more.
+    /// Frames for a connection of the asked core; the answer says whether it keeps up. It never waits
+    /// for a socket: those who do not read would use up the requests that all others need.
     Forward {
-        /// The connection, on the asked core.
-        conn: ConnId,
-        /// Whole frames.
-        bytes: Vec<u8>,
-    },
-    /// A consumer ended on the owning core: the session forgets its channel.
-    Detached {
         /// The connection, on the asked core.
         conn: ConnId,
         /// Its channel.
         channel: u16,
-        /// The consumer's key on the owning core.
+        /// The consumer's key on the asking core.
         consumer: u64,
+        /// Whole frames.
+        bytes: Vec<u8>,
+        /// They are the last ones: the session forgets the channel with them.
+        ends: bool,
+    },
+    /// A connection of the asking core, which was behind, keeps up again.
+    Resume {
+        /// The connection, on the asking core.
+        conn: ConnId,
     },
     /// Decide a change of the topology (asked of the meta core).
     Change(Box<ChangeRequest>),
@@ -193,15 +200,19 @@ pub struct QueueFigures {
 pub enum Reply {
     /// To `Publish`: how it ended, and the bytes back for reuse.
     Published {
-        /// Messages refused, and why; all others are as durable as their queues.
+        /// Whether a queue refused messages, and why; all others are as durable as their queues.
         outcome: Result<(), Code>,
+        /// If it did: how many at the start of them every queue took.
+        taken: u32,
         /// The vector that came with the request, emptied.
         bytes: Vec<u8>,
     },
     /// To `Subscribe`: the consumer's key on the owning core.
     Subscribed(Result<u64, Code>),
-    /// To `Forward`: there is room; the vector comes back for reuse.
+    /// To `Forward`; the vector comes back for reuse.
     Forwarded {
+        /// There is room for more; else [`Request::Resume`] says when.
+        room: bool,
         /// The vector that came with the request, emptied.
         bytes: Vec<u8>,
     },

@@ -602,6 +602,15 @@ impl Wire {
         }
     }
 
+    /// Looks for a queue until it is there.
+    #[track_caller]
+    pub fn until_there(&mut self, name: &[u8]) {
+        let begun = std::time::Instant::now();
+        while !self.queues().iter().any(|info| info.name == name) {
+            assert!(begun.elapsed() < PATIENCE, "it does not come");
+        }
+    }
+
     // Producing.
 
     #[track_caller]

@@ -327,8 +327,8 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         settled: Ranges::default(),
         settling: false,
         counting: false,
-        unwritten_counts: Vec::new(),
-        unwritten_upto: None,
-        unwritten_mark: None,
+        counts: Vec::new(),
+        counts_upto: None,
+        mark_due: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Where a consumer's frames go: to a connection of this core, or of another one.
 //! Does not know which messages it gets.
 
+use ringpost_wire::FrameHeader;
 use ringpost_wire::ids::{CoreId, QueueId};
 
 use crate::ids::{ConnId, Mono};
@@ -16,14 +17,53 @@ pub struct Sink {
     pub conn: ConnId,
     /// Its channel there.
     pub channel: u16,
+    /// Largest message that its connection takes, in bytes.
+    pub message_bytes_max: u32,
     /// Frames not yet forwarded to the other core.
     pub outbox: Vec<u8>,
     /// Bytes forwarded and not yet answered.
     pub forwarding: u32,
+    /// Number of the last forward: answers to those before it are late.
+    pub forward: u64,
     /// Is on the list of sinks to forward.
     pub outgoing: bool,
     /// Its connection takes no more bytes for now.
     pub congested: bool,
+}
+
+impl Sink {
+    /// A consumer to which nothing was sent yet.
+    #[must_use]
+    pub const fn new(
+        queue: QueueId,
+        core: CoreId,
+        (conn, channel): (ConnId, u16),
+        message_bytes_max: u32,
+    ) -> Self {
+        Self {
+            queue,
+            core,
+            conn,
+            channel,
+            message_bytes_max,
+            outbox: Vec::new(),
+            forwarding: 0,
+            forward: 0,
+            outgoing: false,
+            congested: false,
+        }
+    }
+}
+
+/// A frame for a consumer that the owning core has not opened yet (P-10).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EarlyFrame {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Its header.
+    pub header: FrameHeader,
+    /// Its body.
+    pub body: Vec<u8>,
 }
 
 /// A consumer that waits for messages it asked for with `Get`.

@@ -14,7 +14,7 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::journal::Located;
 use crate::data::journal::record::Kind;
@@ -25,12 +25,14 @@ use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::effect::Buffers;
 use crate::ids::{BufferId, ConnId, Place};
-use crate::mesh::{Reply, Request};
+use crate::mesh::Request;
 use crate::{Effect, Effects};
 
 /// Messages of this many bytes or fewer are gathered by copy, larger ones are sent from their
 /// buffer: an extra piece in a vectored send costs about as much as copying this many bytes.
 const GATHER_BYTES_MAX: usize = 2 * 1024;
+/// Frames that are kept for a consumer until it is open.
+const EARLY_FRAMES_MAX: usize = 16;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
 
@@ -44,19 +46,22 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         let open = ConsumerOpen::decode(body)?;
-        let session = self.sessions.get(conn).ok_or(Code::Internal)?;
-        let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
-        if open.credit_messages > CREDIT_MESSAGES_MAX || open.credit_bytes > CREDIT_BYTES_MAX {
-            self.fail(
-                conn,
-                header,
-                Code::SettingInvalid,
-                "credit is above the protocol's limit",
-                effects,
-            );
+        let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
+        let agreed = session.agreed().ok_or(Code::UnexpectedFrame)?;
+        session.ask(header.channel)?;
+        let unfit =
+            if open.credit_messages > CREDIT_MESSAGES_MAX || open.credit_bytes > CREDIT_BYTES_MAX {
+                Some("credit is above the protocol's limit")
+            } else if open.flags & !(CONSUMER_NO_ACK | CONSUMER_EXCLUSIVE) != 0 {
+                Some("a flag of the consumer is not known")
+            } else {
+                None
+            };
+        if let Some(reason) = unfit {
+            self.fail(conn, header, Code::SettingInvalid, reason, effects);
             return Ok(());
         }
-        let Some(target) = self.find_queue(tenant, open.queue) else {
+        let Some(target) = self.find_queue(agreed.tenant, open.queue) else {
             let name = String::from_utf8_lossy(open.queue);
             self.fail(
                 conn,
@@ -72,21 +77,12 @@ impl Flow {
             owner: target.core,
         };
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
-        session.claim(header.channel, opening)?;
+        session.claim(header.channel, opening);
         if target.core == self.config.core {
-            let outcome = self.subscribe(
-                Sink {
-                    queue: target.queue,
-                    core: self.config.core,
-                    conn,
-                    channel: header.channel,
-                    outbox: Vec::new(),
-                    forwarding: 0,
-                    outgoing: false,
-                    congested: false,
-                },
-                (open.credit_messages, open.credit_bytes, open.flags),
-            );
+            let place = (conn, header.channel);
+            let sink = Sink::new(target.queue, target.core, place, agreed.message_bytes_max);
+            let outcome =
+                self.subscribe(sink, (open.credit_messages, open.credit_bytes, open.flags));
             self.subscribed(
                 target.core,
                 conn,
@@ -103,6 +99,7 @@ impl Flow {
                 credit_messages: open.credit_messages,
                 credit_bytes: open.credit_bytes,
                 flags: open.flags,
+                message_bytes_max: agreed.message_bytes_max,
             };
             let waiter = Waiter::Subscribe {
                 conn,
@@ -140,6 +137,12 @@ impl Flow {
         if self.sinks.len() >= self.config.limits.consumers_max as usize {
             return Err(Code::LimitReached);
         }
+        // A connection that is behind gets nothing, also no new consumer of it.
+        let behind = sink.core == self.config.core
+            && self
+                .sessions
+                .get(sink.conn)
+                .is_some_and(|session| session.behind);
         let key = self.sinks.insert(sink);
         //= P-49
         let mode = match flags & CONSUMER_NO_ACK {
@@ -159,8 +162,89 @@ impl Flow {
             self.sinks.remove(key);
             return Err(code);
         }
+        if behind {
+            self.congest(key);
+        }
         self.wake(queue);
         Ok(key)
+    }
+
+    /// Offers a consumer nothing until its connection has room.
+    fn congest(&mut self, key: u64) {
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
+        if !sink.congested {
+            sink.congested = true;
+            if let Some(state) = self.queues.get_mut(sink.queue) {
+                state.queue.block(ConsumerKey(key));
+            }
+        }
+    }
+
+    /// Offers nothing more to the consumers of a connection whose socket takes too little.
+    pub(crate) fn look_behind(&mut self, conn: ConnId) {
+        let limit = u64::from(self.config.limits.unsent_bytes_max);
+        let here = self.config.core;
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        if session.behind || session.unsent <= limit {
+            return;
+        }
+        session.behind = true;
+        let mut keys = std::mem::take(&mut self.keys);
+        let session = self.sessions.get(conn).expect("it was just looked at");
+        for (_, channel) in session.channels() {
+            if let Channel::Consumer { owner, key, .. } = channel
+                && owner == here
+            {
+                keys.push(key);
+            }
+        }
+        for key in keys.drain(..) {
+            self.congest(key);
+        }
+        self.keys = keys;
+    }
+
+    /// Another core has taken the frames of a consumer. If the connection is behind, all consumers
+    /// that it has here are offered nothing until it says more. That may overtake this answer, which
+    /// is late then: there is nothing in flight any more.
+    pub(crate) fn forward_answered(
+        &mut self,
+        from: CoreId,
+        (consumer, number): (u64, u64),
+        room: bool,
+    ) {
+        let Some(sink) = self.sinks.get(consumer) else {
+            return;
+        };
+        if sink.forwarding == 0 || sink.forward != number {
+            return;
+        }
+        if room {
+            self.forwarded(consumer);
+            return;
+        }
+        for key in self.consumers_at((from, sink.conn)) {
+            self.congest(key);
+        }
+    }
+
+    /// Another core's connection has room again.
+    pub(crate) fn resume(&mut self, place: (CoreId, ConnId)) {
+        for key in self.consumers_at(place) {
+            self.forwarded(key);
+        }
+    }
+
+    fn consumers_at(&self, (core, conn): (CoreId, ConnId)) -> Vec<u64> {
+        let there = |key: &u64| {
+            let sink = self.sinks.get(*key);
+            sink.is_some_and(|sink| sink.core == core && sink.conn == conn)
+        };
+        self.sinks.keys().filter(there).collect()
     }
 
     /// The owning core has answered: the channel is a consumer, or free again.
@@ -184,6 +268,7 @@ impl Flow {
             }
             return;
         };
+        let early = self.take_early(conn, channel);
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
         match outcome {
             Ok(key) => {
@@ -194,11 +279,58 @@ impl Flow {
                     header.count = u32::from(owner.0);
                     frame::write(out, header, &[]);
                 });
+                self.step_early(early, effects);
             }
             Err(code) => {
                 session.set(channel, Channel::Closed);
                 let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, sequence);
                 self.fail(conn, header, code, subscribe_text(code), effects);
+            }
+        }
+    }
+
+    /// Takes the frames that came for a channel before it was a consumer.
+    fn take_early(&mut self, conn: ConnId, channel: u16) -> Vec<EarlyFrame> {
+        let mut early = Vec::new();
+        let mut idx = 0;
+        while idx < self.early.len() {
+            let frame = &self.early[idx];
+            if frame.conn == conn && frame.header.channel == channel {
+                early.push(self.early.remove(idx));
+            } else {
+                idx += 1;
+            }
+        }
+        early
+    }
+
+    /// Keeps a frame for a consumer that its owning core has not opened yet.
+    //= P-10
+    fn keep_early(&mut self, conn: ConnId, header: FrameHeader, body: &[u8]) -> Result<(), Code> {
+        let same =
+            |frame: &&EarlyFrame| frame.conn == conn && frame.header.channel == header.channel;
+        if self.early.iter().filter(same).count() == EARLY_FRAMES_MAX {
+            return Err(Code::Overloaded);
+        }
+        self.early.push(EarlyFrame {
+            conn,
+            header,
+            body: body.to_vec(),
+        });
+        Ok(())
+    }
+
+    fn step_early(&mut self, early: Vec<EarlyFrame>, effects: &mut Effects) {
+        for EarlyFrame { conn, header, body } in early {
+            let verdict = match header.kind {
+                FrameKind::ConsumerCredit => self.consumer_credit(conn, header, &body, effects),
+                FrameKind::Get => self.get(conn, header, &body, effects),
+                FrameKind::Settle => self.settle(conn, header, &body, effects),
+                _ => self.consumer_close(conn, header, effects),
+            };
+            if let Err(code) = verdict {
+                let reason = format!("{:?} frame refused", header.kind);
+                self.violate(conn, code, &reason, effects);
             }
         }
     }
@@ -219,50 +351,74 @@ impl Flow {
         });
     }
 
-    fn consumer(&self, conn: ConnId, channel: u16) -> Result<(QueueId, CoreId, u64), Code> {
+    /// Where the consumer of a channel lives; `None` if the frame is late and ignored, or kept until
+    /// the consumer is open.
+    //= P-15
+    fn consumer(
+        &mut self,
+        conn: ConnId,
+        header: FrameHeader,
+        body: &[u8],
+    ) -> Result<Option<(CoreId, u64)>, Code> {
         match self
             .sessions
             .get(conn)
-            .map(|session| session.channel(channel))
+            .map(|session| session.channel(header.channel))
         {
-            Some(Channel::Consumer { queue, owner, key }) => Ok((queue, owner, key)),
-            _ => Err(Code::UnexpectedFrame),
+            Some(Channel::Consumer { owner, key, .. }) => Ok(Some((owner, key))),
+            Some(Channel::ConsumerOpening { .. }) => {
+                self.keep_early(conn, header, body)?;
+                Ok(None)
+            }
+            Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
+            Some(Channel::Producer(_) | Channel::Free) | None => Err(Code::UnexpectedFrame),
         }
     }
 
-    /// `ConsumerClose`.
+    /// `ConsumerClose`: answered behind the last delivery, by whoever sends these.
+    //= P-48
     pub(crate) fn consumer_close(
         &mut self,
         conn: ConnId,
         header: FrameHeader,
         effects: &mut Effects,
     ) -> Result<(), Code> {
-        //= P-48
-        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        let Some((owner, key)) = self.consumer(conn, header, &[])? else {
+            return Ok(());
+        };
         let session = self
             .sessions
             .get_mut(conn)
             .expect("the channel was just found");
-        session.set(header.channel, Channel::Closed);
-        self.unsubscribe_at(owner, key, effects);
-        let closed = FrameHeader::bare(FrameKind::ConsumerClosed, header.channel, header.sequence);
-        self.say(conn, effects, |out| {
-            write_failure(out, closed, Code::Normal, "closed by the client");
-        });
+        session.set(header.channel, Channel::ConsumerClosing { key });
+        if owner == self.config.core {
+            self.close_consumer(key, header.sequence, effects);
+        } else {
+            let request = Request::Unsubscribe {
+                consumer: key,
+                close: header.sequence,
+            };
+            self.ask(owner, request, Waiter::Nobody, effects);
+        }
         Ok(())
     }
 
-    /// Closes a consumer wherever its queue lives.
+    /// Closes a consumer of this core as its client asked for.
+    pub(crate) fn close_consumer(&mut self, key: u64, sequence: u64, effects: &mut Effects) {
+        let reason = "closed by the client";
+        self.finish_consumer(key, sequence, Code::Normal, reason, effects);
+    }
+
+    /// Closes a consumer whose connection is gone, wherever its queue lives.
     pub(crate) fn unsubscribe_at(&mut self, owner: CoreId, key: u64, effects: &mut Effects) {
         if owner == self.config.core {
             self.unsubscribe(key);
         } else {
-            self.ask(
-                owner,
-                Request::Unsubscribe { consumer: key },
-                Waiter::Nobody,
-                effects,
-            );
+            let request = Request::Unsubscribe {
+                consumer: key,
+                close: 0,
+            };
+            self.ask(owner, request, Waiter::Nobody, effects);
         }
     }
 
@@ -298,7 +454,9 @@ impl Flow {
         if credit.messages > CREDIT_MESSAGES_MAX || credit.bytes > CREDIT_BYTES_MAX {
             return Err(Code::BodyMalformed);
         }
-        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        let Some((owner, key)) = self.consumer(conn, header, body)? else {
+            return Ok(());
+        };
         if owner == self.config.core {
             self.set_credit(key, credit.messages, credit.bytes);
         } else {
@@ -337,9 +495,11 @@ impl Flow {
         if header.count == 0 || header.count > CREDIT_MESSAGES_MAX {
             return Err(Code::BodyMalformed);
         }
-        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        let Some((owner, key)) = self.consumer(conn, header, body)? else {
+            return Ok(());
+        };
         if owner == self.config.core {
-            self.start_get(key, header.sequence, header.count, get.wait_ms);
+            self.start_get(key, header.sequence, header.count, get.wait_ms, effects);
         } else {
             let request = Request::Get {
                 consumer: key,
@@ -353,10 +513,27 @@ impl Flow {
     }
 
     /// Lets a consumer of this core take messages.
-    pub(crate) fn start_get(&mut self, key: u64, sequence: u64, count: u32, wait_ms: u32) {
-        let Some(queue) = self.sinks.get(key).map(|sink| sink.queue) else {
+    pub(crate) fn start_get(
+        &mut self,
+        key: u64,
+        sequence: u64,
+        count: u32,
+        wait_ms: u32,
+        effects: &mut Effects,
+    ) {
+        let Some((queue, channel)) = self.sinks.get(key).map(|sink| (sink.queue, sink.channel))
+        else {
             return;
         };
+        //= P-43
+        if self.gets.iter().any(|get| get.consumer == key) {
+            let header = FrameHeader::bare(FrameKind::Failed, channel, sequence);
+            let reason = "another get of this consumer is not answered yet";
+            self.tell(key, effects, |out| {
+                write_failure(out, header, Code::LimitReached, reason);
+            });
+            return;
+        }
         let Some(state) = self.queues.get_mut(queue) else {
             return;
         };
@@ -374,16 +551,12 @@ impl Flow {
 
     /// Ends the gets that have what they asked for or have waited long enough.
     pub(crate) fn finish_gets(&mut self, effects: &mut Effects) {
+        self.gets_seen = self.now;
         let mut idx = 0;
         while idx < self.gets.len() {
             let get = self.gets[idx];
             let over = get.left == 0 || get.given > 0 || self.now >= get.deadline;
-            // A queue that waits for the disk has not been asked yet.
-            let asked = self
-                .sinks
-                .get(get.consumer)
-                .is_none_or(|sink| get.left == 0 || !self.reading.contains(&sink.queue));
-            if !(over && asked) {
+            if !over || (get.left > 0 && self.is_owed(get.consumer)) {
                 idx += 1;
                 continue;
             }
@@ -399,6 +572,26 @@ impl Flow {
             header.count = get.given;
             self.tell(get.consumer, effects, |out| frame::write(out, header, &[]));
         }
+    }
+
+    /// Whether messages are ready for a consumer that could not be given to it yet: they must be
+    /// read, or their marks or counts be written, or its socket or another turn has room for them.
+    fn is_owed(&self, consumer: u64) -> bool {
+        let Some(sink) = self.sinks.get(consumer) else {
+            return false;
+        };
+        let Some(state) = self.queues.get(sink.queue) else {
+            return false;
+        };
+        if state.damaged || (self.failed && state.durable) {
+            return false;
+        }
+        let ready = state.queue.has_deliverable();
+        ready
+            && (sink.congested
+                || state.awake
+                || state.queue.awaits_journal()
+                || self.reading.contains(&sink.queue))
     }
 
     /// Sends frames to a consumer, wherever its connection is.
@@ -440,7 +633,9 @@ impl Flow {
             return Err(Code::BodyMalformed);
         }
         let ranges = SettleRange::parse(body, header.count)?;
-        let (_, owner, key) = self.consumer(conn, header.channel)?;
+        let Some((owner, key)) = self.consumer(conn, header, body)? else {
+            return Ok(());
+        };
         if owner == self.config.core {
             self.settle_ranges(key, header.flags, header.sequence, ranges, effects);
         } else {
@@ -513,10 +708,21 @@ impl Flow {
         }
     }
 
-    /// Ends a consumer of this core and tells its client why.
+    /// Ends a consumer of this core unasked and tells its client why.
     pub(crate) fn end_consumer(
         &mut self,
         key: u64,
+        code: Code,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        self.finish_consumer(key, 0, code, reason, effects);
+    }
+
+    fn finish_consumer(
+        &mut self,
+        key: u64,
+        sequence: u64,
         code: Code,
         reason: &str,
         effects: &mut Effects,
@@ -525,7 +731,7 @@ impl Flow {
             return;
         };
         let (core, conn, channel) = (sink.core, sink.conn, sink.channel);
-        let header = FrameHeader::bare(FrameKind::ConsumerClosed, channel, 0);
+        let header = FrameHeader::bare(FrameKind::ConsumerClosed, channel, sequence);
         if core == self.config.core {
             self.say(conn, effects, |out| {
                 write_failure(out, header, code, reason)
@@ -540,16 +746,12 @@ impl Flow {
                     .outbox,
             );
             write_failure(&mut bytes, header, code, reason);
-            self.ask(
-                core,
-                Request::Forward { conn, bytes },
-                Waiter::Nobody,
-                effects,
-            );
-            let request = Request::Detached {
+            let request = Request::Forward {
                 conn,
                 channel,
                 consumer: key,
+                bytes,
+                ends: true,
             };
             self.ask(core, request, Waiter::Nobody, effects);
         }
@@ -558,8 +760,12 @@ impl Flow {
 
     /// Frees the channel of a consumer that its owning core has ended.
     pub(crate) fn detach(&mut self, conn: ConnId, channel: u16, consumer: u64) {
-        if let Some(session) = self.sessions.get_mut(conn)
-            && matches!(session.channel(channel), Channel::Consumer { key, .. } if key == consumer)
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        if let Channel::Consumer { key, .. } | Channel::ConsumerClosing { key } =
+            session.channel(channel)
+            && key == consumer
         {
             session.set(channel, Channel::Closed);
         }
@@ -642,9 +848,12 @@ impl Flow {
         }
         if self.failed {
             state.settled.clear();
+            state.counts.clear();
+            state.counts_upto = None;
             return false;
         }
         let head = RunHead::of_queue(state.partition, queue, QueueSequence(0));
+        let mut written = 0;
         for ranges in state.settled.as_slice().chunks(RANGES_PER_RECORD_MAX) {
             self.body.clear();
             notes::encode_ranges(ranges, &mut self.body);
@@ -661,45 +870,52 @@ impl Flow {
                 .append_record(buffers, effects, &note, &self.body)
                 .is_err()
             {
+                // Each range is said once: only those that are left are tried again.
+                state.settled.drop_first(written);
                 state.settling = true;
                 return true;
             }
+            written += ranges.len();
             let block = self.journal.open_block().0;
             self.forget_waits
                 .extend(ranges.iter().map(|range| (block, queue, *range)));
         }
         state.settled.clear();
-        if state.counting && state.unwritten_counts.is_empty() {
+        if state.counting && state.counts.is_empty() {
             state.counting = false;
-            state.unwritten_upto = Some(state.queue.take_counts(&mut state.unwritten_counts));
+            state.counts_upto = Some(state.queue.take_counts(&mut state.counts));
         }
-        while !state.unwritten_counts.is_empty() {
-            let some = state.unwritten_counts.len().min(RANGES_PER_RECORD_MAX);
+        let Some(upto) = state.counts_upto else {
+            return false;
+        };
+        let mut written = 0;
+        for counts in state.counts.chunks(RANGES_PER_RECORD_MAX) {
             self.body.clear();
-            notes::encode_counts(&state.unwritten_counts[..some], &mut self.body);
-            let (kind, urgency) = (Kind::Counts, Urgency::Now);
+            notes::encode_counts(counts, &mut self.body);
+            let count = counts.len() as u32;
             let note = Note {
-                kind,
+                kind: Kind::Counts,
                 head,
-                count: some as u32,
-                urgency,
+                count,
+                urgency: Urgency::Now,
             };
             if self
                 .journal
                 .append_record(buffers, effects, &note, &self.body)
                 .is_err()
             {
+                // The messages wait for their counts, so these are tried again.
+                state.counts.drain(..written);
                 state.settling = true;
                 return true;
             }
-            state.unwritten_counts.drain(..some);
+            written += counts.len();
         }
-        if let Some(upto) = state.unwritten_upto.take() {
-            self.count_waits
-                .push_back((self.journal.open_block().0, queue, upto));
-        }
-        state.settling = state.counting;
-        state.counting
+        state.counts.clear();
+        state.counts_upto = None;
+        self.count_waits
+            .push_back((self.journal.open_block().0, queue, upto));
+        false
     }
 
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
@@ -755,11 +971,8 @@ impl Flow {
         let Some(state) = self.queues.get_mut(queue) else {
             return;
         };
-        let wanted = state
-            .unwritten_mark
-            .take()
-            .or_else(|| state.queue.mark_needed());
-        let Some(mark) = wanted else {
+        let due = state.mark_due.take();
+        let Some(mark) = due.or_else(|| state.queue.mark_needed()) else {
             return;
         };
         if !state.durable {
@@ -780,9 +993,9 @@ impl Flow {
         {
             self.mark_waits
                 .push_back((self.journal.open_block().0, queue, mark.0));
-        } else {
-            // The queue says each mark once: it is kept for the next turn.
-            state.unwritten_mark = Some(mark);
+        } else if !self.failed {
+            // The queue names a mark once, and delivers nothing beyond the last one written.
+            state.mark_due = Some(mark);
             self.wake(queue);
         }
     }
@@ -837,9 +1050,30 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
-        let Some(bytes) = fitting(run, start as usize, offer, *budget, &mut self.lengths) else {
-            self.damaged(queue, offer.place, offer.first, effects);
-            return false;
+        let sink = self
+            .sinks
+            .get(offer.key.0)
+            .expect("a queue's consumers have sinks");
+        let message_bytes_max = sink.message_bytes_max as usize;
+        let lengths = &mut self.lengths;
+        let fit = fitting(
+            run,
+            start as usize,
+            offer,
+            *budget,
+            message_bytes_max,
+            lengths,
+        );
+        let bytes = match fit {
+            Ok(bytes) => bytes,
+            Err(Code::MessageTooLarge) => {
+                self.end_too_large(offer.key.0, effects);
+                return true;
+            }
+            Err(_) => {
+                self.damaged(queue, offer.place, offer.first, effects);
+                return false;
+            }
         };
         let state = self
             .queues
@@ -886,6 +1120,12 @@ impl Flow {
             effects,
         );
         true
+    }
+
+    /// Ends a consumer whose next message is larger than its connection takes (P-42).
+    fn end_too_large(&mut self, consumer: u64, effects: &mut Effects) {
+        let reason = "the next message is larger than agreed in the handshake";
+        self.end_consumer(consumer, Code::MessageTooLarge, reason, effects);
     }
 
     fn count_delivered(&mut self, offer: &Offer, count: u32, bytes: u64, budget: &mut usize) {
@@ -965,12 +1205,7 @@ impl Flow {
         }
         session.unsent += u64::from(sent);
         session.spoke = self.now;
-        if session.unsent > u64::from(self.config.limits.unsent_bytes_max) && !sink.congested {
-            sink.congested = true;
-            let queue = sink.queue;
-            let state = self.queues.get_mut(queue).expect("it is being dispatched");
-            state.queue.block(ConsumerKey(key));
-        }
+        self.look_behind(conn);
     }
 
     /// Delivers one large message, piece by piece; all of its pieces must be in memory.
@@ -1006,6 +1241,11 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
+        let sink = self.sinks.get(offer.key.0);
+        if sink.is_some_and(|sink| fragment.message_bytes > sink.message_bytes_max) {
+            self.end_too_large(offer.key.0, effects);
+            return true;
+        }
         let bytes = padded(fragment.message_bytes as usize) as u32;
         let state = self
             .queues
@@ -1027,9 +1267,7 @@ impl Flow {
             .expect("a queue's consumers have sinks")
             .channel;
         let head = deliver_head(offer).encode();
-        let count = found.len();
-        //= P-46
-        for (idx, (buffer, body)) in found.into_iter().enumerate() {
+        for (buffer, body) in found {
             let piece = buffers.bytes(buffer, body.clone());
             let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
             let header = FrameHeader {
@@ -1041,7 +1279,7 @@ impl Flow {
                 },
                 channel,
                 sequence: tag.0,
-                count: u32::from(idx + 1 == count),
+                count: 1,
                 body_bytes: (head.len() + body.len()) as u32,
                 body_crc,
             };
@@ -1119,9 +1357,19 @@ impl Flow {
             let spare = self.parcels.pop().unwrap_or_default();
             let bytes = std::mem::replace(&mut sink.outbox, spare);
             sink.forwarding = bytes.len() as u32;
-            let (core, conn) = (sink.core, sink.conn);
-            let waiter = Waiter::Forward { consumer: *key };
-            self.peers[usize::from(core.0)].ask(effects, Request::Forward { conn, bytes }, waiter);
+            sink.forward += 1;
+            let waiter = Waiter::Forward {
+                consumer: *key,
+                number: sink.forward,
+            };
+            let request = Request::Forward {
+                conn: sink.conn,
+                channel: sink.channel,
+                consumer: *key,
+                bytes,
+                ends: false,
+            };
+            self.peers[usize::from(sink.core.0)].ask(effects, request, waiter);
             false
         });
         outgoing.append(&mut self.outgoing);
@@ -1149,12 +1397,12 @@ impl Flow {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        let before = session.unsent;
-        session.unsent = before.saturating_sub(u64::from(bytes));
+        session.unsent = session.unsent.saturating_sub(u64::from(bytes));
         let low = u64::from(self.config.limits.unsent_bytes_max) / 2;
-        if before <= low || session.unsent > low {
+        if !session.behind || session.unsent > low {
             return;
         }
+        session.behind = false;
         let session = self.sessions.get(conn).expect("it was just looked at");
         let mut freed = std::mem::take(&mut self.keys);
         for (_, channel) in session.channels() {
@@ -1168,17 +1416,16 @@ impl Flow {
             self.forwarded(key);
         }
         self.keys = freed;
-        self.answer_forwards(conn, effects);
+        self.say_resume(conn, effects);
     }
 
-    /// Answers the forwards that waited for a connection's socket.
-    fn answer_forwards(&mut self, conn: ConnId, effects: &mut Effects) {
+    /// Tells the other cores whose consumers waited for a connection's socket that it has room.
+    fn say_resume(&mut self, conn: ConnId, effects: &mut Effects) {
         let mut idx = 0;
-        while idx < self.held_forwards.len() {
-            if self.held_forwards[idx].conn == conn {
-                let held = self.held_forwards.swap_remove(idx);
-                let reply = Reply::Forwarded { bytes: held.bytes };
-                self.reply(held.from, held.id, reply, effects);
+        while idx < self.held_back.len() {
+            if self.held_back[idx].1 == conn {
+                let (core, conn) = self.held_back.swap_remove(idx);
+                self.ask(core, Request::Resume { conn }, Waiter::Nobody, effects);
             } else {
                 idx += 1;
             }
@@ -1195,10 +1442,14 @@ impl Flow {
             match channel {
                 Channel::Producer(key) => self.drop_producer(key),
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
-                Channel::ConsumerOpening { .. } | Channel::Free | Channel::Closed => {}
+                Channel::ConsumerOpening { .. }
+                | Channel::ConsumerClosing { .. }
+                | Channel::Closed
+                | Channel::Free => {}
             }
         }
-        self.answer_forwards(conn, effects);
+        self.early.retain(|frame| frame.conn != conn);
+        self.held_back.retain(|(_, held)| *held != conn);
     }
 }
 
@@ -1210,23 +1461,36 @@ fn deliver_head(offer: &Offer) -> DeliverHead {
 }
 
 /// Collects the padded lengths of the messages from `start` that fit the consumer, a frame and the
-/// turn. Returns their sum, or `None` if the bytes are no messages.
+/// turn. Returns their sum.
+///
+/// # Errors
+/// [`Code::MessageTooLarge`] if the first is larger than the consumer takes; any other code if the
+/// bytes are no messages.
 fn fitting(
     run: &[u8],
     start: usize,
     offer: &Offer,
     budget: usize,
+    message_bytes_max: usize,
     lengths: &mut Vec<u32>,
-) -> Option<usize> {
+) -> Result<usize, Code> {
     let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
     lengths.clear();
     let mut end = start;
     while (lengths.len() as u32) < offer.messages_max {
-        let length = padded(envelope::length_of(run.get(end..)?)?);
+        let bytes = run.get(end..).and_then(envelope::length_of);
+        let bytes = bytes.ok_or(Code::MessageMalformed)?;
+        let length = padded(bytes);
         if length == 0 || end + length > run.len() {
-            return None;
+            return Err(Code::MessageMalformed);
         }
         let taken = lengths.len() as u32;
+        if bytes > message_bytes_max {
+            if taken == 0 {
+                return Err(Code::MessageTooLarge);
+            }
+            break;
+        }
         let fits = offer.fits(taken, (end - start) as u64, length as u32);
         if !fits || (taken > 0 && end + length - start > room) {
             break;
@@ -1234,7 +1498,7 @@ fn fitting(
         end += length;
         lengths.push(length as u32);
     }
-    Some(end - start)
+    Ok(end - start)
 }
 
 fn subscribe_text(code: Code) -> &'static str {

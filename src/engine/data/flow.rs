@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use ringpost_wire::control::write_failure;
-use ringpost_wire::ids::{CoreId, PartitionId, QueueId, TenantId};
+use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::core::CoreConfig;
-use crate::data::consumer::{GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
@@ -50,12 +50,12 @@ pub struct QueueState {
     pub settling: bool,
     /// Messages came back whose delivery counts are to be recorded.
     pub counting: bool,
-    /// Delivery counts taken from the queue that found no room in the journal yet.
-    pub unwritten_counts: Vec<CountRange>,
-    /// What [`Queue::counts_durable`] is told once they are durable.
-    pub unwritten_upto: Option<CountsUpto>,
-    /// A mark taken from the queue that found no room in the journal yet.
-    pub unwritten_mark: Option<ringpost_wire::ids::QueueSequence>,
+    /// Delivery counts that are not in a block yet, and what is durable with the last of them.
+    pub counts: Vec<CountRange>,
+    /// As [`QueueState::counts`] are written down to here.
+    pub counts_upto: Option<CountsUpto>,
+    /// A mark that found no room in the journal.
+    pub mark_due: Option<QueueSequence>,
 }
 
 impl QueueState {
@@ -207,6 +207,8 @@ pub enum Waiter {
     Forward {
         /// The consumer on this core.
         consumer: u64,
+        /// Which of its forwards.
+        number: u64,
     },
     /// Topology work: its number in the control plane.
     Control(u64),
@@ -223,19 +225,8 @@ pub struct ForwardedPublish {
     pub id: u32,
     /// What is known already.
     pub outcome: Result<(), Code>,
-    /// The vector to give back.
-    pub bytes: Vec<u8>,
-}
-
-/// Frames of another core's consumer whose answer waits until the socket has room.
-#[derive(Debug)]
-pub struct HeldForward {
-    /// Who forwarded them.
-    pub from: CoreId,
-    /// Number of the request.
-    pub id: u32,
-    /// The connection.
-    pub conn: ConnId,
+    /// If it is a refusal: how many messages at the start were taken all the same.
+    pub taken: u32,
     /// The vector to give back.
     pub bytes: Vec<u8>,
 }
@@ -295,7 +286,10 @@ pub struct Flow {
     pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
-    pub(crate) held_forwards: Vec<HeldForward>,
+    /// Other cores whose consumers wait until a connection of this core has room.
+    pub(crate) held_back: Vec<(CoreId, ConnId)>,
+    /// Frames for consumers that are being opened.
+    pub(crate) early: Vec<EarlyFrame>,
     /// Credit of producers that are gone, with the block after which it is free again.
     pub(crate) orphaned: VecDeque<(u64, u64)>,
     /// Bytes of large messages, with the block after which they are on disk.
@@ -312,6 +306,8 @@ pub struct Flow {
     /// Queues that wait for a read from disk.
     pub(crate) reading: Vec<QueueId>,
     pub(crate) gets: Vec<GetWait>,
+    /// When gets were last looked at.
+    pub(crate) gets_seen: Mono,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// Bytes of large messages on their way in or to the disk.
@@ -365,7 +361,8 @@ impl Flow {
             count_waits: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
-            held_forwards: Vec::new(),
+            held_back: Vec::new(),
+            early: Vec::new(),
             orphaned: VecDeque::new(),
             assembled: VecDeque::new(),
             dirty_producers: Vec::new(),
@@ -375,6 +372,7 @@ impl Flow {
             outgoing: Vec::new(),
             reading: Vec::new(),
             gets: Vec::new(),
+            gets_seen: now,
             hungry: false,
             assembly_bytes: 0,
             granted_bytes: 0,
@@ -719,20 +717,16 @@ impl Flow {
     ) {
         self.say(conn, effects, |out| out.extend_from_slice(&bytes));
         bytes.clear();
+        self.look_behind(conn);
         let behind = self
             .sessions
             .get(conn)
-            .is_some_and(|session| session.unsent > u64::from(self.config.limits.unsent_bytes_max));
-        if behind {
-            self.held_forwards.push(HeldForward {
-                from,
-                id,
-                conn,
-                bytes,
-            });
-        } else {
-            self.reply(from, id, Reply::Forwarded { bytes }, effects);
+            .is_some_and(|session| session.behind);
+        if behind && !self.held_back.contains(&(from, conn)) {
+            self.held_back.push((from, conn));
         }
+        let room = !behind;
+        self.reply(from, id, Reply::Forwarded { room, bytes }, effects);
     }
 
     /// Keeps a vector that came back from another core for the next request.
@@ -768,6 +762,24 @@ impl Flow {
             self.assembly_bytes -= bytes;
         }
         self.answer_forwarded(effects);
+    }
+
+    /// Bytes of credit come back when `block` is durable; at once if it is, or never will be.
+    pub(crate) fn orphan_credit(&mut self, block: u64, bytes: u64) {
+        if self.failed || block <= self.journal.durable_block().0 {
+            self.granted_bytes -= bytes;
+        } else {
+            self.orphaned.push_back((block, bytes));
+        }
+    }
+
+    /// Memory of a large message comes back when `block` is durable, as with credit.
+    pub(crate) fn orphan_assembly(&mut self, block: u64, bytes: u64) {
+        if self.failed || block <= self.journal.durable_block().0 {
+            self.assembly_bytes -= bytes;
+        } else {
+            self.assembled.push_back((block, bytes));
+        }
     }
 }
 

@@ -26,7 +26,10 @@ pub struct Span {
     pub level: Level,
     /// Set when a target refused or was lost: the exception that is told before the confirm.
     pub failed: Option<Code>,
-    /// A target has taken it: with another one failed, nobody can say that it is in no queue.
+    /// If it is set: how many messages at the start every target took all the same.
+    pub kept: u32,
+    /// A target took messages that others may have refused: nobody can say then that they are in no
+    /// queue (P-39).
     pub stored: bool,
     /// Sequence of the first one (exceptions name a range).
     pub first: u64,
@@ -101,6 +104,8 @@ pub struct Producer {
     pub waits_for: u64,
     /// A large message on its way in.
     pub assembly: Option<Assembly>,
+    /// The `ProducerClose` that is answered when every publish has its outcome (P-39).
+    pub closing: Option<u64>,
 }
 
 /// What a producer may be told, by [`Producer::settle`].
@@ -149,16 +154,17 @@ impl Producer {
             dirty: false,
             waits_for: 0,
             assembly: None,
+            closing: None,
         }
     }
 
-    /// Checks that a publish is the next one.
+    /// Checks that `count` publishes are the next ones, and not the last that can be numbered.
     ///
     /// # Errors
     /// [`Code::SequenceGap`] (P-32).
-    pub fn expect(&self, sequence: u64) -> Result<(), Code> {
+    pub fn expect(&self, sequence: u64, count: u32) -> Result<(), Code> {
         let is_next = sequence == self.next || (self.next == 0 && sequence > 0);
-        if is_next {
+        if is_next && sequence.checked_add(u64::from(count)).is_some() {
             Ok(())
         } else {
             Err(Code::SequenceGap)
@@ -195,11 +201,13 @@ impl Producer {
             && last.block == span.block
             && last.level == span.level
             && last.failed == span.failed
+            && (last.failed.is_none() || (last.kept == 0 && span.kept == 0))
             && last.stored == span.stored
             && self.spans.len() > self.confirmed
         {
             let last = self.spans.back_mut().expect("it was just looked at");
             last.last = span.last;
+            last.kept += span.kept;
             last.messages += span.messages;
             last.bytes += span.bytes;
         } else {
@@ -223,15 +231,22 @@ impl Producer {
         news.0 > left.0 || news.1 > left.1
     }
 
-    /// One of the other cores that span `number` waits for has answered.
-    pub fn answered(&mut self, number: u64, failed: Option<Code>) {
+    /// One of the other cores that span `number` waits for has answered: its queues took all of it,
+    /// or refused it but for the first `taken` messages.
+    pub fn answered(&mut self, number: u64, outcome: Result<(), Code>, taken: u32) {
         let idx = number
             .checked_sub(self.front)
             .expect("a span waits until all have answered");
         let span = &mut self.spans[idx as usize];
         span.waits -= 1;
-        span.stored |= failed.is_none();
-        span.failed = span.failed.or(failed);
+        match outcome {
+            Ok(()) => span.stored = true,
+            Err(code) => {
+                span.stored |= span.failed.is_some() && span.kept != taken;
+                span.kept = span.kept.min(taken);
+                span.failed = span.failed.or(Some(code));
+            }
+        }
     }
 
     /// Every span that waits for a block after `durable` is lost with the journal.
@@ -239,7 +254,8 @@ impl Producer {
         //= P-39
         for span in &mut self.spans {
             if span.block > durable {
-                span.failed = span.failed.or(Some(Code::Indeterminate));
+                span.failed = Some(Code::Indeterminate);
+                span.kept = 0;
                 span.block = 0;
             }
         }
@@ -249,6 +265,18 @@ impl Producer {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.spans.is_empty()
+    }
+
+    /// Whether the client was told of every span.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.confirmed == self.spans.len()
+    }
+
+    /// The last block of this core that a span waits for, 0 = none.
+    #[must_use]
+    pub fn block_last(&self) -> u64 {
+        self.spans.iter().map(|span| span.block).max().unwrap_or(0)
     }
 
     /// Takes what has come to rest, given the durable block, and tells in order what to say.
@@ -263,19 +291,18 @@ impl Producer {
             }
             self.confirmed += 1;
             if let Some(code) = span.failed {
-                let code = if span.stored {
-                    Code::Indeterminate
-                } else {
-                    code
-                };
                 // Told before the confirm that passes it.
                 if let Some((last, level)) = through.take() {
                     say(Word::Confirm(last, level));
                 }
                 say(Word::Refused {
-                    first: span.first,
+                    first: span.first + u64::from(span.kept),
                     last: span.last,
-                    code,
+                    code: if span.stored {
+                        Code::Indeterminate
+                    } else {
+                        code
+                    },
                 });
                 through = Some((span.last, span.level));
                 continue;
@@ -325,6 +352,7 @@ mod tests {
             block,
             level,
             failed: None,
+            kept: messages,
             stored: false,
         }
     }
@@ -349,47 +377,54 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_beside_a_target_that_took_it_is_indeterminate() {
-        for (outcomes, code) in [
-            ([Some(Code::QueueFull), None], Code::Indeterminate),
-            ([None, Some(Code::QueueFull)], Code::Indeterminate),
-            (
-                [Some(Code::QueueFull), Some(Code::QueueFull)],
-                Code::QueueFull,
-            ),
-        ] {
-            let mut producer = producer(Level::Durable);
-            let number = producer.push(span(1, 1, 0, 2, Level::Durable));
-            for outcome in outcomes {
-                producer.answered(number, outcome);
-            }
-            let refused = Word::Refused {
-                first: 1,
-                last: 1,
-                code,
-            };
-            let words = words(&mut producer, 1);
-            assert_eq!(words, [refused, Word::Confirm(1, Level::Durable)]);
-        }
-    }
-
-    #[test]
     fn another_core_holds_back_the_confirm() {
         let mut producer = producer(Level::Durable);
         let number = producer.push(span(1, 1, 1, 1, Level::Durable));
         producer.push(span(2, 2, 1, 0, Level::Durable));
         assert_eq!(words(&mut producer, 1), []);
-        producer.answered(number, None);
+        producer.answered(number, Ok(()), 0);
         assert_eq!(words(&mut producer, 1), [Word::Confirm(2, Level::Durable)]);
     }
 
     //= P-35
+    #[test]
+    fn refused_is_said_only_of_what_is_in_no_queue() {
+        let refused = |first, last, code| Word::Refused { first, last, code };
+        let confirm = Word::Confirm(9, Level::Durable);
+        let full = Err(Code::QueueFull);
+        type Answers<'a> = &'a [(Result<(), Code>, u32)];
+        let check = |answers: Answers<'_>, expected: &[Word]| {
+            let mut producer = producer(Level::Durable);
+            let waits = answers.len() as u32;
+            let number = producer.push(span(0, 9, 0, waits, Level::Durable));
+            for (outcome, taken) in answers {
+                assert_eq!(words(&mut producer, 1), []);
+                producer.answered(number, *outcome, *taken);
+            }
+            assert_eq!(words(&mut producer, 1), expected, "{answers:?}");
+        };
+        check(&[(Ok(()), 0), (Ok(()), 0)], &[confirm]);
+        check(&[(full, 0)], &[refused(0, 9, Code::QueueFull), confirm]);
+        check(&[(full, 4)], &[refused(4, 9, Code::QueueFull), confirm]);
+        check(
+            &[(full, 0), (full, 0)],
+            &[refused(0, 9, Code::QueueFull), confirm],
+        );
+        for answers in [[(Ok(()), 0), (full, 4)], [(full, 4), (Ok(()), 0)]] {
+            check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);
+        }
+        for answers in [[(full, 7), (full, 4)], [(full, 4), (full, 7)]] {
+            check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);
+        }
+    }
+
     #[test]
     fn exceptions_come_before_the_confirm_that_passes_them() {
         let mut producer = producer(Level::Durable);
         producer.push(span(1, 1, 1, 0, Level::Durable));
         producer.push(Span {
             failed: Some(Code::QueueFull),
+            kept: 0,
             ..span(2, 3, 0, 0, Level::Durable)
         });
         producer.push(span(4, 4, 1, 0, Level::Durable));

@@ -40,13 +40,32 @@ impl<'a> Group<'a> {
             let length = envelope::length_of(rest).expect("it was checked");
             let (bytes, after) = rest.split_at(padded(length));
             rest = after;
+            let first = self.first + u64::from(offset);
             Group {
-                first: self.first + u64::from(offset),
+                first,
                 count: 1,
                 bytes,
                 ..self
             }
         })
+    }
+}
+
+impl Span {
+    /// A span that waits for nothing yet.
+    fn of(group: Group<'_>) -> Self {
+        Self {
+            first: group.first,
+            last: group.first + u64::from(group.count) - 1,
+            messages: group.count,
+            bytes: group.bytes.len() as u32,
+            waits: 0,
+            block: 0,
+            level: Level::Durable,
+            failed: None,
+            kept: group.count,
+            stored: false,
+        }
     }
 }
 
@@ -60,17 +79,27 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         let open = ProducerOpen::decode(body)?;
-        let level = Level::from_number(open.level).ok_or(Code::BodyMalformed)?;
         let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
         let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
-        if self.producers.len() >= self.config.limits.producers_max as usize {
-            let failed = FrameHeader::bare(FrameKind::Failed, header.channel, header.sequence);
+        session.ask(header.channel)?;
+        let full = self.producers.len() >= self.config.limits.producers_max as usize;
+        let refusal = if open.flags & !PRODUCER_DOWNGRADE != 0 {
+            Some((Code::SettingInvalid, "a flag of the producer is not known"))
+        } else if open.producer == 0 {
+            Some((Code::SettingInvalid, "a producer's name is not 0"))
+        } else if full {
             let reason = "this core has as many producers as its limit allows";
-            self.say(conn, effects, |out| {
-                write_failure(out, failed, Code::LimitReached, reason);
-            });
+            Some((Code::LimitReached, reason))
+        } else {
+            None
+        };
+        let level = Level::from_number(open.level);
+        let (Some(level), None) = (level, refusal) else {
+            let unknown = (Code::SettingInvalid, "the level is not 0, 1 or 2");
+            let (code, reason) = refusal.unwrap_or(unknown);
+            self.fail(conn, header, code, reason, effects);
             return Ok(());
-        }
+        };
         let id = ProducerId(open.producer);
         let mut producer = Producer::new(conn, header.channel, tenant, id, open.epoch, level);
         producer.downgrade = open.flags & PRODUCER_DOWNGRADE != 0;
@@ -83,10 +112,7 @@ impl Flow {
         };
         let key = self.producers.insert(producer);
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
-        if let Err(code) = session.claim(header.channel, Channel::Producer(key)) {
-            self.drop_producer(key);
-            return Err(code);
-        }
+        session.claim(header.channel, Channel::Producer(key));
         self.say(conn, effects, |out| {
             let kind = FrameKind::ProducerOpened;
             opened.write(
@@ -97,25 +123,15 @@ impl Flow {
         Ok(())
     }
 
-    /// `ProducerClose`: publishes on their way go on, but nobody hears of them any more.
-    pub(crate) fn producer_close(
-        &mut self,
-        conn: ConnId,
-        header: FrameHeader,
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let key = self.producer_key(conn, header.channel)?;
-        self.confirm(key, effects);
-        self.drop_producer(key);
-        let session = self
-            .sessions
-            .get_mut(conn)
-            .expect("the channel was just found");
-        session.set(header.channel, Channel::Closed);
-        let closed = FrameHeader::bare(FrameKind::ProducerClosed, header.channel, header.sequence);
-        self.say(conn, effects, |out| {
-            write_failure(out, closed, Code::Normal, "closed by the client");
-        });
+    /// `ProducerClose`: answered when everything published before it has its outcome.
+    //= P-39
+    pub(crate) fn producer_close(&mut self, conn: ConnId, header: FrameHeader) -> Result<(), Code> {
+        let Some(key) = self.producer_key(conn, header.channel)? else {
+            return Ok(());
+        };
+        let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
+        producer.closing = Some(header.sequence);
+        self.dirty(key);
         Ok(())
     }
 
@@ -132,7 +148,7 @@ impl Flow {
             // Its bytes are still on their way to the disk: the credit comes back when they are.
             let used = producer.used.1 - producer.settled.1;
             self.granted_bytes -= exposure.1 - used;
-            self.orphaned.push_back((self.journal.open_block().0, used));
+            self.orphan_credit(producer.block_last(), used);
         }
         if let Some(assembly) = assembly
             && assembly.refused.is_none()
@@ -141,13 +157,19 @@ impl Flow {
         }
     }
 
-    fn producer_key(&self, conn: ConnId, channel: u16) -> Result<u64, Code> {
+    /// The producer of a channel; `None` if the frame is late and ignored.
+    //= P-15
+    fn producer_key(&self, conn: ConnId, channel: u16) -> Result<Option<u64>, Code> {
         match self
             .sessions
             .get(conn)
             .map(|session| session.channel(channel))
         {
-            Some(Channel::Producer(key)) => Ok(key),
+            Some(Channel::Producer(key)) => {
+                let producer = self.producers.get(key);
+                Ok(producer.is_some_and(|p| p.closing.is_none()).then_some(key))
+            }
+            Some(Channel::Closed) => Ok(None),
             _ => Err(Code::UnexpectedFrame),
         }
     }
@@ -161,12 +183,17 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Result<(), Code> {
-        let key = self.producer_key(conn, header.channel)?;
+        let Some(key) = self.producer_key(conn, header.channel)? else {
+            return Ok(());
+        };
+        let agreed = self.sessions.get(conn).and_then(|s| s.agreed());
+        let message_bytes_max = agreed.ok_or(Code::Internal)?.message_bytes_max as usize;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        producer.expect(header.sequence)?;
-        if producer.assembly.is_some() {
-            return Err(Code::UnexpectedFrame);
+        // Nothing comes between the pieces of a large message (P-31).
+        if header.count == 0 || producer.assembly.is_some() {
+            return Err(Code::BodyMalformed);
         }
+        producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
         let tenant = producer.tenant;
@@ -192,10 +219,36 @@ impl Flow {
             let message = match message.and_then(|m| m.envelope.check_crc().map(|()| m)) {
                 Ok(message) => message,
                 Err(code) => {
-                    verdict = Err(code);
+                    // One that must travel in pieces does not travel whole (P-31).
+                    let length = envelope::length_of(&body[end..]).unwrap_or(0);
+                    verdict = Err(if length > FRAGMENT_BYTES_MAX {
+                        Code::BodyMalformed
+                    } else {
+                        code
+                    });
                     break;
                 }
             };
+            if message.envelope.length() > message_bytes_max {
+                if group.count > 0 {
+                    group.bytes = &body[start..end];
+                    self.route(key, group, &targets, unknown, buffers, effects);
+                    group.first += u64::from(group.count);
+                }
+                let alone = Group {
+                    count: 1,
+                    bytes: message.bytes,
+                    ..group
+                };
+                self.refuse(key, alone, Code::MessageTooLarge);
+                seen += 1;
+                group.first += 1;
+                group.count = 0;
+                end += message.bytes.len();
+                start = end;
+                address = (&[], usize::MAX);
+                continue;
+            }
             let exchange = message.envelope.exchange();
             let here = (message.envelope.address(), exchange.len());
             if here != address || !self.address_decides {
@@ -211,7 +264,7 @@ impl Flow {
                     Err(_) => (true, true),
                 };
                 self.address_decides = decides;
-                if seen > 0 && (other != targets || next_unknown != unknown) {
+                if group.count > 0 && (other != targets || next_unknown != unknown) {
                     group.bytes = &body[start..end];
                     self.route(key, group, &targets, unknown, buffers, effects);
                     group.first += u64::from(group.count);
@@ -241,6 +294,17 @@ impl Flow {
         verdict
     }
 
+    /// Refuses a group that is in no queue.
+    fn refuse(&mut self, key: u64, group: Group<'_>, code: Code) {
+        self.stats.refused += u64::from(group.count);
+        let span = Span {
+            failed: Some(code),
+            kept: 0,
+            ..Span::of(group)
+        };
+        self.push_span(key, span);
+    }
+
     /// Puts a group where it belongs and notes what its confirm waits for.
     fn route<B: Buffers>(
         &mut self,
@@ -253,59 +317,51 @@ impl Flow {
     ) {
         let producer = self.producers.get(key).expect("its frame is being stepped");
         let (id, epoch) = (producer.id, producer.epoch);
-        let mut span = Span {
-            first: group.first,
-            last: group.first + u64::from(group.count) - 1,
-            messages: group.count,
-            bytes: group.bytes.len() as u32,
-            waits: 0,
-            block: 0,
-            level: Level::Durable,
-            failed: None,
-            stored: false,
+        let level = match self.judge(producer, targets, unknown, group.mandatory) {
+            Ok(level) => level,
+            Err(code) => return self.refuse(key, group, code),
         };
-        match self.judge(producer, targets, unknown, group.mandatory) {
-            Err(code) => {
-                span.failed = Some(code);
-                self.stats.refused += u64::from(group.count);
-            }
-            Ok(level) => {
-                span.level = level;
-                let here = self.config.core;
-                let local = targets.iter().filter(|target| target.core == here).count();
-                let full = local > 0 && self.overflows(targets, group.count, group.bytes.len());
-                let again = targets
-                    .iter()
-                    .filter(|target| target.core == here)
-                    .any(|target| !self.dedup.is_ahead(id, epoch, target.queue, group.first));
-                // Rare: a queue is nearly full, or a producer sends again. Each message has its own
-                // answer then.
-                if (full || again) && group.count > 1 {
-                    self.route_singly(key, group, targets, buffers, effects);
-                    return;
+        let here = self.config.core;
+        let local = targets.iter().filter(|target| target.core == here).count();
+        let mut local_targets = targets.iter().filter(|target| target.core == here);
+        let again = !local_targets
+            .clone()
+            .all(|target| self.dedup.is_ahead(id, epoch, target.queue, group.first));
+        let full = local > 0 && self.overflows(targets, group.count, group.bytes.len());
+        // Rare: a queue is nearly full, or a producer sends again. Each message has its own answer.
+        if (full || again) && group.count > 1 {
+            return self.route_singly(key, group, targets, buffers, effects);
+        }
+        let is_known = again
+            && local_targets.all(|target| {
+                self.dedup.judge(id, epoch, target.queue, group.first) == Seen::Before
+            });
+        if full && !is_known {
+            return self.refuse(key, group, Code::QueueFull);
+        }
+        let mut span = Span {
+            level,
+            ..Span::of(group)
+        };
+        for target in targets.iter().filter(|target| target.core == here) {
+            match self.append(target.queue, id, epoch, group, buffers, effects) {
+                Ok(block) => {
+                    span.block = span.block.max(block);
+                    span.stored = true;
                 }
-                if full && !again {
-                    if local == 1 || local == targets.len() {
-                        span.failed = Some(Code::QueueFull);
-                        self.stats.refused += 1;
-                        self.push_span(key, span);
-                        return;
-                    }
-                }
-                for target in targets.iter().filter(|target| target.core == here) {
-                    match self.append(target.queue, id, epoch, group, buffers, effects) {
-                        Ok(block) => {
-                            span.block = span.block.max(block);
-                            span.stored = true;
-                        }
-                        Err(code) => span.failed = Some(code),
-                    }
-                }
-                if local < targets.len() {
-                    let number = self.next_span(key);
-                    span.waits = self.forward(key, number, group, None, targets, effects);
+                Err(code) => {
+                    span.failed = Some(code);
+                    span.kept = 0;
                 }
             }
+        }
+        if span.failed.is_some() {
+            self.stats.refused += u64::from(group.count);
+        }
+        // What is refused here is asked of nobody else: refused means in no queue (P-39).
+        if local < targets.len() && span.failed.is_none() {
+            let number = self.next_span(key);
+            span.waits = self.forward(key, number, group, None, targets, effects);
         }
         self.push_span(key, span);
     }
@@ -585,62 +641,77 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
+        let origin = (publish.producer, publish.epoch, publish.first.0);
+        let mut group = Group {
+            first: publish.first.0,
+            count: publish.count,
+            bytes: &publish.bytes,
+            mandatory: false,
+        };
         let mut block = 0;
         let mut failed = None;
+        let mut queues = 0;
         let mut taken = 0;
         for queue in &publish.queues {
-            let group = Group {
-                first: publish.first.0,
-                count: publish.count,
-                bytes: &publish.bytes,
-                mandatory: false,
-            };
-            let verdict = match publish.fragment {
-                None => self.take_group(
-                    *queue,
-                    publish.producer,
-                    publish.epoch,
-                    group,
-                    buffers,
-                    effects,
-                ),
-                Some(_) => {
-                    let origin = (publish.producer, publish.epoch, publish.first.0);
-                    self.append_large(*queue, origin, &publish.bytes, buffers, effects)
-                }
-            };
+            let verdict = self
+                .admits_to(*queue)
+                .and_then(|()| match publish.fragment {
+                    Some(head) if self.is_full(*queue, 1, head.message_bytes as usize) => {
+                        Err(Code::QueueFull)
+                    }
+                    Some(_) => self.append_large(*queue, origin, group.bytes, buffers, effects),
+                    None => {
+                        if self.is_full(*queue, group.count, group.bytes.len()) {
+                            // What of it fits is taken, as on the producer's own core. Other queues
+                            // would need an answer of their own for each message.
+                            let fits = match publish.queues.len() {
+                                1 => self.fits(*queue, group),
+                                _ => (0, &[][..]),
+                            };
+                            if fits.0 == 0 {
+                                return Err(Code::QueueFull);
+                            }
+                            (group.count, group.bytes) = fits;
+                            taken = fits.0;
+                            failed = Some(Code::QueueFull);
+                        }
+                        self.append(*queue, origin.0, origin.1, group, buffers, effects)
+                    }
+                });
             match verdict {
                 Ok(wait) => {
                     block = block.max(wait);
-                    taken += 1;
+                    queues += u32::from(taken == 0);
                 }
-                Err(code) => failed = Some(code),
+                Err(code) => {
+                    taken = 0;
+                    failed = Some(code);
+                }
             }
         }
         // Refused only if no queue took it; else the producer cannot be promised either way.
         let outcome = match failed {
             None => Ok(()),
-            Some(code) if taken == 0 => Err(code),
+            Some(code) if queues == 0 => Err(code),
             Some(_) => Err(Code::Indeterminate),
         };
-        let waits = ForwardedPublish {
+        let mut waits = ForwardedPublish {
             from,
             id,
             outcome,
+            taken,
             bytes: publish.bytes,
         };
-        self.forwarded.push_back((block, waits));
+        waits.bytes.clear();
+        if block <= self.journal.durable_block().0 || self.failed {
+            self.answer_one_forwarded(block, waits, effects);
+        } else {
+            self.forwarded.push_back((block, waits));
+        }
     }
 
-    fn take_group<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        producer: ProducerId,
-        epoch: u32,
-        group: Group<'_>,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) -> Result<u64, Code> {
+    /// Whether a queue of this core takes publishes.
+    fn admits_to(&self, queue: QueueId) -> Result<(), Code> {
         let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
         if state.damaged {
             return Err(Code::QueueDamaged);
@@ -648,14 +719,27 @@ impl Flow {
         if state.durable {
             self.admits()?;
         }
-        let state = self.queues.get(queue).expect("it was just looked at");
-        if state
-            .queue
-            .would_overflow(group.count, group.bytes.len() as u64)
-        {
-            return Err(Code::QueueFull);
+        Ok(())
+    }
+
+    fn is_full(&self, queue: QueueId, count: u32, bytes: usize) -> bool {
+        let state = self.queues.get(queue);
+        state.is_some_and(|state| state.queue.would_overflow(count, bytes as u64))
+    }
+
+    /// How many messages at the start of a group a queue has room for, and their bytes.
+    fn fits<'a>(&self, queue: QueueId, group: Group<'a>) -> (u32, &'a [u8]) {
+        let mut count = 0;
+        let mut end = 0;
+        while count < group.count {
+            let length = envelope::length_of(&group.bytes[end..]).expect("it was checked");
+            if self.is_full(queue, count + 1, end + padded(length)) {
+                break;
+            }
+            end += padded(length);
+            count += 1;
         }
-        self.append(queue, producer, epoch, group, buffers, effects)
+        (count, &group.bytes[..end])
     }
 
     /// Answers forwarded publishes whose blocks are durable.
@@ -666,20 +750,22 @@ impl Flow {
                 break;
             }
             let (block, waits) = self.forwarded.pop_front().expect("it was just looked at");
-            let outcome = if block > durable {
-                Err(Code::Indeterminate)
-            } else {
-                waits.outcome
-            };
-            let mut bytes = waits.bytes;
-            bytes.clear();
-            self.reply(
-                waits.from,
-                waits.id,
-                Reply::Published { outcome, bytes },
-                effects,
-            );
+            self.answer_one_forwarded(block, waits, effects);
         }
+    }
+
+    fn answer_one_forwarded(&mut self, block: u64, waits: ForwardedPublish, effects: &mut Effects) {
+        let (outcome, taken) = if block > self.journal.durable_block().0 {
+            (Err(Code::Indeterminate), 0)
+        } else {
+            (waits.outcome, waits.taken)
+        };
+        let reply = Reply::Published {
+            outcome,
+            taken,
+            bytes: waits.bytes,
+        };
+        self.reply(waits.from, waits.id, reply, effects);
     }
 
     /// `PublishFragment` (P-31).
@@ -692,7 +778,9 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         frame::check_body(&header, body)?;
-        let key = self.producer_key(conn, header.channel)?;
+        let Some(key) = self.producer_key(conn, header.channel)? else {
+            return Ok(());
+        };
         let (head, piece) = FragmentHead::split(body)?;
         let agreed = self
             .sessions
@@ -700,20 +788,22 @@ impl Flow {
             .and_then(|s| s.agreed())
             .ok_or(Code::Internal)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        producer.expect(header.sequence)?;
+        producer.expect(header.sequence, 1)?;
+        // The first piece begins a message, and each other one goes on with one (P-31).
+        if producer.assembly.is_some() == (head.offset == 0) {
+            return Err(Code::BodyMalformed);
+        }
         let bytes = padded(piece.len()) as u64;
         producer.charge(u64::from(head.offset == 0), bytes)?;
         if head.offset == 0 {
-            if producer.assembly.is_some() {
-                return Err(Code::UnexpectedFrame);
-            }
             let mandatory = header.flags & PUBLISH_MANDATORY != 0;
             self.start_assembly(key, head, piece, mandatory, agreed.message_bytes_max)?;
         }
         let producer = self.producers.get_mut(key).expect("it was just looked at");
-        let Some(mut assembly) = producer.assembly.take() else {
-            return Err(Code::UnexpectedFrame);
-        };
+        let mut assembly = producer
+            .assembly
+            .take()
+            .expect("it was just begun or found");
         if assembly.message_bytes != head.message_bytes || assembly.arrived != head.offset {
             self.assembly_bytes -= assembly.reserved();
             return Err(Code::BodyMalformed);
@@ -815,6 +905,7 @@ impl Flow {
             block: 0,
             level: Level::Durable,
             failed: assembly.refused,
+            kept: 0,
             stored: false,
         };
         if assembly.refused.is_some() {
@@ -871,7 +962,8 @@ impl Flow {
                         Err(code) => span.failed = Some(code),
                     }
                 }
-                if targets.iter().any(|target| target.core != here) {
+                let elsewhere = targets.iter().any(|target| target.core != here);
+                if elsewhere && span.failed.is_none() {
                     let number = self.next_span(key);
                     let group = Group {
                         first: sequence,
@@ -889,13 +981,7 @@ impl Flow {
             }
         }
         self.targets = targets;
-        let block = if span.block > 0 {
-            span.block
-        } else {
-            self.journal.open_block().0
-        };
-        self.assembled
-            .push_back((block, u64::from(assembly.message_bytes)));
+        self.orphan_assembly(span.block, u64::from(assembly.message_bytes));
         self.push_span(key, span);
         Ok(())
     }
@@ -1036,7 +1122,18 @@ impl Flow {
         if told {
             producer.told = producer.granted;
         }
+        let closed = producer.closing.filter(|_| producer.is_told());
         self.producers.put(key, producer);
+        if let Some(sequence) = closed {
+            self.drop_producer(key);
+            if let Some(session) = self.sessions.get_mut(conn) {
+                session.set(channel, Channel::Closed);
+            }
+            let header = FrameHeader::bare(FrameKind::ProducerClosed, channel, sequence);
+            self.say(conn, effects, |out| {
+                write_failure(out, header, Code::Normal, "closed by the client");
+            });
+        }
     }
 
     /// Raises a producer's credit to its share of what this core can hold un-synced.
@@ -1052,8 +1149,14 @@ impl Flow {
             .max(limits.window_bytes_min);
         let (messages, bytes) = producer.exposure();
         let missing = window.saturating_sub(bytes);
-        let more = missing.min(self.credit_free());
+        let mut more = missing.min(self.credit_free());
         self.hungry |= more < missing;
+        // Whoever waits for nothing may publish something, also if others keep credit that they do
+        // not use; what finds no memory then is refused.
+        //= P-33
+        if producer.used == producer.settled {
+            more = more.max((FRAGMENT_BYTES_MAX as u64).saturating_sub(bytes));
+        }
         producer.granted.1 += more;
         self.granted_bytes += more;
         // Messages are granted by the smallest that a message can be.

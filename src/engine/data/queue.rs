@@ -584,6 +584,21 @@ impl Queue {
 
     // Dispatch.
 
+    /// Whether messages are ready that are durable, as far as their bodies go.
+    #[must_use]
+    pub fn has_deliverable(&self) -> bool {
+        self.returned.count() > 0 || (self.cursor <= self.durable && self.ready > 0)
+    }
+
+    /// Whether such messages wait for a mark or for their delivery counts to be durable.
+    #[must_use]
+    pub fn awaits_journal(&self) -> bool {
+        let fresh = self.cursor <= self.durable && self.cursor > self.marks.durable();
+        let returned = self.returned.first();
+        let restored = returned.is_some_and(|span| span.first > self.marks.durable());
+        self.returned.is_holding() || fresh || restored
+    }
+
     /// What to deliver next, and to whom; `None` if nothing is deliverable or nobody has room. The
     /// same again until it is taken or declined.
     #[must_use]
@@ -595,11 +610,17 @@ impl Queue {
         }
         let (slot, turn) = self.consumers.turn(waiting)?;
         self.skip_settled();
+        // What came back goes first, so nothing passes a message that waits for its count.
+        let held = self.returned.held_first();
         match self.returned.first() {
             // Restored ones may lie above the mark; all others were marked when they were fresh.
             Some(span) if span.first <= self.cursor => {
-                (span.first <= self.marks.durable()).then(|| self.offer_returned(slot, turn, span))
+                let end = held
+                    .map_or(u64::MAX, |held| held - 1)
+                    .min(self.marks.durable());
+                (span.first <= end).then(|| self.offer_returned(slot, turn, span, end))
             }
+            _ if held.is_some() => None,
             before => {
                 let end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
                 (self.cursor <= end).then(|| self.offer_fresh(slot, turn, end))
@@ -636,10 +657,10 @@ impl Queue {
         self.offer(slot, turn, run, self.cursor, last, self.fresh_walked)
     }
 
-    fn offer_returned(&mut self, slot: u32, turn: u32, span: Returned) -> Offer {
+    fn offer_returned(&mut self, slot: u32, turn: u32, span: Returned, end: u64) -> Offer {
         let run = self.index.find(span.first);
         let run = run.expect("a returned message has a run");
-        let last = span.last().min(run.last()).min(self.marks.durable());
+        let last = span.last().min(run.last()).min(end);
         let offer = self.offer(slot, turn, run, span.first, last, self.returned_walked);
         Offer {
             delivery_count: span.deliveries,

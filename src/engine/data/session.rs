@@ -14,10 +14,10 @@ use crate::ids::{ConnId, Mono};
 /// A channel of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Channel {
-    /// Not in use.
+    /// Never used.
     #[default]
     Free,
-    /// Not in use any more: frames that crossed its end are ignored (P-15).
+    /// Was used, or asked for, and is free again: frames that are late for it are ignored (P-15).
     Closed,
     /// A producer: its key on this core.
     Producer(u64),
@@ -37,11 +37,18 @@ pub enum Channel {
         /// Its key there.
         key: u64,
     },
+    /// A consumer whose owning core was asked to close it: its last frames are on their way.
+    ConsumerClosing {
+        /// Its key there.
+        key: u64,
+    },
 }
 
 impl Channel {
-    const fn is_used(self) -> bool {
-        !matches!(self, Self::Free | Self::Closed)
+    /// Whether its number may be used for something new.
+    #[must_use]
+    pub const fn is_free(self) -> bool {
+        matches!(self, Self::Free | Self::Closed)
     }
 }
 
@@ -65,6 +72,8 @@ pub struct Handover {
     pub client: String,
     /// The `Attach` request that the adopting core answers.
     pub sequence: u64,
+    /// Whole frames that came behind it, to be stepped after the answer.
+    pub rest: Vec<u8>,
 }
 
 /// How far the conversation has come.
@@ -91,6 +100,8 @@ pub struct Session {
     pub channels_open: u32,
     /// Bytes given to the shell and not yet taken by the socket.
     pub unsent: u64,
+    /// These were too many: its consumers are offered nothing until they are few.
+    pub behind: bool,
     /// When the peer was last heard.
     pub heard: Mono,
     /// When something was last sent.
@@ -116,6 +127,7 @@ impl Session {
             channels: Vec::new(),
             channels_open: 0,
             unsent: 0,
+            behind: false,
             heard: now,
             spoke: now,
         }
@@ -148,32 +160,39 @@ impl Session {
             .unwrap_or_default()
     }
 
-    /// Uses a free channel.
+    /// Takes a number that a client asks for out of those that were never used: whatever becomes of
+    /// the request, frames may be on their way to it already (P-10).
     ///
     /// # Errors
     /// [`Code::ChannelInvalid`] if the number is out of range or in use.
-    pub fn claim(&mut self, number: u16, channel: Channel) -> Result<(), Code> {
-        assert!(channel.is_used(), "claim takes a channel into use");
-        //= P-14
-        if number == 0 || number > CHANNELS_MAX || self.channel(number).is_used() {
+    //= P-14
+    pub fn ask(&mut self, number: u16) -> Result<(), Code> {
+        if number == 0 || number > CHANNELS_MAX || !self.channel(number).is_free() {
             return Err(Code::ChannelInvalid);
         }
         let idx = usize::from(number);
         if self.channels.len() <= idx {
             self.channels.resize(idx + 1, Channel::Free);
         }
-        self.channels[idx] = channel;
-        self.channels_open += 1;
+        self.channels[idx] = Channel::Closed;
         Ok(())
+    }
+
+    /// Uses a number that was asked for.
+    pub fn claim(&mut self, number: u16, channel: Channel) {
+        assert!(!channel.is_free(), "claim takes a channel into use");
+        assert!(self.channel(number) == Channel::Closed, "it was asked for");
+        self.channels[usize::from(number)] = channel;
+        self.channels_open += 1;
     }
 
     /// Changes a channel in use.
     pub fn set(&mut self, number: u16, channel: Channel) {
         assert!(
-            self.channel(number).is_used(),
+            !self.channel(number).is_free(),
             "only a channel in use changes"
         );
-        if !channel.is_used() {
+        if channel.is_free() {
             self.channels_open -= 1;
         }
         self.channels[usize::from(number)] = channel;
@@ -184,7 +203,7 @@ impl Session {
         self.channels
             .iter()
             .enumerate()
-            .filter(|(_, channel)| channel.is_used())
+            .filter(|(_, channel)| !channel.is_free())
             .map(|(number, channel)| (number as u16, *channel))
     }
 

@@ -184,6 +184,16 @@ impl ReturnedSet {
         self.ready_count
     }
 
+    /// Whether messages wait for their counts.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held_count > 0
+    }
+
+    /// The lowest message that waits for its count. They came back in any order, but few at a time.
+    pub(crate) fn held_first(&self) -> Option<u64> {
+        self.held.iter().map(|span| span.first).min()
+    }
+
     /// The next deliverable messages.
     pub(crate) fn first(&self) -> Option<Returned> {
         self.ready.first()

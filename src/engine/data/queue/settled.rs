@@ -73,6 +73,11 @@ impl Ranges {
         self.list.iter().map(SequenceRange::count).sum()
     }
 
+    /// Forgets the ranges that were added first.
+    pub fn drop_first(&mut self, count: usize) {
+        self.list.drain(..count);
+    }
+
     /// Empties the list; keeps its memory.
     pub fn clear(&mut self) {
         self.list.clear();
