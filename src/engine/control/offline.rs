@@ -374,7 +374,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
         let mut bytes = Vec::new();
         let catalog = (CoreId(core as u16) == crate::core::META).then_some(&catalog);
-        state::encode(catalog, queues, &mut bytes);
+        state::encode(catalog, queues, state::Moment::Last, &mut bytes);
         checkpoint::begin(
             &mut target.journal,
             bytes,

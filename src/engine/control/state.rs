@@ -11,8 +11,17 @@ use crate::data::flow::Queues;
 
 const VERSION: u32 = 1;
 
+/// Whether something may be delivered after the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It may, up to the marks.
+    Running,
+    /// Nothing is any more: what nobody holds was delivered as often as is recorded.
+    Last,
+}
+
 /// Appends the state: `catalog` on the meta core, and the durable queues of this one.
-pub fn encode(catalog: Option<&Catalog>, queues: &Queues, out: &mut Vec<u8>) {
+pub fn encode(catalog: Option<&Catalog>, queues: &Queues, moment: Moment, out: &mut Vec<u8>) {
     out.extend_from_slice(&VERSION.to_le_bytes());
     let snapshot = catalog.map(Catalog::encode).unwrap_or_default();
     put_bytes(out, &snapshot);
@@ -22,7 +31,10 @@ pub fn encode(catalog: Option<&Catalog>, queues: &Queues, out: &mut Vec<u8>) {
     for state in durable() {
         out.extend_from_slice(&state.id.0.to_le_bytes());
         bytes.clear();
-        state.queue.encode_state(&mut bytes);
+        match moment {
+            Moment::Running => state.queue.encode_state(&mut bytes),
+            Moment::Last => state.queue.encode_last_state(&mut bytes),
+        }
         put_bytes(out, &bytes);
     }
 }
@@ -79,7 +91,7 @@ mod tests {
     fn a_state_survives_and_every_cut_is_seen() {
         let catalog = Catalog::new(4);
         let mut bytes = Vec::new();
-        encode(Some(&catalog), &Queues::default(), &mut bytes);
+        encode(Some(&catalog), &Queues::default(), Moment::Running, &mut bytes);
         let state = decode(&bytes).expect("it was just written");
         assert_eq!(state.catalog, catalog.encode());
         assert_eq!(state.queues, []);

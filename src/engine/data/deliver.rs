@@ -586,7 +586,7 @@ impl Flow {
         let Some(state) = self.queues.get(sink.queue) else {
             return false;
         };
-        if state.damaged || (self.failed && state.durable) {
+        if state.damaged || self.is_shutting_down() || (self.failed && state.durable) {
             return false;
         }
         let ready = state.queue.has_deliverable();
@@ -946,7 +946,8 @@ impl Flow {
             let Some(state) = self.queues.get_mut(queue) else {
                 return;
             };
-            if state.damaged || (self.failed && state.durable) {
+            let down = self.shut_down.is_some();
+            if state.damaged || down || (self.failed && state.durable) {
                 return;
             }
             let Some(offer) = state.queue.next_offer() else {
@@ -1131,8 +1132,10 @@ impl Flow {
             self.stats.redelivered += u64::from(count);
         }
         if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
-            get.left = get.left.saturating_sub(count);
-            get.given += count;
+            // What is pushed beside a get is not of the get.
+            let of_get = count.min(get.left);
+            get.left -= of_get;
+            get.given += of_get;
         }
     }
 

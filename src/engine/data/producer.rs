@@ -163,7 +163,7 @@ impl Producer {
     /// # Errors
     /// [`Code::SequenceGap`] (P-32).
     pub fn expect(&self, sequence: u64, count: u32) -> Result<(), Code> {
-        let is_next = sequence == self.next || (self.next == 0 && sequence > 0);
+        let is_next = sequence > 0 && (sequence == self.next || self.next == 0);
         if is_next && sequence.checked_add(u64::from(count)).is_some() {
             Ok(())
         } else {

@@ -52,6 +52,20 @@ pub struct Replay {
 impl Queue {
     /// Appends the durable state, for a checkpoint: what [`Replay::decode`] reads. Runs are not in it.
     pub fn encode_state(&self, out: &mut Vec<u8>) {
+        self.encode(self.marks.durable(), out);
+    }
+
+    /// The same when nothing is delivered any more, in a checkpoint behind the last record: what
+    /// nobody holds was delivered as often as was counted, and needs no mark.
+    pub fn encode_last_state(&self, out: &mut Vec<u8>) {
+        if self.unacked + self.pending == 0 {
+            self.encode(0, out);
+        } else {
+            self.encode_state(out);
+        }
+    }
+
+    fn encode(&self, mark: u64, out: &mut Vec<u8>) {
         let mut counts: Vec<CountRange> = Vec::new();
         let mut add = |first: u64, last: u64, deliveries: u32| {
             let range = SequenceRange::new(QueueSequence(first), QueueSequence(last));
@@ -80,7 +94,7 @@ impl Queue {
         let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
         number(self.durable.max(self.settled.ceiling()) + 1);
         number(self.settled.floor());
-        number(self.marks.durable());
+        number(mark);
         number(self.settled.span_count() as u64);
         number(counts.len() as u64);
         for (first, last) in self.settled.spans() {
