@@ -398,7 +398,7 @@ fn engine_config(
     let buffers = budget.core.buffers.count;
     let bytes = budget.core.buffers.bytes();
     // A quarter of the buffers may wait for the disk, a quarter for volatile queues; the rest is
-    // block cache, and at least an eighth of all is kept free for appends and reads.
+    // block cache, less what is kept free for appends and reads.
     let defaults = Limits::default();
     CoreConfig {
         core: CoreId(number),
@@ -414,7 +414,8 @@ fn engine_config(
             publish_bytes: bytes / 4,
             window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
             volatile_buffers: buffers / 4,
-            buffers_free_min: (buffers / 8).max(4),
+            // One turn may publish all credit there is, and what it fills is given back only after it.
+            buffers_free_min: (buffers / 4 + 5).min(buffers / 2),
             assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
             ..defaults
         },
