@@ -285,7 +285,9 @@ impl Model {
                 }
             },
             Change::FindQueue(name) | Change::PurgeQueue(name) => match self.queues.get_mut(name) {
-                Some(queue) if !queue.is_changing => queue.is_changing = true,
+                Some(queue) if !queue.is_changing && !queue.is_tangled => {
+                    queue.is_changing = true;
+                }
                 _ => return false,
             },
             Change::DeleteQueue(name, _) => match self.queues.get_mut(name) {
@@ -772,6 +774,31 @@ mod tests {
                 .is_err(),
             "it was there"
         );
+    }
+
+    #[test]
+    fn a_name_with_two_possible_queues_is_only_deleted() {
+        let mut model = Model::default();
+        let declare = Change::DeclareQueue("q".into(), settings());
+        let delete = Change::DeleteQueue("q".into(), Condition::Always);
+        assert!(model.begin(&declare, QueueNo(0)));
+        assert!(model.end(&declare, Outcome::Done { changed: true }).is_ok());
+        assert!(model.begin(&delete, QueueNo(1)));
+        assert!(model.end(&delete, Outcome::Lost).is_ok());
+        assert!(model.begin(&declare, QueueNo(2)));
+        assert!(model.end(&declare, Outcome::Lost).is_ok());
+        for change in [
+            declare,
+            Change::FindQueue("q".into()),
+            Change::PurgeQueue("q".into()),
+        ] {
+            assert!(!model.begin(&change, QueueNo(3)), "{change:?}");
+        }
+        assert!(model.begin(&delete, QueueNo(3)));
+        let dropped = Some(QueueNo(0));
+        let end = model.end(&delete, Outcome::Done { changed: true });
+        assert_eq!(end, Ok(Consequence { dropped }));
+        assert!(model.queues.is_empty());
     }
 
     #[test]

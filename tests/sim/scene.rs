@@ -379,6 +379,7 @@ impl Scene {
             .partition(|(left, ..)| *left < until);
         self.open_changes = young;
         for (_, tenant, change) in old {
+            say!(self, "no answer to {change:?}");
             self.end(tenant, &change, Outcome::Lost);
         }
         let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.swallowing)
