@@ -438,7 +438,15 @@ impl Model {
                 exchange.changes -= 1;
                 let is_same = exchange.kind == *kind && exchange.durability == *durability;
                 match (outcome, exchange.standing) {
-                    (Outcome::Lost, _) => {}
+                    (Outcome::Lost, Standing::Unsure) => {
+                        // If it was gone and is back, its bindings are not.
+                        for binding in &mut self.bindings {
+                            if binding.edge.exchange == *name {
+                                binding.standing = Standing::Unsure;
+                            }
+                        }
+                    }
+                    (Outcome::Lost, Standing::Sure) => {}
                     (Outcome::Done { changed: false }, Standing::Sure) if is_same => {}
                     (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if !is_same => {}
                     (Outcome::Done { changed }, Standing::Unsure) => {

@@ -761,6 +761,7 @@ impl Client {
             // No memory for what is not journaled, or for one more large message.
             Code::Overloaded => {
                 publish.length > FRAGMENT_BYTES_MAX
+                    || scene.plan.faults.has(Fault::TinyMemory)
                     || routed.is_none_or(|routed| routed.may_be_volatile)
             }
             Code::LimitReached | Code::ShuttingDown => true,
