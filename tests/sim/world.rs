@@ -1328,12 +1328,17 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self.clients.iter().any(Client::waits_for_outcomes);
+                let waits = self
+                    .clients
+                    .iter()
+                    .any(|client| client.waits_for_broker(&self.scene.plan));
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
-                    self.scene
-                        .fail(format!("publishes without an answer: {}", self.describe()));
+                    self.scene.fail(format!(
+                        "publishes without an answer, or producers without credit: {}",
+                        self.describe()
+                    ));
                 }
             }
             Phase::Settling(until) if now > until && self.is_serving && self.is_up => {
@@ -1415,7 +1420,11 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let clients: Vec<String> = self.clients.iter().map(Client::describe).collect();
+        let clients: Vec<String> = self
+            .clients
+            .iter()
+            .map(|client| client.describe(&self.scene.plan))
+            .collect();
         let waiting: Vec<usize> = self.cores.iter().map(|core| core.waiting.len()).collect();
         let mesh: usize = self.mesh.values().map(VecDeque::len).sum();
         let free: Vec<usize> = self
