@@ -392,6 +392,10 @@ impl World {
     fn is_all_running(&mut self) {
         self.crashes_while_starting = 0;
         say!(self.scene, "==== every core runs");
+        if let Phase::Settling(until) = &mut self.phase {
+            // A core that came late has yet to hear who is gone.
+            *until = (*until).max(self.scene.now + 300 * MS + 4 * self.scene.plan.mesh_max);
+        }
         if self.scene.has(Fault::Crash) {
             let delay = self
                 .random_trouble
