@@ -47,6 +47,18 @@ mutants! {
     BlockChainIgnored = "block-chain-ignored";
     /// A requeued message goes behind the others.
     RequeueToTheEnd = "requeue-to-the-end";
+    /// A block states that everything submitted before it is synced (rulings 9).
+    WatermarkOfSubmitted = "watermark-of-submitted";
+    /// The mark of what may have been delivered counts before it is synced (rulings 15).
+    MarkBeforeSync = "mark-before-sync";
+    /// A checkpoint leaves out the acks of the block it is cut behind (once shipped here).
+    CheckpointForgetsAcks = "checkpoint-forgets-acks";
+    /// A checkpoint leaves out the topology of the block it is cut behind (once shipped here).
+    CheckpointForgetsChanges = "checkpoint-forgets-changes";
+    /// Refused is said though another target took it (once shipped here).
+    RefusedThoughStored = "refused-though-stored";
+    /// Refused publishes never give their credit back.
+    RefusedCreditLost = "refused-credit-lost";
 }
 
 #[cfg(feature = "mutants")]

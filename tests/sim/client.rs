@@ -17,7 +17,7 @@ use ringpost_wire::control::{self, Attach, Body, Failure, Hello, Welcome};
 use ringpost_wire::{Code, Cut, FRAME_BYTES_MAX, FrameHeader, FrameKind, cut, frame, version};
 
 use crate::model::{Change, Outcome};
-use crate::plan::Fault;
+use crate::plan::{Fault, Plan};
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
@@ -758,11 +758,16 @@ impl Client {
 
     /// For traces: what it is doing.
     #[must_use]
-    pub fn describe(&self) -> String {
+    pub fn describe(&self, plan: &Plan) -> String {
         format!(
-            "client {} {:?}, {} channels, requests {:?}, drain {:?}",
+            "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
+            if self.waits_for_broker(plan) {
+                " WAITS"
+            } else {
+                ""
+            },
             self.channels.len(),
             self.requests,
             self.drain

@@ -285,7 +285,9 @@ impl Model {
                 }
             },
             Change::FindQueue(name) | Change::PurgeQueue(name) => match self.queues.get_mut(name) {
-                Some(queue) if !queue.is_changing => queue.is_changing = true,
+                Some(queue) if !queue.is_changing && !queue.is_tangled => {
+                    queue.is_changing = true;
+                }
                 _ => return false,
             },
             Change::DeleteQueue(name, _) => match self.queues.get_mut(name) {
@@ -436,7 +438,15 @@ impl Model {
                 exchange.changes -= 1;
                 let is_same = exchange.kind == *kind && exchange.durability == *durability;
                 match (outcome, exchange.standing) {
-                    (Outcome::Lost, _) => {}
+                    (Outcome::Lost, Standing::Unsure) => {
+                        // If it was gone and is back, its bindings are not.
+                        for binding in &mut self.bindings {
+                            if binding.edge.exchange == *name {
+                                binding.standing = Standing::Unsure;
+                            }
+                        }
+                    }
+                    (Outcome::Lost, Standing::Sure) => {}
                     (Outcome::Done { changed: false }, Standing::Sure) if is_same => {}
                     (Outcome::Failed(Code::PreconditionFailed), Standing::Sure) if !is_same => {}
                     (Outcome::Done { changed }, Standing::Unsure) => {
@@ -772,6 +782,31 @@ mod tests {
                 .is_err(),
             "it was there"
         );
+    }
+
+    #[test]
+    fn a_name_with_two_possible_queues_is_only_deleted() {
+        let mut model = Model::default();
+        let declare = Change::DeclareQueue("q".into(), settings());
+        let delete = Change::DeleteQueue("q".into(), Condition::Always);
+        assert!(model.begin(&declare, QueueNo(0)));
+        assert!(model.end(&declare, Outcome::Done { changed: true }).is_ok());
+        assert!(model.begin(&delete, QueueNo(1)));
+        assert!(model.end(&delete, Outcome::Lost).is_ok());
+        assert!(model.begin(&declare, QueueNo(2)));
+        assert!(model.end(&declare, Outcome::Lost).is_ok());
+        for change in [
+            declare,
+            Change::FindQueue("q".into()),
+            Change::PurgeQueue("q".into()),
+        ] {
+            assert!(!model.begin(&change, QueueNo(3)), "{change:?}");
+        }
+        assert!(model.begin(&delete, QueueNo(3)));
+        let dropped = Some(QueueNo(0));
+        let end = model.end(&delete, Outcome::Done { changed: true });
+        assert_eq!(end, Ok(Consequence { dropped }));
+        assert!(model.queues.is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn name_seeds_in_panics() {
             }
             true
         });
-        if !is_ours || std::env::var_os("RUST_BACKTRACE").is_some() {
+        if !is_ours || std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value == "full") {
             before(info);
         }
     }));

@@ -184,6 +184,8 @@ pub struct World {
     wall_skew_us: i64,
     phase: Phase,
     drains_left: u32,
+    /// When a core last said something to another.
+    mesh_busy_at: u64,
     /// A dropped write was followed by several good ones: the hole must be noticed.
     hole_has_later_writes: bool,
     /// One stream per purpose.
@@ -238,6 +240,7 @@ impl World {
             wall_skew_us: 0,
             phase: Phase::Busy,
             drains_left,
+            mesh_busy_at: 0,
             hole_has_later_writes: false,
             random_disk: stream(1),
             random_network: stream(2),
@@ -392,6 +395,10 @@ impl World {
     fn is_all_running(&mut self) {
         self.crashes_while_starting = 0;
         say!(self.scene, "==== every core runs");
+        if let Phase::Settling(until) = &mut self.phase {
+            // A core that came late has yet to hear who is gone.
+            *until = (*until).max(self.scene.now + 300 * MS + 4 * self.scene.plan.mesh_max);
+        }
         if self.scene.has(Fault::Crash) {
             let delay = self
                 .random_trouble
@@ -799,6 +806,7 @@ impl World {
             }
             Effect::Mesh { to, message } => {
                 self.scene.marks.hit("effect mesh");
+                self.mesh_busy_at = self.scene.now;
                 let to = usize::from(to.0);
                 assert!(
                     to != core && to < self.cores.len(),
@@ -996,7 +1004,12 @@ impl World {
         let pause = if self.clients[client].drain.is_some() {
             self.random_network.within(50 * US..=MS)
         } else {
-            self.random_network.within(1..=self.scene.plan.think_max)
+            let think = self.random_network.within(1..=self.scene.plan.think_max);
+            match self.phase {
+                Phase::Busy if self.is_serving => think,
+                Phase::Busy => think.max(MS / 4),
+                _ => think.max(5 * MS),
+            }
         };
         self.at(pause, Happening::Act { client });
         let wants = match self.phase {
@@ -1328,16 +1341,24 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self.clients.iter().any(Client::waits_for_outcomes);
+                let waits = self
+                    .clients
+                    .iter()
+                    .any(|client| client.waits_for_broker(&self.scene.plan));
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
-                    self.scene
-                        .fail(format!("publishes without an answer: {}", self.describe()));
+                    self.scene.fail(format!(
+                        "publishes without an answer, or producers without credit: {}",
+                        self.describe()
+                    ));
                 }
             }
             Phase::Settling(until) if now > until && self.is_serving && self.is_up => {
-                self.begin_draining()
+                // Lanes of two carry what a whole world left behind.
+                if now > self.mesh_busy_at + 300 * MS {
+                    self.begin_draining();
+                }
             }
             Phase::Settling(_) | Phase::Over => {}
             Phase::Draining(until) => {
@@ -1415,7 +1436,11 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let clients: Vec<String> = self.clients.iter().map(Client::describe).collect();
+        let clients: Vec<String> = self
+            .clients
+            .iter()
+            .map(|client| client.describe(&self.scene.plan))
+            .collect();
         let waiting: Vec<usize> = self.cores.iter().map(|core| core.waiting.len()).collect();
         let mesh: usize = self.mesh.values().map(VecDeque::len).sum();
         let free: Vec<usize> = self

@@ -814,7 +814,7 @@ impl Flow {
                 .get(key)
                 .and_then(|sink| self.queues.get(sink.queue))
                 .is_some_and(|state| state.durable);
-            if !durable {
+            if !durable || crate::mutant!(SettledBeforeSync) {
                 self.settled(key, sequence, effects);
             } else if !self.failed {
                 self.settle_waits
@@ -992,6 +992,11 @@ impl Flow {
             .append_record(buffers, effects, &note, &[])
             .is_ok()
         {
+            if crate::mutant!(MarkBeforeSync) {
+                state.queue.mark_durable(mark);
+                self.wake(queue);
+                return;
+            }
             self.mark_waits
                 .push_back((self.journal.open_block().0, queue, mark.0));
         } else if !self.failed {

@@ -302,7 +302,7 @@ impl Producer {
                 say(Word::Refused {
                     first: span.first + u64::from(span.kept),
                     last: span.last,
-                    code: if span.stored {
+                    code: if span.stored && !crate::mutant!(RefusedThoughStored) {
                         Code::Indeterminate
                     } else {
                         code
@@ -326,8 +326,10 @@ impl Producer {
             if self.confirmed == 0 || span.block > durable {
                 break;
             }
-            self.settled.0 += u64::from(span.messages);
-            self.settled.1 += u64::from(span.bytes);
+            if span.failed.is_none() || !crate::mutant!(RefusedCreditLost) {
+                self.settled.0 += u64::from(span.messages);
+                self.settled.1 += u64::from(span.bytes);
+            }
             self.spans.pop_front();
             self.front += 1;
             self.confirmed -= 1;

@@ -459,7 +459,7 @@ impl Flow {
             producer.waits_for = span.block;
             self.confirm_waits.push_back((span.block, key));
         }
-        let early = producer.level != Level::Durable;
+        let early = producer.level != Level::Durable || crate::mutant!(ConfirmBeforeSync);
         producer.push(span);
         if (span.block == 0 || early) && !producer.dirty {
             producer.dirty = true;
@@ -1072,6 +1072,11 @@ impl Flow {
             return 0;
         }
         let block = self.journal.open_block().0;
+        if crate::mutant!(DeliverBeforeSync) {
+            state.queue.durable_through(last);
+            self.wake(queue);
+            return block;
+        }
         if block > state.waits_for {
             state.waits_for = block;
             self.queue_waits.push_back((block, queue));
@@ -1082,7 +1087,11 @@ impl Flow {
 
     /// Tells a producer what came to rest, and gives it credit.
     pub(crate) fn confirm(&mut self, key: u64, effects: &mut Effects) {
-        let durable = self.journal.durable_block().0;
+        let durable = if crate::mutant!(ConfirmBeforeSync) {
+            u64::MAX
+        } else {
+            self.journal.durable_block().0
+        };
         let failed = self.failed;
         let Some(mut producer) = self.producers.take(key) else {
             return;

@@ -614,7 +614,10 @@ impl Queue {
         let held = self.returned.held_first();
         match self.returned.first() {
             // Restored ones may lie above the mark; all others were marked when they were fresh.
-            Some(span) if span.first <= self.cursor => {
+            Some(span)
+                if span.first <= self.cursor
+                    && !(crate::mutant!(RequeueToTheEnd) && self.cursor <= fresh_end) =>
+            {
                 let end = held
                     .map_or(u64::MAX, |held| held - 1)
                     .min(self.marks.durable());

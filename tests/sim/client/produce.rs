@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::{Channel, Client, Link, Request, topology};
 use crate::model::Headers;
-use crate::plan::{Fault, Gap, Mode};
+use crate::plan::{Fault, Gap, Mode, Plan};
 use crate::random::{Hash, Rate};
 use crate::say;
 use crate::scene::{Routed, Scene};
@@ -761,6 +761,7 @@ impl Client {
             // No memory for what is not journaled, or for one more large message.
             Code::Overloaded => {
                 publish.length > FRAGMENT_BYTES_MAX
+                    || scene.plan.faults.has(Fault::TinyMemory)
                     || routed.is_none_or(|routed| routed.may_be_volatile)
             }
             Code::LimitReached | Code::ShuttingDown => true,
@@ -852,14 +853,24 @@ impl Client {
         }
     }
 
-    /// Whether a publish may still be answered: for the end of a world.
+    /// Whether the broker owes something: an outcome, or, where everything has one, credit for a
+    /// message and a piece (P-33). For the end of a world.
     #[must_use]
-    pub fn waits_for_outcomes(&self) -> bool {
+    pub fn waits_for_broker(&self, plan: &Plan) -> bool {
         self.link == Link::Open
             && self.producers.iter().any(|producer| {
+                let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
+                let is_starved = !plan.avoids(Gap::CreditForAll)
+                    && (producer.credit_messages <= producer.messages
+                        || producer.credit_bytes < producer.bytes + FRAGMENT_BYTES_MAX as u64);
+                let is_judged = !producer.is_spoiled && producer.pieces_sent == 0;
                 producer.state == State::Open
-                    && producer.level != Level::None
-                    && producer.kept.iter().any(|p| p.fate == Fate::Waiting)
+                    && is_judged
+                    && if waits {
+                        producer.level != Level::None
+                    } else {
+                        is_starved
+                    }
             })
     }
 }

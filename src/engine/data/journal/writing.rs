@@ -40,7 +40,11 @@ impl Journal {
             sequence,
             incarnation: self.incarnation,
             prev_crc: self.prev_crc,
-            durable_upto: self.durable,
+            durable_upto: if crate::mutant!(WatermarkOfSubmitted) {
+                BlockSequence(sequence.0 - 1)
+            } else {
+                self.durable
+            },
             wall_us: self.wall_us,
             record_count: open.record_count,
             content_crc: open.content_crc,
@@ -295,7 +299,9 @@ impl Journal {
         let Some(write) = self.writes.iter_mut().find(|write| write.op == op) else {
             return Progress::Nothing;
         };
-        if let Err(fault) = result {
+        if let Err(fault) = result
+            && !crate::mutant!(WriteErrorIgnored)
+        {
             let block = write.block;
             let slot = self.table.get(block.segment).slot.0;
             self.fail(
@@ -309,6 +315,12 @@ impl Journal {
             return Progress::Failed;
         }
         write.is_done = true;
+        if crate::mutant!(PrefixSkipsHole) {
+            let done = self.writes.iter().position(|write| write.op == op);
+            for write in self.writes.iter_mut().take(done.unwrap_or(0)) {
+                write.is_done = true;
+            }
+        }
         let before = self.durable;
         while let Some(write) = self.writes.front()
             && write.is_done
