@@ -49,11 +49,14 @@ mod wire;
 
 /// What a test is given: a broker, and a tenant that is its own.
 pub struct Setup {
+    /// Shared with other tests.
     pub broker: std::sync::Arc<broker::Broker>,
+    /// Where nobody else works.
     pub tenant: String,
 }
 
 impl Setup {
+    /// A tenant of the broker that all tests with so many cores share.
     pub fn shared(cores: u16, tenant: &str) -> Self {
         Self {
             broker: broker::Broker::shared(cores),
@@ -66,6 +69,7 @@ impl Setup {
         wire::Wire::tenant(&self.broker, &self.tenant)
     }
 
+    /// Cores of the broker.
     pub fn cores(&self) -> u16 {
         self.broker.cores()
     }

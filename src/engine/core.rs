@@ -9,10 +9,11 @@ use ringpost_wire::{
 };
 
 use crate::control::boot::Boot;
+use crate::control::checkpoint;
 use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
+use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
-use crate::control::{checkpoint, state};
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
@@ -136,6 +137,8 @@ struct Running {
     checkpointed: bool,
 }
 
+/// How long a shutdown waits for other cores to take back their consumers.
+const LEAVE_MS: u64 = 1_000;
 /// How often sessions are looked over for silence and heartbeats.
 const SWEEP_MS: u64 = 250;
 
@@ -177,8 +180,9 @@ impl Core {
         match &self.stage {
             Stage::Booting(_) => false,
             Stage::Running(running) => {
-                running.flow.shutting_down
-                    && (running.flow.failed || running.flow.journal.is_quiet())
+                let flow = &running.flow;
+                let quiet = running.checkpointed && flow.journal.is_quiet();
+                flow.is_shutting_down() && (flow.failed || quiet)
             }
             Stage::Failed => true,
         }
@@ -273,7 +277,9 @@ impl Running {
         let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
         let journal = flow.journal.next_deadline();
         let compactor = self.compactor.next_deadline();
-        [sweep, gets, journal, compactor]
+        let last = flow.shut_down.filter(|_| !self.checkpointed);
+        let last = last.map(|since| since.plus_ms(LEAVE_MS));
+        [sweep, gets, journal, compactor, last]
             .into_iter()
             .flatten()
             .min()
@@ -354,17 +360,28 @@ impl Running {
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
         flow.journal.set_wall(wall_us);
-        let last = flow.shutting_down && !self.checkpointed;
+        // The last checkpoint says that nobody holds anything, so it waits for those who do; not for
+        // another core that has died.
+        let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;
+        let last = flow.shut_down.is_some_and(left) && !self.checkpointed;
         if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.appended());
             let mut bytes = Vec::new();
             let acked = flow.forget_waits.iter();
             let acked = acked.map(|(_, queue, range)| (*queue, *range));
-            state::encode(catalog, &flow.dedup, &flow.queues, acked, &mut bytes);
+            let moment = if last { Moment::Last } else { Moment::Running };
+            state::encode(
+                catalog,
+                &flow.dedup,
+                &flow.queues,
+                acked,
+                moment,
+                &mut bytes,
+            );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
         }
-        if flow.shutting_down {
+        if flow.is_shutting_down() {
             flow.journal.flush(buffers, effects);
         } else if !flow.failed {
             let Flow {
@@ -392,7 +409,7 @@ impl Running {
 
     fn shutdown(&mut self, effects: &mut Effects) {
         let flow = &mut self.flow;
-        flow.shutting_down = true;
+        flow.shut_down.get_or_insert(flow.now);
         let conns: Vec<ConnId> = flow.sessions.iter().map(|session| session.conn).collect();
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
@@ -614,7 +631,7 @@ impl Running {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         let flow = &mut self.flow;
-        if flow.shutting_down {
+        if flow.is_shutting_down() {
             flow.hang_up(
                 conn,
                 Code::ShuttingDown,
@@ -777,6 +794,7 @@ impl Running {
             | Request::Apply { .. }
             | Request::Snapshot { .. }
             | Request::Inspect { .. }
+            | Request::Connections { .. }
             | Request::Purge { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }

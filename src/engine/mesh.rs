@@ -154,6 +154,11 @@ pub enum Request {
         /// One queue, or all.
         queue: Option<QueueId>,
     },
+    /// Say how many connections of a tenant you have.
+    Connections {
+        /// The tenant.
+        tenant: ringpost_wire::ids::TenantId,
+    },
     /// Drop the ready messages of a queue.
     Purge {
         /// The queue.
@@ -225,6 +230,8 @@ pub enum Reply {
     },
     /// To `Inspect`.
     Figures(Vec<QueueFigures>),
+    /// To `Connections`.
+    Connections(u32),
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
     /// Done, nothing to say.

@@ -1,7 +1,7 @@
 //! What a consumer is given, and what becomes of it.
 
 use ringpost_wire::control::{
-    CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerOpen, Level, QueueDeclare,
+    CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerOpen, Level, PRODUCER_DOWNGRADE, QueueDeclare,
 };
 use ringpost_wire::{CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, FrameKind, padded};
 
@@ -53,7 +53,7 @@ fn everywhere(setup: &Setup, mut test: impl FnMut(&mut Wire)) {
 
 /// Publishes messages whose payloads are their numbers.
 fn fill(wire: &mut Wire, numbers: std::ops::Range<u32>) {
-    let mut producer = wire.producer(4000, Level::Volatile);
+    let mut producer = wire.producer_with(4000, Level::Durable, PRODUCER_DOWNGRADE);
     let payloads: Vec<_> = numbers.map(|number| number.to_string()).collect();
     let parts: Vec<_> = payloads
         .iter()
@@ -204,7 +204,7 @@ fn gets_take_what_is_ready(setup: &Setup) {
         );
         // As many as are ready, however long they are.
         let payload = filler(1, 50_000);
-        let mut producer = wire.producer(2, Level::Volatile);
+        let mut producer = wire.producer_with(2, Level::Durable, PRODUCER_DOWNGRADE);
         let parts: Vec<_> = (0..60).map(|_| to_queue(b"q", &payload)).collect();
         producer.confirm(wire, &parts);
         let id = wire.get(1, 100, 0);

@@ -53,10 +53,9 @@ fn every_length_survives(setup: &Setup) {
                 let payload = payload_of(bytes);
                 let part = to_queue(b"q", &payload);
                 assert_eq!(part.length(), bytes);
-                producer.confirm(
-                    &mut wire,
-                    &[to_queue(b"q", b"before"), part, to_queue(b"q", b"after")],
-                );
+                producer.confirm(&mut wire, &[to_queue(b"q", b"before")]);
+                producer.insist(&mut wire, part);
+                producer.confirm(&mut wire, &[to_queue(b"q", b"after")]);
                 let all = wire.deliveries(2, 3);
                 assert_eq!(all[0].payload, b"before");
                 assert!(all[1].payload == payload, "{bytes} bytes came back changed");
@@ -75,7 +74,7 @@ fn pieces_need_only_the_credit_of_a_piece(setup: &Setup) {
     wire.consume(2, &consumer(b"q", 1));
     let payload = payload_of(16 << 20);
     let mut producer = wire.producer(1, Level::Durable);
-    producer.confirm(&mut wire, &[to_queue(b"q", &payload)]);
+    producer.insist(&mut wire, to_queue(b"q", &payload));
     let one = wire.deliveries(2, 1);
     assert!(
         one[0].payload == payload,
@@ -106,11 +105,9 @@ fn large_messages_keep_their_place(setup: &Setup) {
         let payloads: Vec<_> = (0..12_u64)
             .map(|number| filler(number, if number % 3 == 0 { 500_000 } else { 100 }))
             .collect();
-        let parts: Vec<_> = payloads
-            .iter()
-            .map(|payload| to_queue(b"q", payload))
-            .collect();
-        producer.confirm(&mut wire, &parts);
+        for payload in &payloads {
+            producer.insist(&mut wire, to_queue(b"q", payload));
+        }
         wire.consume(2, &consumer(b"q", 100));
         let all = wire.deliveries(2, 12);
         for (delivery, payload) in all.iter().zip(&payloads) {
@@ -138,10 +135,8 @@ fn large_messages_fan_out(setup: &Setup) {
     }
     let mut producer = wire.producer(1, Level::Durable);
     let payload = filler(5, 700_000);
-    producer.confirm(
-        &mut wire,
-        &[to(b"x", b"", &payload), to(b"x", b"", b"small")],
-    );
+    producer.insist(&mut wire, to(b"x", b"", &payload));
+    producer.confirm(&mut wire, &[to(b"x", b"", b"small")]);
     for number in 0..4_u16 {
         let both = wire.deliveries(10 + number, 2);
         assert!(both[0].payload == payload && both[1].payload == b"small");
@@ -170,9 +165,7 @@ fn a_large_message_that_is_never_finished(setup: &Setup) {
     }
     assert_eq!(watcher.inspect(b"q").published, 0);
     let mut producer = watcher.producer(1, Level::Durable);
-    producer.publish_large(&mut watcher, 0, &large);
-    producer.settle(&mut watcher);
-    assert_eq!(producer.refused, []);
+    producer.insist(&mut watcher, to_queue(b"q", &payload_of(15 << 20)));
 }
 
 /// P-36, P-37
@@ -181,13 +174,20 @@ fn large_messages_are_refused_like_others(setup: &Setup) {
     wire.declare(&volatile(queue_on(b"v", 0)));
     let mut producer = wire.producer(1, Level::Durable);
     let payload = filler(1, 300_000);
-    let code = producer.refused(&mut wire, PUBLISH_MANDATORY, to_queue(b"nowhere", &payload));
-    assert_eq!(code, Code::Unroutable);
-    let code = producer.refused(&mut wire, 0, to_queue(b"v", &payload));
-    assert_eq!(code, Code::LevelUnavailable);
-    let code = producer.refused(&mut wire, 0, to(b"none", b"", &payload));
-    assert_eq!(code, Code::ExchangeUnknown);
-    producer.confirm(&mut wire, &[to_queue(b"nowhere", &payload)]);
+    let mut refused = |flags, part| loop {
+        let code = producer.refused(&mut wire, flags, part);
+        if code != Code::Overloaded {
+            break code;
+        }
+    };
+    let part = to_queue(b"nowhere", &payload);
+    assert_eq!(refused(PUBLISH_MANDATORY, part), Code::Unroutable);
+    assert_eq!(refused(0, to_queue(b"v", &payload)), Code::LevelUnavailable);
+    assert_eq!(
+        refused(0, to(b"none", b"", &payload)),
+        Code::ExchangeUnknown
+    );
+    producer.insist(&mut wire, part);
 }
 
 /// P-47
@@ -198,10 +198,8 @@ fn large_messages_return(setup: &Setup) {
         wire.consume(2, &consumer(b"q", 1));
         let payload = filler(1, 900_000);
         let mut producer = wire.producer(1, Level::Durable);
-        producer.confirm(
-            &mut wire,
-            &[to_queue(b"q", &payload), to_queue(b"q", b"small")],
-        );
+        producer.insist(&mut wire, to_queue(b"q", &payload));
+        producer.confirm(&mut wire, &[to_queue(b"q", b"small")]);
         for count in 0..4 {
             let one = wire.deliveries(2, 1);
             assert!(one[0].payload == payload);
@@ -236,7 +234,7 @@ fn memory_for_large_messages_comes_back(setup: &Setup) {
             payload: &payload,
             ..MessageParts::default()
         };
-        producer.confirm(&mut wire, &[part]);
+        producer.insist(&mut wire, part);
         wire.purge_if(name.as_bytes());
     }
 }

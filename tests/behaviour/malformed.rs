@@ -105,7 +105,7 @@ fn headers_that_are_not_right(setup: &Setup) {
     wire.send_bytes(&good);
     let id = wire.next_id();
     wire.send_bytes_anyway(&large);
-    wire.done(id);
+    wire.wait(|frame| frame.kind() == FrameKind::Done && frame.header.sequence == id);
     assert_eq!(wire.closed(), Code::FrameTooLarge);
 }
 
@@ -316,7 +316,8 @@ fn publishes_that_do_not_fit(setup: &Setup) {
     to_queue(b"q", b"one").write(&mut one).unwrap();
     let publish = |count, body: &[u8]| {
         ends(setup, Code::BodyMalformed, |wire| {
-            wire.producer(1, Level::Durable);
+            let mut producer = wire.producer(1, Level::Durable);
+            producer.reserve(wire, 2, body.len() as u64);
             let header = FrameHeader {
                 count,
                 ..FrameHeader::bare(FrameKind::Publish, 1, 1)
@@ -336,11 +337,12 @@ fn publishes_that_do_not_fit(setup: &Setup) {
         body
     });
     let large = message(&to_queue(b"q", &filler(2, FRAGMENT_BYTES_MAX + 5)));
-    type Pieces<'a> = &'a dyn Fn(&mut Wire, &crate::wire::Producer);
+    type Pieces<'a> = &'a dyn Fn(&mut Wire, &mut crate::wire::Producer);
     let pieces = |act: Pieces<'_>| {
         ends(setup, Code::BodyMalformed, |wire| {
-            let producer = wire.producer(1, Level::Durable);
-            act(wire, &producer);
+            let mut producer = wire.producer(1, Level::Durable);
+            producer.reserve(wire, 1, FRAGMENT_BYTES_MAX as u64);
+            act(wire, &mut producer);
         });
     };
     let (first, second) = large.split_at(FRAGMENT_BYTES_MAX);
@@ -357,6 +359,7 @@ fn publishes_that_do_not_fit(setup: &Setup) {
     });
     pieces(&|wire, producer| {
         producer.send_piece(wire, 0, large.len(), 0, first);
+        producer.reserve(wire, 0, 16);
         producer.send_piece(
             wire,
             0,

@@ -1,7 +1,6 @@
 //! Readers that are slow or stop, many producers at once, more messages than memory.
 
 use ringpost_wire::control::{ConsumerOpen, Level};
-use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX};
 
 use crate::broker::Broker;
@@ -16,7 +15,7 @@ on_cores! {
     credit_of_dead_producers_comes_back
 }
 
-const SMALL: &[(&str, &str)] = &[("memory", "24MiB"), ("connections_max", "128")];
+const SMALL: &[(&str, &str)] = &[("memory", "48MiB"), ("connections_max", "128")];
 
 /// P-18: what is meant for it waits, and others go on.
 fn a_reader_that_stops_holds_up_nobody(setup: &Setup) {
@@ -166,11 +165,12 @@ fn credit_of_dead_producers_comes_back(setup: &Setup) {
 #[test]
 fn a_backlog_beyond_memory_drains_in_order() {
     for cores in [1, 2] {
-        let broker = Broker::start(cores, SMALL);
+        let memory = format!("{}MiB", 48 * cores);
+        let broker = Broker::start(cores, &[("memory", &memory), ("connections_max", "128")]);
         let mut wire = Wire::open(&broker);
         wire.declare(&queue_on(b"q", cores - 1));
         let mut producer = wire.producer(1, Level::Durable);
-        let count = 60_u64 * 1024 / 24;
+        let count = 100_u64 * 1024 / 24;
         for chunk in (0..count).collect::<Vec<_>>().chunks(32) {
             let payloads: Vec<_> = chunk.iter().map(|number| filler(*number, 24_000)).collect();
             let parts: Vec<_> = payloads
@@ -213,10 +213,7 @@ fn large_messages_come_back_from_disk_with_little_memory() {
                 round * 10 + idx as u64,
                 (*bytes as usize).min((16 << 20) - 65),
             );
-            let sequence =
-                producer.publish(&mut wire, PUBLISH_MANDATORY, &[to_queue(b"q", &payload)]);
-            producer.settle(&mut wire);
-            assert_eq!(producer.refused, [], "message {sequence} of {bytes} bytes");
+            producer.insist(&mut wire, to_queue(b"q", &payload));
         }
     }
     wire.consume(2, &consumer(b"q", 2));

@@ -1048,6 +1048,21 @@ impl Producer {
         }
     }
 
+    /// Publishes one message until there is memory for it: large ones compete for that.
+    #[track_caller]
+    pub fn insist(&mut self, wire: &mut Wire, part: MessageParts<'_>) {
+        let begun = std::time::Instant::now();
+        loop {
+            self.publish(wire, 0, &[part]);
+            self.settle(wire);
+            let Some((_, _, code)) = self.refused.pop() else {
+                return;
+            };
+            assert_eq!(code, Code::Overloaded);
+            assert!(begun.elapsed() < PATIENCE, "it stays overloaded");
+        }
+    }
+
     /// Publishes and waits until all of it is confirmed, nothing refused.
     #[track_caller]
     pub fn confirm(&mut self, wire: &mut Wire, parts: &[MessageParts<'_>]) -> u64 {

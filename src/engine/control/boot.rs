@@ -296,13 +296,22 @@ pub fn placement(config: &CoreConfig) -> Vec<CoreId> {
 }
 
 fn journal_config(config: &CoreConfig) -> journal::Config {
+    let defaults = journal::Config::new(JournalId(config.core.0), config.cluster);
+    // The largest message finds room at once, wherever in its segment the journal is.
+    let slots =
+        u64::from(config.limits.message_bytes_max).div_ceil(u64::from(config.segment_bytes));
+    let slots = u32::try_from(slots + 1).expect("a message is bounded");
     journal::Config {
         segment_bytes: config.segment_bytes,
         buffer_bytes: config.limits.buffer_bytes,
+        spare_slots: defaults
+            .spare_slots
+            .max(slots)
+            .min(config.limits.slots_max / 4),
         slots_max: config.limits.slots_max,
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,
-        ..journal::Config::new(JournalId(config.core.0), config.cluster)
+        ..defaults
     }
 }
 

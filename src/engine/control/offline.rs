@@ -378,13 +378,8 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
         let mut bytes = Vec::new();
         let catalog = (CoreId(core as u16) == crate::core::META).then_some(&catalog);
-        state::encode(
-            catalog,
-            &target.dedup,
-            queues,
-            std::iter::empty(),
-            &mut bytes,
-        );
+        let (acked, moment) = (std::iter::empty(), state::Moment::Last);
+        state::encode(catalog, &target.dedup, queues, acked, moment, &mut bytes);
         checkpoint::begin(
             &mut target.journal,
             bytes,

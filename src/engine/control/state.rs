@@ -18,6 +18,15 @@ use crate::data::queue::SequenceRange;
 
 const VERSION: u32 = 1;
 
+/// Whether something may be delivered after the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It may, up to the marks.
+    Running,
+    /// Nothing is any more: what nobody holds was delivered as often as is recorded.
+    Last,
+}
+
 /// Appends the state: `catalog` on the meta core, and the durable queues of this one. `acked` are the
 /// ranges of them whose ack record is appended and not yet durable.
 pub fn encode(
@@ -25,6 +34,7 @@ pub fn encode(
     dedup: &Dedup,
     queues: &Queues,
     acked: impl Iterator<Item = (QueueId, SequenceRange)>,
+    moment: Moment,
     out: &mut Vec<u8>,
 ) {
     let mut acked_of: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
@@ -44,7 +54,10 @@ pub fn encode(
         out.extend_from_slice(&state.id.0.to_le_bytes());
         bytes.clear();
         let acked = acked_of.get(&state.id).map_or(&[][..], Vec::as_slice);
-        state.queue.encode_state(acked, &mut bytes);
+        match moment {
+            Moment::Running => state.queue.encode_state(acked, &mut bytes),
+            Moment::Last => state.queue.encode_last_state(acked, &mut bytes),
+        }
         put_bytes(out, &bytes);
     }
 }
@@ -113,6 +126,7 @@ mod tests {
             &Dedup::default(),
             &Queues::default(),
             std::iter::empty(),
+            Moment::Running,
             &mut bytes,
         );
         let state = decode(&bytes).expect("it was just written");

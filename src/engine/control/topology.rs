@@ -68,6 +68,14 @@ enum Pending {
         header: FrameHeader,
         request: ChangeRequest,
     },
+    /// Every core says whether it has connections of a tenant that is to be deleted.
+    Tenant {
+        conn: ConnId,
+        header: FrameHeader,
+        left: u32,
+        connections: u32,
+        request: ChangeRequest,
+    },
     /// The owner purges.
     Purge { conn: ConnId, header: FrameHeader },
 }
@@ -142,6 +150,7 @@ impl Topology {
                 Pending::Change { conn: c, .. }
                 | Pending::Figures { conn: c, .. }
                 | Pending::Usage { conn: c, .. }
+                | Pending::Tenant { conn: c, .. }
                 | Pending::Purge { conn: c, .. } => *c == conn,
             })
     }
@@ -234,6 +243,7 @@ impl Topology {
                     flow.ask(target.core, request, waiter, effects);
                 }
             }
+            FrameKind::TenantDelete => self.delete_tenant(flow, conn, header, request, effects)?,
             _ => {
                 // A malformed body is refused before it travels to another core.
                 asked(&request)?;
@@ -241,6 +251,60 @@ impl Topology {
             }
         }
         Ok(())
+    }
+
+    /// Asks every core whether somebody of the tenant is connected, then decides as with any change.
+    /// Who connects in between finds his tenant gone with the next request.
+    //= P-68
+    fn delete_tenant(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: ChangeRequest,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let named = Named::decode(&request.body)?;
+        let Some(tenant) = self.tenant(named.name) else {
+            self.change(flow, conn, header, request, effects);
+            return Ok(());
+        };
+        let connections = flow.connections_of(tenant);
+        let left = u32::from(flow.config.cores) - 1;
+        if left == 0 {
+            self.tenant_counted(flow, conn, header, connections, request, effects);
+            return Ok(());
+        }
+        self.wait(Pending::Tenant {
+            conn,
+            header,
+            left,
+            connections,
+            request,
+        });
+        let here = flow.config.core.0;
+        for core in (0..flow.config.cores).filter(|core| *core != here) {
+            let request = Request::Connections { tenant };
+            flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
+        }
+        Ok(())
+    }
+
+    fn tenant_counted(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        connections: u32,
+        request: ChangeRequest,
+        effects: &mut Effects,
+    ) {
+        if connections == 0 {
+            self.change(flow, conn, header, request, effects);
+        } else {
+            let reason = format!("the tenant has {connections} connections; close them first");
+            flow.fail(conn, header, Code::InUse, &reason, effects);
+        }
     }
 
     /// Brings a change to the meta core.
@@ -270,7 +334,7 @@ impl Topology {
         effects: &mut Effects,
     ) {
         while let Some((origin, request)) = self.undecided.pop_front() {
-            if flow.failed || flow.shutting_down {
+            if flow.failed || flow.is_shutting_down() {
                 let code = if flow.failed {
                     Code::TopologyReadOnly
                 } else {
@@ -436,6 +500,10 @@ impl Topology {
                 };
                 flow.reply(from, id, Reply::Figures(figures), effects);
             }
+            Request::Connections { tenant } => {
+                let connections = flow.connections_of(tenant);
+                flow.reply(from, id, Reply::Connections(connections), effects);
+            }
             Request::Purge { queue } => {
                 let outcome = flow.purge(queue);
                 flow.reply(from, id, Reply::Purged(outcome), effects);
@@ -518,6 +586,30 @@ impl Topology {
                     ..request
                 };
                 self.change(flow, conn, header, request, effects);
+            }
+            (
+                Pending::Tenant {
+                    conn,
+                    header,
+                    left,
+                    connections,
+                    request,
+                },
+                Reply::Connections(more),
+            ) => {
+                let connections = connections + more;
+                if left > 1 {
+                    let pending = Pending::Tenant {
+                        conn,
+                        header,
+                        left: left - 1,
+                        connections,
+                        request,
+                    };
+                    self.pending.insert(number, pending);
+                } else {
+                    self.tenant_counted(flow, conn, header, connections, request, effects);
+                }
             }
             (Pending::Purge { conn, header }, Reply::Purged(outcome)) => {
                 purged(flow, conn, header, outcome, effects);

@@ -583,7 +583,7 @@ impl Flow {
         let Some(state) = self.queues.get(sink.queue) else {
             return false;
         };
-        if state.damaged || (self.failed && state.durable) {
+        if state.damaged || self.is_shutting_down() || (self.failed && state.durable) {
             return false;
         }
         let ready = state.queue.has_deliverable();
@@ -944,7 +944,8 @@ impl Flow {
             let Some(state) = self.queues.get_mut(queue) else {
                 return;
             };
-            if state.damaged || (self.failed && state.durable) {
+            let down = self.shut_down.is_some();
+            if state.damaged || down || (self.failed && state.durable) {
                 return;
             }
             let Some(offer) = state.queue.next_offer() else {

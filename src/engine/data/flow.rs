@@ -275,7 +275,8 @@ pub struct Flow {
     pub(crate) peers: Vec<Peer<Waiter>>,
     /// The journal has failed: nothing durable is confirmed or delivered any more.
     pub(crate) failed: bool,
-    pub(crate) shutting_down: bool,
+    /// When the shutdown began: nothing is published or delivered any more.
+    pub(crate) shut_down: Option<Mono>,
     pub(crate) stats: Stats,
 
     // What waits for a block to be durable, in the order of blocks.
@@ -352,7 +353,7 @@ impl Flow {
             volatile,
             peers,
             failed: false,
-            shutting_down: false,
+            shut_down: None,
             stats: Stats::default(),
             queue_waits: VecDeque::new(),
             confirm_waits: VecDeque::new(),
@@ -385,6 +386,19 @@ impl Flow {
             body: Vec::new(),
             lengths: Vec::new(),
         }
+    }
+
+    /// Whether nobody consumes any more, and everything that anybody settled is on disk.
+    pub(crate) fn is_left(&self) -> bool {
+        self.sinks.is_empty()
+            && self.settling.is_empty()
+            && self.forget_waits.is_empty()
+            && self.count_waits.is_empty()
+    }
+
+    /// Whether the shutdown has begun.
+    pub(crate) const fn is_shutting_down(&self) -> bool {
+        self.shut_down.is_some()
     }
 
     /// Sends frames to a connection, if it is still there.
@@ -603,6 +617,16 @@ impl Flow {
             .filter(|state| state.tenant == tenant)
             .map(figures)
             .collect()
+    }
+
+    /// Connections of a tenant on this core.
+    pub(crate) fn connections_of(&self, tenant: TenantId) -> u32 {
+        let of_tenant = |session: &&Session| {
+            session
+                .agreed()
+                .is_some_and(|agreed| agreed.tenant == tenant)
+        };
+        u32::try_from(self.sessions.iter().filter(of_tenant).count()).unwrap_or(u32::MAX)
     }
 
     /// What the queues of this core hold.

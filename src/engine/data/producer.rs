@@ -163,7 +163,7 @@ impl Producer {
     /// # Errors
     /// [`Code::SequenceGap`] (P-32).
     pub fn expect(&self, sequence: u64, count: u32) -> Result<(), Code> {
-        let is_next = sequence == self.next || (self.next == 0 && sequence > 0);
+        let is_next = sequence > 0 && (sequence == self.next || self.next == 0);
         if is_next && sequence.checked_add(u64::from(count)).is_some() {
             Ok(())
         } else {
@@ -227,7 +227,11 @@ impl Producer {
     #[must_use]
     pub const fn wants_credit_told(&self) -> bool {
         let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
-        let left = (self.told.0 - self.used.0, self.told.1 - self.used.1);
+        // A client that guesses may have used what it was given but not told of.
+        let left = (
+            self.told.0.saturating_sub(self.used.0),
+            self.told.1.saturating_sub(self.used.1),
+        );
         news.0 > left.0 || news.1 > left.1
     }
 

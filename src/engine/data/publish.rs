@@ -426,7 +426,7 @@ impl Flow {
     pub(crate) fn admits(&self) -> Result<(), Code> {
         if self.failed {
             Err(Code::JournalFailed)
-        } else if self.shutting_down {
+        } else if self.is_shutting_down() {
             Err(Code::ShuttingDown)
         } else if self.journal.is_publish_refused() {
             Err(Code::DiskFull)
@@ -722,6 +722,13 @@ impl Flow {
         Ok(())
     }
 
+    /// Whether the journal will have room for so many bytes, but has not yet.
+    fn lacks_space(&self, bytes: u64) -> bool {
+        self.journal
+            .publish_space()
+            .is_some_and(|space| space < bytes)
+    }
+
     fn is_full(&self, queue: QueueId, count: u32, bytes: usize) -> bool {
         let state = self.queues.get(queue);
         state.is_some_and(|state| state.queue.would_overflow(count, bytes as u64))
@@ -936,9 +943,15 @@ impl Flow {
         let judged = self
             .judge(producer, &targets, unknown, assembly.mandatory)
             .and_then(|level| {
-                let full = self.overflows(&targets, 1, assembly.message_bytes as usize);
-                if full {
+                let copies = targets
+                    .iter()
+                    .filter(|target| target.durable && target.core == self.config.core);
+                let bytes = u64::from(assembly.message_bytes) * copies.count() as u64;
+                if self.overflows(&targets, 1, assembly.message_bytes as usize) {
                     Err(Code::QueueFull)
+                } else if bytes > 0 && self.lacks_space(bytes) {
+                    // Else it would end in the reserve, and everybody's disk would seem to be full.
+                    Err(Code::Overloaded)
                 } else {
                     Ok(level)
                 }
@@ -1154,7 +1167,11 @@ impl Flow {
         // Whoever waits for nothing may publish something, also if others keep credit that they do
         // not use; what finds no memory then is refused.
         //= P-33
-        if producer.used == producer.settled {
+        let waits_for_nothing = producer.used == producer.settled;
+        let waits_for_space = producer.assembly.as_ref().is_some_and(|assembly| {
+            assembly.refused.is_none() && self.lacks_space(u64::from(assembly.message_bytes))
+        });
+        if waits_for_nothing && !waits_for_space {
             more = more.max((FRAGMENT_BYTES_MAX as u64).saturating_sub(bytes));
         }
         producer.granted.1 += more;
@@ -1185,7 +1202,7 @@ fn refusal_text(code: Code) -> &'static str {
         Code::LevelUnavailable => "a target queue is volatile and level durable was asked for",
         Code::JournalFailed => "the journal of a target queue has failed; restart the broker",
         Code::QueueDamaged => "a target queue refuses service because of a damaged range",
-        Code::Overloaded => "no memory for volatile messages is left",
+        Code::Overloaded => "no memory, or no segment yet, is free for this message; try again",
         Code::ShuttingDown => "the broker is shutting down",
         Code::MessageTooLarge => "the message is larger than agreed in the handshake",
         Code::Indeterminate => "the outcome is unknown: a target was lost before it answered",

@@ -55,6 +55,20 @@ impl Queue {
     /// far they go. `acked` are the ranges whose ack record is appended and not yet known durable:
     /// the checkpoint becomes valid only when it is, and replay starts behind it.
     pub fn encode_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
+        self.encode(self.marks.asked(), acked, out);
+    }
+
+    /// The same when nothing is delivered any more, in a checkpoint behind the last record: what
+    /// nobody holds was delivered as often as was counted, and needs no mark.
+    pub fn encode_last_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
+        if self.unacked + self.pending == 0 {
+            self.encode(0, acked, out);
+        } else {
+            self.encode_state(acked, out);
+        }
+    }
+
+    fn encode(&self, mark: u64, acked: &[SequenceRange], out: &mut Vec<u8>) {
         let mut settled = SettledSet::new();
         if self.settled.floor() > 0 {
             settled.insert_new(1, self.settled.floor());
@@ -93,7 +107,7 @@ impl Queue {
         let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
         number(self.durable.max(settled.ceiling()) + 1);
         number(settled.floor());
-        number(self.marks.asked());
+        number(mark);
         number(settled.span_count() as u64);
         number(counts.len() as u64);
         for (first, last) in settled.spans() {
