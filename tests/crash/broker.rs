@@ -6,12 +6,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
 
 /// How long an HTTP answer may take.
 const HTTP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a start may take, recovery included.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a shutdown may take: longer than its drain.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -64,14 +67,12 @@ impl Program {
     /// # Errors
     /// The program cannot be run.
     pub fn spawn(&self) -> Outcome<Broker> {
-        let mut child = self
+        let child = self
             .command()?
             .spawn()
             .map_err(|error| format!("cannot run {}: {error}", self.path.display()))?;
-        let output = child.stdout.take().expect("it is piped");
         Ok(Broker {
             child,
-            output: BufReader::new(output),
             log: self.log.clone(),
             clients: String::new(),
             admin: String::new(),
@@ -84,11 +85,7 @@ impl Program {
     /// The program cannot be run, or ends instead.
     pub fn start(&self) -> Outcome<Broker> {
         let mut broker = self.spawn()?;
-        let mut line = String::new();
-        broker
-            .output
-            .read_line(&mut line)
-            .map_err(|error| format!("cannot read what the broker prints: {error}"))?;
+        let line = broker.first_line()?;
         let addresses = line
             .strip_prefix("ready: clients connect to ")
             .and_then(|rest| {
@@ -131,7 +128,6 @@ pub fn read_text(path: &Path) -> Outcome<String> {
 #[derive(Debug)]
 pub struct Broker {
     child: Child,
-    output: BufReader<std::process::ChildStdout>,
     log: PathBuf,
     clients: String,
     admin: String,
@@ -155,6 +151,24 @@ impl Broker {
             .and_then(|()| self.child.wait())
             .map(drop)
             .map_err(|error| format!("cannot kill the broker: {error}"))
+    }
+
+    /// What it prints first, empty if it ends instead. A thread waits for that, since a start that
+    /// hangs would otherwise hang whoever waits.
+    fn first_line(&mut self) -> Outcome<String> {
+        let output = self.child.stdout.take().expect("it is piped");
+        let (said, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = BufReader::new(output).read_line(&mut line);
+            // Nobody listens any more if it came too late.
+            let _ = said.send(read.map(|_| line));
+        });
+        match heard.recv_timeout(START_PATIENCE) {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(error)) => Err(format!("cannot read what the broker prints: {error}")),
+            Err(_) => Err(format!("the broker does not start: {}", self.last_words())),
+        }
     }
 
     /// SIGKILL, whether it runs or has ended with an error.

@@ -330,7 +330,6 @@ impl Producer {
     fn forget(&mut self) {
         let is_done = |kept: &Kept, confirmed: u64| !kept.is_open || kept.sequence <= confirmed;
         while self.cursor > 0
-            && self.pieces_sent == 0
             && self
                 .kept
                 .front()

@@ -60,6 +60,7 @@ impl Store {
     ///
     /// If a file cannot be listed, opened or read.
     pub fn open(directory: &Path, name: &str, bell: Arc<Bell>) -> io::Result<(Self, Listing)> {
+        disk::remove_unfinished(directory)?;
         let (slots, checkpoints) = list_journal(directory)?;
         let mut files: Vec<Option<SegmentFile>> = Vec::new();
         for head in &slots {

@@ -19,6 +19,8 @@ use super::memory::IO_ALIGNMENT;
 
 /// How much [`create_segment`] writes at once.
 pub const ZERO_CHUNK_BYTES: usize = 1 << 20;
+/// What the name of a file ends with until it is whole.
+const UNFINISHED_SUFFIX: &str = ".tmp";
 /// `statfs` type of tmpfs, where nothing is durable.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -93,7 +95,8 @@ impl Zeroes {
 
 /// Creates a segment of `bytes` zeroes, written in full: an extent that was only reserved would
 /// cost a file system transaction at its first write, on the hot path. `pace` is called after
-/// each chunk with the bytes written so far, and may block to leave the disk to others.
+/// each chunk with the bytes written so far, and may block to leave the disk to others. The file has
+/// its name only once it is whole; a shorter one of that name is a leftover and is replaced.
 ///
 /// # Errors
 ///
@@ -108,19 +111,50 @@ pub fn create_segment(path: &Path, bytes: u64, mut pace: impl FnMut(u64)) -> io:
         bytes.is_multiple_of(IO_ALIGNMENT as u64),
         "{bytes} is not a multiple of a block"
     );
+    if fs::metadata(path).is_ok_and(|found| found.len() >= bytes) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let unfinished = unfinished(path)?;
     let file = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .custom_flags(libc::O_DIRECT)
-        .open(path)?;
+        .open(&unfinished)?;
     let filled = fill_with_zeroes(&file, bytes, &mut pace)
         .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&unfinished, path))
         .and_then(|()| sync_directory(parent(path)));
     if filled.is_err() {
-        // The first error is the one to report; a file that stays is found at the next start.
-        let _ = fs::remove_file(path);
+        // The first error is the one to report; a file that stays is removed by the next start.
+        let _ = fs::remove_file(&unfinished);
     }
     filled
+}
+
+/// What a file is called until it is whole.
+fn unfinished(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_owned();
+    name.push(UNFINISHED_SUFFIX);
+    Ok(path.with_file_name(name))
+}
+
+/// Removes what a process that was killed did not finish in a directory.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    let suffix = UNFINISHED_SUFFIX.as_bytes();
+    for listed in list(directory)? {
+        if listed.path.as_os_str().as_bytes().ends_with(suffix) {
+            fs::remove_file(&listed.path)?;
+        }
+    }
+    Ok(())
 }
 
 fn fill_with_zeroes(file: &File, bytes: u64, pace: &mut impl FnMut(u64)) -> io::Result<()> {
@@ -144,12 +178,7 @@ fn fill_with_zeroes(file: &File, bytes: u64, pace: &mut impl FnMut(u64)) -> io::
 /// What the kernel answers; the old contents are untouched then, unless it was the last step that
 /// failed, after which either may be found.
 pub fn write_file_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut name = path
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidInput)?
-        .to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
+    let temporary = unfinished(path)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -452,6 +481,20 @@ mod tests {
             fs::metadata(&path).expect("it was not removed").len(),
             bytes
         );
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_segment_is_replaced() {
+        let directory = scratch();
+        let path = directory.path().join("segment");
+        fs::write(&path, [7; IO_ALIGNMENT]).expect("writable");
+        fs::write(directory.path().join("segment.tmp"), b"unfinished").expect("writable");
+        fs::write(directory.path().join("other.tmp"), b"unfinished").expect("writable");
+        create_segment(&path, 2 * IO_ALIGNMENT as u64, |_| ()).expect("a leftover is no segment");
+        let contents = fs::read(&path).expect("it exists");
+        assert_eq!(contents, [0; 2 * IO_ALIGNMENT]);
+        remove_unfinished(directory.path()).expect("writable");
+        assert_eq!(list(directory.path()).expect("readable").len(), 1);
     }
 
     #[test]

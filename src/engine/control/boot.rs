@@ -241,7 +241,11 @@ impl Boot {
             if damaged.contains(&state.partition) && state.durable {
                 refuse_queue(&mut state, "its partition has lost records", effects);
             }
+            let is_holding = state.queue.is_holding();
             flow.add_queue(state);
+            if is_holding {
+                flow.note_counts(declared.id);
+            }
         }
         // Queues that were deleted: nothing of them is live.
         for replay in queues.into_values() {
@@ -268,6 +272,7 @@ fn restore_queue(
             replay.finish_with_gaps()
         }
     };
+    state.queue.hold_restored();
     state
         .queue
         .set_limits(declared.messages_max, declared.bytes_max);

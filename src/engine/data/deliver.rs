@@ -782,7 +782,7 @@ impl Flow {
     }
 
     /// Puts a queue on the list of those with something to journal: messages came back.
-    fn note_counts(&mut self, queue: QueueId) {
+    pub(crate) fn note_counts(&mut self, queue: QueueId) {
         let Some(state) = self.queues.get_mut(queue) else {
             return;
         };

@@ -882,6 +882,19 @@ impl Queue {
         self.returned.take_counts(out)
     }
 
+    /// After a recovery: what was delivered in earlier lives is offered only once this one has recorded
+    /// how often ([`Queue::take_counts`]). A mark says "may have been delivered" once, however many
+    /// lives it has covered: without the record a second crash would leave counts too low.
+    pub fn hold_restored(&mut self) {
+        self.returned.hold_all();
+    }
+
+    /// Whether messages wait for their delivery counts to be durable.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.returned.is_holding()
+    }
+
     /// The counts handed out up to then are durable.
     pub fn counts_durable(&mut self, upto: CountsUpto) {
         self.returned.release(upto);

@@ -411,8 +411,9 @@ impl Replay {
     /// delivered before counts as delivered.
     ///
     /// The mark starts again at 0, which is what tells the deliveries of this life from those before:
-    /// the queue's state ([`Queue::encode_state`]) must be durable in a new checkpoint before the first
-    /// delivery, else a second crash could leave a count too low.
+    /// the delivery counts must be durable before the first delivery, in a new checkpoint
+    /// ([`Queue::encode_state`]) or as records ([`Queue::hold_restored`]), else a second crash could
+    /// leave a count too low.
     ///
     /// # Errors
     /// The replay itself if there are gaps (see [`Replay::gaps`]): the queue must refuse service.

@@ -212,6 +212,13 @@ impl ReturnedSet {
         }
     }
 
+    /// Keeps all messages back until their counts are durable.
+    pub(crate) fn hold_all(&mut self) {
+        let ready = std::mem::replace(&mut self.ready, Chunks::new());
+        self.ready_count = 0;
+        ready.iter().for_each(|span| self.hold(span));
+    }
+
     /// Appends the counts not handed out yet.
     pub(crate) fn take_counts(&mut self, out: &mut Vec<CountRange>) -> CountsUpto {
         let already = (self.handed - self.released) as usize;

@@ -1303,6 +1303,36 @@ fn a_walk_reads_each_message_once() {
 }
 
 #[test]
+fn deliveries_are_counted_over_two_crashes_under_one_mark() {
+    let journal = |counts: &[CountRange]| {
+        let mut replay = Replay::new(DURABLE);
+        let said = replay.run(QueueSequence(1), 1, 64, place(1), Marking::Plain);
+        said.expect("in bounds");
+        replay.mark(QueueSequence(5));
+        for counts in counts {
+            replay.counts(*counts).expect("in bounds");
+        }
+        let mut queue = replay.finish().ok().expect("no gap");
+        queue.hold_restored();
+        consume(&mut queue, 1, 10);
+        queue.mark_durable(QueueSequence(5));
+        queue
+    };
+    let mut queue = journal(&[]);
+    assert!(queue.next_offer().is_none(), "its count is not recorded");
+    let mut counts = Vec::new();
+    let upto = queue.take_counts(&mut counts);
+    queue.counts_durable(upto);
+    let first = queue.next_offer().expect("deliverable").delivery_count;
+    queue.invariants();
+    let mut queue = journal(&counts);
+    let upto = queue.take_counts(&mut Vec::new());
+    queue.counts_durable(upto);
+    let second = queue.next_offer().expect("deliverable").delivery_count;
+    assert_eq!((first, second), (1, 2));
+}
+
+#[test]
 fn what_was_marked_before_a_crash_counts_as_delivered_and_needs_a_new_mark() {
     let mut replay = Replay::new(DURABLE);
     let at = place(1);
