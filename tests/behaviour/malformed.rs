@@ -58,7 +58,7 @@ fn seal(bytes: &mut [u8]) {
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// P-3, P-4, P-6
+/// P-2, P-3, P-4, P-6
 fn headers_that_are_not_right(setup: &Setup) {
     let good = bytes_of(FrameHeader::bare(FrameKind::QueueList, 0, 1), b"");
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
