@@ -49,12 +49,12 @@ mod wire;
 
 /// What a test is given: a broker, and a tenant that is its own.
 pub struct Setup {
-    pub broker: std::sync::Arc<broker::Broker>,
-    pub tenant: String,
+    broker: std::sync::Arc<broker::Broker>,
+    tenant: String,
 }
 
 impl Setup {
-    pub fn shared(cores: u16, tenant: &str) -> Self {
+    fn shared(cores: u16, tenant: &str) -> Self {
         Self {
             broker: broker::Broker::shared(cores),
             tenant: tenant.to_owned(),
@@ -62,11 +62,11 @@ impl Setup {
     }
 
     /// An open connection of the test's tenant.
-    pub fn wire(&self) -> wire::Wire {
+    fn wire(&self) -> wire::Wire {
         wire::Wire::tenant(&self.broker, &self.tenant)
     }
 
-    pub fn cores(&self) -> u16 {
+    fn cores(&self) -> u16 {
         self.broker.cores()
     }
 }

@@ -283,13 +283,11 @@ impl Flow {
                     self.route_singly(key, group, targets, buffers, effects);
                     return;
                 }
-                if full && !again {
-                    if local == 1 || local == targets.len() {
-                        span.failed = Some(Code::QueueFull);
-                        self.stats.refused += 1;
-                        self.push_span(key, span);
-                        return;
-                    }
+                if full && !again && (local == 1 || local == targets.len()) {
+                    span.failed = Some(Code::QueueFull);
+                    self.stats.refused += 1;
+                    self.push_span(key, span);
+                    return;
                 }
                 for target in targets.iter().filter(|target| target.core == here) {
                     match self.append(target.queue, id, epoch, group, buffers, effects) {
