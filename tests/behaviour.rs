@@ -65,7 +65,7 @@ impl Setup {
     }
 
     /// An open connection of the test's tenant.
-    pub fn wire(&self) -> wire::Wire {
+    fn wire(&self) -> wire::Wire {
         wire::Wire::tenant(&self.broker, &self.tenant)
     }
 

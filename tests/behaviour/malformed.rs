@@ -58,7 +58,7 @@ fn seal(bytes: &mut [u8]) {
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// P-3, P-4, P-6
+/// P-2, P-3, P-4, P-6
 fn headers_that_are_not_right(setup: &Setup) {
     let good = bytes_of(FrameHeader::bare(FrameKind::QueueList, 0, 1), b"");
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -396,7 +396,8 @@ fn messages_that_do_not_hold_together(setup: &Setup) {
         let crc = checksum::crc32c(&body[4..length.min(body.len())]);
         body[..4].copy_from_slice(&crc.to_le_bytes());
     };
-    let changes: [(&str, &dyn Fn(&mut Vec<u8>)); 9] = [
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
+    let changes: [Change<'_>; 9] = [
         ("checksum", &|body| body[0] ^= 1),
         ("payload", &|body| body[66] ^= 1),
         ("critical flag", &|body| {
@@ -603,8 +604,7 @@ fn settlements_that_do_not_fit(setup: &Setup) {
 fn a_connection_that_is_cut_within_a_frame(setup: &Setup) {
     let mut watcher = setup.wire();
     watcher.declare(&queue(b"q"));
-    let mut published = 0;
-    for cut in [1, 31, 32, 33, 100] {
+    for (published, cut) in (1..).zip([1, 31, 32, 33, 100]) {
         let mut wire = setup.wire();
         let mut producer = wire.producer(1, Level::Durable);
         producer.publish(&mut wire, 0, &[to_queue(b"q", b"whole")]);
@@ -616,7 +616,6 @@ fn a_connection_that_is_cut_within_a_frame(setup: &Setup) {
         };
         wire.send_bytes(&bytes_of(header, &body)[..cut]);
         wire.drop_dead();
-        published += 1;
         watcher.until(b"q", |info| info.published == published);
     }
     watcher.bye();
