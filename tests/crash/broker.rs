@@ -157,7 +157,7 @@ impl Broker {
     /// hangs would otherwise hang whoever waits.
     fn first_line(&mut self) -> Outcome<String> {
         let output = self.child.stdout.take().expect("it is piped");
-        let (said, heard) = mpsc::channel();
+        let (said, heard) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let mut line = String::new();
             let read = BufReader::new(output).read_line(&mut line);

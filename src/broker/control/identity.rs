@@ -194,7 +194,14 @@ impl Identity {
         let foreign = entries
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .find(|name| name != "lock" && name != "lost+found" && !name.starts_with('.'));
+            .find(|name| {
+                // What a first start left that was killed before the directory was one.
+                let unfinished = format!("{FILE}.tmp");
+                *name != "lock"
+                    && *name != "lost+found"
+                    && *name != unfinished
+                    && !name.starts_with('.')
+            });
         match foreign {
             None => Ok(()),
             Some(name) => Err(BootError::new(

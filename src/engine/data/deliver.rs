@@ -1214,6 +1214,7 @@ impl Flow {
         self.look_behind(conn);
     }
 
+    //= P-46
     /// Delivers one large message, piece by piece; all of its pieces must be in memory.
     fn deliver_fragmented<B: Buffers>(
         &mut self,
