@@ -12,7 +12,6 @@
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
-//! | `pressure.rs` | P-18, P-33: slow and stopped readers, many producers, backlogs beyond memory |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
 //! | `client.rs` | the same broker through the client crate |
 //!
@@ -34,8 +33,6 @@ mod handshake;
 mod large;
 #[path = "behaviour/malformed.rs"]
 mod malformed;
-#[path = "behaviour/pressure.rs"]
-mod pressure;
 #[path = "behaviour/publish.rs"]
 mod publish;
 #[path = "behaviour/restart.rs"]
@@ -81,6 +78,10 @@ macro_rules! on_cores {
         $crate::on_cores!(@one on_1_core 1 $($name)*);
         $crate::on_cores!(@one on_2_cores 2 $($name)*);
         $crate::on_cores!(@one on_4_cores 4 $($name)*);
+    };
+    (up to 2: $($name:ident)*) => {
+        $crate::on_cores!(@one on_1_core 1 $($name)*);
+        $crate::on_cores!(@one on_2_cores 2 $($name)*);
     };
     (@one $module:ident $cores:literal $($name:ident)*) => {
         mod $module {

@@ -58,7 +58,7 @@ fn nothing_promised_is_lost_to_kills_on_2_cores() {
 
 #[test]
 fn a_goodbye_breaks_no_promise() {
-    let report = survives(2, Ending::Terminate);
+    let report = survives(1, Ending::Terminate);
     let counts = report.verdict.counts;
     assert_eq!(counts.crashes, 0, "{report}");
     assert!(counts.confirmed_durable > 100, "{report}");

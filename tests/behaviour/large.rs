@@ -7,7 +7,7 @@ use ringpost_wire::{Code, ENVELOPE_BYTES, FRAGMENT_BYTES_MAX, MessageParts};
 use crate::wire::{consumer, exchange, filler, message, queue_on, to, to_queue, volatile};
 use crate::{Setup, on_cores};
 
-on_cores! {
+on_cores! { up to 2:
     every_length_survives
     pieces_need_only_the_credit_of_a_piece
     a_message_over_the_limit_is_refused

@@ -18,6 +18,7 @@ on_cores! {
     confirms_are_cumulative_over_many_queues
     fan_out_is_confirmed_when_all_have_it
     a_full_queue_refuses
+    one_connection_publishes_consumes_and_fills_its_queue
     a_full_queue_among_others
     a_batch_larger_than_a_queue_fills_it
     credit_comes_back
@@ -425,4 +426,43 @@ fn a_producer_needs_a_name(setup: &Setup) {
     };
     let id = wire.request_on(FrameKind::ProducerOpen, 1, &open);
     assert_eq!(wire.failed(id), Code::SettingInvalid);
+}
+
+/// P-18, P-33: acks are read although nothing may be published.
+fn one_connection_publishes_consumes_and_fills_its_queue(setup: &Setup) {
+    for core in 0..setup.cores() {
+        let mut wire = setup.wire();
+        wire.declare(&ringpost_wire::control::QueueDeclare {
+            messages_max: 50,
+            ..queue_on(b"q", core)
+        });
+        wire.consume(2, &consumer(b"q", 10));
+        let mut producer = wire.producer(1, Level::Durable);
+        let mut stored = 0;
+        let mut settled = 0;
+        while stored < 1_000 {
+            producer.publish(&mut wire, 0, &[to_queue(b"q", b"m")]);
+            if producer.next.is_multiple_of(60) {
+                producer.settle(&mut wire);
+                stored = producer.next - 1 - refused(&producer);
+                while settled < stored {
+                    settled += wire.delivered(2).len() as u64;
+                    wire.settle_surely(2, 0, &[(0, settled)]);
+                }
+            }
+        }
+        wire.until(b"q", |info| info.settled == stored);
+        wire.delete(b"q");
+    }
+}
+
+fn refused(producer: &crate::wire::Producer) -> u64 {
+    producer
+        .refused
+        .iter()
+        .map(|(first, last, code)| {
+            assert_eq!(*code, Code::QueueFull);
+            last + 1 - first
+        })
+        .sum()
 }

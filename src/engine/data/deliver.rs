@@ -814,7 +814,9 @@ impl Flow {
                 .get(key)
                 .and_then(|sink| self.queues.get(sink.queue))
                 .is_some_and(|state| state.durable);
-            if !durable || crate::mutant!(SettledBeforeSync) {
+            // A requeue of what was never recorded waits for nothing.
+            let is_at_rest = self.journal.open_block() <= self.journal.durable_block();
+            if !durable || is_at_rest || crate::mutant!(SettledBeforeSync) {
                 self.settled(key, sequence, effects);
             } else if !self.failed {
                 self.settle_waits

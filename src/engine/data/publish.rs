@@ -459,9 +459,11 @@ impl Flow {
             producer.waits_for = span.block;
             self.confirm_waits.push_back((span.block, key));
         }
+        // What was stored before may be durable already: then nothing more is waited for.
+        let is_at_rest = span.block <= self.journal.durable_block().0;
         let early = producer.level != Level::Durable || crate::mutant!(ConfirmBeforeSync);
         producer.push(span);
-        if (span.block == 0 || early) && !producer.dirty {
+        if (is_at_rest || early) && !producer.dirty {
             producer.dirty = true;
             self.dirty_producers.push(key);
         }
