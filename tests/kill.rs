@@ -1,6 +1,6 @@
 //! The broker is killed under load again and again, and nothing that it promised is lost:
-//! `cargo test --test kill`; `RINGPOST_KILL_CYCLES=500` makes it long. Does not know durability:
-//! that is what `ringpost-crash images` is for.
+//! `cargo test --test kill`; `RINGPOST_KILL_CYCLES=500` makes it long. A kill leaves the page
+//! cache and the drive alone, so this proves recovery, not that confirmed bytes were synced.
 
 use ringpost_crash::kill::{Ending, Plan, Report, run};
 

@@ -1,6 +1,6 @@
 //! START READING HERE: what one core of a Ringpost broker decides. Values in, values out.
 //!
-//! A [`Core`](data::core) owns the partitions of one core: their queues, the journal they share,
+//! A [`Core`](core::Core) owns the partitions of one core: their queues, the journal they share,
 //! the sessions of the connections that live here. It is driven by one function,
 //!
 //! ```text

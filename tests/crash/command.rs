@@ -1,4 +1,4 @@
-//! `ringpost-crash kill|images|faults`: the long runs, for a person or a build. Does not know what
+//! `ringpost-crash kill`: the long runs, for a person or a build. Does not know what
 //! they do. Exit code 0: nothing was lost, 1: something was or could not be tried, 2: usage.
 
 use std::path::PathBuf;
@@ -8,10 +8,7 @@ use ringpost_crash::{Outcome, kill};
 
 const USAGE: &str = "\
 usage: ringpost-crash kill   --broker PROGRAM [--cycles N] [--cores N] [--producers N] [--seed N]
-       ringpost-crash images --broker PROGRAM [--images N] [--cores N] [--seed N]
-       ringpost-crash faults --broker PROGRAM [--cores N]
-
-kill needs nothing; images and faults need root and qemu-storage-daemon, losetup, mkfs.ext4.";
+";
 
 /// Words after the command, as pairs of flag and value.
 struct Flags(Vec<(String, String)>);

@@ -5,13 +5,9 @@
 //! | module | what it does to the broker |
 //! |---|---|
 //! | [`kill`] | SIGKILL under load and during recovery, SIGTERM under load; needs nothing |
-//! | [`images`] | power cuts: the block device under it keeps a log, from which states are cut; needs root |
-//! | [`faults`] | disk full, a dying device, directories that are no use; most need root |
 //!
 //! ```text
 //! ringpost-crash kill --broker target/release/ringpost --cycles 500 --cores 2
-//! ringpost-crash images --broker target/release/ringpost --images 60
-//! ringpost-crash faults --broker target/release/ringpost
 //! ```
 //!
 //! A run is planned from a seed, but processes and disks are not deterministic: a failure prints

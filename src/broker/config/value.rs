@@ -297,7 +297,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// Reads a size: a whole number, with a unit of [`SIZE_UNITS`] or in bytes.
+/// Reads a size: a whole number, with a unit of `SIZE_UNITS` or in bytes.
 #[must_use]
 pub fn bytes_from(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -332,7 +332,7 @@ const SPAN_UNITS: [(&str, u64); 5] = [
     ("us", 1),
 ];
 
-/// Reads a span of time: a whole number with a unit of [`SPAN_UNITS`]; a bare 0 needs none.
+/// Reads a span of time: a whole number with a unit of `SPAN_UNITS`; a bare 0 needs none.
 #[must_use]
 pub fn span_from(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
