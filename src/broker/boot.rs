@@ -11,7 +11,7 @@ use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
-use crate::budget::{Budget, Demand};
+use crate::budget::{Budget, Demand, large_message_buffers};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
@@ -397,8 +397,12 @@ fn engine_config(
 ) -> CoreConfig {
     let buffers = budget.core.buffers.count;
     let bytes = budget.core.buffers.bytes();
-    // A quarter of the buffers may wait for the disk, a quarter for volatile queues; the rest is
-    // block cache, and at least an eighth of all is kept free for appends and reads.
+    // A producer that keeps to its credit must find buffers, whatever else there is. Publishes take up
+    // to twice their bytes there (a message of 130 KiB fills one of 256 KiB alone), all cores may
+    // publish to the queues of one, and the largest message comes at once: so much is kept free. Up
+    // to a quarter is for volatile queues, the rest is block cache.
+    let large = large_message_buffers(config.message_bytes_max);
+    let publish_bytes = bytes / 8 / u64::from(cores);
     let defaults = Limits::default();
     CoreConfig {
         core: CoreId(number),
@@ -411,10 +415,13 @@ fn engine_config(
             heartbeat_ms: millis(config.heartbeat),
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
-            publish_bytes: bytes / 4,
-            window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
+            publish_bytes,
+            window_bytes_max: defaults
+                .window_bytes_max
+                .min(publish_bytes)
+                .max(defaults.window_bytes_min),
             volatile_buffers: buffers / 4,
-            buffers_free_min: (buffers / 8).max(4),
+            buffers_free_min: (buffers / 4).max(large + 16),
             assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
             ..defaults
         },

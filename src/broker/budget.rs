@@ -49,6 +49,8 @@ pub struct Demand {
     pub connections_max: u32,
     /// Journal writes in flight on one core.
     pub writes_in_flight: u32,
+    /// Largest message, in bytes: all of it goes to the journal, and to a consumer, at once.
+    pub message_bytes_max: u32,
     /// Memory that the machine, or the process's control group, has; `None` if nobody knows.
     pub machine: Option<u64>,
 }
@@ -62,6 +64,7 @@ impl Demand {
             cores: config.core_count(cpus_usable),
             connections_max: config.connections_max,
             writes_in_flight: config.writes_in_flight,
+            message_bytes_max: config.message_bytes_max,
             machine: probe::memory_bytes(),
         }
     }
@@ -145,7 +148,7 @@ impl std::fmt::Display for BudgetError {
             BudgetError::TooSmall { demand, memory_min } => write!(
                 f,
                 "`memory` is {}, too small for {} core{} and {} connections: it must be at least \
-                 {}; raise it, or lower `cores` or `connections_max`",
+                 {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
                 bytes_text(demand.memory),
                 demand.cores,
                 if demand.cores == 1 { "" } else { "s" },
@@ -164,6 +167,13 @@ impl std::fmt::Display for BudgetError {
 }
 
 impl std::error::Error for BudgetError {}
+
+/// Buffers that the largest message takes: one for each of its pieces.
+#[must_use]
+pub fn large_message_buffers(message_bytes_max: u32) -> u32 {
+    let piece = u32::try_from(limits::FRAGMENT_BYTES_MAX).expect("a piece is small");
+    message_bytes_max.div_ceil(piece)
+}
 
 /// A pool of a core before it has its size.
 struct Want {
@@ -195,11 +205,16 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
     // With one core their share goes to the block cache.
     let (cache_weight, parcel_weight) = if demand.cores > 1 { (32, 6) } else { (38, 0) };
     [
-        // Open, in flight, two being read back for each of eight queues, one relocated from.
+        // Open, in flight, two being read back for each of eight queues, one relocated from; and the
+        // pieces of the largest message, once on their way in and once on their way out, with what
+        // comes beside them in one turn.
         want(
             "journal and block cache",
             BUFFER_BYTES,
-            1 + demand.writes_in_flight + 16 + 1,
+            1 + demand.writes_in_flight
+                + 16
+                + 1
+                + 2 * (large_message_buffers(demand.message_bytes_max) + 16),
             cache_weight,
         ),
         // Lent only while a socket is readable, and while another core reads from one.
@@ -480,6 +495,7 @@ mod tests {
             cores,
             connections_max: 10_000,
             writes_in_flight: 2,
+            message_bytes_max: limits::MESSAGE_BYTES_MAX_DEFAULT,
             machine: None,
         }
     }
@@ -581,7 +597,7 @@ mod tests {
         assert!(text.starts_with("`memory` is 32MiB, too small for 2 cores and 10000 connections"));
         assert!(text.contains("it must be at least"), "{text}");
         assert!(
-            text.contains("lower `cores` or `connections_max`"),
+            text.contains("lower `cores`, `connections_max` or `message_bytes_max`"),
             "{text}"
         );
     }

@@ -135,6 +135,8 @@ struct Running {
 
 /// How long a shutdown waits for other cores to take back their consumers.
 const LEAVE_MS: u64 = 1_000;
+/// How often publishes of other cores that wait for room are looked at, if nothing happens.
+const WAITING_MS: u64 = 2;
 /// How often sessions are looked over for silence and heartbeats.
 const SWEEP_MS: u64 = 250;
 
@@ -272,10 +274,11 @@ impl Running {
         let gets = flow.gets.iter().map(|get| get.deadline);
         let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
         let journal = flow.journal.next_deadline();
+        let waiting = (!flow.waiting.is_empty()).then(|| flow.gets_seen.plus_ms(WAITING_MS));
         let compactor = self.compactor.next_deadline();
         let last = flow.shut_down.filter(|_| !self.checkpointed);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
-        [sweep, gets, journal, compactor, last]
+        [sweep, gets, journal, waiting, compactor, last]
             .into_iter()
             .flatten()
             .min()
@@ -353,6 +356,7 @@ impl Running {
         let flow = &mut self.flow;
         let now = flow.now;
         flow.volatile.turn_end(buffers);
+        flow.take_waiting(buffers, effects);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
         flow.journal.set_wall(wall_us);
@@ -360,6 +364,8 @@ impl Running {
         // another core that has died.
         let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;
         let last = flow.shut_down.is_some_and(left) && !self.checkpointed;
+        // One that is being made knows too little.
+        let last = last && !checkpoint::is_pending(&flow.journal);
         if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.catalog());
@@ -690,7 +696,9 @@ impl Running {
     ) {
         let flow = &mut self.flow;
         match request {
-            Request::Publish(publish) => flow.take_forwarded(from, id, *publish, buffers, effects),
+            Request::Publish(publish) => {
+                flow.take_forwarded(from, id, publish, buffers, effects);
+            }
             Request::Subscribe {
                 conn,
                 channel,

@@ -99,7 +99,7 @@ fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> R
         ("data_dir", directory.display().to_string()),
         ("cores", cores.to_string()),
         ("cpus", "off".to_owned()),
-        ("memory", "192MiB".to_owned()),
+        ("memory", format!("{}MiB", 64 + 96 * u32::from(cores))),
         ("segment_bytes", "4MiB".to_owned()),
         ("partitions", "16".to_owned()),
         ("connections_max", "256".to_owned()),

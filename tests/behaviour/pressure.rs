@@ -15,7 +15,7 @@ on_cores! {
     credit_of_dead_producers_comes_back
 }
 
-const SMALL: &[(&str, &str)] = &[("memory", "48MiB"), ("connections_max", "128")];
+const SMALL: &[(&str, &str)] = &[("memory", "112MiB"), ("connections_max", "128")];
 
 /// P-18: what is meant for it waits, and others go on.
 fn a_reader_that_stops_holds_up_nobody(setup: &Setup) {
@@ -165,12 +165,12 @@ fn credit_of_dead_producers_comes_back(setup: &Setup) {
 #[test]
 fn a_backlog_beyond_memory_drains_in_order() {
     for cores in [1, 2] {
-        let memory = format!("{}MiB", 48 * cores);
+        let memory = format!("{}MiB", 24 + 88 * cores);
         let broker = Broker::start(cores, &[("memory", &memory), ("connections_max", "128")]);
         let mut wire = Wire::open(&broker);
         wire.declare(&queue_on(b"q", cores - 1));
         let mut producer = wire.producer(1, Level::Durable);
-        let count = 100_u64 * 1024 / 24;
+        let count = 160_u64 * 1024 / 24;
         for chunk in (0..count).collect::<Vec<_>>().chunks(32) {
             let payloads: Vec<_> = chunk.iter().map(|number| filler(*number, 24_000)).collect();
             let parts: Vec<_> = payloads.iter().map(|payload| to_queue(b"q", payload)).collect();

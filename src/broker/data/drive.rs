@@ -27,7 +27,7 @@ const MESH_PER_TURN_MAX: usize = 256;
 /// Connections that one turn accepts.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
 /// When fewer than one in so many buffers is free, sockets that are behind keep none.
-const BUFFERS_PINNED_PART: usize = 2;
+const BUFFERS_PINNED_PART: usize = 5;
 /// The listener's name at the poller.
 const LISTENER: Token = Token::new(Token::MAX);
 /// Least time between two ticks given to the engine.

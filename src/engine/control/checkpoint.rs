@@ -306,6 +306,11 @@ pub fn is_due(journal: &Journal, now: Mono) -> bool {
     is_written || is_freeing
 }
 
+/// Whether one is being made.
+pub fn is_pending(journal: &Journal) -> bool {
+    journal.checkpoints.pending.is_some()
+}
+
 /// Begins a checkpoint: call between turns, with the engine's state after everything appended.
 /// Does nothing if one is being made.
 pub fn begin(

@@ -20,7 +20,7 @@ use crate::data::session::Session;
 use crate::data::slab::Slab;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
-use crate::mesh::{MeshMessage, Peer, QueueFigures, Reply, Request};
+use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
 use crate::{Effect, Effects};
 
 /// A queue of this core, with what connects it to the journal.
@@ -285,6 +285,8 @@ pub struct Flow {
     pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
+    /// Publishes of other cores that wait until there is room for them.
+    pub(crate) waiting: VecDeque<(CoreId, u32, Box<RemotePublish>)>,
     /// Other cores whose consumers wait until a connection of this core has room.
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
@@ -359,6 +361,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
+            waiting: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
             orphaned: VecDeque::new(),

@@ -22,6 +22,31 @@ use crate::effect::Buffers;
 use crate::ids::ConnId;
 use crate::mesh::{RemotePublish, Reply, Request};
 
+/// Buffers that an append of known length leaves for indexes, acks and what is open.
+const BUFFERS_SPARE: usize = 4;
+
+/// What became of an append.
+#[derive(Clone, Copy)]
+struct Put {
+    /// Messages at the start that are in the queue.
+    taken: u32,
+    /// The block that must be durable for them, 0 = none.
+    block: u64,
+    /// Why not all of them are.
+    refused: Option<Code>,
+}
+
+impl Put {
+    /// Nothing was appended.
+    const fn refused(code: Code) -> Self {
+        Self {
+            taken: 0,
+            block: 0,
+            refused: Some(code),
+        }
+    }
+}
+
 /// Messages that go to the same places: a slice of the received frame.
 #[derive(Clone, Copy)]
 struct Group<'a> {
@@ -319,20 +344,23 @@ impl Flow {
             level,
             ..Span::of(group)
         };
+        if local > 1 && !self.has_buffers(local * group.bytes.len(), buffers) {
+            return self.refuse(key, group, Code::Overloaded);
+        }
         for target in targets.iter().filter(|target| target.core == here) {
-            match self.append(target.queue, id, epoch, group, buffers, effects) {
-                Ok(block) => {
-                    span.block = span.block.max(block);
-                    span.stored = true;
-                }
-                Err(code) => {
-                    span.failed = Some(code);
-                    span.kept = 0;
-                }
-            }
+            let put = self.append(target.queue, id, epoch, group, buffers, effects);
+            span.block = span.block.max(put.block);
+            // Beyond what every queue took, some may have it and others not.
+            span.stored |= targets.len() > 1 && put.taken > 0;
+            span.kept = span.kept.min(put.taken);
+            span.failed = span.failed.or(put.refused);
         }
         if span.failed.is_some() {
-            self.stats.refused += u64::from(group.count);
+            self.stats.refused += u64::from(group.count - span.kept);
+            if local < targets.len() {
+                // The others will not have what these took.
+                span.kept = 0;
+            }
         }
         // What is refused here is asked of nobody else: refused means in no queue (P-39).
         if local < targets.len() && span.failed.is_none() {
@@ -451,7 +479,13 @@ impl Flow {
         }
     }
 
-    /// Appends a group to a queue of this core. Returns the block that must be durable, 0 = none.
+    /// Whether so many bytes find buffers for sure, however badly they fit.
+    fn has_buffers<B: Buffers>(&self, bytes: usize, buffers: &B) -> bool {
+        let needed = 2 * bytes / buffers.buffer_bytes() as usize;
+        buffers.available() > needed + BUFFERS_SPARE
+    }
+
+    /// Appends a group to a queue of this core, or as much of it as there is room for.
     fn append<B: Buffers>(
         &mut self,
         queue: QueueId,
@@ -460,8 +494,10 @@ impl Flow {
         group: Group<'_>,
         buffers: &mut B,
         effects: &mut Effects,
-    ) -> Result<u64, Code> {
-        let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
+    ) -> Put {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return Put::refused(Code::QueueUnknown);
+        };
         let mut rest = group.bytes;
         let mut left = group.count;
         let mut sequence = group.first;
@@ -503,16 +539,13 @@ impl Flow {
             left -= count;
             sequence += u64::from(count);
         }
-        // What was refused in the middle of a group leaves its start in a block: nobody can say then
-        // that all of it was refused.
-        if let Some(code) = refused {
-            return Err(if left == group.count {
-                code
-            } else {
-                Code::Indeterminate
-            });
+        let taken = group.count - left;
+        let block = if taken > 0 { self.appended(queue) } else { 0 };
+        Put {
+            taken,
+            block,
+            refused,
         }
-        Ok(self.appended(queue))
     }
 
     /// Asks the other cores among `targets` to take the group. Returns how many were asked.
@@ -562,8 +595,53 @@ impl Flow {
         asked
     }
 
-    /// Takes messages that another core forwards; the answer waits until they are durable.
+    /// Takes messages that another core forwards; the answer waits until they are durable. The other
+    /// core gave credit for what it has room for: while there is too little here they wait, and their
+    /// producers get no new credit.
     pub(crate) fn take_forwarded<B: Buffers>(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        publish: Box<RemotePublish>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        if self.waiting.is_empty() && !self.must_wait(&publish, buffers) {
+            self.put_forwarded(from, id, *publish, buffers, effects);
+        } else {
+            self.waiting.push_back((from, id, publish));
+        }
+    }
+
+    /// Takes the publishes that waited, in the order in which they came.
+    pub(crate) fn take_waiting<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        while let Some((_, _, publish)) = self.waiting.front()
+            && !self.must_wait(publish, buffers)
+        {
+            let (from, id, publish) = self.waiting.pop_front().expect("it was just looked at");
+            self.put_forwarded(from, id, *publish, buffers, effects);
+        }
+    }
+
+    /// Whether there will be room for a forwarded publish that is not there now, beside what this
+    /// core's own producers have credit for.
+    fn must_wait<B: Buffers>(&self, publish: &RemotePublish, buffers: &B) -> bool {
+        if self.admits().is_err() {
+            return false;
+        }
+        let queues = publish.queues.iter().filter_map(|id| self.queues.get(*id));
+        let copies = queues.filter(|state| state.durable).count();
+        if copies == 0 {
+            return false;
+        }
+        let bytes = (copies * publish.bytes.len()) as u64;
+        let space = !self.journal.is_supplied() && self.lacks_space(2 * bytes + self.granted_bytes);
+        // Buffers come back as long as writes are in flight, and what is cached can be dropped.
+        let writing = !self.journal.is_quiet();
+        space || (writing && !self.has_buffers(bytes as usize, buffers))
+    }
+
+    fn put_forwarded<B: Buffers>(
         &mut self,
         from: CoreId,
         id: u32,
@@ -572,7 +650,7 @@ impl Flow {
         effects: &mut Effects,
     ) {
         let origin = (publish.producer, publish.epoch, publish.first.0);
-        let mut group = Group {
+        let group = Group {
             first: publish.first.0,
             count: publish.count,
             bytes: &publish.bytes,
@@ -580,49 +658,30 @@ impl Flow {
         };
         let mut block = 0;
         let mut failed = None;
-        let mut queues = 0;
-        let mut taken = 0;
+        let mut stored = false;
+        let mut differ = false;
+        let mut taken: Option<u32> = None;
         for queue in &publish.queues {
-            let verdict = self.admits_to(*queue).and_then(|()| match publish.fragment {
-                Some(head) if self.is_full(*queue, 1, head.message_bytes as usize) => {
-                    Err(Code::QueueFull)
+            let put = match (self.admits_to(*queue), publish.fragment) {
+                (Err(code), _) => Put::refused(code),
+                (Ok(()), Some(head)) => {
+                    self.put_large(*queue, origin, head, group.bytes, buffers, effects)
                 }
-                Some(_) => self.append_large(*queue, origin, group.bytes, buffers, effects),
-                None => {
-                    if self.is_full(*queue, group.count, group.bytes.len()) {
-                        // What of it fits is taken, as on the producer's own core. Other queues
-                        // would need an answer of their own for each message.
-                        let fits = match publish.queues.len() {
-                            1 => self.fits(*queue, group),
-                            _ => (0, &[][..]),
-                        };
-                        if fits.0 == 0 {
-                            return Err(Code::QueueFull);
-                        }
-                        (group.count, group.bytes) = fits;
-                        taken = fits.0;
-                        failed = Some(Code::QueueFull);
-                    }
-                    self.append(*queue, origin.0, origin.1, group, buffers, effects)
-                }
-            });
-            match verdict {
-                Ok(wait) => {
-                    block = block.max(wait);
-                    queues += u32::from(taken == 0);
-                }
-                Err(code) => {
-                    taken = 0;
-                    failed = Some(code);
-                }
-            }
+                (Ok(()), None) => self.put(*queue, origin, group, buffers, effects),
+            };
+            block = block.max(put.block);
+            stored |= put.taken > 0;
+            differ |= taken.is_some_and(|taken| taken != put.taken);
+            taken = Some(taken.map_or(put.taken, |taken| taken.min(put.taken)));
+            failed = failed.or(put.refused);
         }
         // Refused only if no queue took it; else the producer cannot be promised either way.
         let outcome = match failed {
             None => Ok(()),
-            Some(code) if queues == 0 => Err(code),
-            Some(_) => Err(Code::Indeterminate),
+            Some(_) if differ || (stored && publish.queues.len() > 1) => Err(Code::Indeterminate),
+            Some(code) => Err(code),
         };
+        let taken = taken.unwrap_or(0);
         let mut waits = ForwardedPublish {
             from,
             id,
@@ -635,6 +694,62 @@ impl Flow {
             self.answer_one_forwarded(block, waits, effects);
         } else {
             self.forwarded.push_back((block, waits));
+        }
+    }
+
+    /// Appends as much of a group as a queue has room for.
+    fn put<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        (producer, epoch, _): (ProducerId, u32, u64),
+        group: Group<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Put {
+        if !self.is_full(queue, group.count, group.bytes.len()) {
+            return self.append(queue, producer, epoch, group, buffers, effects);
+        }
+        let (count, bytes) = self.fits(queue, group);
+        if count == 0 {
+            return Put::refused(Code::QueueFull);
+        }
+        let group = Group {
+            count,
+            bytes,
+            ..group
+        };
+        let put = self.append(queue, producer, epoch, group, buffers, effects);
+        Put {
+            refused: put.refused.or(Some(Code::QueueFull)),
+            ..put
+        }
+    }
+
+    /// Appends a large message if a queue, the journal and memory have room for it.
+    fn put_large<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        origin: (ProducerId, u32, u64),
+        head: FragmentHead,
+        bodies: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Put {
+        let bytes = u64::from(head.message_bytes);
+        let durable = self.queues.get(queue).is_some_and(|state| state.durable);
+        if self.is_full(queue, 1, bytes as usize) {
+            return Put::refused(Code::QueueFull);
+        }
+        if durable && self.lacks_space(bytes) {
+            return Put::refused(Code::Overloaded);
+        }
+        match self.append_large(queue, origin, bodies, buffers, effects) {
+            Ok(block) => Put {
+                taken: 1,
+                block,
+                refused: None,
+            },
+            Err(code) => Put::refused(code),
         }
     }
 
@@ -938,6 +1053,11 @@ impl Flow {
             producer_sequence: Sequence(sequence),
             ..RunHead::of_queue(state.partition, queue, state.queue.next_sequence())
         };
+        // Each piece takes a buffer; a message of which there is only a part would be no message.
+        let pieces = bodies.len().div_ceil(FragmentHead::BYTES + FRAGMENT_BYTES_MAX);
+        if state.durable && buffers.available() <= pieces + BUFFERS_SPARE {
+            return Err(Code::Overloaded);
+        }
         let mut places = Vec::new();
         let mut failed = None;
         let mut message_bytes = 0;
