@@ -164,8 +164,6 @@ pub enum Gap {
     /// P-48: deliveries of another core's queue arrive before `ConsumerOpened`, and the consumer
     /// cannot settle them.
     DeliverBeforeOpened,
-    /// P-33: a producer that everybody else's unused credit starves.
-    CreditForAll,
     /// P-65: of two arguments of a binding with one key the first counts.
     RepeatedArguments,
     /// P-47: a delivery count may be too low after two crashes.
@@ -247,7 +245,6 @@ impl Plan {
             | Gap::ProducerClose
             | Gap::RemoteConsumerClose
             | Gap::DeliverBeforeOpened
-            | Gap::CreditForAll
             | Gap::RepeatedArguments
             | Gap::CountAfterCrashes => !self.gaps,
         }

@@ -122,7 +122,7 @@ impl Journal {
             return;
         }
         self.supply_slots(now, effects);
-        self.supply_buffers(buffers, effects);
+        self.gave_buffers = self.supply_buffers(buffers, effects);
         if self.state == State::Starting {
             self.open_incarnation(buffers, effects);
         }
