@@ -38,7 +38,7 @@ pub struct NamedSegment {
     pub written_bytes: u32,
     /// Units ever appended.
     pub unit_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their records.
     pub unit_bytes: u64,
     /// Something in it could not be read.
     pub is_damaged: bool,

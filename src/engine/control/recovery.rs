@@ -1133,7 +1133,7 @@ impl Recovery {
             };
             let mut segment = self.table.get_mut(block.segment);
             segment.unit_count += units;
-            segment.unit_bytes += u64::from(head.body_bytes());
+            segment.unit_bytes += u64::from(head.padded_length());
             drop(segment);
             if head.kind == Kind::Fragment {
                 let key = (head.queue, head.queue_sequence);

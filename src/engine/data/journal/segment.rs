@@ -75,7 +75,7 @@ pub struct Segment {
     pub live_count: u64,
     /// Units ever appended.
     pub unit_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their records: what they take when nothing else is around them.
     pub unit_bytes: u64,
     /// The newest checkpoint that needs it, by naming it or by replaying it.
     pub named_generation: u64,
@@ -109,7 +109,7 @@ impl Segment {
         }
     }
 
-    /// Estimated bytes of live bodies.
+    /// Estimated bytes of the records of live units.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         // A segment holds less than 2^32 bytes and fewer units than that.
