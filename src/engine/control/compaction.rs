@@ -225,7 +225,7 @@ impl Compactor {
             segment,
             part: 0,
             copy: 0,
-            runs: VecDeque::new(),
+            runs: journal.table.get(segment).made_runs().collect(),
         })
     }
 
@@ -314,6 +314,10 @@ impl Compactor {
         let Some(part) = parts.get(source.part).copied() else {
             return Flow::Continue;
         };
+        if part.is_given_up() {
+            source.part += 1;
+            return Flow::Continue;
+        }
         let offset = match source.copy {
             0 => part.first_copy,
             _ => part.second_copy,
@@ -447,7 +451,7 @@ fn may_empty(segment: &Segment, config: &Config) -> bool {
         && segment.live_count > 0
         && 3 * segment.live_bytes() < 2 * u64::from(config.segment_bytes)
         && !segment.is_damaged
-        && !segment.parts.is_empty()
+        && !(segment.parts.is_empty() && segment.made_parts.is_empty())
         && segment.pin_count == 0
         && segment.durable_bytes == segment.written_bytes
 }

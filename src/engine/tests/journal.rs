@@ -649,8 +649,113 @@ fn damage_is_bounded_to_the_partition_and_stays_until_accepted() {
         toy.shut_down();
         assert_eq!(toy.journal.damages(), []);
         let image = toy.disk.image;
+        assert!(is_clean(habits, &image), "{at}");
         let toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
         assert_eq!(toy.journal.damages(), [], "{at}");
+    }
+}
+
+/// A segment with a hole has no index of its own to be believed: its blocks are read at the first
+/// start, and never again.
+#[test]
+fn a_hole_is_scanned_once() {
+    let mut habits = Habits::small();
+    habits.config.segment_bytes = 1 << 20;
+    let mut toy = Toy::new(habits, 4);
+    toy.checkpoints_on = false;
+    toy.settle_down();
+    let mut blocks = Vec::new();
+    for round in 0..120 {
+        toy.publish_to(round % 4).expect("room");
+        blocks.push(toy.journal.open_block());
+        toy.turn_end();
+        while toy.complete_one() {}
+    }
+    toy.shut_down();
+    for bad in [
+        vec![blocks[60]],
+        vec![blocks[30], blocks[31]],
+        vec![blocks[0], blocks[90]],
+    ] {
+        for at in [20, 150, 200] {
+            let mut image = toy.disk.image.clone();
+            for block in &bad {
+                damage(&mut image, *block, at);
+            }
+            let mut again = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+            let damages = again.journal.damages().to_vec();
+            assert!(!damages.is_empty());
+            assert!(again.report.read_bytes > 400 << 10, "the tail is read");
+            let book = again.book.clone();
+            for _ in 0..2 {
+                again.settle_down();
+                again.checkpoint();
+                again.shut_down();
+                let image = again.disk.image;
+                again = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+                assert_eq!(
+                    again.book.live, book.live,
+                    "{bad:?} {at}: every place is known"
+                );
+                assert_eq!(again.journal.damages(), damages);
+                // The rest of the open segment is always looked through.
+                let read = again.report.read_bytes;
+                let limit = u64::from(habits.config.segment_bytes) + (64 << 10);
+                assert!(read <= limit, "{bad:?} {at}: {read} bytes read");
+                assert_eq!(again.report.findings, [] as [String; 0]);
+            }
+        }
+    }
+}
+
+/// What a start reads depends on what is live and on the tail, not on what went through the journal:
+/// sixteen times the history, the same bound.
+#[test]
+fn a_start_reads_what_is_live_not_what_was() {
+    let mut habits = Habits::small();
+    habits.config.segment_bytes = 256 << 10;
+    habits.queues = 1;
+    for segments in [20, 320] {
+        let mut toy = Toy::new(habits, 8);
+        toy.settle_down();
+        let mut kept = Vec::new();
+        let mut written = 0;
+        while written < segments * u64::from(habits.config.segment_bytes) {
+            // One message in a while stays, spread over all of history.
+            if kept.len() as u64 * segments < 100 * written / u64::from(habits.config.segment_bytes)
+            {
+                toy.publish_to(1).expect("room");
+                kept.push(*toy.book.live.last_key_value().expect("just published").0);
+            }
+            for _ in 0..40 {
+                toy.publish_to(1).expect("room");
+            }
+            toy.settle_down();
+            let gone = toy.book.live.keys().copied();
+            let gone: Vec<_> = gone.filter(|key| !kept.contains(key)).collect();
+            toy.ack_keys(1, &gone).expect("room");
+            toy.settle_down();
+            written = toy.disk.written_bytes;
+        }
+        let expected = toy.state_upto(toy.journal.durable_block());
+        for is_clean_end in [false, true] {
+            let image = if is_clean_end {
+                toy.shut_down();
+                toy.disk.image.clone()
+            } else {
+                toy.disk.image.clone()
+            };
+            let again = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+            assert!(matches(&expected, &again.book));
+            // Index parts of the few segments that hold it, and what was written since the last
+            // checkpoint, twice: at most a segment, but for a few blocks.
+            let read = again.report.read_bytes;
+            println!("{segments} segments of history: {read} bytes read");
+            assert!(
+                read <= 3 * u64::from(habits.config.segment_bytes),
+                "{segments}: {read}"
+            );
+        }
     }
 }
 
