@@ -21,7 +21,7 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RecordHead, align_record, u32_at, u64_at,
+    RecordFault, RecordHead, align_record, u32_at, u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
@@ -194,6 +194,8 @@ pub struct Recovery {
     bytes_since: u64,
     next_number: SegmentNumber,
     incarnation: u32,
+    /// Why nothing of this journal may be guessed: it holds what a later version wrote.
+    refusal: Option<String>,
     report: Report,
 }
 
@@ -264,6 +266,7 @@ impl Recovery {
             bytes_since: 0,
             next_number: SegmentNumber(1),
             incarnation: 0,
+            refusal: None,
             report,
         };
         recovery.build_table(heads);
@@ -462,7 +465,21 @@ impl Recovery {
                 Flow::Continue => {}
                 Flow::Wait => return Status::Working,
             }
+            if let Some(reason) = &self.refusal {
+                return Status::Failed(reason.clone());
+            }
         }
+    }
+
+    fn refuse_kind(&mut self, kind: u8, segment: SegmentIdx, offset: u32) {
+        let name = Kind::from_number(kind).map(|kind| format!(" ({kind:?})"));
+        self.refusal = Some(format!(
+            "journal {} holds records of kind {kind}{} (slot {}, offset {offset}), which this \
+             version does not read: start the version that wrote them, or a later one",
+            self.config.journal.0,
+            name.unwrap_or_default(),
+            self.table.get(segment).slot.0
+        ));
     }
 
     /// Takes the answer of a read effect.
@@ -751,13 +768,21 @@ impl Recovery {
             }
             step = header.bytes();
             let block = self.held_bytes(at, buffers);
+            if let Content::KindUnread(kind) = check_content(&header, block) {
+                self.refuse_kind(kind, segment, at);
+                return Flow::Continue;
+            }
             let mut runs = Vec::new();
             let mut ranges = Vec::new();
             let mut is_bad = false;
             for found in Records::new(&header, block) {
-                let Ok((head, body)) = found.record else {
-                    is_bad = true;
-                    continue;
+                let (head, body) = match found.record {
+                    Ok(record) => record,
+                    Err(RecordFault::KindUnknown(_)) => continue,
+                    Err(_) => {
+                        is_bad = true;
+                        continue;
+                    }
                 };
                 if head.kind.is_indexed() {
                     runs.push(run_entry(&head, body, at + found.at));
@@ -977,6 +1002,10 @@ impl Recovery {
                         header.sequence.0,
                         self.table.get(block.segment).slot.0
                     ));
+                }
+                if let Content::KindUnread(kind) = block.content {
+                    self.refuse_kind(kind, block.segment, header.offset);
+                    return Ok(Flow::Continue);
                 }
                 if what == Step::Damaged(index) {
                     let next = self.plan.as_ref().and_then(|plan| {
@@ -1226,19 +1255,17 @@ impl Recovery {
                 }
                 replay.record(head, body);
             }
-            Kind::Ack
-            | Kind::Mark
-            | Kind::Counts
-            | Kind::Catalog
-            | Kind::Seal
+            Kind::Ack | Kind::Mark | Kind::Counts | Kind::Catalog | Kind::Adopt => {
+                replay.record(head, body);
+            }
+            Kind::Seal
             | Kind::Body
             | Kind::Entry
             | Kind::HardState
             | Kind::Prepare
             | Kind::Decide
             | Kind::Expire
-            | Kind::Purge
-            | Kind::Adopt => replay.record(head, body),
+            | Kind::Purge => unreachable!("a block with a reserved kind is not replayed"),
         }
     }
 

@@ -680,6 +680,7 @@ impl Journal {
     ) -> Result<Place, NoRoom> {
         assert!(!note.kind.is_indexed(), "messages have their own functions");
         assert!(note.kind.is_sequenced(), "the journal writes those itself");
+        assert!(!note.kind.is_reserved(), "what is written is read");
         assert!(body.len() <= self.config.body_bytes_max() as usize);
         self.must_be_open()?;
         let need = RECORD_HEAD_BYTES + body.len() as u32;

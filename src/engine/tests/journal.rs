@@ -8,13 +8,17 @@ mod toy;
 
 use disk::{Disk, Image, Random};
 use ringpost_engine::control::recovery::verify;
-use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
+use ringpost_engine::data::journal::block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSequence};
+use ringpost_engine::data::journal::record::Kind;
 use ringpost_engine::data::journal::segment::SlotState;
 use ringpost_engine::data::journal::volatile::{Volatile, is_volatile};
-use ringpost_engine::data::journal::{Appended, Config, NoRoom, RESERVE_SLOTS, RunHead};
+use ringpost_engine::data::journal::{
+    Appended, Config, NoRoom, Note, RESERVE_SLOTS, RunHead, Urgency,
+};
 use ringpost_engine::effect::{Buffers, Effect, Effects};
 use ringpost_engine::ids::JournalId;
 use ringpost_engine::input::IoFault;
+use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 use ringpost_wire::{FragmentHead, MessageParts};
@@ -843,6 +847,84 @@ fn a_cold_message_that_is_damaged_is_refused() {
         let read = toy.check_contents(&expected);
         // The header of a block is not needed to read a record in it.
         assert_eq!(read.is_ok(), at == 20, "{at}: {read:?}");
+    }
+}
+
+/// Makes the last record of the journal, alone in its block, one of another kind, as a later version
+/// would have written it.
+fn change_kind(image: &mut Image, sequence: BlockSequence, kind: u8) {
+    let slot = image.slots.values_mut();
+    let block = slot.flat_map(|slot| slot.chunks_mut(4096));
+    let found = block.filter_map(|block| Some((BlockHeader::decode(block)?, block)));
+    let (mut header, block) = found
+        .into_iter()
+        .find(|(header, _)| header.sequence == sequence)
+        .expect("it was written");
+    let (head, body) = (
+        BLOCK_HEADER_BYTES as usize,
+        BLOCK_HEADER_BYTES as usize + 64,
+    );
+    block[head] = kind;
+    block[head + 12..head + 16].fill(0);
+    let crc = crc32c_append(
+        crc32c(&block[body..header.used as usize]),
+        &block[head..body],
+    );
+    block[head + 12..head + 16].copy_from_slice(&crc.to_le_bytes());
+    header.content_crc = crc32c(&crc.to_le_bytes());
+    let bytes = header.encode();
+    block[..head].copy_from_slice(&bytes);
+}
+
+/// A record of a later version is neither damage nor a torn tail: the journal is refused, by name.
+#[test]
+fn a_kind_of_a_later_version_is_refused_by_name() {
+    for (kind, named) in [
+        (14, Some("kind 14 (Entry)")),
+        (77, Some("kind 77")),
+        (200, None),
+    ] {
+        for is_checkpointed in [false, true] {
+            let mut toy = Toy::new(Habits::small(), 7);
+            toy.checkpoints_on = false;
+            toy.settle_down();
+            toy.publish().expect("room");
+            toy.settle_down();
+            let note = Note {
+                kind: Kind::Mark,
+                head: RunHead::of_queue(PartitionId(1), QueueId(1), QueueSequence(1)),
+                count: 0,
+                urgency: Urgency::Now,
+            };
+            toy.journal
+                .append_record(&mut toy.pool, &mut toy.effects, &note, &[5; 16])
+                .expect("room");
+            let block = toy.journal.open_block();
+            toy.turn_end();
+            while toy.complete_one() {}
+            let expected = toy.state_upto(block);
+            if is_checkpointed {
+                // Behind a checkpoint nothing of it is read again but by the checker.
+                toy.checkpoint();
+                while toy.complete_one() {}
+            }
+            let habits = toy.habits;
+            let mut image = toy.disk.image;
+            change_kind(&mut image, block, kind);
+            assert_eq!(is_clean(habits, &image), named.is_none());
+            match Toy::try_open(habits, Random(1), image, State::new()) {
+                Ok(toy) => {
+                    assert!(named.is_none() || is_checkpointed);
+                    assert!(matches(&expected, &toy.book));
+                    assert_eq!(toy.journal.damages(), []);
+                }
+                Err(reason) => {
+                    let named = named.expect("a kind that may be skipped");
+                    assert!(reason.contains(named), "{reason}");
+                    assert!(!is_checkpointed);
+                }
+            }
+        }
     }
 }
 

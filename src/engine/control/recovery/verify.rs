@@ -189,9 +189,17 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                     self.verified.report.padding_dirty_count += 1;
                 }
                 Some((header, Content::MessagesBad(_))) => self.messages(&header, segment),
+                Some((_, Content::KindUnread(kind))) => self.unread(kind, segment, entry.offset),
                 Some((_, Content::Bad)) | None => self.lost(segment, entry),
             }
         }
+    }
+
+    fn unread(&mut self, kind: u8, segment: SegmentIdx, offset: u32) {
+        self.find(format!(
+            "{} holds a record of kind {kind} at offset {offset}, which this version does not read",
+            self.name(segment)
+        ));
     }
 
     /// Everything in a listed block is in doubt: the index says what that is.
@@ -265,6 +273,7 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                 Content::Good => {}
                 Content::PaddingDirty => self.verified.report.padding_dirty_count += 1,
                 Content::MessagesBad(_) => self.messages(&header, segment),
+                Content::KindUnread(kind) => self.unread(kind, segment, at),
                 Content::Bad => {
                     self.find(format!("{} is bad at offset {at}", self.name(segment)));
                 }
