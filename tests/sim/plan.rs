@@ -157,8 +157,6 @@ impl Mode {
 pub enum Gap {
     /// P-30, P-38: a producer that is opened again, with what has no outcome published again.
     Dedup,
-    /// P-33: a producer that everybody else's unused credit starves.
-    CreditForAll,
 }
 
 /// What the command line changes in what a seed says.
@@ -232,7 +230,7 @@ impl Plan {
     #[must_use]
     pub const fn avoids(&self, gap: Gap) -> bool {
         match gap {
-            Gap::Dedup | Gap::CreditForAll => !self.gaps,
+            Gap::Dedup => !self.gaps,
         }
     }
 
