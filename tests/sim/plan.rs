@@ -155,8 +155,6 @@ impl Mode {
 /// that what lies behind it can be found; `--gaps` lets them run into it. To be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gap {
-    /// P-30, P-38: a producer that is opened again, with what has no outcome published again.
-    Dedup,
     /// P-33: a producer that everybody else's unused credit starves.
     CreditForAll,
 }
@@ -232,7 +230,7 @@ impl Plan {
     #[must_use]
     pub const fn avoids(&self, gap: Gap) -> bool {
         match gap {
-            Gap::Dedup | Gap::CreditForAll => !self.gaps,
+            Gap::CreditForAll => !self.gaps,
         }
     }
 
