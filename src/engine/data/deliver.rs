@@ -697,7 +697,11 @@ impl Flow {
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             self.settle_asks.push((key, sequence));
         }
-        self.wake(queue);
+        // A queue that keeps up has nothing to give for the room that it got.
+        let state = self.queues.get(queue);
+        if state.is_some_and(|state| state.queue.has_deliverable()) {
+            self.wake(queue);
+        }
         if let Err(code) = verdict {
             self.end_consumer(
                 key,
