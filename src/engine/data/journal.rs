@@ -61,6 +61,11 @@ const CREATE_RETRY_MS: u64 = 1_000;
 const BUFFERS_UPKEEP: usize = 3;
 /// Most reads in flight for messages that are not in memory.
 const READS_MAX: usize = 8;
+/// Most of those for messages that nobody waits for yet.
+const READS_AHEAD_MAX: usize = 6;
+/// One in so many buffers may hold what was read before it is needed: more would push out what others
+/// are about to need.
+const AHEAD_PART: usize = 4;
 /// Places remembered as unreadable; beyond this many, reads simply fail again.
 const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
@@ -384,6 +389,8 @@ struct ReadInFlight {
     buffer: BufferId,
     /// The record it was asked for.
     place: Place,
+    /// As [`Window::readers`].
+    readers: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -1191,6 +1198,7 @@ impl Journal {
                 start: written,
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
+                readers: 0,
             };
             self.cache.insert(segment, cached, effects);
             window
