@@ -57,6 +57,34 @@ pub struct QueueState {
     pub counts_upto: Option<CountsUpto>,
     /// A mark that found no room in the journal.
     pub mark_due: Option<QueueSequence>,
+    /// What was asked for ahead of dispatch, while messages come from disk.
+    pub ahead: ReadAhead,
+}
+
+/// Windows that a queue asked for before it needs them, in the order in which it will.
+#[derive(Clone, Debug, Default)]
+pub struct ReadAhead {
+    /// The first message of each, and where its record lies.
+    pub windows: VecDeque<(QueueSequence, Place)>,
+    /// The first message that no window was asked for.
+    pub next: QueueSequence,
+}
+
+impl ReadAhead {
+    /// The first message behind the window at the front.
+    #[must_use]
+    pub fn first_behind(&self) -> QueueSequence {
+        self.windows.get(1).map_or(self.next, |window| window.0)
+    }
+
+    /// Starts anew at `first` if that is not where the windows are.
+    pub fn turn_to(&mut self, first: QueueSequence) {
+        let is_there = self.windows.front().is_some_and(|front| front.0 <= first);
+        if !is_there || first > self.next {
+            self.windows.clear();
+            self.next = first;
+        }
+    }
 }
 
 impl QueueState {

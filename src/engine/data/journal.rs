@@ -65,6 +65,11 @@ const BUFFERS_READS: usize = 2;
 pub(crate) const BUFFERS_TO_PUBLISH: usize = BUFFERS_UPKEEP + BUFFERS_READS + 1;
 /// Most reads in flight for messages that are not in memory.
 const READS_MAX: usize = 8;
+/// Most of those for messages that nobody waits for yet.
+const READS_AHEAD_MAX: usize = 6;
+/// One in so many buffers may hold what was read before it is needed: more would push out what others
+/// are about to need.
+const AHEAD_PART: usize = 4;
 /// Places remembered as unreadable; beyond this many, reads simply fail again.
 const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
@@ -391,6 +396,8 @@ struct ReadInFlight {
     buffer: BufferId,
     /// The record it was asked for.
     place: Place,
+    /// As [`Window::readers`].
+    readers: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -1224,6 +1231,7 @@ impl Journal {
                 start: written,
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
+                readers: 0,
             };
             self.cache.insert(segment, cached, effects);
             window
