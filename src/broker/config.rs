@@ -128,7 +128,7 @@ settings! {
             min: 4 << 10, max: limits::MESSAGE_BYTES_MAX_LIMIT as u64, multiple: 1,
         };
         /// Journal writes in flight on one core. Two keep a disk busy; one suits disks whose flush is dear.
-        writes_in_flight: u32 = "2", Kind::Count { min: 1, max: 8 };
+        writes_in_flight: u32 = "2", Kind::Count { min: 1, max: 4 };
         /// How long acknowledgements alone may wait for company before they are written.
         trickle: Duration = "20ms", Kind::Span { min: Duration::ZERO, max: Duration::from_secs(1) };
         /// How long a core looks for work before it sleeps. More takes CPU and saves wake-ups.

@@ -296,7 +296,6 @@ impl Flow {
 
     /// Refuses a group that is in no queue.
     fn refuse(&mut self, key: u64, group: Group<'_>, code: Code) {
-        self.stats.refused += u64::from(group.count);
         let span = Span {
             failed: Some(code),
             kept: 0,
@@ -354,9 +353,6 @@ impl Flow {
                     span.kept = 0;
                 }
             }
-        }
-        if span.failed.is_some() {
-            self.stats.refused += u64::from(group.count);
         }
         // What is refused here is asked of nobody else: refused means in no queue (P-39).
         if local < targets.len() && span.failed.is_none() {
@@ -918,7 +914,6 @@ impl Flow {
             stored: false,
         };
         if assembly.refused.is_some() {
-            self.stats.refused += 1;
             self.push_span(key, span);
             return Ok(());
         }
@@ -959,10 +954,7 @@ impl Flow {
                 }
             });
         match judged {
-            Err(code) => {
-                span.failed = Some(code);
-                self.stats.refused += 1;
-            }
+            Err(code) => span.failed = Some(code),
             Ok(level) => {
                 span.level = level;
                 let here = self.config.core;
@@ -1107,6 +1099,7 @@ impl Flow {
         let mut words = std::mem::take(&mut self.words);
         producer.settle(durable, |word| words.push(word));
         self.granted_bytes -= producer.settled.1 - settled_before.1;
+        self.stats.rested += producer.settled.0 - settled_before.0;
         self.grant(&mut producer);
         let credit = ProducerCredit {
             messages: producer.granted.0,
@@ -1118,7 +1111,6 @@ impl Flow {
             match word {
                 Word::Confirm(sequence, reached) if level != Level::None => {
                     told |= idx + 1 == last;
-                    self.stats.confirms += 1;
                     let header = FrameHeader {
                         flags: reached as u8,
                         ..FrameHeader::bare(FrameKind::Confirm, channel, sequence)
@@ -1127,8 +1119,11 @@ impl Flow {
                 }
                 Word::Confirm(..) => {}
                 Word::Refused { first, last, code } => {
+                    let count = last + 1 - first;
+                    self.stats.refused += count;
+                    self.stats.refusals.add(code, count);
                     let header = FrameHeader {
-                        count: (last + 1 - first) as u32,
+                        count: count as u32,
                         ..FrameHeader::bare(FrameKind::Refused, channel, first)
                     };
                     self.say(conn, effects, |out| {
