@@ -725,10 +725,10 @@ mod tests {
         assert_eq!(config.trickle, Duration::from_millis(2));
         assert_eq!(config.writes_in_flight, 4);
         assert_eq!(config.segment_bytes, Config::default().segment_bytes);
-        given.flags.push(("writes_in_flight", "5".into()));
+        given.flags.push(("writes_in_flight", "2".into()));
         assert_eq!(
             Config::resolve(&given).expect("fits").writes_in_flight,
-            5,
+            2,
             "the last flag wins"
         );
     }
@@ -773,7 +773,7 @@ mod tests {
                 &[("RINGPOST_TRICKLE", "2s")],
                 &[]
             )),
-            "`writes_in_flight` is \"9\" in /etc/ringpost.toml: it must be 1 to 8\n\
+            "`writes_in_flight` is \"9\" in /etc/ringpost.toml: it must be 1 to 4\n\
              `trickle` is \"2s\" in the environment variable RINGPOST_TRICKLE: it must be 0s to 1s"
         );
         assert_eq!(

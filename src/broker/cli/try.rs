@@ -284,6 +284,11 @@ impl Clock {
         &self.due_ns[usize::try_from(number).expect("every message has its time in memory")]
     }
 
+    /// Waits until there is no use in waiting.
+    async fn failed(&self) {
+        self.received_all(u64::MAX).await;
+    }
+
     /// Waits until as many messages were received, or there is no use in waiting.
     async fn received_all(&self, count: u64) {
         while self.received.load(Ordering::Relaxed) < count && !self.failed.load(Ordering::Relaxed)
@@ -339,11 +344,19 @@ async fn trial(broker: &BrokerArgs, workload: Arc<Workload>, rate: u32) -> Resul
         .collect();
     let producer = client.producer(EXCHANGE).mandatory().build().await?;
     for part in &mut parts {
-        publish(&producer, &workload, part, &clock).await?;
+        // Whoever waits for a confirm of a broker that does nothing waits for ever.
+        tokio::select! {
+            published = publish(&producer, &workload, part, &clock) => published?,
+            () = clock.failed() => break,
+        }
         // The next part begins when nothing of this one is on its way.
         clock.received_all(part.numbers.end * 2).await;
     }
-    producer.close().await?;
+    if clock.failed.load(Ordering::Relaxed) {
+        drop(producer);
+    } else {
+        producer.close().await?;
+    }
 
     let mut verdict = Ok(());
     for consumer in consumers {
