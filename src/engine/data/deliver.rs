@@ -350,6 +350,7 @@ impl Flow {
         effects: &mut Effects,
     ) {
         //= P-9
+        self.stats.refusals.add(code, 1);
         let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
@@ -728,6 +729,17 @@ impl Flow {
         reason: &str,
         effects: &mut Effects,
     ) {
+        if let Some(sink) = self.sinks.get(key) {
+            let text = format!(
+                "consumer of queue {} ended, channel {} of connection {}: {code}: {reason}",
+                sink.queue.0, sink.channel, sink.conn.0
+            );
+            effects.push(Effect::Report {
+                severity: crate::effect::Severity::Warning,
+                text,
+            });
+        }
+        self.stats.refusals.add(code, 1);
         self.finish_consumer(key, 0, code, reason, effects);
     }
 

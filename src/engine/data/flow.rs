@@ -271,10 +271,10 @@ pub struct Stats {
     pub published: u64,
     /// Their padded bytes.
     pub published_bytes: u64,
-    /// Messages refused.
+    /// Messages published that came to rest: taken, refused or lost.
+    pub rested: u64,
+    /// Of those, the ones that were not taken, or of which nobody can say.
     pub refused: u64,
-    /// Confirm frames.
-    pub confirms: u64,
     /// Messages delivered.
     pub delivered: u64,
     /// Their padded bytes.
@@ -289,8 +289,35 @@ pub struct Stats {
     pub connections: u64,
     /// Connections ended because of what they sent.
     pub violations: u64,
+    /// Publishes, requests, consumers and connections that were refused or ended, by code.
+    pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+}
+
+/// How often each code was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusals([u64; Code::ALL.len()]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self([0; Code::ALL.len()])
+    }
+}
+
+impl Refusals {
+    /// Counts a code that was said of so many; [`Code::Normal`] refuses nothing.
+    pub fn add(&mut self, code: Code, count: u64) {
+        let place = Code::ALL.iter().position(|known| *known == code);
+        if let Some(place) = place.filter(|_| code != Code::Normal) {
+            self.0[place] += count;
+        }
+    }
+
+    /// Every code and how often it was said.
+    pub fn iter(&self) -> impl Iterator<Item = (Code, u64)> + '_ {
+        Code::ALL.iter().copied().zip(self.0.iter().copied())
+    }
 }
 
 /// The state that messages flow through on one core.
@@ -521,6 +548,7 @@ impl Flow {
         if self.sessions.get(conn).is_none() {
             return;
         }
+        self.stats.refusals.add(code, 1);
         self.say(conn, effects, |out| {
             write_failure(out, FrameHeader::bare(FrameKind::Close, 0, 0), code, reason);
         });
@@ -686,6 +714,13 @@ impl Flow {
             }
         }
         counts
+    }
+
+    /// The other cores, and how many requests to each are unanswered.
+    pub fn lanes(&self) -> impl Iterator<Item = (CoreId, u32)> + '_ {
+        let own = self.config.core;
+        let others = self.peers.iter().filter(move |peer| peer.core != own);
+        others.map(|peer| (peer.core, peer.unanswered()))
     }
 
     /// Counters since the start.

@@ -51,8 +51,6 @@ const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
 pub const RESUME_SLOTS: usize = 2;
 /// Free slots that are kept when a checkpoint has no space: one that is written frees more.
 const CHECKPOINT_SLOTS: usize = 1;
-/// Longest time that data without urgency waits for company (rulings 18).
-pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
 pub const WATERMARK_MS: u64 = 5;
 /// Time before a file is tried to be created again after there was no space.
@@ -102,6 +100,8 @@ pub struct Config {
     pub pack_after_ms: u64,
     /// Most writes in flight.
     pub writes_in_flight: u32,
+    /// Longest time that data without urgency waits for company, in ms.
+    pub trickle_ms: u64,
     /// Free buffers that the block cache leaves in the pool.
     pub buffers_free_min: u32,
     /// Partitions of the data directory.
@@ -128,6 +128,7 @@ impl Config {
             spare_after_ms: 10_000,
             pack_after_ms: 1_000,
             writes_in_flight: 2,
+            trickle_ms: 20,
             buffers_free_min: 8,
             partitions: 64,
             cluster: 0,
@@ -238,7 +239,7 @@ enum Purpose {
 pub enum Urgency {
     /// Write it as soon as a write is free.
     Now,
-    /// It may wait for company, up to [`TRICKLE_MS`].
+    /// It may wait for company, up to [`Config::trickle_ms`].
     Trickle,
 }
 

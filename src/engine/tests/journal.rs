@@ -52,7 +52,7 @@ fn crashes_lose_nothing_and_resurrect_nothing() {
     for seed in seeds(1_000) {
         let mut habits = Habits::small();
         let mut random = Random(seed ^ 0xabcdef);
-        habits.config.writes_in_flight = 1 + random.below(3) as u32;
+        habits.config.writes_in_flight = 1 + random.below(4) as u32;
         habits.ack_percent = random.below(101);
         habits.queues = 1 + random.below(8) as u32;
         let marks = crash_run(habits, seed, 6);
