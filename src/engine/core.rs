@@ -228,6 +228,17 @@ impl Core {
         }
     }
 
+    /// Checks everything that must hold between two steps; O(n). For tests, after every step.
+    ///
+    /// # Panics
+    /// If something does not hold.
+    pub fn invariants(&self) {
+        if let Stage::Running(running) = &self.stage {
+            running.flow.invariants();
+            running.topology.invariants();
+        }
+    }
+
     /// When the core wants to be stepped again with [`Input::Tick`] and [`Input::TurnEnd`] if nothing
     /// else happens before. `Some(now)` or earlier: at once, work is left.
     #[must_use]

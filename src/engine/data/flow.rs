@@ -703,6 +703,18 @@ impl Flow {
         self.queues.iter().map(figures)
     }
 
+    /// Checks what must hold between two steps; O(n). For tests.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn invariants(&self) {
+        self.journal.invariants();
+        // What a damaged queue misses is in none of its sets, so they do not add up.
+        for state in self.queues.iter().filter(|state| !state.damaged) {
+            state.queue.invariants();
+        }
+    }
+
     /// Slots of the journal: free ones, and those that hold a segment.
     #[must_use]
     pub fn slots(&self) -> (u32, u32) {
