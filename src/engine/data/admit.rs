@@ -766,6 +766,10 @@ impl Flow {
             Ok(count) => (count, Some(Code::QueueFull)),
             Err(code) => (0, Some(code)),
         };
+        let mut bytes = publish.bytes;
+        if publish.fragment.is_none() && count < publish.count {
+            bytes.truncate(prefix_bytes(&bytes, count));
+        }
         let underway = Underway {
             origin: Origin::Core { from, id, refused },
             producer: publish.producer,
@@ -773,7 +777,7 @@ impl Flow {
             first: publish.first.0,
             count,
             large: publish.fragment.map(|head| head.message_bytes),
-            bytes: publish.bytes,
+            bytes,
             queues: if count > 0 {
                 publish.queues
             } else {
@@ -1128,6 +1132,13 @@ pub struct LargeRest {
     sequence: u64,
     message_bytes: u32,
     others: Vec<(CoreId, Vec<QueueId>)>,
+}
+
+/// Padded bytes of so many messages at the start.
+fn prefix_bytes(messages: &[u8], count: u32) -> usize {
+    (0..count).fold(0, |end, _| {
+        end + padded(envelope::length_of(&messages[end..]).expect("it was checked"))
+    })
 }
 
 /// The queues of this core among targets, and those of each other core.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use ringpost_wire::control::Level;
 use ringpost_wire::ids::{ProducerId, TenantId};
-use ringpost_wire::{Code, FragmentHead};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead};
 
 use crate::ids::{ConnId, Mono};
 
@@ -311,7 +311,8 @@ impl Producer {
     }
 
     /// Whether the client should hear of its new credit without waiting for a confirm: it has used
-    /// half of what it was told.
+    /// half of what it was told, or waits for nothing and may not publish whatever it wants.
+    //= P-33
     #[must_use]
     pub const fn wants_credit_told(&self) -> bool {
         let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
@@ -320,7 +321,9 @@ impl Producer {
             self.told.0.saturating_sub(self.used.0),
             self.told.1.saturating_sub(self.used.1),
         );
-        news.0 > left.0 || news.1 > left.1
+        let rests = self.used.0 == self.settled.0 && self.used.1 == self.settled.1;
+        let is_short = left.1 < FRAGMENT_BYTES_MAX as u64 && news.1 > 0;
+        news.0 > left.0 || news.1 > left.1 || (rests && is_short)
     }
 
     /// One of the other cores that span `number` waits for has answered: its queues took all of it,
