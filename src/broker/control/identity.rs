@@ -126,6 +126,16 @@ impl Identity {
             );
             return Err(BootError::new(BootErrorKind::Environment, sentence));
         }
+        if let Some(format) = format
+            && format < i64::from(FORMAT)
+        {
+            let sentence = format!(
+                "the data directory {} has format {format}, which is older than this version \
+                 reads ({FORMAT}); docs/changelog.md says how to move it",
+                directory.display()
+            );
+            return Err(BootError::new(BootErrorKind::Environment, sentence));
+        }
         let stored: Stored = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         let cluster =
             u64::from_str_radix(&stored.cluster, 16).map_err(|error| damaged(error.to_string()))?;
@@ -257,4 +267,55 @@ fn unwritable(directory: &Path, error: &std::io::Error) -> BootError {
         directory.display()
     );
     BootError::new(BootErrorKind::Environment, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn format_1_is_read_and_written_as_it_was() {
+        let golden = include_str!("../../../tests/golden/ringpost_1.toml");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, golden).expect("it is writable");
+        let identity = Identity::read(directory.path()).expect("it is one");
+        let wanted = Identity {
+            directory: directory.path().to_owned(),
+            cluster: 0x0102_0304_0506_0708,
+            partitions: 64,
+            segment_bytes: 32 << 20,
+            cores: 2,
+            layout: 3,
+        };
+        assert_eq!(identity, wanted);
+        std::fs::remove_file(&path).expect("it is there");
+        identity.write().expect("it is writable");
+        let written = std::fs::read_to_string(&path).expect("it was written");
+        assert_eq!(written, golden);
+        let journal = identity.journal_directory(1);
+        assert_eq!(journal, directory.path().join("layout-0003/core-0001"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_sentence() {
+        let golden = include_str!("../../../tests/golden/ringpost_1.toml");
+        let directory = tempfile::tempdir().expect("a directory");
+        for (from, to, words) in [
+            ("format = 1", "format = 2", "newer than this version"),
+            ("format = 1", "format = 0", "older than this version"),
+            ("cores = 2", "cores = 0", "a count is zero"),
+            (
+                "cluster = \"01",
+                "cluster = \"xy",
+                "not what a broker wrote",
+            ),
+            ("layout", "lay out", "not what a broker wrote"),
+        ] {
+            let text = golden.replace(from, to);
+            std::fs::write(directory.path().join(FILE), text).expect("it is writable");
+            let error = Identity::read(directory.path()).expect_err(to).to_string();
+            assert!(error.contains(words), "{to}: {error}");
+        }
+    }
 }

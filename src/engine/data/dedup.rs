@@ -78,10 +78,7 @@ impl Window {
             if last - self.highest >= WINDOW {
                 self.bits = [0; WORDS];
             } else {
-                for sequence in self.highest + 1..=last {
-                    let (word, bit) = Self::slot(sequence);
-                    self.bits[word] &= !bit;
-                }
+                self.change(self.highest + 1, last, |word, mask| word & !mask);
             }
             self.highest = last;
         }
@@ -90,9 +87,23 @@ impl Window {
             self.bits = [u64::MAX; WORDS];
             return;
         }
-        for sequence in first.max(lowest)..=last {
-            let (word, bit) = Self::slot(sequence);
-            self.bits[word] |= bit;
+        if first.max(lowest) <= last {
+            self.change(first.max(lowest), last, |word, mask| word | mask);
+        }
+    }
+
+    /// Changes the bits of `first..=last`, fewer than a window, word by word: a producer that takes
+    /// turns over many queues leaves a long gap in each of them with every message.
+    fn change(&mut self, first: u64, last: u64, with: impl Fn(u64, u64) -> u64) {
+        debug_assert!(first <= last && last - first < WINDOW);
+        let mut from = first;
+        while from <= last {
+            // Up to the end of the word that holds `from`.
+            let upto = last.min(from | 63);
+            let mask = (u64::MAX >> (63 - (upto - from))) << (from % 64);
+            let word = &mut self.bits[(from % WINDOW / 64) as usize];
+            *word = with(*word, mask);
+            from = upto + 1;
         }
     }
 }
@@ -137,19 +148,21 @@ impl Dedup {
             return;
         }
         let key = (producer.0, queue.0);
-        if !self.windows.contains(&key) {
-            if self.windows.len() >= WINDOWS_MAX
-                && let Some((_, oldest)) = self.ages.pop_first()
-            {
-                self.windows.remove(&oldest);
-            }
-            self.made += 1;
-            self.ages.insert(self.made, key);
-            self.windows.insert(key, Window::new(epoch, self.made));
+        if let Some(window) = self.windows.get_mut(&key) {
+            window.epoch = window.epoch.max(epoch);
+            window.store(first, last);
+            return;
         }
-        let window = self.windows.get_mut(&key).expect("it was just looked at");
-        window.epoch = window.epoch.max(epoch);
+        if self.windows.len() >= WINDOWS_MAX
+            && let Some((_, oldest)) = self.ages.pop_first()
+        {
+            self.windows.remove(&oldest);
+        }
+        self.made += 1;
+        let mut window = Window::new(epoch, self.made);
         window.store(first, last);
+        self.ages.insert(self.made, key);
+        self.windows.insert(key, window);
     }
 
     /// The sequence after the highest one stored of a producer, over all queues of this core.

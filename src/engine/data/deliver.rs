@@ -808,12 +808,16 @@ impl Flow {
         self.settling = settling;
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
-        for (key, sequence) in asks.drain(..) {
-            let durable = self
-                .sinks
-                .get(key)
-                .and_then(|sink| self.queues.get(sink.queue))
-                .is_some_and(|state| state.durable);
+        asks.retain(|(key, sequence)| {
+            let (key, sequence) = (*key, *sequence);
+            let state = self.sinks.get(key);
+            let state = state.and_then(|sink| self.queues.get(sink.queue));
+            let durable = state.is_some_and(|state| state.durable);
+            // What the journal had no room for is in no block yet, and tried again.
+            let is_left = state.is_some_and(|state| state.settling);
+            if durable && is_left && !crate::mutant!(SettledWithoutRoom) {
+                return !self.failed;
+            }
             // A requeue of what was never recorded waits for nothing.
             let is_at_rest = self.journal.open_block() <= self.journal.durable_block();
             if !durable || is_at_rest || crate::mutant!(SettledBeforeSync) {
@@ -822,7 +826,8 @@ impl Flow {
                 self.settle_waits
                     .push_back((self.journal.open_block().0, key, sequence));
             }
-        }
+            false
+        });
         self.settle_asks = asks;
     }
 

@@ -593,6 +593,10 @@ impl Flow {
     /// Drops the ready messages of a queue of this core. Returns how many.
     pub(crate) fn purge(&mut self, id: QueueId) -> Result<u64, Code> {
         let state = self.queues.get_mut(id).ok_or(Code::QueueUnknown)?;
+        // What is ready is not known of a queue that lost something, so it refuses this, too.
+        if state.damaged && !crate::mutant!(PurgeOfDamaged) {
+            return Err(Code::QueueDamaged);
+        }
         if self.failed && state.durable {
             return Err(Code::JournalFailed);
         }

@@ -229,11 +229,7 @@ impl Client {
     }
 
     fn close_producer(&mut self, at: usize, scene: &mut Scene) {
-        let waits = self.producers[at]
-            .kept
-            .iter()
-            .any(|p| p.fate == Fate::Waiting);
-        if self.producers[at].pieces_sent > 0 || (waits && scene.plan.avoids(Gap::ProducerClose)) {
+        if self.producers[at].pieces_sent > 0 {
             return;
         }
         let id = self.request(Request::ProducerClose(at));

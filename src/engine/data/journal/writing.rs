@@ -121,6 +121,8 @@ impl Journal {
         if self.state == State::Failed {
             return;
         }
+        self.now = now;
+        self.watch_spares(now);
         self.supply_slots(now, effects);
         self.supply_buffers(buffers, effects);
         if self.state == State::Starting {
@@ -197,7 +199,10 @@ impl Journal {
             .filter(|_| is_free)
             .map(|since| since.plus_ms(TRICKLE_MS));
         let idle = self.idle_since.map(|since| since.plus_ms(WATERMARK_MS));
-        [trickle, idle, self.create_after]
+        let spare = self
+            .spare_since
+            .map(|(since, _)| since.plus_ms(self.config.spare_after_ms));
+        [trickle, idle, spare, self.create_after]
             .into_iter()
             .flatten()
             .min()
