@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `handshake.rs` | P-7, P-8, P-11, P-12, P-68: hello, versions, tenants, heartbeats, silence, close |
 //! | `malformed.rs` | P-2 to P-6, P-14 to P-16, P-19 to P-21, P-44, P-92: everything that ends a connection, and that nothing else is touched |
+//! | `hostile.rs` | P-5, P-6: random sessions with random faults beside an honest client, a connection that opens all it can |
 //! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
 //! | `routing.rs` | P-64 to P-66: direct, fanout, topic, headers, the default exchange |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
@@ -30,6 +31,8 @@ mod consume;
 mod crossing;
 #[path = "behaviour/handshake.rs"]
 mod handshake;
+#[path = "behaviour/hostile.rs"]
+mod hostile;
 #[path = "behaviour/large.rs"]
 mod large;
 #[path = "behaviour/malformed.rs"]

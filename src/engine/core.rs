@@ -17,7 +17,7 @@ use crate::control::topology::Topology;
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
-use crate::effect::{Buffers, Severity};
+use crate::effect::Buffers;
 use crate::ids::{ConnId, Mono};
 use crate::input::{Input, SlotHead};
 use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
@@ -63,6 +63,10 @@ pub struct Limits {
     pub buffer_bytes: u32,
     /// Most slots of the journal.
     pub slots_max: u32,
+    /// Most writes of the journal in flight.
+    pub writes_in_flight: u32,
+    /// Longest time that acknowledgements alone wait for company in the journal, in ms.
+    pub trickle_ms: u64,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
 }
@@ -94,6 +98,8 @@ impl Default for Limits {
             buffers_free_min: 64,
             buffer_bytes: 256 << 10,
             slots_max: 1 << 16,
+            writes_in_flight: 2,
+            trickle_ms: 20,
             assembly_bytes_max: 32 << 20,
         }
     }
@@ -222,6 +228,17 @@ impl Core {
         }
     }
 
+    /// Checks everything that must hold between two steps; O(n). For tests, after every step.
+    ///
+    /// # Panics
+    /// If something does not hold.
+    pub fn invariants(&self) {
+        if let Stage::Running(running) = &self.stage {
+            running.flow.invariants();
+            running.topology.invariants();
+        }
+    }
+
     /// When the core wants to be stepped again with [`Input::Tick`] and [`Input::TurnEnd`] if nothing
     /// else happens before. `Some(now)` or earlier: at once, work is left.
     #[must_use]
@@ -328,6 +345,10 @@ impl Running {
             }
             Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
+            Input::Unwanted { conn } => {
+                let reason = "as many connections as may be (connections_max)";
+                self.flow.hang_up(conn, Code::Overloaded, reason, effects);
+            }
             Input::Malformed { conn, code } => {
                 if self.flow.sessions.get(conn).is_some() {
                     self.flow
@@ -367,12 +388,6 @@ impl Running {
                 self.flow.read_done();
             }
             Progress::Failed => {
-                let text = "the journal of this core has failed; restart the broker to recover";
-                let report = Effect::Report {
-                    severity: Severity::Error,
-                    text: text.to_owned(),
-                };
-                effects.push(report);
                 self.flow.fail_stop(effects);
                 self.topology.fail_stop(&mut self.flow, effects);
             }

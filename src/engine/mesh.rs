@@ -305,6 +305,13 @@ impl<W> Peer<W> {
         waiter
     }
 
+    /// Requests that were asked and are not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        let asked = self.waiting.len() - self.free.len();
+        u32::try_from(asked).expect("as many as the limit, which is one")
+    }
+
     /// Requests that wait for room.
     #[must_use]
     pub fn backlog(&self) -> usize {

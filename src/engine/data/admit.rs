@@ -446,7 +446,6 @@ impl Flow {
     }
 
     fn refuse_span(&mut self, key: u64, (first, count, bytes): (u64, u32, u32), code: Code) {
-        self.stats.refused += u64::from(count);
         let none = Group {
             first,
             count,

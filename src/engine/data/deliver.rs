@@ -15,12 +15,13 @@ use ringpost_wire::{
 };
 
 use crate::data::consumer::{EarlyFrame, GetWait, LargeDelivery, Sink};
-use crate::data::flow::{Flow, Waiter};
+use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::journal::Located;
+use crate::data::journal::block::BLOCK_ALIGN;
 use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
-use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, Sharing};
+use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, Sharing, Stretch};
 use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::effect::Buffers;
@@ -35,6 +36,8 @@ const GATHER_BYTES_MAX: usize = 2 * 1024;
 const EARLY_FRAMES_MAX: usize = 16;
 /// Pieces of a large message that are read ahead of the one that is to be sent.
 const PIECES_AHEAD: usize = 3;
+/// Windows that a queue which reads from disk has on their way or waiting for their turn.
+const WINDOWS_AHEAD: usize = 4;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
 
@@ -347,6 +350,7 @@ impl Flow {
         effects: &mut Effects,
     ) {
         //= P-9
+        self.stats.refusals.add(code, 1);
         let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
@@ -702,7 +706,11 @@ impl Flow {
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             self.settle_asks.push((key, sequence));
         }
-        self.wake(queue);
+        // A queue that keeps up has nothing to give for the room that it got.
+        let state = self.queues.get(queue);
+        if state.is_some_and(|state| state.queue.has_deliverable()) {
+            self.wake(queue);
+        }
         if let Err(code) = verdict {
             self.end_consumer(
                 key,
@@ -721,6 +729,17 @@ impl Flow {
         reason: &str,
         effects: &mut Effects,
     ) {
+        if let Some(sink) = self.sinks.get(key) {
+            let text = format!(
+                "consumer of queue {} ended, channel {} of connection {}: {code}: {reason}",
+                sink.queue.0, sink.channel, sink.conn.0
+            );
+            effects.push(Effect::Report {
+                severity: crate::effect::Severity::Warning,
+                text,
+            });
+        }
+        self.stats.refusals.add(code, 1);
         self.finish_consumer(key, 0, code, reason, effects);
     }
 
@@ -813,12 +832,16 @@ impl Flow {
         self.settling = settling;
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
-        for (key, sequence) in asks.drain(..) {
-            let durable = self
-                .sinks
-                .get(key)
-                .and_then(|sink| self.queues.get(sink.queue))
-                .is_some_and(|state| state.durable);
+        asks.retain(|(key, sequence)| {
+            let (key, sequence) = (*key, *sequence);
+            let state = self.sinks.get(key);
+            let state = state.and_then(|sink| self.queues.get(sink.queue));
+            let durable = state.is_some_and(|state| state.durable);
+            // What the journal had no room for is in no block yet, and tried again.
+            let is_left = state.is_some_and(|state| state.settling);
+            if durable && is_left && !crate::mutant!(SettledWithoutRoom) {
+                return !self.failed;
+            }
             // A requeue of what was never recorded waits for nothing.
             let is_at_rest = self.journal.open_block() <= self.journal.durable_block();
             if !durable || is_at_rest || crate::mutant!(SettledBeforeSync) {
@@ -827,7 +850,8 @@ impl Flow {
                 self.settle_waits
                     .push_back((self.journal.open_block().0, key, sequence));
             }
-        }
+            false
+        });
         self.settle_asks = asks;
     }
 
@@ -1035,10 +1059,50 @@ impl Flow {
                 if !self.reading.contains(&queue) {
                     self.reading.push(queue);
                 }
+                let state = self.queues.get_mut(queue).expect("it is being dispatched");
+                state.ahead.turn_to(sequence);
+                self.read_ahead(queue, sequence, buffers, effects);
+                // If that has asked for it, it is on its way; else it takes what is left for those
+                // that wait.
                 self.journal.fetch(buffers, effects, place);
             }
         }
         None
+    }
+
+    /// Asks for what a queue that reads from disk will need next; it has come to message `from`.
+    /// Several windows are on their way at a time, so that the device and the sockets work at once.
+    fn read_ahead<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        from: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let state = self.queues.get_mut(queue).expect("it is being dispatched");
+        let QueueState { ahead, queue, .. } = state;
+        while let Some((_, place)) = ahead.windows.front().copied()
+            && ahead.first_behind() <= from
+        {
+            self.journal.pass(place);
+            ahead.windows.pop_front();
+        }
+        while ahead.windows.len() < WINDOWS_AHEAD {
+            let first = ahead.next;
+            let Some(stretch) = queue.stretch(first, buffers.buffer_bytes() - BLOCK_ALIGN) else {
+                return;
+            };
+            let Stretch { place, bytes, upto } = stretch;
+            let reaches = self
+                .journal
+                .fetch_ahead(buffers, effects, place, bytes, upto);
+            let Some(upto) = reaches else { return };
+            ahead.windows.push_back((first, place));
+            ahead.next = queue.first_beyond(first, place, upto);
+            if ahead.next == first {
+                return;
+            }
+        }
     }
 
     /// Delivers from one run. Returns false if the queue must wait.
@@ -1050,11 +1114,11 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        let durable = self
-            .queues
-            .get(queue)
-            .expect("its offer is being taken")
-            .durable;
+        let state = self.queues.get(queue).expect("its offer is being taken");
+        let durable = state.durable;
+        if !state.ahead.windows.is_empty() && state.ahead.first_behind() <= offer.first {
+            self.read_ahead(queue, offer.first, buffers, effects);
+        }
         let located = self.locate(queue, durable, offer.place, offer.first, buffers, effects);
         let Some((buffer, body)) = located else {
             return false;

@@ -57,6 +57,34 @@ pub struct QueueState {
     pub counts_upto: Option<CountsUpto>,
     /// A mark that found no room in the journal.
     pub mark_due: Option<QueueSequence>,
+    /// What was asked for ahead of dispatch, while messages come from disk.
+    pub ahead: ReadAhead,
+}
+
+/// Windows that a queue asked for before it needs them, in the order in which it will.
+#[derive(Clone, Debug, Default)]
+pub struct ReadAhead {
+    /// The first message of each, and where its record lies.
+    pub windows: VecDeque<(QueueSequence, Place)>,
+    /// The first message that no window was asked for.
+    pub next: QueueSequence,
+}
+
+impl ReadAhead {
+    /// The first message behind the window at the front.
+    #[must_use]
+    pub fn first_behind(&self) -> QueueSequence {
+        self.windows.get(1).map_or(self.next, |window| window.0)
+    }
+
+    /// Starts anew at `first` if that is not where the windows are.
+    pub fn turn_to(&mut self, first: QueueSequence) {
+        let is_there = self.windows.front().is_some_and(|front| front.0 <= first);
+        if !is_there || first > self.next {
+            self.windows.clear();
+            self.next = first;
+        }
+    }
 }
 
 impl QueueState {
@@ -243,10 +271,10 @@ pub struct Stats {
     pub published: u64,
     /// Their padded bytes.
     pub published_bytes: u64,
-    /// Messages refused.
+    /// Messages published that came to rest: taken, refused or lost.
+    pub rested: u64,
+    /// Of those, the ones that were not taken, or of which nobody can say.
     pub refused: u64,
-    /// Confirm frames.
-    pub confirms: u64,
     /// Messages delivered.
     pub delivered: u64,
     /// Their padded bytes.
@@ -261,8 +289,35 @@ pub struct Stats {
     pub connections: u64,
     /// Connections ended because of what they sent.
     pub violations: u64,
+    /// Publishes, requests, consumers and connections that were refused or ended, by code.
+    pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+}
+
+/// How often each code was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusals([u64; Code::ALL.len()]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self([0; Code::ALL.len()])
+    }
+}
+
+impl Refusals {
+    /// Counts a code that was said of so many; [`Code::Normal`] refuses nothing.
+    pub fn add(&mut self, code: Code, count: u64) {
+        let place = Code::ALL.iter().position(|known| *known == code);
+        if let Some(place) = place.filter(|_| code != Code::Normal) {
+            self.0[place] += count;
+        }
+    }
+
+    /// Every code and how often it was said.
+    pub fn iter(&self) -> impl Iterator<Item = (Code, u64)> + '_ {
+        Code::ALL.iter().copied().zip(self.0.iter().copied())
+    }
 }
 
 /// The state that messages flow through on one core.
@@ -493,6 +548,7 @@ impl Flow {
         if self.sessions.get(conn).is_none() {
             return;
         }
+        self.stats.refusals.add(code, 1);
         self.say(conn, effects, |out| {
             write_failure(out, FrameHeader::bare(FrameKind::Close, 0, 0), code, reason);
         });
@@ -602,6 +658,10 @@ impl Flow {
     /// Drops the ready messages of a queue of this core. Returns how many.
     pub(crate) fn purge(&mut self, id: QueueId) -> Result<u64, Code> {
         let state = self.queues.get_mut(id).ok_or(Code::QueueUnknown)?;
+        // What is ready is not known of a queue that lost something, so it refuses this, too.
+        if state.damaged && !crate::mutant!(PurgeOfDamaged) {
+            return Err(Code::QueueDamaged);
+        }
         if self.failed && state.durable {
             return Err(Code::JournalFailed);
         }
@@ -643,6 +703,18 @@ impl Flow {
         self.queues.iter().map(figures)
     }
 
+    /// Checks what must hold between two steps; O(n). For tests.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn invariants(&self) {
+        self.journal.invariants();
+        // What a damaged queue misses is in none of its sets, so they do not add up.
+        for state in self.queues.iter().filter(|state| !state.damaged) {
+            state.queue.invariants();
+        }
+    }
+
     /// Slots of the journal: free ones, and those that hold a segment.
     #[must_use]
     pub fn slots(&self) -> (u32, u32) {
@@ -654,6 +726,13 @@ impl Flow {
             }
         }
         counts
+    }
+
+    /// The other cores, and how many requests to each are unanswered.
+    pub fn lanes(&self) -> impl Iterator<Item = (CoreId, u32)> + '_ {
+        let own = self.config.core;
+        let others = self.peers.iter().filter(move |peer| peer.core != own);
+        others.map(|peer| (peer.core, peer.unanswered()))
     }
 
     /// Counters since the start.

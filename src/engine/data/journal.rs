@@ -45,12 +45,12 @@ use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState
 /// Free slots that publishes never take: acks, relocation and checkpoints need somewhere to go
 /// when the disk is full of messages (rulings 17).
 pub const RESERVE_SLOTS: usize = 3;
+/// Free slots that moves leave to acks.
+const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
 pub const RESUME_SLOTS: usize = 2;
 /// Free slots that are kept when a checkpoint has no space: one that is written frees more.
 const CHECKPOINT_SLOTS: usize = 1;
-/// Longest time that data without urgency waits for company (rulings 18).
-pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
 pub const WATERMARK_MS: u64 = 5;
 /// Time before a file is tried to be created again after there was no space.
@@ -63,6 +63,11 @@ const BUFFERS_READS: usize = 2;
 pub(crate) const BUFFERS_TO_PUBLISH: usize = BUFFERS_UPKEEP + BUFFERS_READS + 1;
 /// Most reads in flight for messages that are not in memory.
 const READS_MAX: usize = 8;
+/// Most of those for messages that nobody waits for yet.
+const READS_AHEAD_MAX: usize = 6;
+/// One in so many buffers may hold what was read before it is needed: more would push out what others
+/// are about to need.
+const AHEAD_PART: usize = 4;
 /// Places remembered as unreadable; beyond this many, reads simply fail again.
 const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
@@ -88,8 +93,15 @@ pub struct Config {
     pub slots_max: u32,
     /// Free slots kept ready beyond the reserve.
     pub spare_slots: u32,
+    /// Free slots beyond those go back to the file system when nothing needed them for so long.
+    pub spare_after_ms: u64,
+    /// When no segment was filled for so long, every slot that moving can empty is worth it; before,
+    /// as many as are spare may wait for acks to do it.
+    pub pack_after_ms: u64,
     /// Most writes in flight.
     pub writes_in_flight: u32,
+    /// Longest time that data without urgency waits for company, in ms.
+    pub trickle_ms: u64,
     /// Free buffers that the block cache leaves in the pool.
     pub buffers_free_min: u32,
     /// Partitions of the data directory.
@@ -113,7 +125,10 @@ impl Config {
             buffer_bytes: 256 << 10,
             slots_max: 64,
             spare_slots: 2,
+            spare_after_ms: 10_000,
+            pack_after_ms: 1_000,
             writes_in_flight: 2,
+            trickle_ms: 20,
             buffers_free_min: 8,
             partitions: 64,
             cluster: 0,
@@ -211,10 +226,11 @@ pub enum NoRoom {
     Closed,
 }
 
-/// Who appends: publishes leave the reserve alone.
+/// Who appends: publishes leave the reserve alone, and moves leave some of it to acks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Publish,
+    Move,
     Upkeep,
 }
 
@@ -223,7 +239,7 @@ enum Purpose {
 pub enum Urgency {
     /// Write it as soon as a write is free.
     Now,
-    /// It may wait for company, up to [`TRICKLE_MS`].
+    /// It may wait for company, up to [`Config::trickle_ms`].
     Trickle,
 }
 
@@ -381,6 +397,8 @@ struct ReadInFlight {
     buffer: BufferId,
     /// The record it was asked for.
     place: Place,
+    /// As [`Window::readers`].
+    readers: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -514,7 +532,15 @@ pub struct Journal {
     unreadable: Vec<Place>,
     slot_task: Option<(OpId, SlotTask)>,
     create_after: Option<Mono>,
+    /// Since when more slots are free than are kept ready, and the fewest that were free since.
+    spare_since: Option<(Mono, usize)>,
+    /// Free slots that are to be given back.
+    surplus: usize,
     is_publish_refused: bool,
+    /// When the last turn ended.
+    now: Mono,
+    /// When a segment was filled last.
+    filled_at: Mono,
     trickle_since: Option<Mono>,
     idle_since: Option<Mono>,
     /// The last turn gave cached buffers back: more are free in the next.
@@ -594,7 +620,11 @@ impl Journal {
             unreadable: Vec::new(),
             slot_task: None,
             create_after: None,
+            spare_since: None,
+            surplus: 0,
             is_publish_refused: false,
+            now: Mono(0),
+            filled_at: Mono(0),
             trickle_since: None,
             idle_since: None,
             gave_buffers: false,
@@ -634,7 +664,7 @@ impl Journal {
         let draft = Draft::of(Kind::Run, head, count);
         let place = self.push(buffers, &draft, messages, folded.crc);
         self.set_urgent();
-        self.count_live(place.segment, count, messages.len());
+        self.count_live(place.segment, count, align_record(need));
         Ok(Appended::New(place))
     }
 
@@ -668,6 +698,7 @@ impl Journal {
     ) -> Result<Place, NoRoom> {
         assert!(!note.kind.is_indexed(), "messages have their own functions");
         assert!(note.kind.is_sequenced(), "the journal writes those itself");
+        assert!(!note.kind.is_reserved(), "what is written is read");
         assert!(body.len() <= self.config.body_bytes_max() as usize);
         self.must_be_open()?;
         let need = RECORD_HEAD_BYTES + body.len() as u32;
@@ -694,15 +725,15 @@ impl Journal {
         count: u32,
         messages: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.must_be_open()?;
+        self.may_move()?;
         let need = RECORD_HEAD_BYTES + messages.len() as u32;
-        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        self.make_room(need, Purpose::Move, buffers, effects)?;
         let folded = record::fold_messages(0, messages).expect("the mover checked the messages");
         assert_eq!(folded.count, count, "the mover counted the messages");
         let mut draft = Draft::of(Kind::Relocated, head, count);
         draft.flags = FLAG_RELOCATED;
         let place = self.push(buffers, &draft, messages, folded.crc);
-        self.count_units(place.segment, count, messages.len());
+        self.count_units(place.segment, count, align_record(need));
         self.table.get_mut(place.segment).pin_count += 1;
         Ok(place)
     }
@@ -718,16 +749,9 @@ impl Journal {
         head: &RunHead,
         body: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.must_be_open()?;
-        self.append_piece(
-            buffers,
-            effects,
-            head,
-            body,
-            FLAG_RELOCATED,
-            Purpose::Upkeep,
-        )
-        .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
+        self.may_move()?;
+        self.append_piece(buffers, effects, head, body, FLAG_RELOCATED, Purpose::Move)
+            .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
     }
 
     fn append_piece(
@@ -752,7 +776,7 @@ impl Journal {
         draft.message_bytes = piece.message_bytes;
         let place = self.push(buffers, &draft, body, crc32c(body));
         self.set_urgent();
-        self.count_units(place.segment, 1, body.len());
+        self.count_units(place.segment, 1, align_record(need));
         Ok(place)
     }
 
@@ -840,11 +864,20 @@ impl Journal {
             .table
             .count(SlotState::Free)
             .saturating_sub(RESERVE_SLOTS) as u64;
-        let segment_bytes = u64::from(self.config.segment_bytes);
-        let open = self.segment.map_or(0, |segment| {
-            segment_bytes.saturating_sub(u64::from(self.table.get(segment).written_bytes))
-        });
-        Some(free * segment_bytes + open)
+        Some(free * u64::from(self.config.segment_bytes) + self.open_room())
+    }
+
+    /// Whether a segment was filled a moment ago.
+    pub(crate) fn is_filling(&self, now: Mono) -> bool {
+        now.ms_since(self.filled_at) < self.config.pack_after_ms
+    }
+
+    /// Bytes of the open segment that are not written.
+    pub(crate) fn open_room(&self) -> u64 {
+        self.segment.map_or(0, |segment| {
+            let written = self.table.get(segment).written_bytes;
+            u64::from(self.config.segment_bytes.saturating_sub(written))
+        })
     }
 
     /// Ranges of partitions that recovery could not prove and nobody accepted the loss of.
@@ -944,6 +977,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Moves stop while acks may need what is left, also of a segment that was opened for acks: what
+    /// moves empty comes back only with checkpoints.
+    fn may_move(&self) -> Result<(), NoRoom> {
+        self.must_be_open()?;
+        match self.table.count(SlotState::Free) {
+            0..RESERVE_MOVES => Err(NoRoom::Disk),
+            _ => Ok(()),
+        }
+    }
+
     /// Why there is no slot for a publish: from the moment that none can be had publishes are
     /// refused, before it they wait.
     fn no_slot(&mut self) -> NoRoom {
@@ -996,21 +1039,19 @@ impl Journal {
         last.head.length += bytes;
         open.used = used;
         let segment = open.segment;
-        self.count_live(segment, count, messages.len());
+        self.count_live(segment, count, bytes);
         true
     }
 
-    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
-        let mut segment = self.table.get_mut(segment);
-        segment.unit_count += u64::from(count);
-        segment.unit_bytes += bytes as u64;
-        segment.live_count += u64::from(count);
+    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: u32) {
+        self.count_units(segment, count, bytes);
+        self.table.get_mut(segment).live_count += u64::from(count);
     }
 
-    fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
+    fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: u32) {
         let mut segment = self.table.get_mut(segment);
         segment.unit_count += u64::from(count);
-        segment.unit_bytes += bytes as u64;
+        segment.unit_bytes += u64::from(bytes);
     }
 
     fn set_urgent(&mut self) {
@@ -1055,7 +1096,7 @@ impl Journal {
                 .is_some_and(|window| window_takes(&self.config, window, need));
         let buffers_min = match purpose {
             Purpose::Publish => BUFFERS_TO_PUBLISH,
-            Purpose::Upkeep => BUFFERS_UPKEEP,
+            Purpose::Move | Purpose::Upkeep => BUFFERS_UPKEEP,
         };
         if !has_window && buffers.available() < buffers_min {
             return Err(NoRoom::Buffers);
@@ -1079,12 +1120,13 @@ impl Journal {
         let free = self.table.count(SlotState::Free);
         let min = match purpose {
             Purpose::Publish => RESERVE_SLOTS + 1,
+            Purpose::Move => RESERVE_MOVES + 1,
             Purpose::Upkeep => 1,
         };
         if free < min {
             return Err(match purpose {
                 Purpose::Publish => self.no_slot(),
-                Purpose::Upkeep => NoRoom::Disk,
+                Purpose::Move | Purpose::Upkeep => NoRoom::Disk,
             });
         }
         self.seal_segment(buffers, effects);
@@ -1109,6 +1151,7 @@ impl Journal {
         drop(segment);
         self.segment = Some(next);
         self.next_slot = self.table.first(SlotState::Free, Some(next));
+        self.slot_taken();
         self.window = None;
         self.index.clear();
         Ok(())
@@ -1125,6 +1168,7 @@ impl Journal {
         self.segment = None;
         self.window = None;
         self.table.get_mut(segment).state = SlotState::Sealed;
+        self.filled_at = self.now;
         self.checkpoints.segments_since += 1;
     }
 
@@ -1188,6 +1232,7 @@ impl Journal {
                 start: written,
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
+                readers: 0,
             };
             self.cache.insert(segment, cached, effects);
             window

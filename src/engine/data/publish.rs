@@ -337,7 +337,6 @@ impl Flow {
 
     /// Refuses a group that is in no queue.
     pub(super) fn refuse(&mut self, key: u64, group: Group<'_>, code: Code) {
-        self.stats.refused += u64::from(group.count);
         let span = Span {
             failed: Some(code),
             kept: 0,
@@ -427,9 +426,6 @@ impl Flow {
                     break;
                 }
             }
-        }
-        if span.failed.is_some() {
-            self.stats.refused += u64::from(group.count - span.kept);
         }
         let number = self.next_span(key);
         // What is refused here is asked of nobody else: refused means in no queue (P-39).
@@ -842,8 +838,10 @@ impl Flow {
         }
         producer.dirty = false;
         let (conn, channel, level) = (producer.conn, producer.channel, producer.level);
+        let settled_before = producer.settled.0;
         let mut words = std::mem::take(&mut self.words);
         producer.settle(durable, |word| words.push(word));
+        self.stats.rested += producer.settled.0 - settled_before;
         self.grant(&mut producer);
         let credit = ProducerCredit {
             messages: producer.granted.0,
@@ -855,7 +853,6 @@ impl Flow {
             match word {
                 Word::Confirm(sequence, reached) if level != Level::None => {
                     told |= idx + 1 == last;
-                    self.stats.confirms += 1;
                     let header = FrameHeader {
                         flags: reached as u8,
                         ..FrameHeader::bare(FrameKind::Confirm, channel, sequence)
@@ -864,8 +861,11 @@ impl Flow {
                 }
                 Word::Confirm(..) => {}
                 Word::Refused { first, last, code } => {
+                    let count = last + 1 - first;
+                    self.stats.refused += count;
+                    self.stats.refusals.add(code, count);
                     let header = FrameHeader {
-                        count: (last + 1 - first) as u32,
+                        count: count as u32,
                         ..FrameHeader::bare(FrameKind::Refused, channel, first)
                     };
                     self.say(conn, effects, |out| {

@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::{Channel, Client, Link, Request, topology};
 use crate::model::Headers;
-use crate::plan::{Fault, Gap, Mode};
+use crate::plan::{Fault, Mode};
 use crate::random::{Hash, Rate};
 use crate::say;
 use crate::scene::{Routed, Scene};
@@ -118,8 +118,7 @@ impl Producer {
             self.state = State::Closed;
         }
         scene.forget_producer(self.id);
-        let avoids = scene.plan.avoids(Gap::Dedup);
-        if avoids || self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
+        if self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
             // Nobody knows where it stands; a new one is started instead.
             self.retire();
         }
@@ -229,11 +228,7 @@ impl Client {
     }
 
     fn close_producer(&mut self, at: usize, scene: &mut Scene) {
-        let waits = self.producers[at]
-            .kept
-            .iter()
-            .any(|p| p.fate == Fate::Waiting);
-        if self.producers[at].pieces_sent > 0 || (waits && scene.plan.avoids(Gap::ProducerClose)) {
+        if self.producers[at].pieces_sent > 0 {
             return;
         }
         let id = self.request(Request::ProducerClose(at));

@@ -238,6 +238,8 @@ impl Habits {
         config.slots_max = 24;
         config.buffers_free_min = 6;
         config.partitions = 4;
+        config.pack_after_ms = 20;
+        config.spare_after_ms = 200;
         Self {
             config,
             buffers: 24,
