@@ -13,6 +13,7 @@
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
+//! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `client.rs` | the same broker through the client crate |
 //!
 //! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
@@ -27,6 +28,8 @@ mod client;
 mod consume;
 #[path = "behaviour/crossing.rs"]
 mod crossing;
+#[path = "behaviour/damage.rs"]
+mod damage;
 #[path = "behaviour/handshake.rs"]
 mod handshake;
 #[path = "behaviour/large.rs"]
