@@ -244,18 +244,20 @@ impl Worker {
                 if since.elapsed() > PATIENCE {
                     return Err(format!("publishes are not answered: {:?}", self.producer));
                 }
-            }
-            if !is_stopping {
+                // Nothing new; what was made and not sent, or left open by a session before, still
+                // has to be published to get its answer.
+                self.producer.allow(0);
+            } else {
                 turns += 1;
                 if turns > turns_max {
                     return Ok(Over::GivenUp);
                 }
-                self.producer
-                    .publish(link, &self.shared.scene, &self.shared.history);
                 for consumer in &mut self.consumers {
                     consumer.poll(link);
                 }
             }
+            self.producer
+                .publish(link, &self.shared.scene, &self.shared.history);
             for _ in 0..FRAMES_PER_TURN_MAX {
                 match link.receive() {
                     Ok(None) => break,
