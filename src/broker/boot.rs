@@ -406,10 +406,8 @@ fn engine_config(
     number: u16,
     cores: u16,
 ) -> CoreConfig {
-    let buffers = budget.core.buffers.count;
-    let bytes = budget.core.buffers.bytes();
-    // A quarter of the buffers may wait for the disk, a quarter for volatile queues; the rest is
-    // block cache, less what is kept free for appends and reads.
+    let core_budget = &budget.core;
+    let buffers = core_budget.buffers.count;
     let defaults = Limits::default();
     CoreConfig {
         core: CoreId(number),
@@ -422,14 +420,14 @@ fn engine_config(
             heartbeat_ms: millis(config.heartbeat),
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
-            publish_bytes: bytes / 4,
-            window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
+            hold_bytes_max: core_budget.hold.bytes(),
+            // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
+            // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,
-            // One turn may publish all credit there is, and what it fills is given back only after it.
             buffers_free_min: (buffers / 4 + 5).min(buffers / 2),
             writes_in_flight: config.writes_in_flight,
             trickle_ms: u64::from(millis(config.trickle)),
-            assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
+            assembly_bytes_max: core_budget.large.bytes(),
             ..defaults
         },
     }

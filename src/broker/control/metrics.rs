@@ -696,6 +696,7 @@ mod tests {
             cores: 2,
             connections_max: 100,
             writes_in_flight: 2,
+            message_bytes_max: 16 << 20,
             machine: None,
         };
         ProcessSnapshot {

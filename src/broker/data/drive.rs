@@ -426,8 +426,16 @@ impl Drive {
         } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
+        conns.read_again(|conn| engine.is_read(conn));
         for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
-            conns.receive(|conn, arrival| match arrival {
+            let Some(id) = conns.next_readable() else {
+                break;
+            };
+            if !engine.is_read(id) {
+                conns.leave_unread(id);
+                continue;
+            }
+            conns.receive(id, |conn, arrival| match arrival {
                 Arrival::Frames(bytes) => {
                     engine.step(now, Input::Frames { conn, bytes }, pool, effects);
                 }

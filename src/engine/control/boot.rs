@@ -11,7 +11,7 @@ use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::topology::Topology;
 use crate::core::{CoreConfig, Found, META};
-use crate::data::flow::{Flow, QueueState};
+use crate::data::flow::{Flow, QueueState, ReadAhead};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Journal};
 use crate::data::queue::{self, Queue, Ranges, Settings};
@@ -339,5 +339,6 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         counts: Vec::new(),
         counts_upto: None,
         mark_due: None,
+        ahead: ReadAhead::default(),
     }
 }

@@ -123,7 +123,7 @@ impl Journal {
         self.now = now;
         self.watch_spares(now);
         self.supply_slots(now, effects);
-        self.supply_buffers(buffers, effects);
+        self.gave_buffers = self.supply_buffers(buffers, effects);
         if self.state == State::Starting {
             self.open_incarnation(buffers, effects);
         }
