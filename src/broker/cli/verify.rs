@@ -63,13 +63,15 @@ impl From<OfflineError> for Failure {
 pub fn run(args: Args) -> Result<(), Failure> {
     let survey = offline::verify(&args.directory.data_dir)?;
     let heads = ["range", "partition", "what is damaged"];
-    super::output::rows(args.format, &heads, &survey.damage, |damage| {
-        vec![
-            damage.range.clone(),
-            damage.partitions.clone(),
-            damage.what.clone(),
-        ]
-    })?;
+    if !survey.damage.is_empty() {
+        super::output::rows(args.format, &heads, &survey.damage, |damage| {
+            vec![
+                damage.range.clone(),
+                damage.partitions.clone(),
+                damage.what.clone(),
+            ]
+        })?;
+    }
     if !args.format.json {
         for note in &survey.notes {
             super::output::line(&format!("note: {note}"))?;
