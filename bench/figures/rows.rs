@@ -643,9 +643,13 @@ fn spread_live(bench: &Bench, broker: &Broker, live: u64, steps: u64, bytes: f64
 
 fn sparse(bench: &Bench, table: &mut Table) -> Result<()> {
     const SEGMENT_BYTES: f64 = 4.0 * MIB;
+    // The open segment, a reserve of three, and two for the largest message (docs/storage.md).
     const SPARES: f64 = 6.0;
     let segments = if bench.args.quick { 40 } else { 200 };
-    let settings = bench.settings("sparse", &["--segment-bytes", "4MiB"]);
+    let settings = bench.settings(
+        "sparse",
+        &["--segment-bytes", "4MiB", "--message-bytes-max", "1MiB"],
+    );
     let broker = settings.start()?;
     // Without consumers first, so that segments pile up: acks come all at once at the end.
     let fill = Plan {

@@ -57,6 +57,12 @@ mutants! {
     CheckpointForgetsChanges = "checkpoint-forgets-changes";
     /// Refused is said though another target took it (once shipped here).
     RefusedThoughStored = "refused-though-stored";
+    /// A settle is confirmed though the journal had no room for its record (once shipped here).
+    SettledWithoutRoom = "settled-without-room";
+    /// A queue with a damaged range is purged like any other (once shipped here).
+    PurgeOfDamaged = "purge-of-damaged";
+    /// Of several arguments with one name all count, not the first (once shipped here).
+    RepeatedArguments = "repeated-arguments";
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost";
 }

@@ -6,13 +6,13 @@ use std::fmt;
 use std::io::Write;
 
 use ringpost_check::{
-    Checker, ConsumerNo, Durability, Event, Kind, Level, MessageId, QueueNo, Target, text,
+    Checker, ConsumerNo, Durability, Event, Level, MessageId, QueueNo, Target, text,
 };
 
 use ringpost_wire::Code;
 
 use crate::model::{Change, Headers, Model, Outcome};
-use crate::plan::{Fault, Gap, Mode, Plan};
+use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 
 /// How often each thing that a set of seeds should reach was reached.
@@ -118,6 +118,8 @@ pub struct Routed {
     pub may_be_full: bool,
     /// Whether a queue it may have reached is volatile.
     pub may_be_volatile: bool,
+    /// Whether it may have reached several queues.
+    pub fans_out: bool,
 }
 
 /// What the parts of a world share.
@@ -215,13 +217,9 @@ impl Scene {
         let before = self.checker.violation_count();
         self.checker.event(event);
         if self.checker.violation_count() > before && self.failure.is_none() {
-            let kind = self.checker.violations().last().map(|found| found.kind);
             let found = self.checker.violations().last().map(ToString::to_string);
-            let is_known =
-                kind == Some(Kind::CountTooLow) && self.plan.avoids(Gap::CountAfterCrashes);
-            let is_last_word = !self.tolerates_losses() && !is_known;
             say!(self, "WRONG: {}", found.as_deref().unwrap_or("?"));
-            if is_last_word {
+            if !self.tolerates_losses() {
                 self.failure = found;
             }
         }
@@ -262,12 +260,18 @@ impl Scene {
 
     /// Routes a publish in flight by what the model believes now, and tells the history.
     fn route(&mut self, message: MessageId) {
+        // A disk that loses what it wrote may bring back what a name meant before.
+        let may_be_another = self.tolerates_losses();
         let Some(routed) = self.in_flight.get_mut(&message) else {
             return;
         };
         let model = &self.models[routed.tenant];
         let targets = model.route(&routed.exchange, &routed.key, &routed.headers);
-        routed.may_lack |= model.may_lack(&routed.exchange);
+        routed.fans_out |= targets.len() > 1;
+        routed.may_lack |= may_be_another || model.may_lack(&routed.exchange);
+        routed.may_miss |= may_be_another;
+        routed.may_be_full |= may_be_another;
+        routed.may_be_volatile |= may_be_another;
         for target in &targets {
             routed.may_miss |= matches!(target, Target::May(_));
             let (durability, has_limit) = self.queue_settings[target.queue().0 as usize];

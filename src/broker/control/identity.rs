@@ -60,8 +60,7 @@ impl Identity {
     /// It is not one of ours, of a later format, or cannot be written.
     pub fn open(config: &Config, cores: u16) -> Result<Self, BootError> {
         let directory = &config.data_dir;
-        let path = directory.join(FILE);
-        let identity = if path.exists() {
+        let identity = if Self::is_in(directory) {
             Self::read(directory)?
         } else {
             Self::refuse_foreign(directory)?;
@@ -88,6 +87,12 @@ impl Identity {
             make(&journal).map_err(|error| unwritable(directory, &error))?;
         }
         Ok(identity)
+    }
+
+    /// Whether a directory is a data directory already.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(FILE).exists()
     }
 
     /// Reads what a directory says of itself.
@@ -117,6 +122,16 @@ impl Identity {
             let sentence = format!(
                 "the data directory {} has format {format}, which is newer than this version \
                  ({FORMAT}); start the version that wrote it, or a later one",
+                directory.display()
+            );
+            return Err(BootError::new(BootErrorKind::Environment, sentence));
+        }
+        if let Some(format) = format
+            && format < i64::from(FORMAT)
+        {
+            let sentence = format!(
+                "the data directory {} has format {format}, which is older than this version \
+                 reads ({FORMAT}); docs/changelog.md says how to move it",
                 directory.display()
             );
             return Err(BootError::new(BootErrorKind::Environment, sentence));
@@ -252,4 +267,55 @@ fn unwritable(directory: &Path, error: &std::io::Error) -> BootError {
         directory.display()
     );
     BootError::new(BootErrorKind::Environment, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn format_1_is_read_and_written_as_it_was() {
+        let golden = include_str!("../../../tests/golden/ringpost_1.toml");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, golden).expect("it is writable");
+        let identity = Identity::read(directory.path()).expect("it is one");
+        let wanted = Identity {
+            directory: directory.path().to_owned(),
+            cluster: 0x0102_0304_0506_0708,
+            partitions: 64,
+            segment_bytes: 32 << 20,
+            cores: 2,
+            layout: 3,
+        };
+        assert_eq!(identity, wanted);
+        std::fs::remove_file(&path).expect("it is there");
+        identity.write().expect("it is writable");
+        let written = std::fs::read_to_string(&path).expect("it was written");
+        assert_eq!(written, golden);
+        let journal = identity.journal_directory(1);
+        assert_eq!(journal, directory.path().join("layout-0003/core-0001"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_sentence() {
+        let golden = include_str!("../../../tests/golden/ringpost_1.toml");
+        let directory = tempfile::tempdir().expect("a directory");
+        for (from, to, words) in [
+            ("format = 1", "format = 2", "newer than this version"),
+            ("format = 1", "format = 0", "older than this version"),
+            ("cores = 2", "cores = 0", "a count is zero"),
+            (
+                "cluster = \"01",
+                "cluster = \"xy",
+                "not what a broker wrote",
+            ),
+            ("layout", "lay out", "not what a broker wrote"),
+        ] {
+            let text = golden.replace(from, to);
+            std::fs::write(directory.path().join(FILE), text).expect("it is writable");
+            let error = Identity::read(directory.path()).expect_err(to).to_string();
+            assert!(error.contains(words), "{to}: {error}");
+        }
+    }
 }

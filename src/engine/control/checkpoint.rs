@@ -38,12 +38,14 @@ pub struct NamedSegment {
     pub written_bytes: u32,
     /// Units ever appended.
     pub unit_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their records.
     pub unit_bytes: u64,
     /// Something in it could not be read.
     pub is_damaged: bool,
-    /// The parts of its index; without any its blocks are read instead.
+    /// The parts of its index.
     pub parts: Vec<IndexPart>,
+    /// Index parts that lie in no block; if there is none of either kind its blocks are read.
+    pub made_parts: Vec<Vec<u8>>,
 }
 
 /// What a checkpoint says.
@@ -227,6 +229,10 @@ impl Put<'_> {
             self.u32(part.first_copy);
             self.u32(part.second_copy);
         }
+        self.count(segment.made_parts.len());
+        for body in &segment.made_parts {
+            self.bytes(body);
+        }
     }
 }
 
@@ -262,6 +268,7 @@ impl<'a> Take<'a> {
             unit_bytes: self.u64()?,
             is_damaged: self.u32()? != 0,
             parts: Vec::new(),
+            made_parts: Vec::new(),
         };
         for _ in 0..self.u32()? {
             segment.parts.push(IndexPart {
@@ -270,6 +277,9 @@ impl<'a> Take<'a> {
                 first_copy: self.u32()?,
                 second_copy: self.u32()?,
             });
+        }
+        for _ in 0..self.u32()? {
+            segment.made_parts.push(self.bytes()?.to_vec());
         }
         Some(segment)
     }
@@ -285,6 +295,7 @@ fn named(segment: &Segment) -> NamedSegment {
         unit_bytes: segment.unit_bytes,
         is_damaged: segment.is_damaged,
         parts: segment.parts.clone(),
+        made_parts: segment.made_parts.clone(),
     }
 }
 
@@ -410,6 +421,7 @@ mod tests {
                 first_copy: 4096,
                 second_copy: 8192,
             }],
+            made_parts: vec![vec![9; 5], Vec::new()],
         };
         Checkpoint {
             generation: 3,

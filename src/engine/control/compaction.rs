@@ -7,10 +7,10 @@
 
 use std::collections::VecDeque;
 
-use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence};
+use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence, SegmentNumber};
 use crate::data::journal::record::{Kind, RecordHead};
 use crate::data::journal::segment::{IndexBody, RunEntry, Segment, SlotState};
-use crate::data::journal::{Fetch, Journal, Located, RunHead};
+use crate::data::journal::{Config, Fetch, Journal, Located, RunHead};
 use crate::effect::{Buffers, Effects};
 use crate::ids::{Mono, Place, SegmentIdx};
 use ringpost_wire::envelope;
@@ -23,11 +23,11 @@ const BYTES_PER_MS: u64 = 64 << 10;
 const BYTES_SAVED_MAX: u64 = 1 << 20;
 /// Moves in flight, at most.
 const MOVES_MAX: usize = 4_096;
-/// Runs looked at in one poll, at most.
-const RUNS_PER_POLL_MAX: usize = 4_096;
-
-/// Time before the table is looked through again after it held nothing worth moving.
-const PICK_MS: u64 = 10;
+/// Messages looked at in one poll, at most, but for those of the run that reaches it.
+const LOOKS_PER_POLL_MAX: u32 = 8_192;
+/// Time before the table is looked through again after it held nothing worth moving, and before a
+/// move is tried again that found no room.
+const RETRY_MS: u64 = 250;
 
 /// A stretch of messages, or one piece of a large message, that lies elsewhere now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +67,8 @@ struct Pending {
 #[derive(Debug)]
 struct Source {
     segment: SegmentIdx,
+    /// The life of the slot: it may end while the segment is emptied, by acks alone.
+    number: SegmentNumber,
     part: usize,
     copy: u32,
     runs: VecDeque<RunEntry>,
@@ -85,6 +87,9 @@ pub struct Compactor {
     pending: VecDeque<Pending>,
     budget_bytes: u64,
     polled: Option<Mono>,
+    /// When there may be something to do again, if nothing happens before.
+    wake_at: Option<Mono>,
+    /// When the table is looked through again.
     pick_after: Option<Mono>,
     scratch: Vec<u8>,
     stretch: Vec<u8>,
@@ -109,17 +114,24 @@ impl Compactor {
             let earned = elapsed.saturating_mul(BYTES_PER_MS);
             self.budget_bytes = (self.budget_bytes + earned).min(BYTES_SAVED_MAX);
         }
+        self.wake_at = None;
         if !journal.is_ready() {
             return;
         }
-        for _ in 0..RUNS_PER_POLL_MAX {
-            if self.budget_bytes == 0 || self.pending.len() >= MOVES_MAX {
+        let mut looks = 0;
+        while self.pending.len() < MOVES_MAX {
+            if self.budget_bytes == 0 || looks >= LOOKS_PER_POLL_MAX {
+                self.wake_at = Some(now.plus_ms(1));
                 return;
             }
-            let taken = self.source.take();
+            let taken = self.source.take().filter(|source| {
+                let segment = journal.table.get(source.segment);
+                segment.state == SlotState::Sealed && segment.number == source.number
+            });
             let Some(mut source) = taken.or_else(|| self.pick(now, journal)) else {
                 return;
             };
+            looks += source.runs.front().map_or(1, |run| run.count.max(1));
             let flow = self.work(&mut source, journal, relocate, buffers, effects);
             let is_done = source.runs.is_empty()
                 && source.part >= journal.table.get(source.segment).parts.len();
@@ -127,6 +139,7 @@ impl Compactor {
                 self.source = Some(source);
             }
             if let Flow::Stop = flow {
+                self.wake_at = Some(now.plus_ms(RETRY_MS));
                 return;
             }
         }
@@ -135,8 +148,7 @@ impl Compactor {
     /// When it wants to be polled even if nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        let is_waiting = self.source.is_some() && self.budget_bytes == 0;
-        self.polled.filter(|_| is_waiting).map(|at| at.plus_ms(1))
+        self.wake_at
     }
 
     /// Messages and pieces moved so far.
@@ -167,46 +179,60 @@ impl Compactor {
     }
 
     /// The sparsest segment, if the journal takes more than one and a half times what is live.
+    /// Spare slots are no excuse: they are free, and counted apart.
     fn pick(&mut self, now: Mono, journal: &Journal) -> Option<Source> {
-        let segment_bytes = u64::from(journal.config.segment_bytes);
         let totals = journal.table.totals();
-        let held_bytes = totals.holding_count as u64 * segment_bytes;
-        let spare_bytes = u64::from(journal.config.spare_slots) * segment_bytes;
-        let is_sparse = 2 * held_bytes > 3 * totals.live_bytes + 2 * spare_bytes;
-        if !is_sparse || self.pick_after.is_some_and(|after| now < after) {
+        let held_bytes = totals.holding_count as u64 * u64::from(journal.config.segment_bytes);
+        if 2 * held_bytes <= 3 * totals.live_bytes {
+            self.pick_after = None;
             return None;
         }
-        let sparsest = journal
+        if let Some(after) = self.pick_after.filter(|after| now < *after) {
+            self.wake_at = Some(after);
+            return None;
+        }
+        let sources = self.pending.iter().map(|moving| moving.moved.source);
+        let mut moving: Vec<SegmentIdx> = sources.map(|source| source.segment).collect();
+        moving.dedup();
+        let sparse = journal
             .segments()
-            .filter(|(index, segment)| self.may_empty(*index, segment, segment_bytes))
-            .min_by_key(|(_, segment)| segment.live_bytes())
-            .map(|(index, _)| index);
+            .filter(|(_, segment)| may_empty(segment, &journal.config))
+            .filter(|(index, _)| !moving.contains(index));
+        let (mut count, mut bytes, mut sparsest) = (0, 0, None);
+        for (index, segment) in sparse {
+            let live_bytes = segment.live_bytes();
+            count += 1;
+            bytes += live_bytes;
+            if sparsest.is_none_or(|(least, _)| live_bytes < least) {
+                sparsest = Some((live_bytes, index));
+            }
+        }
+        // Together they must fit fewer segments than they take now, at the density that counts as
+        // packed; so what is as dense as it gets is never moved for its padding. While segments are
+        // being filled, so many more that the gain is worth the writing.
+        let config = &journal.config;
+        let (room, slack) = match journal.is_filling(now) {
+            true => (0, u64::from(config.spare_slots)),
+            false => (journal.open_room(), 0),
+        };
+        let behind = (bytes + bytes / 2).saturating_sub(room);
+        let needed = behind.div_ceil(u64::from(config.segment_bytes));
+        let sparsest = sparsest
+            .filter(|_| needed + slack < count)
+            .map(|(_, index)| index);
         let Some(segment) = sparsest else {
-            // Nothing to gain; the table is not walked again at once.
-            self.pick_after = Some(now.plus_ms(PICK_MS));
+            // Nothing to gain yet; the table is not walked again at once.
+            self.pick_after = Some(now.plus_ms(RETRY_MS));
+            self.wake_at = self.pick_after;
             return None;
         };
         Some(Source {
             segment,
+            number: journal.table.get(segment).number,
             part: 0,
             copy: 0,
-            runs: VecDeque::new(),
+            runs: journal.table.get(segment).made_runs().collect(),
         })
-    }
-
-    fn may_empty(&self, index: SegmentIdx, segment: &Segment, segment_bytes: u64) -> bool {
-        let is_moving = self
-            .pending
-            .iter()
-            .any(|pending| pending.moved.source.segment == index);
-        segment.state == SlotState::Sealed
-            && segment.live_count > 0
-            && !segment.is_damaged
-            && !segment.parts.is_empty()
-            && segment.pin_count == 0
-            && segment.durable_bytes == segment.written_bytes
-            && 3 * segment.live_bytes() < 2 * segment_bytes
-            && !is_moving
     }
 
     fn work(
@@ -294,6 +320,10 @@ impl Compactor {
         let Some(part) = parts.get(source.part).copied() else {
             return Flow::Continue;
         };
+        if part.is_given_up() {
+            source.part += 1;
+            return Flow::Continue;
+        }
         let offset = match source.copy {
             0 => part.first_copy,
             _ => part.second_copy,
@@ -421,8 +451,19 @@ impl Compactor {
     }
 }
 
+/// Whether a segment may be emptied by moving, and that gives space back.
+fn may_empty(segment: &Segment, config: &Config) -> bool {
+    segment.state == SlotState::Sealed
+        && segment.live_count > 0
+        && 3 * segment.live_bytes() < 2 * u64::from(config.segment_bytes)
+        && !segment.is_damaged
+        && !(segment.parts.is_empty() && segment.made_parts.is_empty())
+        && segment.pin_count == 0
+        && segment.durable_bytes == segment.written_bytes
+}
+
 /// The head of a moved record: it names the old place where a run names its producer.
-fn relocated_head(
+pub(crate) fn relocated_head(
     head: &RecordHead,
     first: QueueSequence,
     journal: &Journal,

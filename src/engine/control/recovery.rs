@@ -21,7 +21,7 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RecordHead, align_record, u32_at, u64_at,
+    RecordFault, RecordHead, align_record, u32_at, u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
@@ -180,7 +180,10 @@ pub struct Recovery {
     damages: Vec<Damage>,
     index: OpenIndex,
     index_segment: Option<SegmentIdx>,
-    /// Segments that are not continued and whose index is not believed: they have a hole.
+    /// The index of blocks that are read for want of one.
+    made: OpenIndex,
+    /// Segments that are not continued, and of whose own index nothing behind this is believed: they
+    /// have a hole.
     closed: BTreeSet<SegmentIdx>,
     /// Slots whose file is shorter than it was made.
     short: BTreeSet<SegmentIdx>,
@@ -191,6 +194,8 @@ pub struct Recovery {
     bytes_since: u64,
     next_number: SegmentNumber,
     incarnation: u32,
+    /// Why nothing of this journal may be guessed: it holds what a later version wrote.
+    refusal: Option<String>,
     report: Report,
 }
 
@@ -252,6 +257,7 @@ impl Recovery {
             damages: Vec::new(),
             index: OpenIndex::default(),
             index_segment: None,
+            made: OpenIndex::default(),
             closed: BTreeSet::new(),
             short: BTreeSet::new(),
             complete: BTreeSet::new(),
@@ -260,6 +266,7 @@ impl Recovery {
             bytes_since: 0,
             next_number: SegmentNumber(1),
             incarnation: 0,
+            refusal: None,
             report,
         };
         recovery.build_table(heads);
@@ -332,6 +339,7 @@ impl Recovery {
                 written_bytes: named.written_bytes,
                 durable_bytes: named.written_bytes,
                 parts: named.parts.clone(),
+                made_parts: named.made_parts.clone(),
                 unit_count: named.unit_count,
                 unit_bytes: named.unit_bytes,
                 named_generation: checkpoint.generation,
@@ -346,6 +354,8 @@ impl Recovery {
             self.base.number = open.number;
             self.index_segment = Some(index);
             match checkpoint::open_index(&checkpoint) {
+                // Of a file that was cut, the blocks say what is left.
+                Some(_) if self.closed.contains(&index) => {}
                 Some((index, _)) => self.index = index,
                 // Its checksum held, so this is a mistake of the writer: read the blocks instead.
                 None => {
@@ -455,7 +465,21 @@ impl Recovery {
                 Flow::Continue => {}
                 Flow::Wait => return Status::Working,
             }
+            if let Some(reason) = &self.refusal {
+                return Status::Failed(reason.clone());
+            }
         }
+    }
+
+    fn refuse_kind(&mut self, kind: u8, segment: SegmentIdx, offset: u32) {
+        let name = Kind::from_number(kind).map(|kind| format!(" ({kind:?})"));
+        self.refusal = Some(format!(
+            "journal {} holds records of kind {kind}{} (slot {}, offset {offset}), which this \
+             version does not read: start the version that wrote them, or a later one",
+            self.config.journal.0,
+            name.unwrap_or_default(),
+            self.table.get(segment).slot.0
+        ));
     }
 
     /// Takes the answer of a read effect.
@@ -566,6 +590,19 @@ impl Recovery {
         let entry = self.table.get(segment);
         let written = entry.written_bytes;
         if let Some(part) = entry.parts.get(cursor.part).copied() {
+            if part.is_given_up() {
+                if entry.is_damaged {
+                    self.report.findings.push(format!(
+                        "parts of segment {} (slot {}) can not be read, and neither can its index",
+                        entry.number.0, entry.slot.0
+                    ));
+                }
+                self.phase = Phase::Index(IndexCursor {
+                    part: cursor.part + 1,
+                    ..cursor
+                });
+                return Flow::Continue;
+            }
             return match cursor.block {
                 Some(at) => self.index_blocks(
                     cursor,
@@ -579,8 +616,15 @@ impl Recovery {
                 None => self.index_part(cursor, segment, part, buffers, effects, replay),
             };
         }
-        // Behind the parts: of the open segment the checkpoint has the index, of one that was
-        // closed without a footer nobody has.
+        // Behind the parts: those made before; of the open segment the checkpoint has the index.
+        let made = self.named_made_parts(segment);
+        if cursor.block.is_none() {
+            for run in made.iter().flat_map(|body| &body.runs) {
+                self.index_run(segment, run, replay);
+            }
+        }
+        let entry = self.table.get(segment);
+        let is_unlisted = entry.parts.is_empty() && made.is_empty();
         if is_open && !self.closed.contains(&segment) {
             let checkpoint = self.checkpoint.take().expect("it named the segment");
             if let Some((_, body)) = checkpoint::open_index(&checkpoint) {
@@ -589,10 +633,10 @@ impl Recovery {
                 }
             }
             self.checkpoint = Some(checkpoint);
-        } else if entry.parts.is_empty() || is_open {
+        } else if is_unlisted || is_open || cursor.block.is_some() {
             let from = entry.parts.last().map_or(0, |part| part.covers_upto);
             let at = cursor.block.unwrap_or(from);
-            if at < written {
+            if at < written || cursor.block.is_some() {
                 return self.index_blocks(cursor, segment, at, written, buffers, effects, replay);
             }
         }
@@ -690,6 +734,10 @@ impl Recovery {
         replay: &mut impl Replay,
     ) -> Flow {
         if at >= upto {
+            self.keep_made(segment);
+            if let Some(part) = self.table.get_mut(segment).parts.get_mut(cursor.part) {
+                part.give_up();
+            }
             self.phase = Phase::Index(IndexCursor {
                 part: cursor.part + 1,
                 copy: 0,
@@ -720,24 +768,45 @@ impl Recovery {
             }
             step = header.bytes();
             let block = self.held_bytes(at, buffers);
+            if let Content::KindUnread(kind) = check_content(&header, block) {
+                self.refuse_kind(kind, segment, at);
+                return Flow::Continue;
+            }
             let mut runs = Vec::new();
+            let mut ranges = Vec::new();
             let mut is_bad = false;
             for found in Records::new(&header, block) {
-                match found.record {
-                    Ok((head, body)) if head.kind.is_indexed() => {
-                        runs.push(run_entry(&head, body, at + found.at));
+                let (head, body) = match found.record {
+                    Ok(record) => record,
+                    Err(RecordFault::KindUnknown(_)) => continue,
+                    Err(_) => {
+                        is_bad = true;
+                        continue;
                     }
-                    Ok(_) => {}
-                    Err(_) => is_bad = true,
+                };
+                if head.kind.is_indexed() {
+                    runs.push(run_entry(&head, body, at + found.at));
                 }
+                if head.kind.is_sequenced() {
+                    note_range(&mut ranges, &head);
+                }
+            }
+            if is_bad {
+                self.keep_made(segment);
+                self.note_cold_damage(segment, at);
             }
             for run in &runs {
                 self.index_run(segment, run, replay);
+                self.made.add_run(run);
             }
             if is_bad {
-                self.note_cold_damage(segment, at);
+                self.keep_made(segment);
+            } else if !header.is_index() {
+                self.made
+                    .add_block(header.sequence, at, header.bytes(), &ranges);
             }
         } else {
+            self.keep_made(segment);
             self.note_cold_damage(segment, at);
         }
         self.phase = Phase::Index(IndexCursor {
@@ -745,6 +814,29 @@ impl Recovery {
             ..cursor
         });
         Flow::Continue
+    }
+
+    /// Keeps what was made of an index: of blocks without a gap, or of one that is damaged.
+    fn keep_made(&mut self, segment: SegmentIdx) {
+        let mut made = std::mem::take(&mut self.made);
+        self.keep(segment, &mut made);
+        self.made = made;
+    }
+
+    /// The same of the index that the tail gives: nothing in the segment itself will say it.
+    fn keep_index(&mut self, segment: SegmentIdx) {
+        let mut index = std::mem::take(&mut self.index);
+        self.keep(segment, &mut index);
+        self.index = index;
+    }
+
+    fn keep(&mut self, segment: SegmentIdx, index: &mut OpenIndex) {
+        if !index.is_empty() {
+            let mut body = Vec::new();
+            index.encode(0, None, &mut body);
+            self.table.get_mut(segment).made_parts.push(body);
+        }
+        index.clear();
     }
 
     fn note_cold_damage(&mut self, segment: SegmentIdx, at: u32) {
@@ -911,6 +1003,10 @@ impl Recovery {
                         self.table.get(block.segment).slot.0
                     ));
                 }
+                if let Content::KindUnread(kind) = block.content {
+                    self.refuse_kind(kind, block.segment, header.offset);
+                    return Ok(Flow::Continue);
+                }
                 if what == Step::Damaged(index) {
                     let next = self.plan.as_ref().and_then(|plan| {
                         plan.steps.get(step + 1).and_then(|step| match step {
@@ -974,7 +1070,7 @@ impl Recovery {
 
     fn note_damaged_block(&mut self, block: &Seen, behind: Option<usize>) {
         self.report.hole_count += 1;
-        self.closed.insert(block.segment);
+        self.close(block.segment);
         // If the records are all there, and only messages are bad, nothing else is in doubt.
         if block.content == Content::Bad {
             let from = block.header.sequence;
@@ -988,8 +1084,11 @@ impl Recovery {
         }
     }
 
-    /// A segment with a hole is not written any more and its index is not believed.
+    /// A segment with a hole is not written any more, and its own index behind it is not believed.
     fn close(&mut self, segment: SegmentIdx) {
+        if self.index_segment == Some(segment) {
+            self.keep_index(segment);
+        }
         self.closed.insert(segment);
         self.table.get_mut(segment).is_damaged = true;
     }
@@ -1026,7 +1125,11 @@ impl Recovery {
         let mut segment = self.table.get_mut(block.segment);
         segment.written_bytes = header.offset + header.bytes();
         segment.durable_bytes = segment.written_bytes;
-        if !header.is_index() && !self.closed.contains(&block.segment) {
+        drop(segment);
+        if !block.content.is_good() {
+            // What proved itself in it is listed; that the block is whole is not.
+            self.keep_index(block.segment);
+        } else if !header.is_index() {
             self.index
                 .add_block(header.sequence, header.offset, header.bytes(), &ranges);
         }
@@ -1037,10 +1140,8 @@ impl Recovery {
             return;
         }
         if let Some(before) = self.index_segment {
-            // Left without a footer: its index is what its blocks say.
-            if !self.index.is_empty() {
-                self.closed.insert(before);
-            }
+            // Left without a footer, or that is not believed: its index is what its blocks say.
+            self.keep_index(before);
         }
         self.index.clear();
         self.index_segment = Some(block.segment);
@@ -1124,16 +1225,14 @@ impl Recovery {
         };
         if head.kind.is_indexed() {
             let entry = run_entry(head, body, offset);
-            if !self.closed.contains(&block.segment) {
-                self.index.add_run(&entry);
-            }
+            self.index.add_run(&entry);
             let units = match head.kind {
                 Kind::Fragment => 1,
                 _ => u64::from(head.count),
             };
             let mut segment = self.table.get_mut(block.segment);
             segment.unit_count += units;
-            segment.unit_bytes += u64::from(head.body_bytes());
+            segment.unit_bytes += u64::from(head.padded_length());
             drop(segment);
             if head.kind == Kind::Fragment {
                 let key = (head.queue, head.queue_sequence);
@@ -1156,19 +1255,17 @@ impl Recovery {
                 }
                 replay.record(head, body);
             }
-            Kind::Ack
-            | Kind::Mark
-            | Kind::Counts
-            | Kind::Catalog
-            | Kind::Seal
+            Kind::Ack | Kind::Mark | Kind::Counts | Kind::Catalog | Kind::Adopt => {
+                replay.record(head, body);
+            }
+            Kind::Seal
             | Kind::Body
             | Kind::Entry
             | Kind::HardState
             | Kind::Prepare
             | Kind::Decide
             | Kind::Expire
-            | Kind::Purge
-            | Kind::Adopt => replay.record(head, body),
+            | Kind::Purge => unreachable!("a block with a reserved kind is not replayed"),
         }
     }
 
@@ -1178,6 +1275,7 @@ impl Recovery {
         };
         self.vouch_index(&part, block);
         if self.closed.contains(&block.segment) {
+            self.keep_index(block.segment);
             return;
         }
         let offset = block.header.offset;
@@ -1301,10 +1399,6 @@ impl Recovery {
                 replay.incomplete(queue, sequence);
             }
         }
-        // A segment with a hole, or left without a footer, has no index to be believed.
-        for segment in &self.closed {
-            self.table.get_mut(*segment).parts.clear();
-        }
         self.report.damages = self.damages.clone();
     }
 
@@ -1312,6 +1406,16 @@ impl Recovery {
     fn named_parts(&self, segment: SegmentIdx) -> Vec<IndexPart> {
         self.named_segment(segment)
             .map_or_else(Vec::new, |named| named.parts.clone())
+    }
+
+    /// Index parts that the checkpoint carries of a segment.
+    fn named_made_parts(&self, segment: SegmentIdx) -> Vec<IndexBody> {
+        let named = self.named_segment(segment);
+        let bodies = named.map_or(&[][..], |named| &named.made_parts);
+        bodies
+            .iter()
+            .filter_map(|body| IndexBody::decode(body))
+            .collect()
     }
 
     /// How far the checkpoint covers a segment.
@@ -1349,6 +1453,9 @@ impl Recovery {
                 entry.state = SlotState::Open;
                 segment = Some((open, std::mem::take(&mut self.index)));
             }
+        }
+        if let Some(left) = self.index_segment {
+            self.keep_index(left);
         }
         let mut segments_since = 0;
         for index in 0..self.table.len() {

@@ -263,7 +263,27 @@ impl recovery::Replay for Restore {
                         .push(format!("a topology change: {fault}"));
                 }
             }
-            _ => {}
+            // The journal's own, and what it hands over in other ways.
+            Kind::Run
+            | Kind::Fragment
+            | Kind::Relocated
+            | Kind::Watermark
+            | Kind::Truncate
+            | Kind::Loss
+            | Kind::Index
+            | Kind::Adopt => {}
+            Kind::Seal
+            | Kind::Body
+            | Kind::Entry
+            | Kind::HardState
+            | Kind::Prepare
+            | Kind::Decide
+            | Kind::Expire
+            | Kind::Purge => self.note(
+                "a record",
+                queue,
+                Err("this version does not read its kind"),
+            ),
         }
     }
 

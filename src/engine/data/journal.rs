@@ -45,20 +45,29 @@ use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState
 /// Free slots that publishes never take: acks, relocation and checkpoints need somewhere to go
 /// when the disk is full of messages (rulings 17).
 pub const RESERVE_SLOTS: usize = 3;
+/// Free slots that moves leave to acks.
+const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
 pub const RESUME_SLOTS: usize = 2;
 /// Free slots that are kept when a checkpoint has no space: one that is written frees more.
 const CHECKPOINT_SLOTS: usize = 1;
-/// Longest time that data without urgency waits for company (rulings 18).
-pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
 pub const WATERMARK_MS: u64 = 5;
 /// Time before a file is tried to be created again after there was no space.
 const CREATE_RETRY_MS: u64 = 1_000;
 /// Buffers that an append which is no publish may need at once: two index copies and a window.
 const BUFFERS_UPKEEP: usize = 3;
+/// Buffers beyond these that publishes leave for messages being read back.
+const BUFFERS_READS: usize = 2;
+/// Free buffers with which a publish may begin a block, or memory of a volatile queue.
+pub(crate) const BUFFERS_TO_PUBLISH: usize = BUFFERS_UPKEEP + BUFFERS_READS + 1;
 /// Most reads in flight for messages that are not in memory.
 const READS_MAX: usize = 8;
+/// Most of those for messages that nobody waits for yet.
+const READS_AHEAD_MAX: usize = 6;
+/// One in so many buffers may hold what was read before it is needed: more would push out what others
+/// are about to need.
+const AHEAD_PART: usize = 4;
 /// Places remembered as unreadable; beyond this many, reads simply fail again.
 const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
@@ -84,8 +93,15 @@ pub struct Config {
     pub slots_max: u32,
     /// Free slots kept ready beyond the reserve.
     pub spare_slots: u32,
+    /// Free slots beyond those go back to the file system when nothing needed them for so long.
+    pub spare_after_ms: u64,
+    /// When no segment was filled for so long, every slot that moving can empty is worth it; before,
+    /// as many as are spare may wait for acks to do it.
+    pub pack_after_ms: u64,
     /// Most writes in flight.
     pub writes_in_flight: u32,
+    /// Longest time that data without urgency waits for company, in ms.
+    pub trickle_ms: u64,
     /// Free buffers that the block cache leaves in the pool.
     pub buffers_free_min: u32,
     /// Partitions of the data directory.
@@ -109,7 +125,10 @@ impl Config {
             buffer_bytes: 256 << 10,
             slots_max: 64,
             spare_slots: 2,
+            spare_after_ms: 10_000,
+            pack_after_ms: 1_000,
             writes_in_flight: 2,
+            trickle_ms: 20,
             buffers_free_min: 8,
             partitions: 64,
             cluster: 0,
@@ -128,7 +147,8 @@ impl Config {
         assert!(u64::from(self.segment_bytes) >= 4 * u64::from(self.buffer_bytes));
         assert!(self.slots_max as usize >= RESERVE_SLOTS + RESUME_SLOTS + 2);
         assert!(self.writes_in_flight >= 1);
-        assert!(self.buffers_free_min as usize > BUFFERS_UPKEEP);
+        // What is kept free must be enough to go on with, or nothing would ever free more.
+        assert!(self.buffers_free_min as usize >= BUFFERS_TO_PUBLISH);
     }
 
     /// Bytes of the largest body of one record.
@@ -198,16 +218,19 @@ pub enum Appended {
 pub enum NoRoom {
     /// No buffer is free; there will be one when writes or sends complete.
     Buffers,
-    /// No slot is free, or only those that publishes may not take.
+    /// No slot is free for publishes yet; one is being made.
+    Slot,
+    /// No slot is free, or only those that publishes may not take, and no more can be had.
     Disk,
     /// The journal has failed or is not ready.
     Closed,
 }
 
-/// Who appends: publishes leave the reserve alone.
+/// Who appends: publishes leave the reserve alone, and moves leave some of it to acks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Publish,
+    Move,
     Upkeep,
 }
 
@@ -216,7 +239,7 @@ enum Purpose {
 pub enum Urgency {
     /// Write it as soon as a write is free.
     Now,
-    /// It may wait for company, up to [`TRICKLE_MS`].
+    /// It may wait for company, up to [`Config::trickle_ms`].
     Trickle,
 }
 
@@ -374,6 +397,8 @@ struct ReadInFlight {
     buffer: BufferId,
     /// The record it was asked for.
     place: Place,
+    /// As [`Window::readers`].
+    readers: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -507,9 +532,19 @@ pub struct Journal {
     unreadable: Vec<Place>,
     slot_task: Option<(OpId, SlotTask)>,
     create_after: Option<Mono>,
+    /// Since when more slots are free than are kept ready, and the fewest that were free since.
+    spare_since: Option<(Mono, usize)>,
+    /// Free slots that are to be given back.
+    surplus: usize,
     is_publish_refused: bool,
+    /// When the last turn ended.
+    now: Mono,
+    /// When a segment was filled last.
+    filled_at: Mono,
     trickle_since: Option<Mono>,
     idle_since: Option<Mono>,
+    /// The last turn gave cached buffers back: more are free in the next.
+    gave_buffers: bool,
     next_op: u64,
 }
 
@@ -585,9 +620,14 @@ impl Journal {
             unreadable: Vec::new(),
             slot_task: None,
             create_after: None,
+            spare_since: None,
+            surplus: 0,
             is_publish_refused: false,
+            now: Mono(0),
+            filled_at: Mono(0),
             trickle_since: None,
             idle_since: None,
+            gave_buffers: false,
             next_op: start.next_op,
         };
         for (partition, next) in start.partitions {
@@ -624,7 +664,7 @@ impl Journal {
         let draft = Draft::of(Kind::Run, head, count);
         let place = self.push(buffers, &draft, messages, folded.crc);
         self.set_urgent();
-        self.count_live(place.segment, count, messages.len());
+        self.count_live(place.segment, count, align_record(need));
         Ok(Appended::New(place))
     }
 
@@ -658,6 +698,7 @@ impl Journal {
     ) -> Result<Place, NoRoom> {
         assert!(!note.kind.is_indexed(), "messages have their own functions");
         assert!(note.kind.is_sequenced(), "the journal writes those itself");
+        assert!(!note.kind.is_reserved(), "what is written is read");
         assert!(body.len() <= self.config.body_bytes_max() as usize);
         self.must_be_open()?;
         let need = RECORD_HEAD_BYTES + body.len() as u32;
@@ -684,15 +725,15 @@ impl Journal {
         count: u32,
         messages: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.must_be_open()?;
+        self.may_move()?;
         let need = RECORD_HEAD_BYTES + messages.len() as u32;
-        self.make_room(need, Purpose::Upkeep, buffers, effects)?;
+        self.make_room(need, Purpose::Move, buffers, effects)?;
         let folded = record::fold_messages(0, messages).expect("the mover checked the messages");
         assert_eq!(folded.count, count, "the mover counted the messages");
         let mut draft = Draft::of(Kind::Relocated, head, count);
         draft.flags = FLAG_RELOCATED;
         let place = self.push(buffers, &draft, messages, folded.crc);
-        self.count_units(place.segment, count, messages.len());
+        self.count_units(place.segment, count, align_record(need));
         self.table.get_mut(place.segment).pin_count += 1;
         Ok(place)
     }
@@ -708,16 +749,9 @@ impl Journal {
         head: &RunHead,
         body: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.must_be_open()?;
-        self.append_piece(
-            buffers,
-            effects,
-            head,
-            body,
-            FLAG_RELOCATED,
-            Purpose::Upkeep,
-        )
-        .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
+        self.may_move()?;
+        self.append_piece(buffers, effects, head, body, FLAG_RELOCATED, Purpose::Move)
+            .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
     }
 
     fn append_piece(
@@ -742,7 +776,7 @@ impl Journal {
         draft.message_bytes = piece.message_bytes;
         let place = self.push(buffers, &draft, body, crc32c(body));
         self.set_urgent();
-        self.count_units(place.segment, 1, body.len());
+        self.count_units(place.segment, 1, align_record(need));
         Ok(place)
     }
 
@@ -776,6 +810,12 @@ impl Journal {
         self.durable
     }
 
+    /// Whether more buffers are free at the next turn than at the last one.
+    #[must_use]
+    pub fn gave_buffers(&self) -> bool {
+        self.gave_buffers
+    }
+
     /// Whether appends are taken: the incarnation is durable and no write has failed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -803,26 +843,41 @@ impl Journal {
     }
 
     fn is_full(&self) -> bool {
-        let count = self.table.iter().count() - self.table.count(SlotState::Absent);
+        let count = self.table.len() - self.table.count(SlotState::Absent);
         count >= self.config.slots_max as usize
+    }
+
+    /// Whether more slots can be had than there are.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        self.create_after.is_none() && !self.is_full()
     }
 
     /// Bytes that publishes may still fill without touching the reserve. `None` if there are no more
     /// slots to be had: publishes are refused then, where they only waited for credit before.
     #[must_use]
     pub fn publish_space(&self) -> Option<u64> {
-        if self.is_publish_refused && (self.create_after.is_some() || self.is_full()) {
+        if self.is_publish_refused && !self.may_grow() {
             return None;
         }
         let free = self
             .table
             .count(SlotState::Free)
             .saturating_sub(RESERVE_SLOTS) as u64;
-        let segment_bytes = u64::from(self.config.segment_bytes);
-        let open = self.segment.map_or(0, |segment| {
-            segment_bytes.saturating_sub(u64::from(self.table.get(segment).written_bytes))
-        });
-        Some(free * segment_bytes + open)
+        Some(free * u64::from(self.config.segment_bytes) + self.open_room())
+    }
+
+    /// Whether a segment was filled a moment ago.
+    pub(crate) fn is_filling(&self, now: Mono) -> bool {
+        now.ms_since(self.filled_at) < self.config.pack_after_ms
+    }
+
+    /// Bytes of the open segment that are not written.
+    pub(crate) fn open_room(&self) -> u64 {
+        self.segment.map_or(0, |segment| {
+            let written = self.table.get(segment).written_bytes;
+            u64::from(self.config.segment_bytes.saturating_sub(written))
+        })
     }
 
     /// Ranges of partitions that recovery could not prove and nobody accepted the loss of.
@@ -917,10 +972,29 @@ impl Journal {
             .segment
             .is_some_and(|segment| self.table.get(segment).is_reserve);
         if self.is_publish_refused || is_reserve {
-            self.is_publish_refused = true;
-            return Err(NoRoom::Disk);
+            return Err(self.no_slot());
         }
         Ok(())
+    }
+
+    /// Moves stop while acks may need what is left, also of a segment that was opened for acks: what
+    /// moves empty comes back only with checkpoints.
+    fn may_move(&self) -> Result<(), NoRoom> {
+        self.must_be_open()?;
+        match self.table.count(SlotState::Free) {
+            0..RESERVE_MOVES => Err(NoRoom::Disk),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why there is no slot for a publish: from the moment that none can be had publishes are
+    /// refused, before it they wait.
+    fn no_slot(&mut self) -> NoRoom {
+        if !self.is_publish_refused && self.may_grow() {
+            return NoRoom::Slot;
+        }
+        self.is_publish_refused = true;
+        NoRoom::Disk
     }
 
     /// Extends the last record if the messages continue it and fit its block.
@@ -965,21 +1039,19 @@ impl Journal {
         last.head.length += bytes;
         open.used = used;
         let segment = open.segment;
-        self.count_live(segment, count, messages.len());
+        self.count_live(segment, count, bytes);
         true
     }
 
-    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
-        let mut segment = self.table.get_mut(segment);
-        segment.unit_count += u64::from(count);
-        segment.unit_bytes += bytes as u64;
-        segment.live_count += u64::from(count);
+    fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: u32) {
+        self.count_units(segment, count, bytes);
+        self.table.get_mut(segment).live_count += u64::from(count);
     }
 
-    fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: usize) {
+    fn count_units(&mut self, segment: SegmentIdx, count: u32, bytes: u32) {
         let mut segment = self.table.get_mut(segment);
         segment.unit_count += u64::from(count);
-        segment.unit_bytes += bytes as u64;
+        segment.unit_bytes += u64::from(bytes);
     }
 
     fn set_urgent(&mut self) {
@@ -1023,8 +1095,8 @@ impl Journal {
                 .window
                 .is_some_and(|window| window_takes(&self.config, window, need));
         let buffers_min = match purpose {
-            Purpose::Publish => BUFFERS_UPKEEP + 1,
-            Purpose::Upkeep => BUFFERS_UPKEEP,
+            Purpose::Publish => BUFFERS_TO_PUBLISH,
+            Purpose::Move | Purpose::Upkeep => BUFFERS_UPKEEP,
         };
         if !has_window && buffers.available() < buffers_min {
             return Err(NoRoom::Buffers);
@@ -1048,11 +1120,14 @@ impl Journal {
         let free = self.table.count(SlotState::Free);
         let min = match purpose {
             Purpose::Publish => RESERVE_SLOTS + 1,
+            Purpose::Move => RESERVE_MOVES + 1,
             Purpose::Upkeep => 1,
         };
         if free < min {
-            self.is_publish_refused |= purpose == Purpose::Publish;
-            return Err(NoRoom::Disk);
+            return Err(match purpose {
+                Purpose::Publish => self.no_slot(),
+                Purpose::Move | Purpose::Upkeep => NoRoom::Disk,
+            });
         }
         self.seal_segment(buffers, effects);
         let next = self
@@ -1076,6 +1151,7 @@ impl Journal {
         drop(segment);
         self.segment = Some(next);
         self.next_slot = self.table.first(SlotState::Free, Some(next));
+        self.slot_taken();
         self.window = None;
         self.index.clear();
         Ok(())
@@ -1092,6 +1168,7 @@ impl Journal {
         self.segment = None;
         self.window = None;
         self.table.get_mut(segment).state = SlotState::Sealed;
+        self.filled_at = self.now;
         self.checkpoints.segments_since += 1;
     }
 
@@ -1155,6 +1232,7 @@ impl Journal {
                 start: written,
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
+                readers: 0,
             };
             self.cache.insert(segment, cached, effects);
             window

@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::produce::tag_of;
 use super::{Channel, Client, Link, Request};
-use crate::plan::{Fault, Gap, Mode};
+use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
 use crate::scene::Scene;
@@ -193,14 +193,6 @@ impl Client {
     }
 
     fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
-        let here = self.welcome.core;
-        if self
-            .consumer(channel)
-            .is_none_or(|consumer| consumer.core != here)
-            && scene.plan.avoids(Gap::RemoteConsumerClose)
-        {
-            return;
-        }
         let id = self.request(Request::ConsumerClose);
         frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
         let Some(consumer) = self.consumer(channel) else {
@@ -366,12 +358,6 @@ impl Client {
 
     /// Settles everything outstanding and asks for the confirm.
     pub(super) fn settle_all(&mut self, channel: u16, scene: &mut Scene) {
-        let Some(consumer) = self.consumer(channel) else {
-            return;
-        };
-        if consumer.state == State::Opening && scene.plan.avoids(Gap::DeliverBeforeOpened) {
-            return;
-        }
         let Some(consumer) = self.consumer(channel) else {
             return;
         };

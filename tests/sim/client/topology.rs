@@ -10,7 +10,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use super::{Client, Request, queue_name};
 use crate::model::{Change, Condition, Edge, Header, Headers, QueueSettings};
-use crate::plan::{Fault, Gap};
+use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
 use crate::scene::Scene;
@@ -375,14 +375,6 @@ fn draw_edge(
     let (key, arguments) = match kind {
         Some(ExchangeKind::Headers) => {
             let mut arguments = draw_headers(random);
-            if scene.plan.avoids(Gap::RepeatedArguments) {
-                let mut seen: Vec<String> = Vec::new();
-                arguments.retain(|(key, _)| {
-                    let is_new = !seen.contains(key);
-                    seen.push(key.clone());
-                    is_new
-                });
-            }
             if random.coin() {
                 let modes = ["all", "any", "all-with-x", "any-with-x"];
                 let mode = (*random.pick(&modes)).to_string();

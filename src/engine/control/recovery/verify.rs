@@ -103,6 +103,10 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
         let upto = self.recovery.named_upto(segment);
         let mut checked_upto = 0;
         for (number, part) in parts.iter().enumerate() {
+            checked_upto = part.covers_upto;
+            if part.is_given_up() {
+                continue;
+            }
             let mut body = None;
             for (copy, at) in [part.first_copy, part.second_copy].into_iter().enumerate() {
                 let found = self.index_at(segment, at);
@@ -119,11 +123,16 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                 Some(body) => self.blocks(segment, &body.blocks),
                 None => self.unindexed(segment, part.covers_from, part.covers_upto),
             }
-            checked_upto = part.covers_upto;
+        }
+        let made = self.recovery.named_made_parts(segment);
+        for body in &made {
+            self.blocks(segment, &body.blocks);
         }
         match self.recovery.open_blocks(segment) {
             Some(body) => self.blocks(segment, &body.blocks),
-            None if parts.is_empty() => self.unindexed(segment, checked_upto, upto),
+            None if parts.is_empty() && made.is_empty() => {
+                self.unindexed(segment, checked_upto, upto);
+            }
             None => {}
         }
     }
@@ -180,9 +189,17 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                     self.verified.report.padding_dirty_count += 1;
                 }
                 Some((header, Content::MessagesBad(_))) => self.messages(&header, segment),
+                Some((_, Content::KindUnread(kind))) => self.unread(kind, segment, entry.offset),
                 Some((_, Content::Bad)) | None => self.lost(segment, entry),
             }
         }
+    }
+
+    fn unread(&mut self, kind: u8, segment: SegmentIdx, offset: u32) {
+        self.find(format!(
+            "{} holds a record of kind {kind} at offset {offset}, which this version does not read",
+            self.name(segment)
+        ));
     }
 
     /// Everything in a listed block is in doubt: the index says what that is.
@@ -256,6 +273,7 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                 Content::Good => {}
                 Content::PaddingDirty => self.verified.report.padding_dirty_count += 1,
                 Content::MessagesBad(_) => self.messages(&header, segment),
+                Content::KindUnread(kind) => self.unread(kind, segment, at),
                 Content::Bad => {
                     self.find(format!("{} is bad at offset {at}", self.name(segment)));
                 }

@@ -238,10 +238,14 @@ impl<'a> Iterator for Records<'a> {
         let bytes = &self.block[at as usize..self.used as usize];
         let record = record::check(bytes);
         // A record whose sum fails still has a length; if that is wrong, so is all that follows.
-        self.at = match RecordHead::decode(bytes) {
-            Ok(head) => at.saturating_add(align_record(head.length.min(self.used))),
-            Err(_) => self.used,
+        let length = match (&record, RecordHead::decode(bytes)) {
+            (_, Ok(head)) => Some(head.length),
+            (Err(RecordFault::KindUnknown(unknown)), Err(_)) => Some(unknown.length),
+            (_, Err(_)) => None,
         };
+        self.at = length.map_or(self.used, |length| {
+            at.saturating_add(align_record(length.min(self.used)))
+        });
         Some(Found { at, record })
     }
 }
@@ -255,6 +259,8 @@ pub enum Content {
     PaddingDirty,
     /// Every record is whole, but so many messages do not fit their producers' checksums.
     MessagesBad(u32),
+    /// Whole, with a record of this kind, which this version does not read: a later one wrote it.
+    KindUnread(u8),
     /// Not the records that the header names.
     Bad,
 }
@@ -263,7 +269,10 @@ impl Content {
     /// Whether every byte that matters is as it was written.
     #[must_use]
     pub const fn is_good(self) -> bool {
-        matches!(self, Content::Good | Content::PaddingDirty)
+        match self {
+            Content::Good | Content::PaddingDirty | Content::KindUnread(_) => true,
+            Content::MessagesBad(_) | Content::Bad => false,
+        }
     }
 }
 
@@ -281,19 +290,32 @@ pub fn check_content(header: &BlockHeader, block: &[u8]) -> Content {
     let mut end = BLOCK_HEADER_BYTES;
     let mut bad_messages = 0;
     let mut padding_clean = true;
+    let mut kind_unread = None;
     for found in Records::new(header, used) {
-        let Ok((head, body)) = found.record else {
-            return Content::Bad;
+        let (length, crc) = match found.record {
+            Ok((head, body)) => {
+                if head.kind.has_messages() {
+                    record::check_messages(body, |_| bad_messages += 1);
+                }
+                if head.kind.is_reserved() {
+                    kind_unread = Some(head.kind as u8);
+                }
+                (head.length, head.crc)
+            }
+            Err(RecordFault::KindUnknown(unknown)) => {
+                if !unknown.is_ignorable() {
+                    kind_unread = Some(unknown.kind);
+                }
+                (unknown.length, unknown.crc)
+            }
+            Err(_) => return Content::Bad,
         };
-        content_crc = crc32c_append(content_crc, &head.crc.to_le_bytes());
+        content_crc = crc32c_append(content_crc, &crc.to_le_bytes());
         record_count += 1;
-        if head.kind.has_messages() {
-            record::check_messages(body, |_| bad_messages += 1);
-        }
-        let Some(next) = found.at.checked_add(head.padded_length()) else {
+        let Some(next) = found.at.checked_add(align_record(length)) else {
             return Content::Bad;
         };
-        let padding = used.get((found.at + head.length) as usize..next as usize);
+        let padding = used.get((found.at + length) as usize..next as usize);
         match padding {
             Some(padding) => padding_clean &= padding.iter().all(|byte| *byte == 0),
             None => return Content::Bad,
@@ -305,6 +327,9 @@ pub fn check_content(header: &BlockHeader, block: &[u8]) -> Content {
         || content_crc != header.content_crc
     {
         return Content::Bad;
+    }
+    if let Some(kind) = kind_unread {
+        return Content::KindUnread(kind);
     }
     if bad_messages > 0 {
         return Content::MessagesBad(bad_messages);

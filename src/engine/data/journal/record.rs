@@ -20,8 +20,14 @@
 //!
 //! A body of messages folds to the first 8 bytes of each message, its producer's checksum and its
 //! length: the producer's checksum covers the rest, so no message is ever summed a second time on
-//! the way in. Every other body folds to itself. So each record proves itself, alone, wherever it
-//! is found; a block only has to prove which records it holds.
+//! the way in. Every other body folds to itself, also of kinds that later versions add. So each
+//! record proves itself, alone, wherever it is found; a block only has to prove which records it
+//! holds.
+//!
+//! A record that proves itself and is of a kind that this version does not read ends recovery with
+//! its number: a later version wrote it, and nothing that it says may be guessed or skipped. Kinds
+//! from 128 on are the exception: they say nothing that a reader must know, take no number in their
+//! partition, and are skipped.
 
 use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::envelope;
@@ -104,9 +110,9 @@ kinds! {
     Prepare = 16,
     /// Reserved: a transaction is decided.
     Decide = 17,
-    /// Ranges of queue sequences that expired.
+    /// Reserved: ranges of queue sequences that expired.
     Expire = 18,
-    /// A queue was emptied up to a sequence.
+    /// Reserved: a queue was emptied up to a sequence.
     Purge = 19,
     /// A partition that another journal held continues here; the body is the record sequence it
     /// had when it was here before, so that the step is not taken for damage (rulings 14).
@@ -117,13 +123,16 @@ impl Kind {
     /// Whether the body is whole messages, each with its producer's checksum.
     #[must_use]
     pub const fn has_messages(self) -> bool {
-        matches!(self, Kind::Run | Kind::Relocated)
+        matches!(self, Kind::Run | Kind::Relocated | Kind::Body)
     }
 
     /// Whether the record takes a number in its partition.
     #[must_use]
     pub const fn is_sequenced(self) -> bool {
-        !matches!(self, Kind::Watermark | Kind::Truncate | Kind::Index)
+        !matches!(
+            self,
+            Kind::Watermark | Kind::Truncate | Kind::Index | Kind::Body
+        )
     }
 
     /// Whether the index of a segment lists records of this kind.
@@ -131,7 +140,37 @@ impl Kind {
     pub const fn is_indexed(self) -> bool {
         matches!(self, Kind::Run | Kind::Relocated | Kind::Fragment)
     }
+
+    /// Whether the number is taken and this version neither writes nor reads it.
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        match self {
+            Kind::Run
+            | Kind::Fragment
+            | Kind::Ack
+            | Kind::Relocated
+            | Kind::Mark
+            | Kind::Counts
+            | Kind::Catalog
+            | Kind::Watermark
+            | Kind::Truncate
+            | Kind::Loss
+            | Kind::Index
+            | Kind::Adopt => false,
+            Kind::Seal
+            | Kind::Body
+            | Kind::Entry
+            | Kind::HardState
+            | Kind::Prepare
+            | Kind::Decide
+            | Kind::Expire
+            | Kind::Purge => true,
+        }
+    }
 }
+
+/// Kinds from this number on may be skipped by who does not know them.
+const KIND_IGNORABLE_MIN: u8 = 128;
 
 /// A record's head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,13 +203,32 @@ pub struct RecordHead {
     pub producer_epoch: u32,
 }
 
+/// A whole record of a kind that this version does not know: a later one wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unknown {
+    /// The number of its kind.
+    pub kind: u8,
+    /// Head and body in bytes, without padding.
+    pub length: u32,
+    /// Proves body and head.
+    pub crc: u32,
+}
+
+impl Unknown {
+    /// Whether it may be skipped.
+    #[must_use]
+    pub const fn is_ignorable(self) -> bool {
+        self.kind >= KIND_IGNORABLE_MIN
+    }
+}
+
 /// Why bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordFault {
     /// Too short for its head or its length.
     Cut,
-    /// A kind this version does not know: written by a later one, or damage.
-    KindUnknown,
+    /// A kind this version does not know. It proves itself, or the fault would be another.
+    KindUnknown(Unknown),
     /// Reserved bytes are not zero, or a body of messages does not walk.
     Malformed,
     /// The checksum does not fit.
@@ -201,12 +259,14 @@ impl RecordHead {
     /// Reads the head that starts `bytes`; proves nothing but that it can be read.
     ///
     /// # Errors
-    /// A [`RecordFault`] if it is cut, of an unknown kind, or its reserved bytes are not zero.
+    /// A [`RecordFault`] if it is cut, its reserved bytes are not zero, or its kind is none.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordFault> {
         let head = bytes
             .get(..RECORD_HEAD_BYTES as usize)
             .ok_or(RecordFault::Cut)?;
-        let kind = Kind::from_number(head[0]).ok_or(RecordFault::KindUnknown)?;
+        let Some(kind) = Kind::from_number(head[0]) else {
+            return Err(fault_of_kind(bytes));
+        };
         let length = u32_at(head, 4);
         if length < RECORD_HEAD_BYTES || u32_at(head, 60) != 0 {
             return Err(RecordFault::Malformed);
@@ -249,6 +309,25 @@ impl RecordHead {
         bytes[12..16].copy_from_slice(&self.crc.to_le_bytes());
         bytes
     }
+}
+
+/// What is wrong with a record whose kind is unknown: damage, or a later version.
+fn fault_of_kind(bytes: &[u8]) -> RecordFault {
+    let (length, crc) = (u32_at(bytes, 4), u32_at(bytes, 12));
+    let Some(body) = bytes.get(RECORD_HEAD_BYTES as usize..length as usize) else {
+        return RecordFault::Cut;
+    };
+    let mut head = [0; RECORD_HEAD_BYTES as usize];
+    head.copy_from_slice(&bytes[..RECORD_HEAD_BYTES as usize]);
+    head[12..16].fill(0);
+    if head[0] == 0 || crc32c_append(crc32c(body), &head) != crc {
+        return RecordFault::Checksum;
+    }
+    RecordFault::KindUnknown(Unknown {
+        kind: head[0],
+        length,
+        crc,
+    })
 }
 
 /// `bytes` rounded up to the alignment of records.
@@ -470,6 +549,25 @@ mod tests {
         let mut bad = Vec::new();
         check_messages(body, |index| bad.push(index));
         assert_eq!(bad, [2]);
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_named_if_it_proves_itself() {
+        let mut bytes = run();
+        for kind in [21, 127, 128, 255] {
+            bytes[0] = kind;
+            assert_eq!(check(&bytes), Err(RecordFault::Checksum));
+            let mut head = bytes[..RECORD_HEAD_BYTES as usize].to_vec();
+            head[12..16].fill(0);
+            let crc = crc32c_append(crc32c(&bytes[RECORD_HEAD_BYTES as usize..]), &head);
+            let mut whole = bytes.clone();
+            whole[12..16].copy_from_slice(&crc.to_le_bytes());
+            let length = bytes.len() as u32;
+            let unknown = Unknown { kind, length, crc };
+            assert_eq!(check(&whole), Err(RecordFault::KindUnknown(unknown)));
+            assert_eq!(unknown.is_ignorable(), kind >= 128);
+            assert_eq!(check(&whole[..whole.len() - 1]), Err(RecordFault::Cut));
+        }
     }
 
     #[test]

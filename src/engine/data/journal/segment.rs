@@ -54,6 +54,21 @@ pub struct IndexPart {
     pub second_copy: u32,
 }
 
+impl IndexPart {
+    /// Neither copy can be read: what they said was made again from the blocks.
+    pub(crate) fn give_up(&mut self) {
+        self.first_copy = 0;
+        self.second_copy = 0;
+    }
+
+    /// Whether its copies were given up. No copy lies at the start of a segment: it covers a block
+    /// before it.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.first_copy == 0 && self.second_copy == 0
+    }
+}
+
 /// One slot and the segment it holds.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -71,11 +86,14 @@ pub struct Segment {
     pub durable_bytes: u32,
     /// The parts of its index, in order.
     pub parts: Vec<IndexPart>,
+    /// Bodies of index parts that recovery made from blocks, where the segment has none of its own
+    /// that can be read or believed. Checkpoints carry them, so that the blocks are read once.
+    pub made_parts: Vec<Vec<u8>>,
     /// Units (messages, pieces of large messages) that are not durably settled.
     pub live_count: u64,
     /// Units ever appended.
     pub unit_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their records: what they take when nothing else is around them.
     pub unit_bytes: u64,
     /// The newest checkpoint that needs it, by naming it or by replaying it.
     pub named_generation: u64,
@@ -99,6 +117,7 @@ impl Segment {
             written_bytes: 0,
             durable_bytes: 0,
             parts: Vec::new(),
+            made_parts: Vec::new(),
             live_count: 0,
             unit_count: 0,
             unit_bytes: 0,
@@ -109,7 +128,7 @@ impl Segment {
         }
     }
 
-    /// Estimated bytes of live bodies.
+    /// Estimated bytes of the records of live units.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         // A segment holds less than 2^32 bytes and fewer units than that.
@@ -117,6 +136,14 @@ impl Segment {
             .saturating_mul(self.live_count)
             .checked_div(self.unit_count)
             .unwrap_or(0)
+    }
+
+    /// The runs that its made parts list.
+    pub fn made_runs(&self) -> impl Iterator<Item = RunEntry> {
+        let bodies = self.made_parts.iter();
+        bodies
+            .filter_map(|body| IndexBody::decode(body))
+            .flat_map(|body| body.runs)
     }
 
     /// Whether nothing in it is needed but by checkpoints.

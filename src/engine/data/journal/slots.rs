@@ -50,6 +50,16 @@ impl Journal {
         self.slot_freed();
     }
 
+    /// A free slot was put to use: fewer than it seemed are to spare.
+    pub(super) fn slot_taken(&mut self) {
+        let free = self.table.count(SlotState::Free);
+        if let Some((_, fewest)) = &mut self.spare_since {
+            *fewest = free.min(*fewest);
+        }
+        let spare = free.saturating_sub(self.free_target());
+        self.surplus = self.surplus.min(spare);
+    }
+
     pub(super) fn slot_freed(&mut self) {
         let free = self.table.count(SlotState::Free);
         if free >= RESERVE_SLOTS + RESUME_SLOTS {
@@ -95,8 +105,27 @@ impl Journal {
                     bytes: u64::from(self.config.segment_bytes),
                 },
             });
-        } else if free > 2 * self.free_target() {
-            self.remove_slot(RESERVE_SLOTS, effects);
+        } else if self.surplus > 0 {
+            self.surplus -= 1;
+            self.remove_slot(self.free_target(), effects);
+        }
+    }
+
+    /// Finds out how many free slots nothing needs: the fewest that were too many all the while.
+    pub(super) fn watch_spares(&mut self, now: Mono) {
+        let free = self.table.count(SlotState::Free);
+        let target = self.free_target();
+        if free <= target || self.surplus > 0 {
+            self.spare_since = None;
+            return;
+        }
+        let (since, fewest) = *self.spare_since.get_or_insert((now, free));
+        let fewest = fewest.min(free);
+        if now.ms_since(since) < self.config.spare_after_ms {
+            self.spare_since = Some((since, fewest));
+        } else {
+            self.spare_since = None;
+            self.surplus = fewest.saturating_sub(target);
         }
     }
 
@@ -120,15 +149,16 @@ impl Journal {
         });
     }
 
-    /// Gives cached buffers back until as many are free as the configuration keeps.
-    pub fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) {
+    /// Gives cached buffers back until as many are free as the configuration keeps. Returns whether
+    /// it gave any.
+    pub fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) -> bool {
         let wanted = self.config.buffers_free_min as usize;
         let missing = wanted.saturating_sub(buffers.available());
         let filling = self.window.map(|window| window.buffer);
-        for _ in 0..missing {
-            if !self.cache.evict(self.durable, filling, effects) {
-                break;
-            }
+        let mut given = 0;
+        while given < missing && self.cache.evict(self.durable, filling, effects) {
+            given += 1;
         }
+        given > 0
     }
 }

@@ -217,12 +217,17 @@ impl Rule {
             .unwrap_or(Self::ALL)
     }
 
-    /// What is compared of a binding's arguments.
+    /// What is compared of a binding's arguments: of several with one name the first.
+    //= P-65
     fn terms<'a>(self, arguments: &'a [u8]) -> impl Iterator<Item = (&'a [u8], Value<'a>)> {
         let table = fields::Table::parse(arguments).unwrap_or_default();
-        table.entries().filter(move |(name, _)| {
-            *name != b"x-match" && (self.with_x || !name.starts_with(b"x-"))
-        })
+        let terms = table.entries().enumerate().filter(move |(at, (name, _))| {
+            *name != b"x-match"
+                && (self.with_x || !name.starts_with(b"x-"))
+                && (table.entries().take(*at).all(|(before, _)| before != *name)
+                    || crate::mutant!(RepeatedArguments))
+        });
+        terms.map(|(_, term)| term)
     }
 }
 
@@ -533,6 +538,18 @@ mod tests {
         let headers = text(text(Vec::new(), "a", "1"), "a", "2");
         assert!(matches(&text(Vec::new(), "a", "1"), &headers));
         assert!(!matches(&text(Vec::new(), "a", "2"), &headers));
+    }
+
+    //= P-65
+    #[test]
+    fn the_first_of_several_arguments_counts() {
+        let arguments = text(text(Vec::new(), "a", "1"), "a", "2");
+        let (one, two) = (text(Vec::new(), "a", "1"), text(Vec::new(), "a", "2"));
+        assert!(matches(&arguments, &one));
+        assert!(!matches(&arguments, &two));
+        let any = [rule("any"), arguments].concat();
+        assert!(matches(&any, &one));
+        assert!(!matches(&any, &two));
     }
 
     #[test]

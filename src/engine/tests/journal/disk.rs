@@ -157,6 +157,8 @@ pub struct Disk {
     /// The operation with this number fails, and what its fault is.
     pub fault: Option<(u64, IoFault)>,
     pub op_count: u64,
+    /// Slots created.
+    pub created_count: u64,
     /// Most bytes of slots and checkpoints together.
     pub bytes_max: Option<u64>,
     pub written_bytes: u64,
@@ -309,6 +311,7 @@ impl Disk {
                     return Err(IoFault::NoSpace);
                 }
                 self.image.slots.insert(*slot, vec![0; *bytes as usize]);
+                self.created_count += 1;
             }
             FileOp::RemoveSlot { slot } => {
                 self.image.slots.remove(slot);
