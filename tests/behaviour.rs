@@ -14,6 +14,7 @@
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
+//! | `stalled.rs` | P-41: consumers that do not read |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
 //! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `client.rs` | the same broker through the client crate |
@@ -48,6 +49,8 @@ mod publish;
 mod restart;
 #[path = "behaviour/routing.rs"]
 mod routing;
+#[path = "behaviour/stalled.rs"]
+mod stalled;
 #[path = "behaviour/topology.rs"]
 mod topology;
 #[path = "behaviour/wire.rs"]

@@ -9,15 +9,17 @@ use std::time::Duration;
 use ringpost_engine::Mono;
 use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
+use ringpost_wire::FRAME_BYTES_MAX;
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
-use crate::budget::{Budget, Demand};
+use crate::budget::{Budget, Demand, Pool, SEND_BUFFER_BYTES};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
 use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
+use crate::data::conn::{ConnLimits, RECEIVE_BYTES};
 use crate::data::drive::{CoreMail, Drive, Reporter};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::store::Store;
@@ -203,6 +205,7 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             buffers: budget.core.buffers.count,
             connections_max: config.connections_max.div_ceil(u32::from(cores)),
             drain_timeout: config.drain_timeout,
+            conn_limits: conn_limits(&budget),
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
@@ -288,6 +291,7 @@ struct Parts {
     buffers: u32,
     connections_max: u32,
     drain_timeout: std::time::Duration,
+    conn_limits: ConnLimits,
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
@@ -335,6 +339,7 @@ impl Parts {
             started: self.started,
             connections_max: self.connections_max,
             drain_timeout: self.drain_timeout,
+            conn_limits: self.conn_limits,
         };
         drive.run(engine, effects).await;
     }
@@ -409,6 +414,17 @@ fn pin(asked: &Cpus, usable: &[usize], number: u16, cores: u16) -> Option<usize>
     }
 }
 
+/// What the connections of a core may keep, beside what each keeps when it is idle.
+fn conn_limits(budget: &Budget) -> ConnLimits {
+    let bytes = |pool: Pool| usize::try_from(pool.bytes()).unwrap_or(usize::MAX);
+    // One slab is what is received into, the others make places for the starts of long frames.
+    let partials_bytes = bytes(budget.core.receive_slabs).saturating_sub(RECEIVE_BYTES);
+    ConnLimits {
+        copied_bytes_max: bytes(budget.core.send_buffers),
+        partials_max: (partials_bytes / FRAME_BYTES_MAX).max(1),
+    }
+}
+
 fn engine_config(
     config: &Config,
     identity: &Identity,
@@ -431,6 +447,7 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
+            unsent_bytes_max: SEND_BUFFER_BYTES,
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
             // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,

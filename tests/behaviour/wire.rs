@@ -201,7 +201,10 @@ pub fn filler(seed: u64, bytes: usize) -> Vec<u8> {
 impl Wire {
     /// A connection on which nothing was said yet.
     pub fn dial(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).expect("the broker listens");
+        Self::over(TcpStream::connect(addr).expect("the broker listens"))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket option");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         stream.set_write_timeout(Some(PATIENCE)).expect("an option");
@@ -240,7 +243,21 @@ impl Wire {
 
     /// An open connection that said this.
     pub fn greet(broker: &Broker, hello: &Hello<'_>) -> Self {
-        let mut wire = Self::dial(broker.addr());
+        Self::dial(broker.addr()).greeted(broker, hello)
+    }
+
+    /// The same for a connection whose kernel keeps as little as it can of what is not read.
+    pub fn greet_small(broker: &Broker, hello: &Hello<'_>) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a descriptor");
+        socket.set_recv_buffer_size(4 << 10).expect("an option");
+        let connected = socket.connect(&broker.addr().into());
+        connected.expect("the broker listens");
+        Self::over(socket.into()).greeted(broker, hello)
+    }
+
+    fn greeted(self, broker: &Broker, hello: &Hello<'_>) -> Self {
+        let mut wire = self;
         wire.send(FrameHeader::bare(FrameKind::Hello, 0, 0), hello);
         let frame = wire.read();
         assert_eq!(frame.kind(), FrameKind::Welcome, "{frame:?}");

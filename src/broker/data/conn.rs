@@ -19,14 +19,27 @@ use crate::rt::{Poller, SocketEvent, Token};
 /// Bytes one receive may bring: two of the largest frames, so that a partial frame at its start
 /// never keeps a whole one out.
 pub const RECEIVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
-/// A partial frame up to this long stays with an idle connection; a longer one borrows from the pool.
+/// A partial frame up to this long stays with an idle connection; a longer one takes one of the
+/// places of [`ConnLimits::partials_max`].
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-/// Longer vectors kept for partial frames and unsent bytes, per core.
-const SPARES_MAX: usize = 64;
+/// Longer vectors kept for partial frames and unsent bytes, per core; none is longer than a frame.
+const SPARES_MAX: usize = 16;
+/// How long a socket may take nothing of a buffer before the rest is copied out of it.
+const COPY_AFTER: Duration = Duration::from_millis(10);
 /// Slices of one vectored send.
 const SLICES_MAX: usize = 64;
 /// How long a peer that was told `Close` may take to hang up (P-11).
 const LINGER: Duration = Duration::from_secs(5);
+
+/// What the connections of one core may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnLimits {
+    /// Bytes copied for sockets that take too little. Who finds no room goes on holding the buffers.
+    pub copied_bytes_max: usize,
+    /// Connections that may keep more than 4 KiB of a frame which is not whole. Others are not read
+    /// beyond that until there is a place, which a frame that becomes whole gives back.
+    pub partials_max: usize,
+}
 
 /// Bytes that wait to be sent.
 #[derive(Debug)]
@@ -60,8 +73,10 @@ struct Conn {
     listed: bool,
     /// Is on the list of those with something to send.
     sending: bool,
-    /// Is on the list of those that hold buffers which their socket did not take.
-    pinning: bool,
+    /// When what it holds of buffers is to be copied out of them; none if it holds nothing.
+    copy_at: Option<Monotonic>,
+    /// Is on the list of those for whose copy there was no room.
+    held: bool,
     /// Everything is to be sent, then the peer hangs up; the engine has forgotten it. What still
     /// comes is read and dropped: bytes that nobody reads would take the `Close` with them.
     closing: bool,
@@ -94,8 +109,20 @@ pub struct Conns {
     unread: Vec<ConnId>,
     /// Connections with something to send.
     sending: Vec<ConnId>,
-    /// Connections that hold buffers which their sockets did not take.
-    pinning: Vec<ConnId>,
+    /// Connections that began to hold buffers, with the time when that has lasted too long; in order.
+    /// An entry counts if it is the connection's own time still.
+    stalled: VecDeque<(Monotonic, ConnId)>,
+    /// Connections for whose copy there was no room; the one that waits longest first.
+    held: VecDeque<ConnId>,
+    /// Connections that are not read before there is a place for a long partial frame.
+    crowded: VecDeque<ConnId>,
+    /// Connections that have such a place.
+    partials: usize,
+    /// Bytes copied for sockets that take too little.
+    copied_bytes: usize,
+    /// A buffer became free here and not by the engine's word.
+    freed: bool,
+    limits: ConnLimits,
     /// Connections that are closing, with the time when they are cut off; in order.
     closing: VecDeque<(Monotonic, ConnId)>,
     /// Where bytes are received; one partial frame, then what arrives.
@@ -104,16 +131,10 @@ pub struct Conns {
     count: u32,
 }
 
-impl Default for Conns {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Conns {
     /// No connection yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(limits: ConnLimits) -> Self {
         Self {
             conns: Vec::new(),
             free: Vec::new(),
@@ -121,7 +142,13 @@ impl Conns {
             readable: VecDeque::new(),
             unread: Vec::new(),
             sending: Vec::new(),
-            pinning: Vec::new(),
+            stalled: VecDeque::new(),
+            held: VecDeque::new(),
+            crowded: VecDeque::new(),
+            partials: 0,
+            copied_bytes: 0,
+            freed: false,
+            limits,
             closing: VecDeque::new(),
             slab: vec![0; RECEIVE_BYTES + ALIGN],
             spares: Vec::new(),
@@ -195,6 +222,7 @@ impl Conns {
         // Registration reports what the socket is ready for, but bytes that came along with it are
         // known only here.
         let listed = !partial.is_empty();
+        self.partials += usize::from(is_long(&partial));
         if listed {
             self.readable.push_back(id);
         }
@@ -209,7 +237,8 @@ impl Conns {
             blocked: false,
             listed,
             sending: false,
-            pinning: false,
+            copy_at: None,
+            held: false,
             closing: false,
             finished: false,
         }));
@@ -284,15 +313,46 @@ impl Conns {
     }
 
     /// Receives once from a connection that may have bytes, and gives what is whole to `take`.
-    pub fn receive(&mut self, id: ConnId, mut take: impl FnMut(ConnId, Arrival<'_>)) {
+    pub fn receive(&mut self, id: ConnId, take: impl FnMut(ConnId, Arrival<'_>)) {
+        self.receive_one(id, take);
+        self.let_in();
+    }
+
+    /// Lets the next connection be read that waits for a place, if there is one.
+    fn let_in(&mut self) {
+        while self.partials < self.limits.partials_max {
+            let Some(id) = self.crowded.pop_front() else {
+                return;
+            };
+            if self.get_mut(id).is_some() {
+                // It lets in the next one when it was read.
+                self.readable.push_back(id);
+                return;
+            }
+        }
+    }
+
+    fn receive_one(&mut self, id: ConnId, mut take: impl FnMut(ConnId, Arrival<'_>)) {
         let base = self.slab.as_ptr().align_offset(ALIGN);
         let idx = Self::idx(id);
         let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {
             return;
         };
-        conn.listed = false;
-        let slab = &mut self.slab[base..base + RECEIVE_BYTES];
+        if conn.closing {
+            conn.partial.clear();
+        }
         let had = conn.partial.len();
+        let has_place = is_long(&conn.partial) || self.partials < self.limits.partials_max;
+        let room = match has_place {
+            true => RECEIVE_BYTES,
+            false => PARTIAL_BYTES_KEPT,
+        };
+        if had >= room {
+            self.crowded.push_back(id);
+            return;
+        }
+        conn.listed = false;
+        let slab = &mut self.slab[base..base + room];
         slab[..had].copy_from_slice(&conn.partial);
         let mut gone = false;
         let mut filled = had;
@@ -337,7 +397,9 @@ impl Conns {
         } else {
             end..filled
         };
-        Self::keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
+        self.partials -= usize::from(is_long(&conn.partial));
+        keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
+        self.partials += usize::from(is_long(&conn.partial));
         let again = conn.readable && malformed.is_none();
         if again {
             conn.listed = true;
@@ -353,21 +415,6 @@ impl Conns {
         } else if gone {
             take(id, Arrival::Gone);
         }
-    }
-
-    /// Keeps the start of a frame: little of it with the connection, much of it in a borrowed vector.
-    fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
-        partial.clear();
-        if rest.len() > partial.capacity() && rest.len() > PARTIAL_BYTES_KEPT {
-            *partial = spares.pop().unwrap_or_default();
-            partial.clear();
-        } else if rest.len() <= PARTIAL_BYTES_KEPT
-            && partial.capacity() > PARTIAL_BYTES_KEPT
-            && spares.len() < SPARES_MAX
-        {
-            spares.push(std::mem::take(partial));
-        }
-        partial.extend_from_slice(rest);
     }
 
     /// Queues bytes of this turn's arena.
@@ -437,25 +484,114 @@ impl Conns {
         }
     }
 
-    /// Copies what sockets did not take out of the pool's buffers, so that those who do not read
-    /// keep no memory from those who do.
-    pub fn unpin(&mut self, pool: &mut BufferPool) {
-        let mut pinning = std::mem::take(&mut self.pinning);
-        for id in pinning.drain(..) {
+    /// When the next connection has held buffers for too long.
+    #[must_use]
+    pub fn next_stalled(&self) -> Option<Monotonic> {
+        self.stalled.front().map(|(due, _)| *due)
+    }
+
+    /// Copies what sockets have not taken for too long out of the pool's buffers, as far as there is
+    /// room for copies, so that those who do not read keep no memory from those who do.
+    pub fn copy_out(&mut self, now: Monotonic, pool: &mut BufferPool) {
+        while let Some((due, id)) = self.stalled.front().copied() {
+            if due > now {
+                break;
+            }
+            self.stalled.pop_front();
+            if let Some(conn) = self.get_mut(id)
+                && conn.copy_at == Some(due)
+                && !conn.held
+            {
+                conn.held = true;
+                self.held.push_back(id);
+            }
+        }
+        while let Some(id) = self.held.front().copied() {
+            let left = self
+                .limits
+                .copied_bytes_max
+                .saturating_sub(self.copied_bytes);
+            if let Some(conn) = self.get_mut(id) {
+                let bytes = conn.held_bytes();
+                if bytes > left {
+                    return;
+                }
+                conn.held = false;
+                if bytes > 0 {
+                    self.copy_one(id, pool);
+                }
+            }
+            self.held.pop_front();
+        }
+    }
+
+    /// Makes one copied piece of everything that a connection has to send.
+    fn copy_one(&mut self, id: ConnId, pool: &mut BufferPool) {
+        let conn = self.get_mut(id).expect("it was just looked at");
+        conn.copy_at = None;
+        let bytes = conn.out.iter().map(|piece| piece.length()).sum();
+        let mut copy = Vec::with_capacity(bytes);
+        let mut before = 0;
+        let mut freed = false;
+        for piece in conn.out.drain(..) {
+            // No piece is of an arena: the turn is over.
+            copy.extend_from_slice(piece.bytes(&[], pool));
+            match piece {
+                Piece::Buffer(buffer, _) => freed |= pool.release(buffer),
+                Piece::Copied(bytes, _) => before += bytes.len(),
+                Piece::Arena(_) => {}
+            }
+        }
+        conn.out.push_back(Piece::Copied(copy, 0));
+        self.copied_bytes = self.copied_bytes + bytes - before;
+        self.freed |= freed;
+    }
+
+    /// Cuts off the connection that has held buffers for longest without room for a copy; says
+    /// whether there was one. The engine hears of it as of any peer that is gone.
+    pub fn cut_longest(&mut self, pool: &mut BufferPool) -> bool {
+        while let Some(id) = self.held.pop_front() {
             let Some(conn) = self.get_mut(id) else {
                 continue;
             };
-            conn.pinning = false;
-            for piece in &mut conn.out {
-                if let Piece::Buffer(buffer, range) = piece {
-                    let buffer = *buffer;
-                    let copy = pool.bytes(buffer, range.clone()).to_vec();
-                    *piece = Piece::Copied(copy, 0);
-                    pool.release(buffer);
-                }
+            conn.held = false;
+            if conn.held_bytes() > 0 {
+                let _ = conn.socket.shutdown(Shutdown::Both);
+                self.give_up(id, pool);
+                return true;
             }
         }
-        self.pinning = pinning;
+        false
+    }
+
+    /// Offers a socket nothing more; the next read finds that its peer is gone.
+    fn give_up(&mut self, id: ConnId, pool: &mut BufferPool) {
+        let conn = self.get_mut(id).expect("it was just looked at");
+        conn.copy_at = None;
+        conn.readable = true;
+        let list = !conn.listed;
+        conn.listed = true;
+        let out = std::mem::take(&mut conn.out);
+        self.forget_pieces(out, pool);
+        if list {
+            self.readable.push_back(id);
+        }
+    }
+
+    fn forget_pieces(&mut self, out: VecDeque<Piece>, pool: &mut BufferPool) {
+        for piece in out {
+            match piece {
+                Piece::Buffer(buffer, _) => self.freed |= pool.release(buffer),
+                Piece::Copied(bytes, _) => self.copied_bytes -= bytes.len(),
+                Piece::Arena(_) => {}
+            }
+        }
+    }
+
+    /// Whether a buffer became free since the last call, of which the engine does not know: it may
+    /// have waited for one.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     /// Forgets a connection whose peer is gone.
@@ -467,13 +603,11 @@ impl Conns {
         let conn = self.conns[idx].take().expect("it was just looked at");
         // The executor learns of a close only at its next turn; the peer shall learn at once.
         let _ = conn.socket.shutdown(Shutdown::Both);
-        for piece in conn.out {
-            if let Piece::Buffer(buffer, _) = piece {
-                pool.release(buffer);
-            }
-        }
+        self.partials -= usize::from(is_long(&conn.partial));
+        self.forget_pieces(conn.out, pool);
         self.free.push(idx as u32);
         self.count -= 1;
+        self.let_in();
     }
 
     /// Takes a connection out to hand it to another core: the socket, and what was received but is
@@ -486,18 +620,17 @@ impl Conns {
         poller: &mut Poller,
     ) -> Option<(Connection, Vec<u8>)> {
         self.get_mut(id)?;
-        self.flush_one(id, arena, pool, &mut |_, _| {});
+        self.flush_one(id, Monotonic::now(), arena, pool, &mut |_, _| {});
         self.get_mut(id)?;
         let idx = Self::idx(id);
         let conn = self.conns[idx].take().expect("it was just looked at");
+        self.partials -= usize::from(is_long(&conn.partial));
         self.free.push(idx as u32);
         self.count -= 1;
-        for piece in &conn.out {
-            if let Piece::Buffer(buffer, _) = piece {
-                pool.release(*buffer);
-            }
-        }
-        if poller.deregister(conn.socket.as_fd()).is_err() || !conn.out.is_empty() {
+        let is_left = !conn.out.is_empty();
+        self.forget_pieces(conn.out, pool);
+        self.let_in();
+        if poller.deregister(conn.socket.as_fd()).is_err() || is_left {
             // A client attaches before it has asked for anything, so nothing is left to send
             // unless it does not read; such a one is dropped.
             let _ = conn.socket.shutdown(Shutdown::Both);
@@ -510,13 +643,14 @@ impl Conns {
     /// arena pieces that are left are copied, so the arena may be cleared afterwards.
     pub fn flush(
         &mut self,
+        now: Monotonic,
         arena: &[u8],
         pool: &mut BufferPool,
         mut sent: impl FnMut(ConnId, u32),
     ) {
         let mut sending = std::mem::take(&mut self.sending);
         for id in sending.drain(..) {
-            self.flush_one(id, arena, pool, &mut sent);
+            self.flush_one(id, now, arena, pool, &mut sent);
         }
         // Nothing is queued while sending, so this keeps the memory.
         self.sending = sending;
@@ -525,11 +659,12 @@ impl Conns {
     fn flush_one(
         &mut self,
         id: ConnId,
+        now: Monotonic,
         arena: &[u8],
         pool: &mut BufferPool,
         sent: &mut impl FnMut(ConnId, u32),
     ) {
-        let spares = &mut self.spares;
+        let (spares, copied_bytes) = (&mut self.spares, &mut self.copied_bytes);
         let Some(conn) = self
             .conns
             .get_mut(Self::idx(id))
@@ -554,39 +689,25 @@ impl Conns {
                 Ok(Sent::Bytes(taken)) => {
                     conn.blocked = taken < offered;
                     total += taken;
-                    advance(&mut conn.out, taken, spares, pool, arena);
+                    self.freed |= advance(&mut conn.out, taken, spares, copied_bytes, pool);
                 }
                 Ok(Sent::WouldBlock) => conn.blocked = true,
                 Err(_) => gone = true,
             }
         }
-        if gone {
-            // The receive side will report the end; until then nothing more is offered.
-            for piece in conn.out.drain(..) {
-                if let Piece::Buffer(buffer, _) = piece {
-                    pool.release(buffer);
-                }
-            }
-            conn.readable = true;
-            if !conn.listed {
-                conn.listed = true;
-                self.readable.push_back(id);
-            }
+        if !gone && !conn.out.is_empty() {
+            *copied_bytes += keep_arena(&mut conn.out, spares, arena);
         }
-        for piece in &mut conn.out {
-            match piece {
-                Piece::Arena(range) => {
-                    let mut copy = spares.pop().unwrap_or_default();
-                    copy.clear();
-                    copy.extend_from_slice(&arena[range.start as usize..range.end as usize]);
-                    *piece = Piece::Copied(copy, 0);
-                }
-                Piece::Buffer(..) if !conn.pinning => {
-                    conn.pinning = true;
-                    self.pinning.push(id);
-                }
-                Piece::Buffer(..) | Piece::Copied(..) => {}
-            }
+        let holds = conn
+            .out
+            .iter()
+            .any(|piece| matches!(piece, Piece::Buffer(..)));
+        if !holds {
+            conn.copy_at = None;
+        } else if conn.copy_at.is_none() {
+            let due = now.plus(COPY_AFTER);
+            conn.copy_at = Some(due);
+            self.stalled.push_back((due, id));
         }
         let over = conn.closing && gone;
         if conn.closing && conn.out.is_empty() && !conn.finished {
@@ -599,6 +720,20 @@ impl Conns {
         }
         if over {
             self.drop_gone(id, pool);
+        } else if gone {
+            // The receive side will report the end.
+            self.give_up(id, pool);
+        }
+    }
+}
+
+impl Conn {
+    /// Bytes that it has to send, if some of them are a buffer's.
+    fn held_bytes(&self) -> usize {
+        let holds = |piece: &Piece| matches!(piece, Piece::Buffer(..));
+        match self.out.iter().any(holds) {
+            true => self.out.iter().map(Piece::length).sum(),
+            false => 0,
         }
     }
 }
@@ -611,32 +746,93 @@ impl Piece {
             Self::Buffer(buffer, range) => pool.bytes(*buffer, range.clone()),
         }
     }
+
+    fn length(&self) -> usize {
+        match self {
+            Self::Arena(range) | Self::Buffer(_, range) => (range.end - range.start) as usize,
+            Self::Copied(bytes, from) => bytes.len() - from,
+        }
+    }
 }
 
-/// Drops `taken` bytes from the front of what is to be sent.
+/// Whether a vector for a partial frame is one of those that are counted.
+fn is_long(partial: &Vec<u8>) -> bool {
+    partial.capacity() > PARTIAL_BYTES_KEPT
+}
+
+/// Keeps the start of a frame: little of it with the connection, much of it in a borrowed vector.
+fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
+    if rest.len() > PARTIAL_BYTES_KEPT {
+        if !is_long(partial) {
+            *partial = spares.pop().unwrap_or_default();
+        }
+    } else if is_long(partial) {
+        spare(spares, std::mem::take(partial));
+    }
+    partial.clear();
+    // Not more than is needed, since what there is stays with an idle connection.
+    partial.reserve_exact(rest.len());
+    partial.extend_from_slice(rest);
+}
+
+/// Keeps a vector for its memory, if there is not enough of that already.
+fn spare(spares: &mut Vec<Vec<u8>>, bytes: Vec<u8>) {
+    let is_useful = PARTIAL_BYTES_KEPT..=FRAME_BYTES_MAX;
+    if spares.len() < SPARES_MAX && is_useful.contains(&bytes.capacity()) {
+        spares.push(bytes);
+    }
+}
+
+/// Copies what is left of a turn's arena; says how much that was.
+fn keep_arena(out: &mut VecDeque<Piece>, spares: &mut Vec<Vec<u8>>, arena: &[u8]) -> usize {
+    let mut copied = 0;
+    for idx in 0..out.len() {
+        let Piece::Arena(range) = &out[idx] else {
+            continue;
+        };
+        let bytes = &arena[range.start as usize..range.end as usize];
+        copied += bytes.len();
+        let mut copy = match bytes.len() > PARTIAL_BYTES_KEPT {
+            true => spares.pop().unwrap_or_default(),
+            false => Vec::new(),
+        };
+        copy.clear();
+        copy.extend_from_slice(bytes);
+        out[idx] = Piece::Copied(copy, 0);
+    }
+    copied
+}
+
+/// Drops `taken` bytes from the front of what is to be sent; says whether a buffer is free now.
 fn advance(
     out: &mut VecDeque<Piece>,
     mut taken: usize,
     spares: &mut Vec<Vec<u8>>,
+    copied_bytes: &mut usize,
     pool: &mut BufferPool,
-    arena: &[u8],
-) {
+) -> bool {
+    let mut freed = false;
     while let Some(piece) = out.front_mut() {
-        let length = piece.bytes(arena, pool).len();
+        let length = piece.length();
         if taken < length {
             match piece {
                 Piece::Arena(range) | Piece::Buffer(_, range) => range.start += taken as u32,
                 Piece::Copied(_, from) => *from += taken,
             }
-            return;
+            break;
         }
         taken -= length;
         match out.pop_front().expect("it was just looked at") {
-            Piece::Buffer(buffer, _) => {
-                pool.release(buffer);
+            Piece::Buffer(buffer, _) => freed |= pool.release(buffer),
+            Piece::Copied(bytes, _) => {
+                *copied_bytes -= bytes.len();
+                spare(spares, bytes);
             }
-            Piece::Copied(bytes, _) if spares.len() < SPARES_MAX => spares.push(bytes),
-            Piece::Copied(..) | Piece::Arena(_) => {}
+            Piece::Arena(_) => {}
         }
     }
+    freed
 }
+
+#[cfg(test)]
+mod tests;

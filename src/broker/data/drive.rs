@@ -13,7 +13,7 @@ use ringpost_engine::{Effect, Effects, Input, IoFault, Mono};
 use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
-use crate::data::conn::{Arrival, Conns};
+use crate::data::conn::{Arrival, ConnLimits, Conns};
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
 use crate::data::notices::Notices;
 use crate::data::store::Store;
@@ -30,8 +30,14 @@ const RECEIVES_PER_TURN_MAX: usize = 64;
 const MESH_PER_TURN_MAX: usize = 256;
 /// Connections that one turn accepts.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// When fewer than one in so many buffers is free, sockets that are behind keep none.
-const BUFFERS_PINNED_PART: usize = 2;
+/// When fewer than one in so many buffers is free, who reads too little and holds some is cut off.
+const BUFFERS_SHORT_PART: usize = 8;
+/// Rounds of performing effects and telling the engine what came of it, in one turn.
+const ROUNDS_PER_TURN_MAX: usize = 8;
+/// When to try again to accept after the kernel refused: no event tells that it would not any more.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// When to try again to post to a lane that was full: its reader does not say that it has read.
+const LANE_AGAIN: Duration = Duration::from_millis(1);
 /// The listener's name at the poller.
 const LISTENER: Token = Token::new(Token::MAX);
 /// Least time between two ticks given to the engine.
@@ -86,6 +92,20 @@ pub struct Drive {
     pub connections_max: u32,
     /// How long a shutdown waits for clients to hang up.
     pub drain_timeout: Duration,
+    /// What its connections may keep.
+    pub conn_limits: ConnLimits,
+}
+
+/// What is known of the connections that wait at the listener. An event tells of them once, so a turn
+/// that leaves some has to remember it.
+#[derive(Clone, Copy, Debug)]
+enum Arrivals {
+    /// Nobody waits.
+    None,
+    /// Somebody may wait.
+    Waiting,
+    /// Somebody waits, and the kernel would not have it before this time.
+    Refused(Monotonic),
 }
 
 /// The parts that change from turn to turn.
@@ -98,7 +118,7 @@ struct Running {
     write_ns: Histogram<u64>,
     failed: Option<String>,
     told_started: bool,
-    accepting: bool,
+    arrivals: Arrivals,
     shutting_down: bool,
     /// When a shutdown cuts off the clients that are left.
     cut_off: Option<Monotonic>,
@@ -116,12 +136,12 @@ impl Drive {
         let mut running = Running {
             engine,
             effects,
-            conns: Conns::new(),
+            conns: Conns::new(self.conn_limits),
             leaving: VecDeque::new(),
             write_ns: latency_histogram(),
             failed: None,
             told_started: false,
-            accepting: false,
+            arrivals: Arrivals::None,
             shutting_down: false,
             cut_off: None,
             ticked: 0,
@@ -143,16 +163,7 @@ impl Drive {
         // The engine has not been asked for anything yet: its first turn starts recovery.
         self.turn(&mut running, &mut events);
         loop {
-            let now = Monotonic::now();
-            let deadline = if running.conns.has_readable() || !running.leaving.is_empty() {
-                Some(now)
-            } else {
-                let engine = running.engine.next_deadline(Mono(now.as_nanos()));
-                let engine = engine.map(|mono| Monotonic::from_nanos(mono.0));
-                let closing = running.conns.next_deadline();
-                let all = [engine, closing, running.cut_off];
-                all.into_iter().flatten().min()
-            };
+            let deadline = running.deadline();
             let (mesh, store, requests) = (&self.mesh, &self.store, &self.requests);
             let waited = self
                 .poller
@@ -208,13 +219,16 @@ impl Drive {
         }
         for event in &events.sockets {
             if event.token == LISTENER {
-                running.accepting = true;
+                running.arrivals = Arrivals::Waiting;
             } else {
                 running.conns.note(event);
             }
         }
         self.hang_up_late(running);
-        if running.accepting && running.engine.is_running() {
+        if running
+            .accepts_at()
+            .is_some_and(|at| at.as_nanos() <= now.0)
+        {
             self.accept(running, now);
         }
         self.receive(running, now);
@@ -235,15 +249,13 @@ impl Drive {
 
     /// Cuts off those who were told to hang up and did not.
     fn hang_up_late(&mut self, running: &mut Running) {
-        let Some(first) = running.conns.next_deadline().or(running.cut_off) else {
-            return;
-        };
         let now = Monotonic::now();
-        if running.cut_off.is_some_and(|late| now >= late) {
+        if running.cut_off.is_some_and(|late| late <= now) {
+            // Once is enough: nobody is let in any more.
+            running.cut_off = None;
             running.conns.drop_all(&mut self.pool);
-        } else if now >= first {
-            running.conns.expire(now, &mut self.pool);
         }
+        running.conns.expire(now, &mut self.pool);
     }
 
     fn step(&mut self, running: &mut Running, now: Mono, input: Input<'_>) {
@@ -310,7 +322,7 @@ impl Drive {
                 running.shutting_down = true;
                 running.cut_off = Some(Monotonic::now().plus(self.drain_timeout));
                 self.listener = None;
-                running.accepting = false;
+                running.arrivals = Arrivals::None;
                 self.step(running, now, Input::Shutdown);
             }
         }
@@ -405,11 +417,12 @@ impl Drive {
                     }
                 }
                 Ok(None) => {
-                    running.accepting = false;
+                    running.arrivals = Arrivals::None;
                     return;
                 }
                 Err(error) => {
-                    // Out of descriptors, or the peer went meanwhile: look again next turn.
+                    // Out of descriptors or memory. Those who wait stay, and no event tells of them.
+                    running.arrivals = Arrivals::Refused(Monotonic::now().plus(ACCEPT_AGAIN));
                     running.notices.accept_failed = Some(error);
                     return;
                 }
@@ -457,9 +470,13 @@ impl Drive {
 
     /// Performs everything the engine asked for in this turn.
     fn perform(&mut self, running: &mut Running) {
+        if !running.leaving.is_empty() {
+            self.send_leaving(running);
+            self.mesh.publish();
+        }
         // A failed submission answers at once, and taken bytes are told to the engine, which may
-        // ask for more: bounded, since each round moves bytes into sockets or ends an operation.
-        for _ in 0..8 {
+        // ask for more: each round moves bytes into sockets or ends an operation.
+        for _ in 0..ROUNDS_PER_TURN_MAX {
             // A socket that takes bytes again has to be served although the engine wants nothing.
             if running.effects.list.is_empty() && !running.conns.has_sending() {
                 break;
@@ -474,29 +491,39 @@ impl Drive {
                 (self.report)(Severity::Error, text);
             }
             self.mesh.publish();
-            let now = Mono(Monotonic::now().as_nanos());
+            let now = Monotonic::now();
             effects.list.clear();
             let mut sent = Vec::new();
             running
                 .conns
-                .flush(&effects.bytes, &mut self.pool, |conn, bytes| {
+                .flush(now, &effects.bytes, &mut self.pool, |conn, bytes| {
                     sent.push((conn, bytes));
                 });
             effects.clear();
             running.effects = effects;
-            if self.pool.free_count() < self.buffers as usize / BUFFERS_PINNED_PART {
-                running.conns.unpin(&mut self.pool);
-            }
-            let again = !answers.is_empty();
+            let now = Mono(now.as_nanos());
+            let has_failed = !answers.is_empty();
             for input in answers {
                 self.step(running, now, input);
             }
+            let has_sent = !sent.is_empty();
             for (conn, bytes) in sent {
                 self.step(running, now, Input::Sent { conn, bytes });
             }
-            if again {
+            // Consumers that keep up are given more before anybody else is looked at, a few times.
+            if has_failed || has_sent && running.engine_wants(now) {
                 self.step(running, now, Input::TurnEnd);
             }
+        }
+        self.relieve(running);
+    }
+
+    /// Takes back the buffers of those who do not read.
+    fn relieve(&mut self, running: &mut Running) {
+        running.conns.copy_out(Monotonic::now(), &mut self.pool);
+        let short = self.buffers as usize / BUFFERS_SHORT_PART;
+        while self.pool.free_count() < short && running.conns.cut_longest(&mut self.pool) {
+            running.notices.cut += 1;
         }
     }
 
@@ -609,6 +636,51 @@ impl Drive {
                 return;
             }
         }
+    }
+}
+
+impl Running {
+    /// When the next turn is due if nothing happens before. What is left of a turn and of which no
+    /// event will tell again has to be named here, or it waits for somebody else's event.
+    fn deadline(&mut self) -> Option<Monotonic> {
+        let now = Monotonic::now();
+        let (conns, engine) = (&mut self.conns, &self.engine);
+        conns.read_again(|conn| engine.is_read(conn));
+        let is_left = conns.has_readable()
+            || conns.has_sending()
+            || conns.take_freed()
+            || !self.effects.list.is_empty();
+        if is_left {
+            return Some(now);
+        }
+        let engine = engine.next_deadline(Mono(now.as_nanos()));
+        let engine = engine.map(|mono| Monotonic::from_nanos(mono.0));
+        let leaving = (!self.leaving.is_empty()).then(|| now.plus(LANE_AGAIN));
+        let (closing, stalled) = (self.conns.next_deadline(), self.conns.next_stalled());
+        let all = [
+            engine,
+            leaving,
+            closing,
+            stalled,
+            self.cut_off,
+            self.accepts_at(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// When to accept connections; nobody is let in before the core serves.
+    fn accepts_at(&self) -> Option<Monotonic> {
+        match self.arrivals {
+            _ if !self.engine.is_running() => None,
+            Arrivals::None => None,
+            Arrivals::Waiting => Some(Monotonic::from_nanos(0)),
+            Arrivals::Refused(until) => Some(until),
+        }
+    }
+
+    /// Whether the engine has work that it left for the end of a turn.
+    fn engine_wants(&self, now: Mono) -> bool {
+        self.engine.next_deadline(now).is_some_and(|at| at <= now)
     }
 }
 

@@ -25,10 +25,13 @@ const QUIET_MS: u64 = 1_000;
 pub struct Notices {
     /// Connections closed without a word, since there were too many even to refuse them.
     pub dropped: u64,
+    /// Connections cut off because they held up the buffers and did not read.
+    pub cut: u64,
     /// Why the last connection could not be accepted, until it is said.
     pub accept_failed: Option<io::Error>,
     said: Refusals,
     said_dropped: u64,
+    said_cut: u64,
     said_at: Option<Mono>,
 }
 
@@ -58,6 +61,12 @@ impl Notices {
                 "limit reached: {more} connections closed without a word, beyond connections_max"
             ));
         }
+        if self.cut > self.said_cut {
+            let more = self.cut - self.said_cut;
+            say(format!(
+                "limit reached: {more} connections cut off that did not read what they asked for"
+            ));
+        }
         if let Some(error) = self.accept_failed.take() {
             say(format!(
                 "connections cannot be accepted: {error}; `ringpost doctor` says whether \
@@ -67,6 +76,7 @@ impl Notices {
         if is_said {
             self.said = *refusals;
             self.said_dropped = self.dropped;
+            self.said_cut = self.cut;
             self.said_at = Some(now);
         }
     }

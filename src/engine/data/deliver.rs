@@ -1133,12 +1133,17 @@ impl Flow {
             .get(offer.key.0)
             .expect("a queue's consumers have sinks");
         let message_bytes_max = sink.message_bytes_max as usize;
+        // A connection that does not read is not to hold more than the limit, or one message.
+        let limit = u64::from(self.config.limits.unsent_bytes_max);
+        let session = self.sessions.get(sink.conn);
+        let unsent = session.filter(|_| sink.core == self.config.core);
+        let room = limit.saturating_sub(unsent.map_or(0, |session| session.unsent));
         let lengths = &mut self.lengths;
         let fit = fitting(
             run,
             start as usize,
             offer,
-            *budget,
+            (*budget).min(usize::try_from(room).unwrap_or(usize::MAX)),
             message_bytes_max,
             lengths,
         );
