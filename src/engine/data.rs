@@ -3,6 +3,7 @@
 pub mod consumer;
 pub mod dedup;
 pub mod deliver;
+pub mod fence;
 pub mod flow;
 pub mod journal;
 pub mod notes;

@@ -1,7 +1,7 @@
 //! The state that messages flow through on one core, and the helpers its stages share.
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use ringpost_wire::control::write_failure;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
@@ -10,6 +10,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 use crate::core::CoreConfig;
 use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
+use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
@@ -194,6 +195,11 @@ pub enum Waiter {
         /// Number of the span.
         span: u64,
     },
+    /// A producer that is being opened: its key among the openings.
+    Fence {
+        /// The key.
+        opening: u64,
+    },
     /// A channel that becomes a consumer.
     Subscribe {
         /// The connection.
@@ -266,6 +272,10 @@ pub struct Flow {
     pub(crate) now: Mono,
     pub(crate) sessions: Sessions,
     pub(crate) producers: Slab<Producer>,
+    /// The names of producers, with their keys: who is ended by a newer epoch.
+    pub(crate) names: BTreeSet<(u64, u64)>,
+    /// Producers that other cores are asked about.
+    pub(crate) openings: Slab<Opening>,
     pub(crate) sinks: Slab<Sink>,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
@@ -345,6 +355,8 @@ impl Flow {
             now,
             sessions: Sessions::default(),
             producers: Slab::default(),
+            names: BTreeSet::new(),
+            openings: Slab::default(),
             sinks: Slab::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
