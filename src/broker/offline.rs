@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ringpost_engine::control::catalog::Catalog;
-use ringpost_engine::control::offline::{self, Disk, Opened};
+use ringpost_engine::control::offline::{self, Disk, Found, Opened};
 use ringpost_engine::control::recovery;
 use ringpost_engine::core::META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
@@ -234,6 +234,22 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         }
     }
     Ok(survey)
+}
+
+/// Reads every message that a start would find and gives it to `each`, queue by queue. Writes
+/// nothing.
+///
+/// # Errors
+/// The directory cannot be read or is damaged, a broker uses it, or what `each` says.
+pub fn messages(
+    directory: &Path,
+    each: impl FnMut(Found<'_>) -> Result<(), String>,
+) -> Result<(), OfflineError> {
+    let (_lock, identity) = claim(directory)?;
+    let journals = (0..identity.cores)
+        .map(|core| opened(&identity, core, false))
+        .collect::<Result<_, _>>()?;
+    offline::messages(journals, each).map_err(|why| OfflineError::Unfit { why })
 }
 
 /// Writes a durable record that `range` is given up.

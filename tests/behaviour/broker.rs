@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use ringpost::boot::{self, Running};
+use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
 
 /// A broker that ends with its last user; its directory goes with it.
@@ -40,6 +41,19 @@ impl Broker {
         let slot = &mut shared[usize::from(cores)];
         slot.upgrade().unwrap_or_else(|| {
             let broker = Arc::new(Self::start(cores, &[]));
+            *slot = Arc::downgrade(&broker);
+            broker
+        })
+    }
+
+    /// As [`Broker::shared`], with the least memory that so many cores start with.
+    pub fn shared_least(cores: u16) -> Arc<Self> {
+        static SHARED: Mutex<[Weak<Broker>; 8]> = Mutex::new([const { Weak::new() }; 8]);
+        let mut shared = SHARED.lock().unwrap_or_else(|poison| poison.into_inner());
+        let slot = &mut shared[usize::from(cores)];
+        slot.upgrade().unwrap_or_else(|| {
+            let memory = memory_least(cores, 256);
+            let broker = Arc::new(Self::start(cores, &[("memory", &memory)]));
             *slot = Arc::downgrade(&broker);
             broker
         })
@@ -90,6 +104,17 @@ impl Drop for Broker {
             }
         }
     }
+}
+
+/// The least memory that so many cores and connections start with, as a setting.
+pub fn memory_least(cores: u16, connections_max: u32) -> String {
+    let defaults = Config::resolve(&Sources::default()).unwrap_or_else(|errors| panic!("{errors}"));
+    let demand = Demand {
+        cores,
+        connections_max,
+        ..Demand::of(&defaults, 1)
+    };
+    format!("{}B", Budget::memory_min(&demand))
 }
 
 fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> Running {

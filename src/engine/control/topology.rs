@@ -110,6 +110,15 @@ impl Topology {
         }
     }
 
+    /// Checks what must hold between two steps; O(n). For tests.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn invariants(&self) {
+        self.catalog.invariants();
+        self.planned.invariants();
+    }
+
     /// The catalog for a checkpoint, which is cut behind everything appended: with the changes that
     /// are on their way to the disk, since replay will not see them again.
     #[must_use]

@@ -11,7 +11,7 @@
 //!   ProducerOpened, or Failed if one knew a newer epoch
 //! ```
 //!
-//! What a core knew is final when it answers, so the sequence in `ProducerOpened` is that of the whole
+//! What a core knew is final when it answers, but for what is under way, which it counts; so the sequence in `ProducerOpened` is that of the whole
 //! broker: a producer that goes on there repeats nothing and is not taken for one that does.
 
 use ringpost_wire::control::{
@@ -129,7 +129,15 @@ impl Flow {
             }
         }
         self.keys = keys;
-        self.dedup.fence(producer, epoch)
+        let known = self.dedup.fence(producer, epoch);
+        // What is under way from one that is older goes on as far as it has come.
+        match self.underway_of(producer) {
+            Some(last) => known.and(Known {
+                next: last + 1,
+                epoch: 0,
+            }),
+            None => known,
+        }
     }
 
     /// A core has ended the older producers of an opening.
