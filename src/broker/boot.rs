@@ -11,6 +11,7 @@ use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
+use crate::allowance::Allowance;
 use crate::budget::{Budget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
@@ -144,6 +145,9 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     let cpus = probe_cpus();
     let budget = Budget::derive(Demand::of(&config, cpus.len()))
         .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
+    if let Some(sentence) = Allowance::of_process().hindrance() {
+        return Err(environment(sentence));
+    }
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
     let identity = Identity::open(&config, cores)?;

@@ -1532,7 +1532,7 @@ impl Flow {
             self.end_consumer(
                 key,
                 Code::QueueDamaged,
-                "the queue has a damaged range",
+                "the queue has a damaged range; run `ringpost verify`",
                 effects,
             );
         }
