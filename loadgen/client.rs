@@ -180,6 +180,12 @@ async fn produce(
             break;
         }
     }
+    let is_timed = matches!(plan.stop, crate::Stop::After(_));
+    if is_timed && plan.is_open_loop() && shared.is_stopped.load(Ordering::Acquire) {
+        let stopped_ns = shared.stopped_ns.load(Ordering::Relaxed);
+        let is_consumed = plan.consumers > 0;
+        tally.note_unsent(schedule.due_ns, schedule.gap_ns, stopped_ns, is_consumed);
+    }
     drop(sender);
     producer.flush().await.map_err(failed("cannot flush"))?;
     Ok(tally)

@@ -336,8 +336,24 @@ impl<'a> Engine<'a> {
             }
             self.heartbeat(woken)?;
         }
+        self.note_unsent();
         self.close()?;
         Ok(self.tally)
+    }
+
+    /// Open loop: what should have been sent by the end and was not.
+    fn note_unsent(&mut self) {
+        let is_timed = matches!(self.plan.stop, crate::Stop::After(_));
+        if !is_timed || !self.plan.is_open_loop() || !self.shared.is_stopped.load(Ordering::Acquire)
+        {
+            return;
+        }
+        let stopped_ns = self.shared.stopped_ns.load(Ordering::Relaxed);
+        let is_consumed = self.plan.consumers > 0;
+        for producer in &self.producers {
+            let (due, gap) = (producer.due_ns, producer.gap_ns);
+            self.tally.note_unsent(due, gap, stopped_ns, is_consumed);
+        }
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Duration) -> Result<()> {

@@ -109,8 +109,44 @@ pub struct Report {
     pub corrupt: u64,
     /// Times a producer had no credit.
     pub credit_waits: u64,
+    /// Open loop: messages that were due and not sent when the time was over; they count in the
+    /// latencies with what they had waited by then.
+    pub unsent: u64,
+    /// Why the figures say more of the load than of the broker; none if they are the broker's.
+    pub invalid: Option<String>,
     /// The first refusal in the broker's words.
     pub first_refusal: Option<String>,
+}
+
+/// Share of the asked rate that an open loop must send to be one.
+const RATE_SHARE_MIN: f64 = 0.99;
+/// Share of its CPUs beyond which the load measures itself.
+const BUSY_MAX: f64 = 0.9;
+
+/// Why a run measured its load instead of the broker, if it did. A producer that had no credit was
+/// held up by the broker: that is a result.
+fn fault(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let (Pace::Constant { per_second } | Pace::Poisson { per_second }) = plan.pace else {
+        return None; // a closed loop is labelled as what it is
+    };
+    if plan.producers == 0 {
+        return None;
+    }
+    let busy = outcome.busy();
+    if busy >= BUSY_MAX {
+        let percent = busy * 100.0;
+        return Some(format!(
+            "the load used {percent:.0} % of its CPUs: lower the rate, or give it more with --cpus"
+        ));
+    }
+    let sent = outcome.per_second(outcome.measured.published);
+    if sent < per_second * RATE_SHARE_MIN && outcome.tally.credit_waits == 0 {
+        return Some(format!(
+            "the load sent {sent:.0} messages/s of the {per_second:.0} asked for, and no producer \
+             lacked credit: lower the rate, or give it CPUs of its own with --cpus"
+        ));
+    }
+    None
 }
 
 impl Report {
@@ -167,6 +203,8 @@ impl Report {
             foreign: tally.foreign,
             corrupt: tally.corrupt,
             credit_waits: tally.credit_waits,
+            unsent: tally.unsent,
+            invalid: fault(plan, outcome),
             first_refusal: tally.first_refusal.clone(),
         }
     }
@@ -234,7 +272,9 @@ impl fmt::Display for Report {
             let share = self.missed_share * 100.0;
             writeln!(
                 f,
-                "  schedule missed by more than 1 ms: {share:.3} % of the messages"
+                "  schedule missed by more than 1 ms: {share:.3} % of the messages; due and not \
+                 sent at the end: {}",
+                self.unsent
             )?;
         }
         writeln!(
@@ -247,9 +287,52 @@ impl fmt::Display for Report {
             "  missing {}, out of order {}, of other runs {}, corrupt {}",
             self.missing, self.disordered, self.foreign, self.corrupt
         )?;
-        match &self.first_refusal {
-            Some(words) => write!(f, "\n  first refusal: {words}"),
-            None => Ok(()),
+        if let Some(words) = &self.first_refusal {
+            write!(f, "\n  first refusal: {words}")?;
         }
+        if let Some(why) = &self.invalid {
+            write!(f, "\nNOT VALID: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tally::{Sums, Tally};
+
+    fn outcome(published: u64, busy: f64, credit_waits: u64) -> Outcome {
+        let time = Duration::from_secs(10);
+        Outcome {
+            tally: Tally {
+                credit_waits,
+                ..Tally::default()
+            },
+            total: Sums::default(),
+            measured: Sums {
+                published,
+                work_ns: (busy * time.as_nanos() as f64) as u64,
+                ..Sums::default()
+            },
+            time,
+            threads: 1,
+        }
+    }
+
+    #[test]
+    fn a_load_that_could_not_keep_its_rate_says_so() {
+        let mut plan = Plan::new(([127, 0, 0, 1], 1).into());
+        plan.pace = Pace::Constant { per_second: 1000.0 };
+        assert_eq!(fault(&plan, &outcome(9_900, 0.5, 0)), None);
+        let slow = fault(&plan, &outcome(9_899, 0.5, 0)).expect("too few");
+        assert!(slow.contains("990 messages/s of the 1000"), "{slow}");
+        assert_eq!(fault(&plan, &outcome(5_000, 0.5, 7)), None);
+        let busy = fault(&plan, &outcome(10_000, 0.9, 0)).expect("too busy");
+        assert!(busy.contains("90 % of its CPUs"), "{busy}");
+        plan.pace = Pace::Window { messages: 1 };
+        assert_eq!(fault(&plan, &outcome(10, 1.0, 0)), None);
     }
 }

@@ -94,8 +94,12 @@ pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
             let shared = &shared;
             let cpu = plan.cpus.get(index).copied();
             let body = move || {
-                if let Some(id) = cpu {
-                    core_affinity::set_for_current(core_affinity::CoreId { id });
+                if let Some(id) = cpu
+                    && !core_affinity::set_for_current(core_affinity::CoreId { id })
+                {
+                    return Err(Error::Plan(format!(
+                        "a load thread cannot run on CPU {id}: name CPUs that this process may use"
+                    )));
                 }
                 match plan.via {
                     Via::Raw => Engine::connect(plan, shared, index)?.work(),
@@ -162,8 +166,9 @@ fn conduct(
         Stop::Delivered(messages) => sums.delivered >= messages,
     })?;
     let (after, time) = (Sums::of(&shared.threads), start.elapsed());
+    shared.stopped_ns.store(shared.now_ns(), Ordering::Relaxed);
+    shared.is_stopped.store(true, Ordering::Release);
     edge();
-    shared.is_stopped.store(true, Ordering::Relaxed);
     if !matches!(plan.stop, Stop::Delivered(_)) {
         watch.until("draining", |sums| is_drained(plan, sums))?;
     }

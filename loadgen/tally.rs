@@ -78,6 +78,8 @@ pub struct Shared {
     pub is_started: AtomicBool,
     /// When measuring starts, in ns of the clock; later than any time while it is not known.
     pub measure_from_ns: AtomicU64,
+    /// When measuring ended, in ns of the clock; written before `is_stopped`.
+    pub stopped_ns: AtomicU64,
     /// Producers must stop.
     pub is_stopped: AtomicBool,
     /// Everything must end now.
@@ -93,6 +95,7 @@ impl Shared {
             threads: (0..threads).map(|_| Progress::default()).collect(),
             is_started: AtomicBool::new(false),
             measure_from_ns: AtomicU64::new(u64::MAX),
+            stopped_ns: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }
@@ -128,6 +131,8 @@ pub struct Tally {
     pub corrupt: u64,
     /// Times a producer had work and no credit.
     pub credit_waits: u64,
+    /// Open loop: messages that were due and had not been sent when the time was over.
+    pub unsent: u64,
     /// The broker's words for the first refusal.
     pub first_refusal: Option<String>,
 }
@@ -145,6 +150,7 @@ impl Default for Tally {
             foreign: 0,
             corrupt: 0,
             credit_waits: 0,
+            unsent: 0,
             first_refusal: None,
         }
     }
@@ -164,8 +170,27 @@ impl Tally {
         self.foreign += other.foreign;
         self.corrupt += other.corrupt;
         self.credit_waits += other.credit_waits;
+        self.unsent += other.unsent;
         if self.first_refusal.is_none() {
             self.first_refusal.clone_from(&other.first_refusal);
+        }
+    }
+
+    /// Counts messages that were due every `gap_ns` from `due_ns` on and were not sent by
+    /// `stopped_ns`, with the time they have waited by then. Left out, a stall at the end of a run
+    /// would be seen by none of the messages that it held up.
+    pub fn note_unsent(&mut self, due_ns: f64, gap_ns: f64, stopped_ns: u64, is_consumed: bool) {
+        let stopped = stopped_ns as f64;
+        let mut due = due_ns;
+        while due <= stopped && gap_ns > 0.0 {
+            let waited = (stopped - due) as u64;
+            self.unsent += 1;
+            self.late.saturating_record(waited);
+            self.confirm.saturating_record(waited);
+            if is_consumed {
+                self.end_to_end.saturating_record(waited);
+            }
+            due += gap_ns;
         }
     }
 
@@ -221,6 +246,19 @@ impl Expected {
 mod tests {
     use super::*;
     use crate::message::Stamp;
+
+    #[test]
+    fn what_was_due_and_not_sent_has_waited() {
+        let mut tally = Tally::default();
+        // Due at 1, 2 and 3 ms when the time is over at 3.5 ms.
+        tally.note_unsent(1e6, 1e6, 3_500_000, false);
+        tally.note_unsent(4e6, 1e6, 3_500_000, false);
+        tally.note_unsent(f64::NAN, 1e6, 3_500_000, false);
+        assert_eq!((tally.unsent, tally.late.len()), (3, 3));
+        assert!(tally.confirm.max() >= 2_490_000, "{}", tally.confirm.max());
+        assert!(tally.confirm.min() <= 510_000, "{}", tally.confirm.min());
+        assert!(tally.end_to_end.is_empty());
+    }
 
     #[test]
     fn gaps_repeats_and_strangers_are_counted() {

@@ -6,13 +6,16 @@
 //! |---|---|
 //! | `handshake.rs` | P-7, P-8, P-11, P-12, P-68: hello, versions, tenants, heartbeats, silence, close |
 //! | `malformed.rs` | P-2 to P-6, P-14 to P-16, P-19 to P-21, P-44, P-92: everything that ends a connection, and that nothing else is touched |
+//! | `hostile.rs` | P-5, P-6: random sessions with random faults beside an honest client, a connection that opens all it can |
 //! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
 //! | `routing.rs` | P-64 to P-66: direct, fanout, topic, headers, the default exchange |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
+//! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
+//! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `client.rs` | the same broker through the client crate |
 //!
 //! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
@@ -27,12 +30,18 @@ mod client;
 mod consume;
 #[path = "behaviour/crossing.rs"]
 mod crossing;
+#[path = "behaviour/damage.rs"]
+mod damage;
 #[path = "behaviour/handshake.rs"]
 mod handshake;
+#[path = "behaviour/hostile.rs"]
+mod hostile;
 #[path = "behaviour/large.rs"]
 mod large;
 #[path = "behaviour/malformed.rs"]
 mod malformed;
+#[path = "behaviour/pressure.rs"]
+mod pressure;
 #[path = "behaviour/publish.rs"]
 mod publish;
 #[path = "behaviour/restart.rs"]
@@ -61,6 +70,14 @@ impl Setup {
         }
     }
 
+    /// As [`Setup::shared`], of a broker with the least memory.
+    pub fn least(cores: u16, tenant: &str) -> Self {
+        Self {
+            broker: broker::Broker::shared_least(cores),
+            tenant: tenant.to_owned(),
+        }
+    }
+
     /// An open connection of the test's tenant.
     fn wire(&self) -> wire::Wire {
         wire::Wire::tenant(&self.broker, &self.tenant)
@@ -72,23 +89,25 @@ impl Setup {
     }
 }
 
-/// Makes each of these functions a test on 1, 2 and 4 cores.
+/// Makes each of these functions a test on 1, 2 and 4 cores, with ordinary or the `least` memory.
 macro_rules! on_cores {
     ($($name:ident)*) => {
-        $crate::on_cores!(@one on_1_core 1 $($name)*);
-        $crate::on_cores!(@one on_2_cores 2 $($name)*);
-        $crate::on_cores!(@one on_4_cores 4 $($name)*);
+        $crate::on_cores!(@all shared $($name)*);
     };
-    (up to 2: $($name:ident)*) => {
-        $crate::on_cores!(@one on_1_core 1 $($name)*);
-        $crate::on_cores!(@one on_2_cores 2 $($name)*);
+    (least: $($name:ident)*) => {
+        $crate::on_cores!(@all least $($name)*);
     };
-    (@one $module:ident $cores:literal $($name:ident)*) => {
+    (@all $memory:ident $($name:ident)*) => {
+        $crate::on_cores!(@one $memory on_1_core 1 $($name)*);
+        $crate::on_cores!(@one $memory on_2_cores 2 $($name)*);
+        $crate::on_cores!(@one $memory on_4_cores 4 $($name)*);
+    };
+    (@one $memory:ident $module:ident $cores:literal $($name:ident)*) => {
         mod $module {
             $(#[test]
             fn $name() {
                 let tenant = concat!(module_path!(), "::", stringify!($name));
-                super::$name(&$crate::Setup::shared($cores, tenant));
+                super::$name(&$crate::Setup::$memory($cores, tenant));
             })*
         }
     };

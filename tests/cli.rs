@@ -285,3 +285,263 @@ fn a_reader_that_goes_is_no_failure() {
     assert_eq!(text(&output.stderr), "");
     assert!(output.status.success());
 }
+
+/// A running `serve` on free ports, in a directory of its own.
+struct Served {
+    child: std::process::Child,
+    address: String,
+    admin: String,
+    directory: tempfile::TempDir,
+}
+
+const QUIET_PORTS: [&str; 8] = [
+    "--listen",
+    "127.0.0.1:0",
+    "--admin-listen",
+    "127.0.0.1:0",
+    "--memory",
+    "128MiB",
+    "--cpus",
+    "off",
+];
+
+impl Served {
+    fn start(settings: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut child = ringpost(directory.path(), &["serve", "--data-dir", "data"])
+            .args(QUIET_PORTS)
+            .args(["--connections-max", "8", "--segment-bytes", "4MiB"])
+            .args(settings)
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(directory.path().join("log")).expect("a file"))
+            .spawn()
+            .expect("runs");
+        let mut line = String::new();
+        let output = child.stdout.take().expect("is piped");
+        std::io::BufReader::new(output)
+            .read_line(&mut line)
+            .expect("reads");
+        let (_, rest) = line.split_once("connect to ").unwrap_or_else(|| {
+            let log = std::fs::read_to_string(directory.path().join("log"));
+            panic!("it did not start: {log:?}")
+        });
+        let (address, rest) = rest.split_once(',').expect("the address is a word");
+        let (_, admin) = rest.split_once("http://").expect("the admin address");
+        Self {
+            child,
+            address: address.to_owned(),
+            admin: admin.trim().to_owned(),
+            directory,
+        }
+    }
+
+    /// Runs a command against it.
+    fn run(&self, arguments: &[&str]) -> Output {
+        ringpost(self.directory.path(), arguments)
+            .args(["--broker", &self.address])
+            .output()
+            .expect("runs")
+    }
+
+    /// Runs a command that must succeed; what it prints.
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = text(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        text(&output.stdout)
+    }
+
+    /// The value of a metric without labels, or with the labels in the name.
+    fn metric(&self, name: &str) -> f64 {
+        let page = self.page("/metrics");
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("no {name} in {page}"));
+        value.parse().expect("a number")
+    }
+
+    fn page(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(&self.admin).expect("connects");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .expect("writes");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("reads");
+        answer
+    }
+
+    /// Ends it as SIGTERM does; its log.
+    fn end(mut self) -> String {
+        signal(&self.child, "TERM");
+        let status = self.child.wait().expect("ends");
+        let log = std::fs::read_to_string(self.directory.path().join("log")).expect("a log");
+        assert!(status.success(), "{log}");
+        log
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended already, or nobody needs what it would still say.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+}
+
+#[test]
+fn a_port_that_is_taken_is_not_shared_with_another_broker() {
+    let first = Served::start(&["--cores", "1"]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let second = ringpost(
+        directory.path(),
+        &["serve", "--cores", "1", "--listen", &first.address],
+    )
+    .args(["--admin-listen", "127.0.0.1:0", "--memory", "128MiB"])
+    .args(["--connections-max", "100"])
+    .output()
+    .expect("runs");
+    assert_eq!(second.status.code(), Some(5), "{}", text(&second.stderr));
+    let sentence = format!("the address {} is taken", first.address);
+    assert!(text(&second.stderr).contains(&sentence));
+    // The first one does not mind.
+    first.succeeds(&["queue", "ensure", "orders"]);
+}
+
+#[test]
+fn a_start_that_takes_long_can_be_ended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).expect("a directory");
+    // Whoever reads this file waits for somebody to write it.
+    let identity = data.join("ringpost.toml");
+    let made = Command::new("mkfifo").arg(&identity).status();
+    assert!(made.expect("mkfifo runs").success());
+    let child = ringpost(directory.path(), &["serve", "--data-dir", "data"])
+        .args(QUIET_PORTS)
+        .args(["--connections-max", "100"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    // Opens as soon as the broker, which heeds signals by then, has opened the other end.
+    let writer = std::fs::OpenOptions::new().write(true).open(&identity);
+    let _writer = writer.expect("a pipe");
+    signal(&child, "TERM");
+    let output = child.wait_with_output().expect("ends");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("told to end before it was ready"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn too_little_that_may_be_locked_or_open_is_a_sentence() {
+    for (limit, words) in [("-l 100", "may be locked"), ("-n 100", "files may be open")] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = env!("CARGO_BIN_EXE_ringpost");
+        let script = format!("ulimit {limit} && exec {program} serve --connections-max 10");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(directory.path())
+            .output()
+            .expect("runs");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{errors}");
+        assert!(errors.contains(words), "{errors}");
+        assert!(errors.contains("ulimit"), "{errors}");
+    }
+}
+
+#[test]
+fn a_key_that_names_no_queue_is_told() {
+    let broker = Served::start(&["--cores", "1"]);
+    std::fs::write(broker.directory.path().join("lines"), "a\nb\n").expect("writes");
+    let missed = broker.run(&["pub", "--key", "ordrs", "lines"]);
+    let errors = text(&missed.stderr);
+    assert_eq!(missed.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("unroutable"), "{errors}");
+    assert!(errors.contains("ringpost queue ensure 'ordrs'"), "{errors}");
+    let missed = broker.run(&["pub", "--exchange", "shp", "--key", "x", "lines"]);
+    let errors = text(&missed.stderr);
+    assert_eq!(missed.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("the exchange is 'shp'"), "{errors}");
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    broker.succeeds(&["pub", "--key", "orders", "lines"]);
+    assert_eq!(
+        broker.succeeds(&["get", "orders", "--count", "9"]),
+        "a\nb\n"
+    );
+}
+
+#[test]
+fn an_address_without_a_port_and_a_port_of_another_protocol_are_told() {
+    fails(
+        &["queue", "list", "--broker", "127.0.0.1"],
+        2,
+        &["a host and a port"],
+    );
+    fails(&["status", "--admin", "7480"], 2, &["a host and a port"]);
+    let broker = Served::start(&["--cores", "1"]);
+    fails(
+        &["queue", "list", "--broker", &broker.admin],
+        1,
+        &[&broker.admin, "not as a broker does", "not the admin port"],
+    );
+}
+
+#[test]
+fn figures_and_log_tell_what_happened() {
+    let broker = Served::start(&["--cores", "2", "--handshake-timeout", "1s"]);
+    broker.succeeds(&["queue", "declare", "small", "--messages-max", "10"]);
+    std::fs::write(broker.directory.path().join("lines"), "x\n".repeat(10)).expect("writes");
+    broker.succeeds(&["pub", "--key", "small", "lines"]);
+    let full = broker.run(&["pub", "--key", "small", "--message", "one more"]);
+    assert!(text(&full.stderr).contains("queue_full"));
+    for (name, value) in [
+        ("ringpost_publishes_total", 11.0),
+        ("ringpost_confirms_total", 10.0),
+        ("ringpost_refusals_total{code=\"queue_full\"}", 1.0),
+        ("ringpost_returns_total", 0.0),
+        ("ringpost_messages_ready", 10.0),
+        ("ringpost_core_ring_capacity{core=\"0\",peer=\"1\"}", 256.0),
+    ] {
+        assert_eq!(broker.metric(name), value, "{name}");
+    }
+    assert!(broker.metric("ringpost_journal_write_bytes_total") >= 4096.0);
+    assert!(broker.metric("ringpost_connections_opened_total") >= 3.0);
+    // The cores have four places each, and turn away whoever comes then.
+    let held: Vec<_> = (0..64)
+        .map(|_| std::net::TcpStream::connect(&broker.address).expect("connects"))
+        .collect();
+    let told = held.iter().any(|mut stream| {
+        let mut bytes = Vec::new();
+        // Those that have a place are told nothing, and time is up for them in the end.
+        let _ = std::io::Read::read_to_end(&mut stream, &mut bytes);
+        bytes
+            .windows(b"connections_max".len())
+            .any(|window| window == b"connections_max")
+    });
+    assert!(told, "nobody was told why it was turned away");
+    drop(held);
+    assert!(broker.metric("ringpost_refusals_total{code=\"overloaded\"}") >= 1.0);
+    let log = broker.end();
+    for words in [
+        "limit reached: 1 more refused with queue_full",
+        "more refused with overloaded",
+        "the data directory is clean",
+    ] {
+        assert!(log.contains(words), "{words:?} is not in {log}");
+    }
+}

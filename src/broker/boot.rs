@@ -11,6 +11,7 @@ use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
+use crate::allowance::Allowance;
 use crate::budget::{Budget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
@@ -144,6 +145,9 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     let cpus = probe_cpus();
     let budget = Budget::derive(Demand::of(&config, cpus.len()))
         .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
+    if let Some(sentence) = Allowance::of_process().hindrance() {
+        return Err(environment(sentence));
+    }
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
     let identity = Identity::open(&config, cores)?;
@@ -151,13 +155,19 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
 
     let mut listeners = Vec::new();
     let mut addr = config.listen;
+    let cannot_listen = |addr: SocketAddr, error: std::io::Error| {
+        let sentence = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "the address {addr} is taken: another broker may be running; stop it or choose \
+                 another with --listen"
+            ),
+            _ => format!("cannot listen on {addr}: {error}; choose another with --listen"),
+        };
+        environment(sentence)
+    };
+    Listener::claim(addr).map_err(|error| cannot_listen(addr, error))?;
     for _ in 0..cores {
-        let listener = Listener::bind(addr).map_err(|error| {
-            environment(format!(
-                "cannot listen on {addr}: {error}; is another broker running there? choose another \
-                 address with --listen"
-            ))
-        })?;
+        let listener = Listener::bind(addr).map_err(|error| cannot_listen(addr, error))?;
         // Port 0 takes a free one; the other cores share it.
         addr = listener
             .local_address()
@@ -316,6 +326,7 @@ impl Parts {
             poller: runtime.poller,
             listener: Some(self.listener),
             mesh: self.mesh,
+            mesh_capacity: MESH_CAPACITY as u32,
             store,
             pool,
             buffers: self.buffers,
@@ -360,6 +371,11 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
                 "the file system of {shown} has no direct I/O; use ext4 or xfs, see `ringpost doctor`"
             )));
         }
+        // What the file system can do was tried when the directory was made, and consumers need a
+        // broker to make room.
+        Err(error) if is_full(&error) && Identity::is_in(directory) => {
+            tracing::warn!("the disk of the data directory {shown} is full: {error}");
+        }
         Err(error) => {
             return Err(environment(format!(
                 "cannot try the data directory {shown}: {error}"
@@ -367,6 +383,11 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
         }
     }
     Ok(lock)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn probe_cpus() -> Vec<usize> {
@@ -395,10 +416,8 @@ fn engine_config(
     number: u16,
     cores: u16,
 ) -> CoreConfig {
-    let buffers = budget.core.buffers.count;
-    let bytes = budget.core.buffers.bytes();
-    // A quarter of the buffers may wait for the disk, a quarter for volatile queues; the rest is
-    // block cache, less what is kept free for appends and reads.
+    let core_budget = &budget.core;
+    let buffers = core_budget.buffers.count;
     let defaults = Limits::default();
     CoreConfig {
         core: CoreId(number),
@@ -411,12 +430,14 @@ fn engine_config(
             heartbeat_ms: millis(config.heartbeat),
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
-            publish_bytes: bytes / 4,
-            window_bytes_max: defaults.window_bytes_max.min(bytes / 8),
+            hold_bytes_max: core_budget.hold.bytes(),
+            // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
+            // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,
-            // One turn may publish all credit there is, and what it fills is given back only after it.
             buffers_free_min: (buffers / 4 + 5).min(buffers / 2),
-            assembly_bytes_max: (bytes / 8).max(u64::from(config.message_bytes_max)),
+            writes_in_flight: config.writes_in_flight,
+            trickle_ms: u64::from(millis(config.trickle)),
+            assembly_bytes_max: core_budget.large.bytes(),
             ..defaults
         },
     }

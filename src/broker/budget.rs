@@ -22,6 +22,8 @@ pub const BUFFER_BYTES: u32 = BUFFER_BYTES_DEFAULT;
 pub const RECEIVE_SLAB_BYTES: u32 = 512 << 10;
 /// Bytes of a parcel: what one post to another core carries, one frame at its largest.
 pub const PARCEL_BYTES: u32 = 256 << 10;
+/// The hold for publishes that wait is counted in pieces of this many bytes: a frame at its largest.
+pub const HOLD_BYTES: u32 = 256 << 10;
 /// Bytes that a consumer which does not keep up may have copied out of the block cache.
 pub const SEND_BUFFER_BYTES: u32 = 64 << 10;
 /// Bytes of a connection that is idle: partial frame (at most 4 KiB), session, socket bookkeeping.
@@ -49,6 +51,8 @@ pub struct Demand {
     pub connections_max: u32,
     /// Journal writes in flight on one core.
     pub writes_in_flight: u32,
+    /// Largest message, in bytes: room for one on its way in, and for one on its way out.
+    pub message_bytes_max: u32,
     /// Memory that the machine, or the process's control group, has; `None` if nobody knows.
     pub machine: Option<u64>,
 }
@@ -62,6 +66,7 @@ impl Demand {
             cores: config.core_count(cpus_usable),
             connections_max: config.connections_max,
             writes_in_flight: config.writes_in_flight,
+            message_bytes_max: config.message_bytes_max,
             machine: probe::memory_bytes(),
         }
     }
@@ -91,6 +96,10 @@ pub struct CoreBudget {
     pub buffers: Pool,
     /// Slabs that sockets are read into, of [`RECEIVE_SLAB_BYTES`].
     pub receive_slabs: Pool,
+    /// Publishes within credit that wait for room, in pieces of [`HOLD_BYTES`].
+    pub hold: Pool,
+    /// Large messages on their way in, of the largest that there may be.
+    pub large: Pool,
     /// Parcels to other cores, of [`PARCEL_BYTES`]; none on a single core.
     pub parcels: Pool,
     /// Copies for consumers that do not keep up, of [`SEND_BUFFER_BYTES`].
@@ -145,7 +154,7 @@ impl std::fmt::Display for BudgetError {
             BudgetError::TooSmall { demand, memory_min } => write!(
                 f,
                 "`memory` is {}, too small for {} core{} and {} connections: it must be at least \
-                 {}; raise it, or lower `cores` or `connections_max`",
+                 {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
                 bytes_text(demand.memory),
                 demand.cores,
                 if demand.cores == 1 { "" } else { "s" },
@@ -180,7 +189,7 @@ struct Want {
 /// The weights of [`core_wants`] add up to this.
 const WEIGHT_SUM: u64 = 100;
 /// Pools of a core.
-const WANTS: usize = 7;
+const WANTS: usize = 9;
 
 /// The pools of a core, in the order of [`CoreBudget`]'s fields.
 fn core_wants(demand: &Demand) -> [Want; WANTS] {
@@ -193,7 +202,7 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
     // Parcels on their way to each other core and back, so that every pair can always move.
     let parcels = u32::from(demand.cores - 1) * 2;
     // With one core their share goes to the block cache.
-    let (cache_weight, parcel_weight) = if demand.cores > 1 { (32, 6) } else { (38, 0) };
+    let (cache_weight, parcel_weight) = if demand.cores > 1 { (22, 6) } else { (28, 0) };
     [
         // Open, in flight, two being read back for each of eight queues, one relocated from.
         want(
@@ -204,6 +213,10 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
         ),
         // Lent only while a socket is readable, and while another core reads from one.
         want("receive slabs", RECEIVE_SLAB_BYTES, 4, 6),
+        // Half of it is credit beyond everybody's least, half for what is read all the same (ADR 0013).
+        want("publishes that wait", HOLD_BYTES, 16, 6),
+        // One of them always finds its memory; the others wait for it in turn.
+        want("large messages", demand.message_bytes_max, 1, 4),
         want(
             "parcels between cores",
             PARCEL_BYTES,
@@ -296,10 +309,12 @@ impl Budget {
             }
         });
         // Receive slabs and the pools after the index stop being useful early; see `settle`.
-        settle(&demand, &mut pools);
+        settle(&demand, spare_core, &mut pools);
         let [
             buffers,
             receive_slabs,
+            hold,
+            large,
             parcels,
             send_buffers,
             index,
@@ -309,6 +324,8 @@ impl Budget {
         let core = CoreBudget {
             buffers,
             receive_slabs,
+            hold,
+            large,
             parcels,
             send_buffers,
             index,
@@ -414,6 +431,8 @@ impl Budget {
         [
             core.buffers,
             core.receive_slabs,
+            core.hold,
+            core.large,
             core.parcels,
             core.send_buffers,
             core.index,
@@ -444,15 +463,20 @@ impl Term {
     }
 }
 
-/// Gives what a pool cannot use to the block cache: beyond these counts more pieces do nothing for
-/// anybody, while the cache always has use for one.
-fn settle(demand: &Demand, pools: &mut [Pool; WANTS]) {
+/// Gives the block cache what no pool can use, since it always has use for a buffer: pieces beyond
+/// these counts, which do nothing for anybody, and what the rounding to whole pieces left of
+/// `spare_bytes`, the bytes beyond everybody's least.
+fn settle(demand: &Demand, spare_bytes: u64, pools: &mut [Pool; WANTS]) {
     const RECEIVE_SLABS_USEFUL: u32 = 256;
+    const HOLDS_USEFUL: u32 = 512; // 128 MiB: more than a device writes in 50 ms
+    const LARGE_USEFUL: u32 = 64;
     const ARENAS_USEFUL: u32 = 16_384; // 1 GiB
     let wants = core_wants(demand);
     let useful = [
         u32::MAX,
         RECEIVE_SLABS_USEFUL,
+        HOLDS_USEFUL,
+        LARGE_USEFUL,
         // Four parcels a lane keep a ring busy; a pair of cores has two lanes.
         u32::from(demand.cores - 1) * 64,
         demand.connections_max,
@@ -460,13 +484,14 @@ fn settle(demand: &Demand, pools: &mut [Pool; WANTS]) {
         ARENAS_USEFUL,
         ARENAS_USEFUL,
     ];
-    let mut freed_bytes = 0;
-    for idx in 1..WANTS {
-        let kept = pools[idx].count.min(useful[idx].max(wants[idx].count_min));
-        freed_bytes += u64::from(pools[idx].count - kept) * u64::from(pools[idx].unit_bytes);
-        pools[idx].count = kept;
+    let mut left_bytes = spare_bytes;
+    for idx in 0..WANTS {
+        let count_min = wants[idx].count_min;
+        pools[idx].count = pools[idx].count.min(useful[idx].max(count_min));
+        let more = u64::from(pools[idx].count - count_min);
+        left_bytes -= more * u64::from(pools[idx].unit_bytes);
     }
-    let more = u32::try_from(freed_bytes / u64::from(BUFFER_BYTES)).unwrap_or(u32::MAX);
+    let more = u32::try_from(left_bytes / u64::from(BUFFER_BYTES)).unwrap_or(u32::MAX);
     pools[0].count = pools[0].count.saturating_add(more);
 }
 
@@ -480,6 +505,7 @@ mod tests {
             cores,
             connections_max: 10_000,
             writes_in_flight: 2,
+            message_bytes_max: limits::MESSAGE_BYTES_MAX_DEFAULT,
             machine: None,
         }
     }
@@ -530,7 +556,7 @@ mod tests {
                     continue;
                 };
                 let spare = memory - budget.sum();
-                let spare_max = u64::from(cores) * 8 * u64::from(RECEIVE_SLAB_BYTES);
+                let spare_max = u64::from(cores) * 2 * u64::from(BUFFER_BYTES);
                 assert!(
                     spare <= spare_max,
                     "{spare} of {memory} left over with {cores} cores"
@@ -581,7 +607,7 @@ mod tests {
         assert!(text.starts_with("`memory` is 32MiB, too small for 2 cores and 10000 connections"));
         assert!(text.contains("it must be at least"), "{text}");
         assert!(
-            text.contains("lower `cores` or `connections_max`"),
+            text.contains("lower `cores`, `connections_max` or `message_bytes_max`"),
             "{text}"
         );
     }

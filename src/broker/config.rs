@@ -128,7 +128,7 @@ settings! {
             min: 4 << 10, max: limits::MESSAGE_BYTES_MAX_LIMIT as u64, multiple: 1,
         };
         /// Journal writes in flight on one core. Two keep a disk busy; one suits disks whose flush is dear.
-        writes_in_flight: u32 = "2", Kind::Count { min: 1, max: 8 };
+        writes_in_flight: u32 = "2", Kind::Count { min: 1, max: 4 };
         /// How long acknowledgements alone may wait for company before they are written.
         trickle: Duration = "20ms", Kind::Span { min: Duration::ZERO, max: Duration::from_secs(1) };
         /// How long a core looks for work before it sleeps. More takes CPU and saves wake-ups.
@@ -725,10 +725,10 @@ mod tests {
         assert_eq!(config.trickle, Duration::from_millis(2));
         assert_eq!(config.writes_in_flight, 4);
         assert_eq!(config.segment_bytes, Config::default().segment_bytes);
-        given.flags.push(("writes_in_flight", "5".into()));
+        given.flags.push(("writes_in_flight", "2".into()));
         assert_eq!(
             Config::resolve(&given).expect("fits").writes_in_flight,
-            5,
+            2,
             "the last flag wins"
         );
     }
@@ -773,7 +773,7 @@ mod tests {
                 &[("RINGPOST_TRICKLE", "2s")],
                 &[]
             )),
-            "`writes_in_flight` is \"9\" in /etc/ringpost.toml: it must be 1 to 8\n\
+            "`writes_in_flight` is \"9\" in /etc/ringpost.toml: it must be 1 to 4\n\
              `trickle` is \"2s\" in the environment variable RINGPOST_TRICKLE: it must be 0s to 1s"
         );
         assert_eq!(

@@ -5,4 +5,5 @@ pub mod buffers;
 pub mod conn;
 pub mod drive;
 pub mod mesh;
+pub mod notices;
 pub mod store;

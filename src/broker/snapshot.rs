@@ -85,7 +85,7 @@ pub struct Counters {
     pub publishes: u64,
     /// Their bytes.
     pub publish_bytes: u64,
-    /// Publishes confirmed.
+    /// Publishes taken by all their queues, and synced if those are durable.
     pub confirms: u64,
     /// Mandatory publishes returned since no queue took them.
     pub returns: u64,
@@ -110,8 +110,6 @@ pub struct JournalSnapshot {
     pub write_bytes: u64,
     /// How long each write took until it was durable, in ns: stage `device`.
     pub write_ns: Histogram<u64>,
-    /// Messages that became durable with each write.
-    pub write_messages: Histogram<u64>,
     /// Segments that hold messages.
     pub segments_live: u32,
     /// Segments written in full and ready for use.
@@ -120,16 +118,12 @@ pub struct JournalSnapshot {
 
 /// Longest latency that the histograms tell apart from longer ones: a minute, in ns.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
-/// Most messages of one write that the histograms tell apart: a block of the smallest messages.
-const WRITE_MESSAGES_MAX: u64 = 16_384;
 
 impl Default for JournalSnapshot {
     fn default() -> Self {
         JournalSnapshot {
             write_bytes: 0,
             write_ns: latency_histogram(),
-            write_messages: Histogram::new_with_max(WRITE_MESSAGES_MAX, 2)
-                .expect("the bounds are in order and two digits are few"),
             segments_live: 0,
             segments_free: 0,
         }

@@ -33,7 +33,12 @@ struct Message {
     known: bool,
     /// An answer is out.
     waiting: bool,
+    /// The answer to the last attempt was a confirm.
+    confirmed: bool,
     refused: bool,
+    /// It was published again when the answer was no longer out: its place is that of whichever
+    /// attempt was stored.
+    repeated: bool,
     /// An earlier attempt has no outcome or was confirmed: a refusal of a later one proves nothing.
     may_be_stored: bool,
 }
@@ -47,7 +52,9 @@ const GAP: Message = Message {
     promised: Level::None,
     known: false,
     waiting: false,
+    confirmed: false,
     refused: false,
+    repeated: false,
     may_be_stored: false,
 };
 
@@ -274,7 +281,9 @@ impl Checker {
             promised: Level::None,
             known: true,
             waiting: level != Level::None,
+            confirmed: false,
             refused: false,
+            repeated: false,
             may_be_stored: false,
         };
         self.verdict.counts.sent += 1;
@@ -326,7 +335,9 @@ impl Checker {
             message.copy_count = (self.copies.len() - start) as u16;
         }
         message.may_be_stored |= !message.waiting && !message.refused;
+        message.repeated |= !message.waiting;
         message.waiting = message.asked != Level::None;
+        message.confirmed = false;
         message.refused = false;
         self.producers[producer].messages[at] = message;
     }
@@ -345,7 +356,7 @@ impl Checker {
             let at = (sequence - base) as usize;
             let message = &mut self.producers[index].messages[at];
             if !message.waiting {
-                if message.promised != Level::None {
+                if message.confirmed {
                     self.broken(Kind::AnsweredTwice, Some(id(sequence)), None, None, || {
                         "confirmed before".into()
                     });
@@ -353,6 +364,7 @@ impl Checker {
                 continue;
             }
             message.waiting = false;
+            message.confirmed = true;
             message.promised = message.promised.max(level);
             let message = *message;
             self.verdict.counts.confirmed += 1;
@@ -703,7 +715,7 @@ impl Checker {
                     let is_comparable = entry.0 == producer as u32
                         && (self.queues[copy.queue as usize].durability == Durability::Durable
                             || entry.1 == copy.crashes);
-                    if copy.place == 0 {
+                    if copy.place == 0 || message.repeated {
                         continue;
                     }
                     let before = entry.2;

@@ -197,6 +197,12 @@ fn order_of_places() {
         &format!("{sent};delivered 0 0 1 7.2 b first 0;delivered 0 0 2 7.1 a first 0;{acks}"),
         Kind::PlacesOutOfOrder,
     );
+    // What has no answer and is published again lies where it was stored in the end.
+    clean(&format!(
+        "sent 7.1 a durable 0;unknown 7.1;sent 7.2 b durable 0;sent 7.1 a durable 0;\
+         confirmed 7.1-2 durable;\
+         delivered 0 0 1 7.2 b first 0;delivered 0 0 2 7.1 a first 0;{acks}"
+    ));
     // Two producers owe each other nothing, nor do two queues.
     clean(
         "sent 7.1 a durable 0;sent 8.1 b durable 0;confirmed 7.1-1 durable;confirmed 8.1-1 durable;\
@@ -340,6 +346,15 @@ fn answers() {
     // A refusal is an exception of a later cumulative confirm.
     clean(
         "sent 7.1 a durable 0?;sent 7.2 b durable 0?;refused 7.1 other;confirmed 7.1-2 durable;end",
+    );
+    // Also one of what an earlier attempt was confirmed.
+    let again = "sent 7.1 a volatile 0?;confirmed 7.1-1 volatile;crash;sent 7.1 a volatile 0?";
+    clean(&format!(
+        "{again};refused 7.1 other;confirmed 7.1-1 volatile;end"
+    ));
+    broken(
+        &format!("{again};confirmed 7.1-1 volatile;confirmed 7.1-1 volatile;end"),
+        Kind::AnsweredTwice,
     );
     broken(
         "sent 7.1 ab durable 2;confirmed 7.1-1 durable;crash;end",

@@ -17,7 +17,7 @@ use crate::control::topology::Topology;
 use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
-use crate::effect::{Buffers, Severity};
+use crate::effect::Buffers;
 use crate::ids::{ConnId, Mono};
 use crate::input::{Input, SlotHead};
 use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
@@ -39,14 +39,17 @@ pub struct Limits {
     pub producers_max: u32,
     /// Most consumers.
     pub consumers_max: u32,
-    /// Bytes of publishes that may be on their way to the disk, over all producers.
-    pub publish_bytes: u64,
-    /// Least credit window of a producer that has any, in bytes: a whole frame (P-33).
+    /// Bytes of publishes that may wait for room, with what is noted of them. While half of it is in
+    /// use, connections with producers are not read: the other half is for what comes all the same.
+    pub hold_bytes_max: u64,
+    /// Credit that every producer gets whose publishes are stored, in bytes: a whole frame (P-33).
     pub window_bytes_min: u64,
     /// Largest credit window of a producer, in bytes.
     pub window_bytes_max: u64,
     /// Bytes a socket may be behind before its consumers pause.
     pub unsent_bytes_max: u32,
+    /// Bytes of publishes that may be on their way to each other core; one frame always may.
+    pub parcel_bytes_max: u32,
     /// Bytes of deliveries that may be on their way to another core, per consumer.
     pub forward_bytes_max: u32,
     /// Requests unanswered at each other core; the shell's lanes must hold as many.
@@ -60,8 +63,20 @@ pub struct Limits {
     pub buffer_bytes: u32,
     /// Most slots of the journal.
     pub slots_max: u32,
-    /// Bytes of large messages that may be on their way in or to the disk.
+    /// Most writes of the journal in flight.
+    pub writes_in_flight: u32,
+    /// Longest time that acknowledgements alone wait for company in the journal, in ms.
+    pub trickle_ms: u64,
+    /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
+}
+
+impl Limits {
+    /// Bytes of credit that may be given beyond everybody's least.
+    #[must_use]
+    pub const fn publish_bytes(&self) -> u64 {
+        self.hold_bytes_max / 2
+    }
 }
 
 impl Default for Limits {
@@ -72,16 +87,19 @@ impl Default for Limits {
             message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
             producers_max: 65_536,
             consumers_max: 65_536,
-            publish_bytes: 64 << 20,
+            hold_bytes_max: 64 << 20,
             window_bytes_min: 256 << 10,
             window_bytes_max: 16 << 20,
             unsent_bytes_max: 1 << 20,
+            parcel_bytes_max: 1 << 20,
             forward_bytes_max: 512 << 10,
             requests_per_peer_max: 256,
             volatile_buffers: 64,
             buffers_free_min: 64,
             buffer_bytes: 256 << 10,
             slots_max: 1 << 16,
+            writes_in_flight: 2,
+            trickle_ms: 20,
             assembly_bytes_max: 32 << 20,
         }
     }
@@ -139,6 +157,9 @@ struct Running {
 
 /// How long a shutdown waits for other cores to take back their consumers.
 const LEAVE_MS: u64 = 1_000;
+/// How often publishes that wait look for room, if nothing else happens: a socket may have let go of
+/// buffers.
+const HOLD_MS: u64 = 1;
 /// How often sessions are looked over for silence and heartbeats.
 const SWEEP_MS: u64 = 250;
 
@@ -194,6 +215,16 @@ impl Core {
         match &self.stage {
             Stage::Running(running) => Some(&running.flow),
             _ => None,
+        }
+    }
+
+    /// Whether the shell shall read from a connection now; else it asks again in each turn. Bytes that
+    /// were received must be given all the same.
+    #[must_use]
+    pub fn is_read(&self, conn: ConnId) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.flow.is_read(conn),
+            Stage::Booting(_) | Stage::Failed => true,
         }
     }
 
@@ -278,6 +309,7 @@ impl Running {
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
             || self.topology.wants_turn()
+            || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
             return Some(now);
@@ -289,9 +321,10 @@ impl Running {
         // A journal that has failed has nothing more to do, and nothing is packed.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
+        let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
         let last = flow.shut_down.filter(|_| !self.checkpointed);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
-        [sweep, gets, journal, compactor, last]
+        [sweep, gets, journal, hold, compactor, last]
             .into_iter()
             .flatten()
             .min()
@@ -313,6 +346,10 @@ impl Running {
             }
             Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
+            Input::Unwanted { conn } => {
+                let reason = "as many connections as may be (connections_max)";
+                self.flow.hang_up(conn, Code::Overloaded, reason, effects);
+            }
             Input::Malformed { conn, code } => {
                 if self.flow.sessions.get(conn).is_some() {
                     self.flow
@@ -352,12 +389,6 @@ impl Running {
                 self.flow.read_done();
             }
             Progress::Failed => {
-                let text = "the journal of this core has failed; restart the broker to recover";
-                let report = Effect::Report {
-                    severity: Severity::Error,
-                    text: text.to_owned(),
-                };
-                effects.push(report);
                 self.flow.fail_stop(effects);
                 self.topology.fail_stop(&mut self.flow, effects);
             }
@@ -368,6 +399,7 @@ impl Running {
     fn turn_end<B: Buffers>(&mut self, wall_us: u64, buffers: &mut B, effects: &mut Effects) {
         let flow = &mut self.flow;
         let now = flow.now;
+        flow.take_held(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -376,7 +408,11 @@ impl Running {
         // another core that has died.
         let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;
         let last = flow.shut_down.is_some_and(left) && !self.checkpointed;
-        if !flow.failed && (last || checkpoint::is_due(&flow.journal, now)) {
+        if last {
+            flow.abandon(effects);
+        }
+        if !flow.failed && !flow.is_in_pieces() && (last || checkpoint::is_due(&flow.journal, now))
+        {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.appended());
             let mut bytes = Vec::new();
@@ -395,7 +431,7 @@ impl Running {
         }
         if flow.is_shutting_down() {
             flow.journal.flush(buffers, effects);
-        } else if !flow.failed {
+        } else if !flow.failed && !flow.is_in_pieces() {
             let Flow {
                 journal, queues, ..
             } = flow;
@@ -738,7 +774,7 @@ impl Running {
     ) {
         let flow = &mut self.flow;
         match request {
-            Request::Publish(publish) => flow.take_forwarded(from, id, *publish, buffers, effects),
+            Request::Publish(publish) => flow.take_forwarded(from, id, publish, buffers, effects),
             Request::Subscribe {
                 conn,
                 channel,
@@ -815,7 +851,11 @@ impl Running {
         let flow = &mut self.flow;
         match (waiter, reply) {
             (
-                Waiter::Publish { producer, span },
+                Waiter::Publish {
+                    producer,
+                    span,
+                    bytes: sent,
+                },
                 Reply::Published {
                     outcome,
                     taken,
@@ -823,10 +863,25 @@ impl Running {
                 },
             ) => {
                 flow.keep_parcel(bytes);
+                flow.peers[usize::from(from.0)].publish_bytes -= sent;
                 if let Some(producer) = flow.producers.get_mut(producer) {
                     producer.answered(span, outcome, taken);
                 }
                 flow.dirty(producer);
+            }
+            (
+                Waiter::Large(rest),
+                Reply::Published {
+                    outcome,
+                    taken,
+                    bytes,
+                },
+            ) => {
+                if let Some(producer) = flow.producers.get_mut(rest.key) {
+                    producer.answered(rest.span, outcome, taken);
+                }
+                flow.dirty(rest.key);
+                flow.forward_large(*rest, bytes, outcome, effects);
             }
             (
                 Waiter::Subscribe {

@@ -1,5 +1,6 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
+pub mod admit;
 pub mod consumer;
 pub mod dedup;
 pub mod deliver;

@@ -53,6 +53,11 @@ pub enum Input<'a> {
         /// What the other core knew of it.
         session: Box<Handover>,
     },
+    /// A connection that was just opened is one more than there may be.
+    Unwanted {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Whole frames arrived; every header was checked by `ringpost_wire::cut`.
     Frames {
         /// The connection.

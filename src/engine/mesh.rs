@@ -50,9 +50,9 @@ pub struct RemotePublish {
     pub count: u32,
     /// Queues of the other core, each to get every message.
     pub queues: Vec<QueueId>,
-    /// If the bytes are a piece of one large message: which.
+    /// If the bytes are one large message: the head of its first piece.
     pub fragment: Option<FragmentHead>,
-    /// The messages, padded, back to back; or the piece.
+    /// The messages, padded, back to back; or the bodies of the large message's fragment frames.
     pub bytes: Vec<u8>,
 }
 
@@ -209,7 +209,7 @@ pub enum Reply {
         outcome: Result<(), Code>,
         /// If it did: how many at the start of them every queue took.
         taken: u32,
-        /// The vector that came with the request, emptied.
+        /// The vector that came with the request, emptied unless it is a large message.
         bytes: Vec<u8>,
     },
     /// To `Subscribe`: the consumer's key on the owning core.
@@ -252,6 +252,8 @@ pub struct Changed {
 pub struct Peer<W> {
     /// The other core.
     pub core: CoreId,
+    /// Bytes of publishes, large messages apart, that it was sent and has not answered.
+    pub publish_bytes: u64,
     waiting: Vec<Option<W>>,
     free: Vec<u32>,
     outbox: std::collections::VecDeque<(Request, W)>,
@@ -263,6 +265,7 @@ impl<W> Peer<W> {
     pub fn new(core: CoreId, requests_max: u32) -> Self {
         Self {
             core,
+            publish_bytes: 0,
             waiting: (0..requests_max).map(|_| None).collect(),
             free: (0..requests_max).rev().collect(),
             outbox: std::collections::VecDeque::new(),
@@ -300,6 +303,13 @@ impl<W> Peer<W> {
         self.free.push(id);
         self.flush(effects);
         waiter
+    }
+
+    /// Requests that were asked and are not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        let asked = self.waiting.len() - self.free.len();
+        u32::try_from(asked).expect("as many as the limit, which is one")
     }
 
     /// Requests that wait for room.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use ringpost::boot::{self, Running};
+use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
 
 /// A broker that ends with its last user; its directory goes with it.
@@ -45,6 +46,19 @@ impl Broker {
         })
     }
 
+    /// As [`Broker::shared`], with the least memory that so many cores start with.
+    pub fn shared_least(cores: u16) -> Arc<Self> {
+        static SHARED: Mutex<[Weak<Broker>; 8]> = Mutex::new([const { Weak::new() }; 8]);
+        let mut shared = SHARED.lock().unwrap_or_else(|poison| poison.into_inner());
+        let slot = &mut shared[usize::from(cores)];
+        slot.upgrade().unwrap_or_else(|| {
+            let memory = memory_least(cores, 256);
+            let broker = Arc::new(Self::start(cores, &[("memory", &memory)]));
+            *slot = Arc::downgrade(&broker);
+            broker
+        })
+    }
+
     /// Shuts down as SIGTERM does, and starts again in the same directory.
     pub fn restart(&mut self) {
         self.restart_on(self.cores);
@@ -62,6 +76,24 @@ impl Broker {
         assert!(self.running.is_none(), "it was stopped");
         self.running = Some(start(self.directory.path(), self.cores, &self.settings));
         self
+    }
+
+    /// A broker that is not started, in a copy of the directory as it is now: of one that runs, what
+    /// a crash leaves.
+    pub fn copied(&self) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(self.directory.path(), directory.path());
+        Self {
+            running: None,
+            directory,
+            settings: self.settings.clone(),
+            cores: self.cores,
+        }
+    }
+
+    /// Its data directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Shuts down as SIGTERM does.
@@ -90,6 +122,30 @@ impl Drop for Broker {
             }
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            std::fs::create_dir(&target).expect("a new directory");
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("room");
+        }
+    }
+}
+
+/// The least memory that so many cores and connections start with, as a setting.
+pub fn memory_least(cores: u16, connections_max: u32) -> String {
+    let defaults = Config::resolve(&Sources::default()).unwrap_or_else(|errors| panic!("{errors}"));
+    let demand = Demand {
+        cores,
+        connections_max,
+        ..Demand::of(&defaults, 1)
+    };
+    format!("{}B", Budget::memory_min(&demand))
 }
 
 fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> Running {

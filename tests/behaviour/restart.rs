@@ -44,7 +44,7 @@ fn survives(cores: &[u16]) {
             parts.push(to_queue(name.as_bytes(), payload));
         }
         for part in &parts {
-            producer.insist(&mut wire, *part);
+            producer.confirm(&mut wire, &[*part]);
         }
         producer.confirm(
             &mut wire,

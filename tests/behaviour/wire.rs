@@ -954,15 +954,20 @@ impl Producer {
         self.hear(&frame);
     }
 
+    /// Whether so much more may be published now.
+    pub fn may_publish(&self, messages: u64, bytes: u64) -> bool {
+        self.used_messages + messages <= self.messages
+            && self.used_bytes + padded(bytes as usize) as u64 <= self.bytes
+    }
+
     /// Waits until so much more may be published.
     #[track_caller]
     pub fn reserve(&mut self, wire: &mut Wire, messages: u64, bytes: u64) {
-        while self.used_messages + messages > self.messages || self.used_bytes + bytes > self.bytes
-        {
+        while !self.may_publish(messages, bytes) {
             self.wait(wire);
         }
         self.used_messages += messages;
-        self.used_bytes += bytes;
+        self.used_bytes += padded(bytes as usize) as u64;
     }
 
     /// Publishes messages as credit allows: in frames, large ones in fragments. Returns the sequence
@@ -1045,21 +1050,6 @@ impl Producer {
     pub fn settle(&mut self, wire: &mut Wire) {
         while self.confirmed + 1 < self.next {
             self.wait(wire);
-        }
-    }
-
-    /// Publishes one message until there is memory for it: large ones compete for that.
-    #[track_caller]
-    pub fn insist(&mut self, wire: &mut Wire, part: MessageParts<'_>) {
-        let begun = std::time::Instant::now();
-        loop {
-            self.publish(wire, 0, &[part]);
-            self.settle(wire);
-            let Some((_, _, code)) = self.refused.pop() else {
-                return;
-            };
-            assert_eq!(code, Code::Overloaded);
-            assert!(begun.elapsed() < PATIENCE, "it stays overloaded");
         }
     }
 

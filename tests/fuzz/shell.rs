@@ -72,7 +72,7 @@ impl Size {
                 },
                 producers_max: 8,
                 consumers_max: 8,
-                publish_bytes: 1 << 20,
+                hold_bytes_max: 2 << 20,
                 window_bytes_max: 512 << 10,
                 unsent_bytes_max: 16 << 10,
                 volatile_buffers: 4,

@@ -17,7 +17,7 @@ use ringpost_wire::control::{self, Attach, Body, Failure, Hello, Welcome};
 use ringpost_wire::{Code, Cut, FRAME_BYTES_MAX, FrameHeader, FrameKind, cut, frame, version};
 
 use crate::model::{Change, Outcome};
-use crate::plan::{Fault, Plan};
+use crate::plan::Fault;
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
@@ -758,12 +758,12 @@ impl Client {
 
     /// For traces: what it is doing.
     #[must_use]
-    pub fn describe(&self, plan: &Plan) -> String {
+    pub fn describe(&self) -> String {
         format!(
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            if self.waits_for_broker(plan) {
+            if self.waits_for_broker() {
                 " WAITS"
             } else {
                 ""

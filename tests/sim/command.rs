@@ -21,7 +21,6 @@ options
   --without FAULT,FAULT,...       switches faults off
   --publishes N, --clients N      at most so many
   --cores N                       so many cores
-  --gaps                          runs into what the engine is known not to do yet
   --quiet                         no trace, only the outcome
   --history FILE                  writes the history of one world, for ringpost-check
   --threads N                     for fuzz (default 1)
@@ -102,7 +101,6 @@ fn parse(mut from: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--publishes" => arguments.overrides.publishes = Some(number(value()?)?),
             "--clients" => arguments.overrides.clients = Some(number(value()?)? as usize),
             "--cores" => arguments.overrides.cores = Some(number(value()?)? as u16),
-            "--gaps" => arguments.overrides.gaps = true,
             "--quiet" => arguments.is_quiet = true,
             "--history" => arguments.history = Some(value()?),
             "--threads" => arguments.threads = number(value()?)?.max(1),

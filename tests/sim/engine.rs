@@ -2,7 +2,7 @@
 //! it. Does not know worlds.
 
 use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
-use ringpost_engine::{Buffers, Effects, Input, Mono, SlotHead};
+use ringpost_engine::{Buffers, ConnId, Effects, Input, Mono, SlotHead};
 use ringpost_wire::ids::CoreId;
 
 use crate::plan::{Fault, Plan};
@@ -24,7 +24,7 @@ fn buffers(plan: &Plan) -> usize {
         plan.faults.has(Fault::TinyMemory),
     ) {
         (true, true) => 16,
-        (false, true) => 24,
+        (false, true) => 16,
         (_, false) => 96,
     }
 }
@@ -37,10 +37,10 @@ fn limits(plan: &Plan) -> Limits {
     let mut random = Random::new(plan.seed, 5);
     let has = |fault| plan.faults.has(fault);
     let tiny = has(Fault::TinyMemory);
-    let memory = u64::from(buffer_bytes(plan)) * buffers(plan) as u64;
     Limits {
         buffer_bytes: buffer_bytes(plan),
-        publish_bytes: memory / 4,
+        hold_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
+        parcel_bytes_max: if tiny { 1 } else { 256 << 10 },
         window_bytes_max: if has(Fault::TinyCredit) {
             256 << 10
         } else {
@@ -50,9 +50,9 @@ fn limits(plan: &Plan) -> Limits {
         forward_bytes_max: random.scale(4 << 10..=512 << 10) as u32,
         requests_per_peer_max: requests_per_peer_max(plan),
         volatile_buffers: if tiny { 4 } else { 16 },
-        buffers_free_min: if tiny { 4 } else { 8 },
+        buffers_free_min: if tiny { 6 } else { 8 },
         slots_max: random.within(8..=64) as u32,
-        assembly_bytes_max: 4 << 20,
+        assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
         ..Limits::default()
     }
 }
@@ -119,6 +119,12 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
         self.0.next_deadline(now)
+    }
+
+    /// Whether it takes what a connection sends now.
+    #[must_use]
+    pub fn is_read(&self, conn: ConnId) -> bool {
+        self.0.is_read(conn)
     }
 
     /// Whether connections may be given to it.

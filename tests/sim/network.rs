@@ -133,6 +133,23 @@ impl Link {
         Arrived::Frames(core::mem::replace(&mut self.partial, rest))
     }
 
+    /// Copies what the kernel has no room for out of the buffers of a core.
+    pub fn unpin(&mut self, core: usize, pool: &mut Pool) {
+        for (_, chunk) in &mut self.down {
+            if let Chunk::Buffer {
+                core: holder,
+                buffer,
+                range,
+            } = chunk
+                && *holder == core
+            {
+                let bytes = pool.shell_bytes(*buffer, range.clone()).to_vec();
+                pool.unhold(*buffer);
+                *chunk = Chunk::Bytes(bytes);
+            }
+        }
+    }
+
     /// Whether what is left of arrived bytes should be looked at again.
     #[must_use]
     pub fn has_rest(&self) -> bool {

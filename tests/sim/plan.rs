@@ -151,16 +151,6 @@ impl Mode {
     }
 }
 
-/// Something that the protocol promises and the engine does not do yet. Worlds stay clear of it, so
-/// that what lies behind it can be found; `--gaps` lets them run into it. To be emptied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gap {
-    /// P-30, P-38: a producer that is opened again, with what has no outcome published again.
-    Dedup,
-    /// P-33: a producer that everybody else's unused credit starves.
-    CreditForAll,
-}
-
 /// What the command line changes in what a seed says.
 #[derive(Clone, Default, Debug)]
 pub struct Overrides {
@@ -174,8 +164,6 @@ pub struct Overrides {
     pub clients: Option<usize>,
     /// Cores.
     pub cores: Option<u16>,
-    /// Runs into known gaps of the engine.
-    pub gaps: bool,
 }
 
 /// One world before it begins. Durations are in nanoseconds.
@@ -221,21 +209,11 @@ pub struct Plan {
     pub crash_every: u64,
     /// Rate of faults per operation.
     pub fault_rate: Rate,
-    /// Runs into known gaps of the engine.
-    pub gaps: bool,
 }
 
 const MS: u64 = 1_000_000;
 
 impl Plan {
-    /// Whether worlds stay clear of this.
-    #[must_use]
-    pub const fn avoids(&self, gap: Gap) -> bool {
-        match gap {
-            Gap::Dedup | Gap::CreditForAll => !self.gaps,
-        }
-    }
-
     /// What a seed says, with what the command line changes.
     #[must_use]
     pub fn draw(seed: u64, overrides: &Overrides) -> Self {
@@ -308,7 +286,6 @@ impl Plan {
             disk_bytes: 1 << 30,
             crash_every: random.scale(2 * MS..=300 * MS),
             fault_rate: Rate(random.scale(200..=20_000) as u32),
-            gaps: overrides.gaps,
         };
         assert!(plan.clients > 0, "a world has clients");
         plan

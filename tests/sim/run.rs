@@ -247,8 +247,5 @@ pub fn arguments(overrides: &Overrides) -> String {
     if let Some(cores) = overrides.cores {
         text += &format!(" --cores {cores}");
     }
-    if overrides.gaps {
-        text += " --gaps";
-    }
     text
 }

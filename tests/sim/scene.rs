@@ -118,6 +118,8 @@ pub struct Routed {
     pub may_be_full: bool,
     /// Whether a queue it may have reached is volatile.
     pub may_be_volatile: bool,
+    /// Whether it may have reached several queues.
+    pub fans_out: bool,
 }
 
 /// What the parts of a world share.
@@ -265,6 +267,7 @@ impl Scene {
         };
         let model = &self.models[routed.tenant];
         let targets = model.route(&routed.exchange, &routed.key, &routed.headers);
+        routed.fans_out |= targets.len() > 1;
         routed.may_lack |= may_be_another || model.may_lack(&routed.exchange);
         routed.may_miss |= may_be_another;
         routed.may_be_full |= may_be_another;

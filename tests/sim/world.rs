@@ -13,7 +13,9 @@ use ringpost_check::{Event, Kind, Verdict};
 use ringpost_engine::data::session::Handover;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{BufferId, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId};
+use ringpost_engine::{
+    BufferId, Buffers, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId,
+};
 use ringpost_wire::Code;
 use ringpost_wire::ids::CoreId;
 
@@ -37,6 +39,8 @@ const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 /// Happenings after which a busy world calms down.
 const BUSY_HAPPENINGS_MAX: u64 = 200_000;
 /// Virtual time in which a calm world must have answered everything, or have drained.
+/// Bytes of one receive.
+const RECEIVE_BYTES: u64 = 256 << 10;
 const CALM_MAX: u64 = 100 * SECOND;
 /// Happenings after which a calm world counts as spinning.
 const HAPPENINGS_MAX: u64 = 1_500_000;
@@ -711,6 +715,15 @@ impl World {
         if let Some(slot) = self.cores.get_mut(core) {
             slot.effects = effects;
         }
+        // As the shell does: those who do not read keep no memory from those who do.
+        let few = Engine::memory(&self.scene.plan).1 / 2;
+        if let Some(Some(pool)) = self.pools.get_mut(core)
+            && pool.available() < few
+        {
+            for link in self.links.values_mut() {
+                link.unpin(core, pool);
+            }
+        }
     }
 
     fn perform_one(&mut self, core: usize, effect: Effect, arena: &[u8]) {
@@ -1082,8 +1095,13 @@ impl World {
             // The socket is between two cores.
             return self.at(10 * US, Happening::Arrive { link: id });
         }
+        let is_read = |core: &Core| core.engine.is_read(link.conn);
+        if !link.is_closed && !self.cores.get(link.core).is_none_or(is_read) {
+            self.scene.marks.hit("connection left unread");
+            return self.at(MS, Happening::Arrive { link: id });
+        }
         link.up_scheduled = false;
-        let there = link.up.len() as u64;
+        let there = (link.up.len() as u64).min(RECEIVE_BYTES);
         let count = if byte_cuts && there > 0 {
             self.random_network.scale(1..=there)
         } else {
@@ -1336,10 +1354,7 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self
-                    .clients
-                    .iter()
-                    .any(|client| client.waits_for_broker(&self.scene.plan));
+                let waits = self.clients.iter().any(Client::waits_for_broker);
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
@@ -1434,11 +1449,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let clients: Vec<String> = self
-            .clients
-            .iter()
-            .map(|client| client.describe(&self.scene.plan))
-            .collect();
+        let clients: Vec<String> = self.clients.iter().map(Client::describe).collect();
         let waiting: Vec<usize> = self.cores.iter().map(|core| core.waiting.len()).collect();
         let mesh: usize = self.mesh.values().map(VecDeque::len).sum();
         let free: Vec<usize> = self

@@ -19,6 +19,7 @@ pub struct BrokerArgs {
         value_name = "host:port",
         env = "RINGPOST_BROKER",
         default_value = "127.0.0.1:7400",
+        value_parser = host_and_port,
         global = true
     )]
     broker: String,
@@ -33,6 +34,21 @@ pub struct BrokerArgs {
 /// Reads a span of time from the command line.
 pub fn span(text: &str) -> Result<Duration, String> {
     span_from(text).ok_or_else(|| "a whole number with us, ms, s, min or h, such as 5s".into())
+}
+
+/// Reads where something listens; names are looked up later.
+pub fn host_and_port(text: &str) -> Result<String, String> {
+    let port = match text.rsplit_once(':') {
+        // An address of IPv6 has colons of its own, and brackets around them if a port follows.
+        Some((host, port)) if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => {
+            port.parse::<u16>().ok()
+        }
+        _ => None,
+    };
+    match port {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a host and a port, such as 127.0.0.1:7400 or [::1]:7400".into()),
+    }
 }
 
 impl BrokerArgs {
@@ -72,6 +88,13 @@ impl BrokerArgs {
                     chain(&error)
                 ),
             ),
+            // Whoever answered did not speak our protocol.
+            ErrorKind::Protocol => Failure::failed(format!(
+                "{} answered, but not as a broker does ({}); --broker names the port for clients, \
+                 not the admin port",
+                self.broker,
+                chain(&error)
+            )),
             _ => error.into(),
         })
     }
@@ -159,5 +182,29 @@ pub fn say_removed(what: &str, name: &str, removed: Removed) -> Result<(), Failu
             output::line(&format!("{what} {name} deleted, with {messages} messages"))
         }
         Removed::Absent => output::line(&format!("there is no {what} {name}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:7400", "[::1]:7400", "broker.example:1"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "127.0.0.1",
+            ":7400",
+            "::1",
+            "::1:7400",
+            "host:",
+            "host:x",
+            "host:65536",
+        ] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
     }
 }

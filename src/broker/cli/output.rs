@@ -64,9 +64,11 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     };
     let is_number = |column: usize| {
         !rows.is_empty()
-            && rows
-                .iter()
-                .all(|row| row[column].chars().all(|c| c.is_ascii_digit() || c == '.'))
+            && rows.iter().all(|row| {
+                row[column]
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || ".,".contains(c))
+            })
     };
     let columns: Vec<(usize, bool)> = (0..heads.len())
         .map(|column| (width(column), is_number(column)))
@@ -124,6 +126,8 @@ mod tests {
             "name      n\na         1\ngröße  1000\n"
         );
         assert_eq!(table(&["name", "n"], &[]), "name  n\n");
+        let rows = vec![vec![grouped(1)], vec![grouped(1_000)]];
+        assert_eq!(table(&["n"], &rows), "    n\n    1\n1,000\n");
     }
 
     #[test]

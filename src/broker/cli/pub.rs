@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringpost_client::{Level, Message, Pending, Producer};
+use ringpost_client::{Error, ErrorKind, Level, Message, Pending, Producer};
 
 use super::Failure;
 use super::link::{self, BrokerArgs};
@@ -57,7 +57,7 @@ pub struct Args {
     /// How far each message must get
     #[arg(long, value_enum, default_value = "durable")]
     level: LevelArg,
-    /// Refuse what no queue takes, instead of dropping it
+    /// Refuse what no queue takes, instead of dropping it; always so without --exchange
     #[arg(long)]
     mandatory: bool,
     #[command(flatten)]
@@ -88,7 +88,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
             LevelArg::Durable => Level::Durable,
         };
         let mut builder = client.producer(args.exchange.clone()).level(level);
-        if args.mandatory {
+        // A key that is meant to name a queue and names none is a mistake, never a choice.
+        if args.mandatory || args.exchange.is_empty() {
             builder = builder.mandatory();
         }
         let producer = builder.build().await?;
@@ -96,7 +97,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         let (messages, reader) = start_reader(&args, bytes_max)?;
         let rate = args.rate;
         let (published, outcome) = publish_all(&producer, messages, rate).await;
-        outcome?;
+        outcome.map_err(|error| {
+            let failure = explained(error, &args);
+            let sentence = format!("after {published} messages: {}", failure.sentence);
+            Failure::new(failure.exit, sentence)
+        })?;
         // The reader has ended: its end of the channel is what ended the publishing.
         match reader.join() {
             Ok(read) => read?,
@@ -112,11 +117,31 @@ pub fn run(args: Args) -> Result<(), Failure> {
     })
 }
 
+/// What an error of publishing means for whoever gave these arguments.
+fn explained(error: Error, args: &Args) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::Unroutable if args.exchange.is_empty() && args.json => {
+            "; without --exchange the key of a message names its queue".to_owned()
+        }
+        ErrorKind::Unroutable if args.exchange.is_empty() => format!(
+            "; without --exchange the key names the queue: `ringpost queue ensure '{}'` creates it",
+            args.key
+        ),
+        ErrorKind::NotFound => format!(
+            "; the exchange is '{}', and `ringpost exchange list` shows those there are",
+            args.exchange
+        ),
+        _ => String::new(),
+    };
+    let failure = Failure::from(error);
+    Failure::new(failure.exit, failure.sentence + &hint)
+}
+
 fn level_text(level: Level) -> &'static str {
     match level {
         Level::None => "sent",
-        Level::Volatile => "taken by every queue",
-        Level::Durable => "on disk",
+        Level::Volatile => "taken by every queue that they were routed to",
+        Level::Durable => "on the disk of every queue that they were routed to",
     }
 }
 
@@ -165,7 +190,7 @@ async fn publish_all(
     producer: &Producer,
     messages: flume::Receiver<Message>,
     rate: Option<u32>,
-) -> (u64, Result<(), Failure>) {
+) -> (u64, Result<(), Error>) {
     let (sender, pendings) = flume::bounded::<Pending>(AHEAD_MAX);
     let publish = async move {
         let start = tokio::time::Instant::now();
@@ -182,15 +207,13 @@ async fn publish_all(
                 break; // a confirm failed: that is the error to tell of
             }
         }
-        Ok::<(), Failure>(())
+        Ok::<(), Error>(())
     };
     let confirm = async move {
         let mut confirmed = 0_u64;
         while let Ok(pending) = pendings.recv_async().await {
             if let Err(error) = pending.await {
-                let failure = Failure::from(error);
-                let sentence = format!("after {confirmed} messages: {}", failure.sentence);
-                return (confirmed, Err(Failure::new(failure.exit, sentence)));
+                return (confirmed, Err(error));
             }
             confirmed += 1;
         }

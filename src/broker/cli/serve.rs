@@ -1,6 +1,8 @@
 //! `ringpost serve`: runs the broker until it is told to stop. Does not know how it starts.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::settings::SettingsArgs;
 use super::{Exit, Failure};
@@ -48,7 +50,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let log = log::start(config.log_format, config.log_level)
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
     let signals = rt::spawn_signal_thread().map_err(no_signals)?;
+    let told = heed_signals(signals).map_err(no_signals)?;
     let running = boot::start(config, Some(&log))?;
+    told.is_started.store(true, Ordering::Relaxed);
     let mut output = std::io::stdout();
     writeln!(
         output,
@@ -56,19 +60,52 @@ pub fn run(args: Args) -> Result<(), Failure> {
         running.addr(),
         running.admin_addr()
     )?;
-    let signal = signals.recv();
-    tracing::info!(?signal, "shutting down");
-    std::thread::Builder::new()
-        .name("second signal".into())
-        .spawn(move || {
-            if signals.recv().is_ok() {
-                tracing::warn!("told twice to end: ending at once");
-                std::process::exit(i32::from(Exit::Failed as u8));
-            }
-        })
-        .map_err(no_signals)?;
+    let signal = match told.to_end.recv() {
+        Ok(rt::Signal::Terminate) => "SIGTERM",
+        Ok(rt::Signal::Interrupt) => "SIGINT",
+        // Nobody listens for signals any more: the broker could not be told to end later.
+        Err(flume::RecvError::Disconnected) => "no more signals",
+    };
+    tracing::info!(signal, "shutting down");
     running.shutdown()?;
     tracing::info!("the data directory is clean");
     drop(log);
     Ok(())
+}
+
+/// What the thread that heeds signals shares with the one that starts and ends the broker.
+struct Told {
+    /// Set when the broker serves; a signal before that has nothing to drain.
+    is_started: Arc<AtomicBool>,
+    /// The first signal after that.
+    to_end: flume::Receiver<rt::Signal>,
+}
+
+/// Heeds signals from the first moment on: reading a journal may take long, and whoever ends the
+/// broker meanwhile must not have to wait for it.
+fn heed_signals(signals: flume::Receiver<rt::Signal>) -> std::io::Result<Told> {
+    let is_started = Arc::new(AtomicBool::new(false));
+    let (sender, to_end) = flume::bounded(1);
+    let started = is_started.clone();
+    let end_at_once = |why: &str| {
+        // Not through the log, which would have to be waited for. Nothing more can be said if
+        // standard error is closed.
+        let _ = writeln!(std::io::stderr(), "ringpost: {why}");
+        std::process::exit(i32::from(Exit::Failed as u8));
+    };
+    let heed = move || {
+        for (number, signal) in signals.iter().enumerate() {
+            if !started.load(Ordering::Relaxed) {
+                end_at_once("told to end before it was ready: ending at once, nothing is lost");
+            }
+            if number > 0 {
+                end_at_once("told twice to end: ending at once, the next start takes longer");
+            }
+            let _ = sender.send(signal); // the broker has ended if nobody is there to be told
+        }
+    };
+    std::thread::Builder::new()
+        .name("heed signals".into())
+        .spawn(heed)?;
+    Ok(Told { is_started, to_end })
 }

@@ -25,7 +25,8 @@ pub struct Args {
         long,
         value_name = "host:port",
         env = "RINGPOST_ADMIN",
-        default_value = "127.0.0.1:7480"
+        default_value = "127.0.0.1:7480",
+        value_parser = super::link::host_and_port
     )]
     admin: String,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 
 mod workload;
 
+use std::fmt::Write;
 use std::io::{self, IsTerminal, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ringpost_client::{
     ByteSize, Client, ExchangeConfig, Message, PendingBatch, Producer, QueueConfig, Resend,
 };
+use ringpost_wire::limits;
 use tokio::sync::Notify;
 
 use super::link::{self, BrokerArgs};
@@ -71,6 +73,8 @@ pub struct Args {
     keep: bool,
 }
 
+/// Longest line: what the broker takes by default, less room for key, exchange and envelope.
+const LINE_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX_DEFAULT as usize - 4096;
 /// How long the steady part takes.
 const STEADY: Duration = Duration::from_secs(2);
 /// Messages handed to the client at a time while it goes as fast as it can.
@@ -95,6 +99,14 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::usage(
             "there is nothing to publish: the text has no lines",
         ));
+    }
+    if let Some(number) = workload.first_longer_than(LINE_BYTES_MAX) {
+        return Err(Failure::usage(format!(
+            "line {} has {} bytes, and a message of this broker at most {LINE_BYTES_MAX}: is it a \
+             text?",
+            number + 1,
+            workload.payload(number).len()
+        )));
     }
     let directory = make_directory(args.dir.as_deref())?;
     clean_up_on_signal(directory.path(), args.keep)?;
@@ -272,6 +284,11 @@ impl Clock {
         &self.due_ns[usize::try_from(number).expect("every message has its time in memory")]
     }
 
+    /// Waits until there is no use in waiting.
+    async fn failed(&self) {
+        self.received_all(u64::MAX).await;
+    }
+
     /// Waits until as many messages were received, or there is no use in waiting.
     async fn received_all(&self, count: u64) {
         while self.received.load(Ordering::Relaxed) < count && !self.failed.load(Ordering::Relaxed)
@@ -327,11 +344,19 @@ async fn trial(broker: &BrokerArgs, workload: Arc<Workload>, rate: u32) -> Resul
         .collect();
     let producer = client.producer(EXCHANGE).mandatory().build().await?;
     for part in &mut parts {
-        publish(&producer, &workload, part, &clock).await?;
+        // Whoever waits for a confirm of a broker that does nothing waits for ever.
+        tokio::select! {
+            published = publish(&producer, &workload, part, &clock) => published?,
+            () = clock.failed() => break,
+        }
         // The next part begins when nothing of this one is on its way.
         clock.received_all(part.numbers.end * 2).await;
     }
-    producer.close().await?;
+    if clock.failed.load(Ordering::Relaxed) {
+        drop(producer);
+    } else {
+        producer.close().await?;
+    }
 
     let mut verdict = Ok(());
     for consumer in consumers {
@@ -368,8 +393,13 @@ fn progress_bar(messages: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style =
-        ProgressStyle::with_template("{bar:40} {percent:>3}% {human_pos} deliveries, {per_sec}");
-    ProgressBar::new(messages).with_style(style.expect("the template is one"))
+        ProgressStyle::with_template("{bar:40} {percent:>3}% {human_pos} deliveries, {rate}/s");
+    let style = style.expect("the template is one");
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+        // A line that cannot be drawn is drawn again.
+        let _ = out.write_str(&output::grouped(state.per_sec() as u64));
+    });
+    ProgressBar::new(messages).with_style(style)
 }
 
 /// The exchange, the queues and their bindings.

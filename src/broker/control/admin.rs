@@ -83,13 +83,14 @@ impl std::fmt::Display for AdminError {
                      or choose another with --admin-listen"
                 )
             }
-            AdminError::Listen { address, .. } => {
+            AdminError::Listen { address, error } => {
                 write!(
                     f,
-                    "cannot listen on the admin address {address}: choose another with --admin-listen"
+                    "cannot listen on the admin address {address}: {error}; choose another with \
+                     --admin-listen"
                 )
             }
-            AdminError::Thread(_) => f.write_str("cannot start the admin thread"),
+            AdminError::Thread(error) => write!(f, "cannot start the admin thread: {error}"),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ringpost_engine::effect::Severity;
 use tracing::level_filters::LevelFilter;
@@ -17,6 +18,11 @@ use crate::config::{LogFormat, LogLevel};
 
 /// Entries that may wait for the log thread.
 const ENTRIES_MAX: usize = 4096;
+/// Warnings of the cores that are written within a second; more are dropped and counted, so that
+/// who opens and breaks connections all day does not fill the disk with our log.
+const WARNINGS_PER_SECOND_MAX: u32 = 100;
+/// What that is counted over.
+const SECOND: Duration = Duration::from_secs(1);
 /// Longest text of a core's event; the rest is cut.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -160,6 +166,8 @@ fn start_thread(output: impl Write + Send + 'static) -> io::Result<Log> {
 fn write_all(entries: &flume::Receiver<Entry>, mut output: impl Write, dropped: &AtomicU64) {
     IS_LOG_THREAD.set(true);
     let mut dropped_said = 0;
+    let mut dropped_said_at = None;
+    let mut pace = Pace::default();
     for entry in entries {
         match entry {
             // A log that cannot be written has nowhere to say so.
@@ -169,20 +177,49 @@ fn write_all(entries: &flume::Receiver<Entry>, mut output: impl Write, dropped: 
                 severity,
                 text,
             } => match severity {
-                Severity::Info => tracing::info!(core, "{text}"),
-                Severity::Warning => tracing::warn!(core, "{text}"),
-                Severity::Error => tracing::error!(core, "{text}"),
+                Severity::Info => tracing::info!(target: "ringpost::core", core, "{text}"),
+                Severity::Error => tracing::error!(target: "ringpost::core", core, "{text}"),
+                // Whatever peers can bring about is a warning, and they can as often as they like.
+                Severity::Warning if !pace.admits(Instant::now()) => {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Severity::Warning => tracing::warn!(target: "ringpost::core", core, "{text}"),
             },
             Entry::End => break,
         }
         let dropped_now = dropped.load(Ordering::Relaxed);
-        if dropped_now > dropped_said {
+        let is_quiet = dropped_said_at.is_some_and(|at: Instant| at.elapsed() < SECOND);
+        if dropped_now > dropped_said && !is_quiet {
+            dropped_said_at = Some(Instant::now());
             let dropped = dropped_now - dropped_said;
             dropped_said = dropped_now;
             tracing::warn!(dropped, "log entries were dropped since they came too fast");
         }
     }
     drop(output.flush()); // as above
+}
+
+/// How many warnings of the cores were written lately.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the second that is counted began.
+    since: Option<Instant>,
+    /// Warnings in it.
+    count: u32,
+}
+
+impl Pace {
+    /// Whether another warning may be written.
+    fn admits(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= SECOND) {
+            *self = Pace {
+                since: Some(now),
+                count: 0,
+            };
+        }
+        self.count += 1;
+        self.count <= WARNINGS_PER_SECOND_MAX
+    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -296,6 +333,16 @@ mod tests {
             arrived + dropped >= count,
             "{arrived} arrived and {dropped} dropped of {count}"
         );
+    }
+
+    #[test]
+    fn warnings_have_a_pace() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        let mut admitted = |at: Instant| (0..1_000).filter(|_| pace.admits(at)).count();
+        assert_eq!(admitted(start), WARNINGS_PER_SECOND_MAX as usize);
+        assert_eq!(admitted(start + SECOND / 2), 0);
+        assert_eq!(admitted(start + SECOND), WARNINGS_PER_SECOND_MAX as usize);
     }
 
     #[test]

@@ -172,7 +172,12 @@ pub const METRICS: &[Metric] = {
             Counter,
             "Bytes of messages published.",
         ),
-        metric("confirms_total", Both, Counter, "Publishes confirmed."),
+        metric(
+            "confirms_total",
+            Both,
+            Counter,
+            "Publishes taken by every queue they were routed to, and synced if that is durable.",
+        ),
         metric(
             "returns_total",
             Both,
@@ -244,12 +249,6 @@ pub const METRICS: &[Metric] = {
             Process,
             Summary,
             "Quantiles of journal_write_seconds since the start, over all cores.",
-        ),
-        metric(
-            "journal_write_messages",
-            Both,
-            Histogram,
-            "Messages that became durable with one write.",
         ),
         metric(
             "journal_segments_live",
@@ -334,17 +333,6 @@ const LATENCY_BOUNDS: [(&str, u64); 16] = [
     ("1", 1_000_000_000),
     ("10", 10_000_000_000),
 ];
-/// Upper bounds of batch sizes.
-const BATCH_BOUNDS: [(&str, u64); 8] = [
-    ("1", 1),
-    ("2", 2),
-    ("4", 4),
-    ("16", 16),
-    ("64", 64),
-    ("256", 256),
-    ("1024", 1_024),
-    ("4096", 4_096),
-];
 /// Quantiles of summaries.
 const QUANTILES: [(&str, f64); 5] = [
     ("0.5", 0.5),
@@ -364,8 +352,6 @@ enum Figure<'a> {
     Labelled(Vec<(String, u64)>),
     /// Latencies in ns.
     Latency(&'a Histogram<u64>),
-    /// Numbers of messages.
-    Batch(&'a Histogram<u64>),
 }
 
 /// The figure that `name` has on a core.
@@ -409,7 +395,6 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "consumers" => core.queues.consumers,
         "journal_write_bytes_total" => core.journal.write_bytes,
         "journal_write_seconds" => return Figure::Latency(&core.journal.write_ns),
-        "journal_write_messages" => return Figure::Batch(&core.journal.write_messages),
         "journal_segments_live" => u64::from(core.journal.segments_live),
         "journal_segments_free" => u64::from(core.journal.segments_free),
         "buffers_free" => u64::from(core.buffers_free),
@@ -487,7 +472,7 @@ fn render_total(text: &mut Text, metric: &Metric, cores: &[Answer]) {
     text.head(&name, metric);
     let mut number = 0_u64;
     let mut labelled: Vec<(String, u64)> = Vec::new();
-    let mut merged: Option<(Histogram<u64>, bool)> = None;
+    let mut merged: Option<Histogram<u64>> = None;
     for (_, core) in answered(cores) {
         match figure(metric.name, core) {
             Figure::None => {}
@@ -500,14 +485,11 @@ fn render_total(text: &mut Text, metric: &Metric, cores: &[Answer]) {
                     }
                 }
             }
-            Figure::Latency(histogram) => merge(&mut merged, histogram, true),
-            Figure::Batch(histogram) => merge(&mut merged, histogram, false),
+            Figure::Latency(histogram) => merge(&mut merged, histogram),
         }
     }
     match (metric.shape, merged) {
-        (Shape::Histogram, Some((histogram, is_latency))) => {
-            text.histogram(&name, &[], &histogram, is_latency);
-        }
+        (Shape::Histogram, Some(histogram)) => text.histogram(&name, &[], &histogram),
         (Shape::Histogram, None) => {}
         (Shape::Counter | Shape::Gauge | Shape::Summary, _) => match metric.labels {
             [label] => {
@@ -544,10 +526,7 @@ fn render_cores(text: &mut Text, metric: &Metric, cores: &[Answer]) {
                 }
             }
             Figure::Latency(histogram) => {
-                text.histogram(&name, &[("core", &core)], histogram, true);
-            }
-            Figure::Batch(histogram) => {
-                text.histogram(&name, &[("core", &core)], histogram, false);
+                text.histogram(&name, &[("core", &core)], histogram);
             }
         }
     }
@@ -565,10 +544,10 @@ fn answered(cores: &[Answer]) -> impl Iterator<Item = (usize, &CoreSnapshot)> {
 }
 
 /// Adds to the histogram of all cores.
-fn merge(merged: &mut Option<(Histogram<u64>, bool)>, more: &Histogram<u64>, is_latency: bool) {
+fn merge(merged: &mut Option<Histogram<u64>>, more: &Histogram<u64>) {
     match merged {
-        None => *merged = Some((more.clone(), is_latency)),
-        Some((all, _)) => add(all, more),
+        None => *merged = Some(more.clone()),
+        Some(all) => add(all, more),
     }
 }
 
@@ -625,30 +604,18 @@ impl Text {
     }
 
     /// The buckets, sum and count of a histogram.
-    fn histogram(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        histogram: &Histogram<u64>,
-        is_latency: bool,
-    ) {
-        let bounds: &[(&str, u64)] = if is_latency {
-            &LATENCY_BOUNDS
-        } else {
-            &BATCH_BOUNDS
-        };
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<u64>) {
         let bucket = format!("{name}_bucket");
         let with = |bound| {
             let mut all = labels.to_vec();
             all.push(("le", bound));
             all
         };
-        for (label, bound) in bounds {
+        for (label, bound) in &LATENCY_BOUNDS {
             self.sample(&bucket, &with(label), histogram.count_between(0, *bound));
         }
         self.sample(&bucket, &with("+Inf"), histogram.len());
-        let unit = if is_latency { 1e9 } else { 1.0 };
-        self.sample(&format!("{name}_sum"), labels, sum(histogram) / unit);
+        self.sample(&format!("{name}_sum"), labels, sum(histogram) / 1e9);
         self.sample(&format!("{name}_count"), labels, histogram.len());
     }
 }
@@ -701,7 +668,6 @@ mod tests {
         };
         for ns in write_ns {
             journal.write_ns.saturating_record(*ns);
-            journal.write_messages.saturating_record(3);
         }
         Answer::Snapshot(Box::new(CoreSnapshot {
             connections: 3,
@@ -730,6 +696,7 @@ mod tests {
             cores: 2,
             connections_max: 100,
             writes_in_flight: 2,
+            message_bytes_max: 16 << 20,
             machine: None,
         };
         ProcessSnapshot {
@@ -766,7 +733,6 @@ mod tests {
             "ringpost_journal_write_seconds_bucket{le=\"0.0001\"} 1",
             "ringpost_journal_write_seconds_bucket{le=\"+Inf\"} 3",
             "ringpost_journal_write_seconds_count 3",
-            "ringpost_core_journal_write_messages_bucket{core=\"0\",le=\"4\"} 2",
             "ringpost_core_ring_capacity{core=\"0\",peer=\"1\"} 64",
             "ringpost_build_info{version=\"0.1.0\"} 1",
         ] {
@@ -840,7 +806,7 @@ mod tests {
             ns = ns * 3 / 2 + 1;
         }
         let mut text = Text { out: String::new() };
-        text.histogram("x", &[], &histogram, true);
+        text.histogram("x", &[], &histogram);
         let counts: Vec<u64> = text
             .out
             .lines()

@@ -90,6 +90,8 @@ pub struct Conns {
     generation: u32,
     /// Connections that may have bytes to read.
     readable: VecDeque<ConnId>,
+    /// Connections that are not read for now, though they may have bytes.
+    unread: Vec<ConnId>,
     /// Connections with something to send.
     sending: Vec<ConnId>,
     /// Connections that hold buffers which their sockets did not take.
@@ -117,6 +119,7 @@ impl Conns {
             free: Vec::new(),
             generation: 0,
             readable: VecDeque::new(),
+            unread: Vec::new(),
             sending: Vec::new(),
             pinning: Vec::new(),
             closing: VecDeque::new(),
@@ -258,11 +261,30 @@ impl Conns {
         self.readable.len()
     }
 
-    /// Receives once from the next connection that may have bytes, and gives what is whole to `take`.
-    pub fn receive(&mut self, mut take: impl FnMut(ConnId, Arrival<'_>)) {
-        let Some(id) = self.readable.pop_front() else {
-            return;
-        };
+    /// The next connection that may have bytes: to be read, or to be left for now.
+    pub fn next_readable(&mut self) -> Option<ConnId> {
+        self.readable.pop_front()
+    }
+
+    /// Does not read a connection until [`Conns::read_again`] says so.
+    pub fn leave_unread(&mut self, id: ConnId) {
+        self.unread.push(id);
+    }
+
+    /// Looks again at connections that were left unread.
+    pub fn read_again(&mut self, is_read: impl Fn(ConnId) -> bool) {
+        let readable = &mut self.readable;
+        self.unread.retain(|id| {
+            let now = is_read(*id);
+            if now {
+                readable.push_back(*id);
+            }
+            !now
+        });
+    }
+
+    /// Receives once from a connection that may have bytes, and gives what is whole to `take`.
+    pub fn receive(&mut self, id: ConnId, mut take: impl FnMut(ConnId, Arrival<'_>)) {
         let base = self.slab.as_ptr().align_offset(ALIGN);
         let idx = Self::idx(id);
         let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {

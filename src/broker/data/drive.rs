@@ -10,15 +10,19 @@ use ringpost_engine::core::Core;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{Effect, Effects, Input, IoFault, Mono};
+use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
 use crate::data::conn::{Arrival, Conns};
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
+use crate::data::notices::Notices;
 use crate::data::store::Store;
 use crate::rt::net::{Connection, Listener};
 use crate::rt::time::{Monotonic, wall_us};
 use crate::rt::{Events, Poller, Token};
-use crate::snapshot::{AdminRequest, CoreSnapshot, Counters, Phase, latency_histogram};
+use crate::snapshot::{
+    AdminRequest, CoreSnapshot, Counters, Phase, RingSnapshot, latency_histogram,
+};
 
 /// Connections that one turn reads from.
 const RECEIVES_PER_TURN_MAX: usize = 64;
@@ -32,6 +36,8 @@ const BUFFERS_PINNED_PART: usize = 2;
 const LISTENER: Token = Token::new(Token::MAX);
 /// Least time between two ticks given to the engine.
 const TICK_NS: u64 = 1_000_000;
+/// Connections beyond the limit that are told so at a time.
+const TURNED_AWAY_MAX: u32 = 32;
 
 /// What travels between the cores of a process.
 #[derive(Debug)]
@@ -62,6 +68,8 @@ pub struct Drive {
     pub listener: Option<Listener>,
     /// Its lanes to the other cores.
     pub mesh: MeshEndpoint<CoreMail>,
+    /// Requests that may be unanswered on one of them.
+    pub mesh_capacity: u32,
     /// Its journal files.
     pub store: Store,
     /// Its buffers.
@@ -97,7 +105,9 @@ struct Running {
     ticked: u64,
     turns: u64,
     write_bytes: u64,
+    accepted: u64,
     handovers: u64,
+    notices: Notices,
 }
 
 impl Drive {
@@ -117,7 +127,9 @@ impl Drive {
             ticked: 0,
             turns: 0,
             write_bytes: 0,
+            accepted: 0,
             handovers: 0,
+            notices: Notices::default(),
         };
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
@@ -175,6 +187,10 @@ impl Drive {
         if now.0 - running.ticked >= TICK_NS {
             running.ticked = now.0;
             self.step(running, now, Input::Tick { wall_us: wall_us() });
+            if let Some(flow) = running.engine.flow() {
+                let refusals = flow.stats().refusals;
+                running.notices.tell(now, &refusals, &self.report);
+            }
         }
         for completion in events.completions.drain(..) {
             let input = self.store.completed(completion, &mut self.pool);
@@ -324,13 +340,24 @@ impl Drive {
             return snapshot;
         };
         let stats = flow.stats();
+        snapshot.refusals = stats.refusals.iter().collect();
+        snapshot.rings = flow
+            .lanes()
+            .map(|(core, occupied)| RingSnapshot {
+                peer: core.0,
+                occupied,
+                capacity: self.mesh_capacity,
+            })
+            .collect();
+        let mut returned = stats.refusals.iter();
+        let returned = returned.find(|(code, _)| *code == Code::Unroutable);
         snapshot.counters = Counters {
-            connections_opened: stats.connections,
+            connections_opened: running.accepted,
             handovers: running.handovers,
             publishes: stats.published,
             publish_bytes: stats.published_bytes,
-            confirms: stats.confirms,
-            returns: stats.refused,
+            confirms: stats.rested - stats.refused.min(stats.rested),
+            returns: returned.map_or(0, |(_, count)| count),
             deliveries: stats.delivered,
             delivery_bytes: stats.delivered_bytes,
             redeliveries: stats.redelivered,
@@ -360,26 +387,30 @@ impl Drive {
         for _ in 0..ACCEPTS_PER_TURN_MAX {
             match listener.accept() {
                 Ok(Some(socket)) => {
-                    if running.conns.len() >= self.connections_max {
-                        // Dropped, and thereby closed: as many connections as the limit allows.
+                    let is_one_too_many = running.conns.len() >= self.connections_max;
+                    if running.conns.len() >= self.connections_max + TURNED_AWAY_MAX {
+                        // Dropped, and thereby closed, without a word: enough others are being told.
+                        running.notices.dropped += 1;
                         continue;
                     }
-                    match running.conns.add(socket, &mut self.poller) {
-                        Ok(conn) => running.engine.step(
-                            now,
-                            Input::Opened { conn },
-                            &mut self.pool,
-                            &mut running.effects,
-                        ),
-                        Err(_) => continue,
+                    let Ok(conn) = running.conns.add(socket, &mut self.poller) else {
+                        continue;
+                    };
+                    running.accepted += 1;
+                    let (pool, effects) = (&mut self.pool, &mut running.effects);
+                    let engine = &mut running.engine;
+                    engine.step(now, Input::Opened { conn }, pool, effects);
+                    if is_one_too_many {
+                        engine.step(now, Input::Unwanted { conn }, pool, effects);
                     }
                 }
                 Ok(None) => {
                     running.accepting = false;
                     return;
                 }
-                Err(_) => {
+                Err(error) => {
                     // Out of descriptors, or the peer went meanwhile: look again next turn.
+                    running.notices.accept_failed = Some(error);
                     return;
                 }
             }
@@ -395,8 +426,16 @@ impl Drive {
         } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
+        conns.read_again(|conn| engine.is_read(conn));
         for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
-            conns.receive(|conn, arrival| match arrival {
+            let Some(id) = conns.next_readable() else {
+                break;
+            };
+            if !engine.is_read(id) {
+                conns.leave_unread(id);
+                continue;
+            }
+            conns.receive(id, |conn, arrival| match arrival {
                 Arrival::Frames(bytes) => {
                     engine.step(now, Input::Frames { conn, bytes }, pool, effects);
                 }
@@ -481,6 +520,7 @@ impl Drive {
             }
             Effect::Close { conn } => running.conns.close(conn, Monotonic::now()),
             Effect::Handover { conn, to, session } => {
+                running.handovers += 1;
                 let taken = running
                     .conns
                     .take(conn, arena, &mut self.pool, &mut self.poller);
@@ -503,6 +543,7 @@ impl Drive {
                 buffer,
                 range,
             } => {
+                running.write_bytes += (range.end - range.start) as u64;
                 let queued = self.store.write(
                     op,
                     slot,
@@ -549,7 +590,14 @@ impl Drive {
                     assert!(posted.is_ok(), "the engine keeps to the lanes' capacity");
                 }
             }
-            Effect::FailStop { reason } => running.failed = Some(reason),
+            Effect::FailStop { reason } => {
+                let text = format!(
+                    "the journal has failed: {reason}; nothing durable is confirmed or delivered \
+                     until a restart"
+                );
+                (self.report)(Severity::Error, text);
+                running.failed = Some(reason);
+            }
             Effect::Report { severity, text } => (self.report)(severity, text),
         }
     }

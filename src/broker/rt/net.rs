@@ -22,7 +22,7 @@ pub struct Listener {
 impl Listener {
     /// Listens on `address`, sharing the port with other listeners of this user: one per core, and
     /// the kernel spreads connections by their hash. It therefore does not notice a second broker
-    /// on the same port; the lock on the data directory does.
+    /// on the same port: [`Listener::claim`] does, once, before the first of them.
     ///
     /// # Errors
     ///
@@ -41,6 +41,24 @@ impl Listener {
         Ok(Listener {
             descriptor: socket.into(),
         })
+    }
+
+    /// Finds out whether anybody listens on `address`, which [`Listener::bind`] cannot: a second
+    /// broker would share the port with the first, and every other client would find the wrong one.
+    /// Between this and the first `bind` there is a moment that nobody guards.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers: the address is taken, or is not ours.
+    pub fn claim(address: SocketAddr) -> io::Result<()> {
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // Connections of a broker that has ended do not count, one that listens does.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
     }
 
     /// The address it listens on, with the port the kernel chose if 0 was asked for.

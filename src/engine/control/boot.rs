@@ -11,7 +11,7 @@ use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::topology::Topology;
 use crate::core::{CoreConfig, Found, META};
-use crate::data::flow::{Flow, QueueState};
+use crate::data::flow::{Flow, QueueState, ReadAhead};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Journal};
 use crate::data::queue::{self, Queue, Ranges, Settings};
@@ -127,6 +127,7 @@ impl Boot {
                 }
             }
             Input::Frames { .. }
+            | Input::Unwanted { .. }
             | Input::Malformed { .. }
             | Input::Closed { .. }
             | Input::Sent { .. }
@@ -148,10 +149,6 @@ impl Boot {
         match recovery.step(buffers, effects, &mut self.restore) {
             Status::Working => {}
             Status::Failed(reason) => {
-                effects.push(Effect::Report {
-                    severity: Severity::Error,
-                    text: reason.clone(),
-                });
                 effects.push(Effect::FailStop { reason });
                 self.stage = Stage::Failed;
             }
@@ -165,10 +162,6 @@ impl Boot {
                     let reason = format!(
                         "the journal contradicts itself: {fault}; run `ringpost verify` and report this"
                     );
-                    effects.push(Effect::Report {
-                        severity: Severity::Error,
-                        text: reason.clone(),
-                    });
                     effects.push(Effect::FailStop { reason });
                     return;
                 }
@@ -314,6 +307,8 @@ fn journal_config(config: &CoreConfig) -> journal::Config {
             .max(slots)
             .min(config.limits.slots_max / 4),
         slots_max: config.limits.slots_max,
+        writes_in_flight: config.limits.writes_in_flight,
+        trickle_ms: config.limits.trickle_ms,
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,
         ..defaults
@@ -344,5 +339,6 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         counts: Vec::new(),
         counts_upto: None,
         mark_due: None,
+        ahead: ReadAhead::default(),
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence};
+use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence, SegmentNumber};
 use crate::data::journal::record::{Kind, RecordHead};
 use crate::data::journal::segment::{IndexBody, RunEntry, Segment, SlotState};
 use crate::data::journal::{Config, Fetch, Journal, Located, RunHead};
@@ -67,6 +67,8 @@ struct Pending {
 #[derive(Debug)]
 struct Source {
     segment: SegmentIdx,
+    /// The life of the slot: it may end while the segment is emptied, by acks alone.
+    number: SegmentNumber,
     part: usize,
     copy: u32,
     runs: VecDeque<RunEntry>,
@@ -122,7 +124,10 @@ impl Compactor {
                 self.wake_at = Some(now.plus_ms(1));
                 return;
             }
-            let taken = self.source.take();
+            let taken = self.source.take().filter(|source| {
+                let segment = journal.table.get(source.segment);
+                segment.state == SlotState::Sealed && segment.number == source.number
+            });
             let Some(mut source) = taken.or_else(|| self.pick(now, journal)) else {
                 return;
             };
@@ -223,6 +228,7 @@ impl Compactor {
         };
         Some(Source {
             segment,
+            number: journal.table.get(segment).number,
             part: 0,
             copy: 0,
             runs: journal.table.get(segment).made_runs().collect(),
@@ -457,7 +463,7 @@ fn may_empty(segment: &Segment, config: &Config) -> bool {
 }
 
 /// The head of a moved record: it names the old place where a run names its producer.
-fn relocated_head(
+pub(crate) fn relocated_head(
     head: &RecordHead,
     first: QueueSequence,
     journal: &Journal,

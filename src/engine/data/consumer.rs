@@ -2,8 +2,9 @@
 //! Does not know which messages it gets.
 
 use ringpost_wire::FrameHeader;
-use ringpost_wire::ids::{CoreId, QueueId};
+use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
+use crate::data::queue::Ranges;
 use crate::ids::{ConnId, Mono};
 
 /// A consumer of a queue of this core.
@@ -29,6 +30,24 @@ pub struct Sink {
     pub outgoing: bool,
     /// Its connection takes no more bytes for now.
     pub congested: bool,
+    /// The large message that it is being sent; until it has all of it, it is offered nothing else.
+    pub large: Option<Box<LargeDelivery>>,
+}
+
+/// A large message of which a consumer has some pieces: as many as are in memory, and as its
+/// connection takes.
+#[derive(Debug)]
+pub struct LargeDelivery {
+    /// Which message.
+    pub first: QueueSequence,
+    /// Its delivery tag.
+    pub tag: u64,
+    /// Earlier deliveries of it.
+    pub delivery_count: u32,
+    /// Pieces sent.
+    pub sent: usize,
+    /// What is settled by its being sent.
+    pub settled: Ranges,
 }
 
 impl Sink {
@@ -51,6 +70,7 @@ impl Sink {
             forward: 0,
             outgoing: false,
             congested: false,
+            large: None,
         }
     }
 }

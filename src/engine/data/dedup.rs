@@ -37,17 +37,14 @@ struct Window {
     highest: u64,
     /// Bit `n % WINDOW` is sequence `n`, for the last [`WINDOW`] up to the highest.
     bits: [u64; WORDS],
-    /// When it was made, in windows made so far.
-    age: u64,
 }
 
 impl Window {
-    const fn new(epoch: u32, age: u64) -> Self {
+    const fn new(epoch: u32) -> Self {
         Self {
             epoch,
             highest: 0,
             bits: [0; WORDS],
-            age,
         }
     }
 
@@ -78,7 +75,7 @@ impl Window {
             if last - self.highest >= WINDOW {
                 self.bits = [0; WORDS];
             } else {
-                self.change(self.highest + 1, last, |word, mask| word & !mask);
+                self.mark(self.highest + 1, last, false);
             }
             self.highest = last;
         }
@@ -88,40 +85,101 @@ impl Window {
             return;
         }
         if first.max(lowest) <= last {
-            self.change(first.max(lowest), last, |word, mask| word | mask);
+            self.mark(first.max(lowest), last, true);
         }
     }
 
-    /// Changes the bits of `first..=last`, fewer than a window, word by word: a producer that takes
+    /// Sets or clears the bits of `first..=last`, fewer than a window, by words: a producer that takes
     /// turns over many queues leaves a long gap in each of them with every message.
-    fn change(&mut self, first: u64, last: u64, with: impl Fn(u64, u64) -> u64) {
+    fn mark(&mut self, first: u64, last: u64, is_stored: bool) {
         debug_assert!(first <= last && last - first < WINDOW);
-        let mut from = first;
-        while from <= last {
-            // Up to the end of the word that holds `from`.
-            let upto = last.min(from | 63);
-            let mask = (u64::MAX >> (63 - (upto - from))) << (from % 64);
-            let word = &mut self.bits[(from % WINDOW / 64) as usize];
-            *word = with(*word, mask);
-            from = upto + 1;
+        let mut change = |word: usize, mask: u64| {
+            if is_stored {
+                self.bits[word] |= mask;
+            } else {
+                self.bits[word] &= !mask;
+            }
+        };
+        let (one, two) = ((first % WINDOW) as usize, (last % WINDOW) as usize);
+        let (head, tail) = (one / 64, two / 64);
+        let from = u64::MAX << (one % 64);
+        let upto = u64::MAX >> (63 - two % 64);
+        if head == tail && one <= two {
+            change(head, from & upto);
+            return;
+        }
+        change(head, from);
+        change(tail, upto);
+        let between = if is_stored { u64::MAX } else { 0 };
+        if head < tail {
+            self.bits[head + 1..tail].fill(between);
+        } else {
+            self.bits[head + 1..].fill(between);
+            self.bits[..tail].fill(between);
         }
     }
 }
+
+/// Producer and queue.
+type Pair = (u64, u32);
 
 /// The windows of one core.
 #[derive(Default)]
 pub struct Dedup {
-    windows: Table<(u64, u32), Window>,
-    /// Keys by age, oldest first.
-    ages: BTreeMap<u64, (u64, u32)>,
+    windows: Vec<Window>,
+    /// Where the window of a pair stands.
+    places: Table<Pair, u32>,
+    /// The pair looked up last: a publish asks before it stores.
+    last: Option<(Pair, u32)>,
+    /// Pairs by age, oldest first.
+    ages: BTreeMap<u64, Pair>,
     made: u64,
 }
 
 impl Dedup {
+    fn window(&self, pair: Pair) -> Option<&Window> {
+        let place = *self.places.get(&pair)?;
+        Some(&self.windows[place as usize])
+    }
+
+    /// As [`Dedup::window`], to change; the pair is remembered.
+    fn window_mut(&mut self, pair: Pair) -> Option<&mut Window> {
+        let place = match self.last {
+            Some((last, place)) if last == pair => place,
+            _ => *self.places.get(&pair)?,
+        };
+        self.last = Some((pair, place));
+        Some(&mut self.windows[place as usize])
+    }
+
+    /// Adds the window of a pair that has none.
+    fn add(&mut self, pair: Pair, window: Window) {
+        let oldest = match self.windows.len() {
+            0..WINDOWS_MAX => None,
+            _ => self.ages.pop_first(),
+        };
+        let place = match oldest {
+            Some((_, pair)) => {
+                let place = self.places.remove(&pair);
+                let place = place.expect("every pair that has an age has a place");
+                self.windows[place as usize] = window;
+                place
+            }
+            None => {
+                self.windows.push(window);
+                self.windows.len() as u32 - 1
+            }
+        };
+        self.made += 1;
+        self.places.insert(pair, place);
+        self.ages.insert(self.made, pair);
+        self.last = Some((pair, place));
+    }
+
     /// What sequence `sequence` of a producer is to a queue. Producer 0 gave no identity.
     #[must_use]
     pub fn judge(&self, producer: ProducerId, epoch: u32, queue: QueueId, sequence: u64) -> Seen {
-        match self.windows.get(&(producer.0, queue.0)) {
+        match self.window((producer.0, queue.0)) {
             Some(window) if epoch < window.epoch => Seen::Fenced,
             Some(window) => window.judge(sequence),
             None => Seen::New,
@@ -130,9 +188,14 @@ impl Dedup {
 
     /// Whether all of `first..` are new to a queue: higher than any before.
     #[must_use]
-    pub fn is_ahead(&self, producer: ProducerId, epoch: u32, queue: QueueId, first: u64) -> bool {
-        self.windows
-            .get(&(producer.0, queue.0))
+    pub fn is_ahead(
+        &mut self,
+        producer: ProducerId,
+        epoch: u32,
+        queue: QueueId,
+        first: u64,
+    ) -> bool {
+        self.window_mut((producer.0, queue.0))
             .is_none_or(|window| epoch >= window.epoch && first > window.highest)
     }
 
@@ -147,22 +210,15 @@ impl Dedup {
         if producer.0 == 0 || first == 0 {
             return;
         }
-        let key = (producer.0, queue.0);
-        if let Some(window) = self.windows.get_mut(&key) {
+        let pair = (producer.0, queue.0);
+        if let Some(window) = self.window_mut(pair) {
             window.epoch = window.epoch.max(epoch);
             window.store(first, last);
             return;
         }
-        if self.windows.len() >= WINDOWS_MAX
-            && let Some((_, oldest)) = self.ages.pop_first()
-        {
-            self.windows.remove(&oldest);
-        }
-        self.made += 1;
-        let mut window = Window::new(epoch, self.made);
+        let mut window = Window::new(epoch);
         window.store(first, last);
-        self.ages.insert(self.made, key);
-        self.windows.insert(key, window);
+        self.add(pair, window);
     }
 
     /// The sequence after the highest one stored of a producer, over all queues of this core.
@@ -170,8 +226,8 @@ impl Dedup {
     pub fn next(&self, producer: ProducerId) -> u64 {
         self.ages
             .values()
-            .filter(|key| key.0 == producer.0)
-            .filter_map(|key| self.windows.get(key))
+            .filter(|pair| pair.0 == producer.0)
+            .filter_map(|pair| self.window(*pair))
             .map(|window| window.highest + 1)
             .max()
             .unwrap_or(1)
@@ -179,17 +235,12 @@ impl Dedup {
 
     /// Takes the windows of queues for which `takes` says so from `other`.
     pub fn adopt(&mut self, other: &Dedup, takes: impl Fn(QueueId) -> bool) {
-        for key in other.ages.values().filter(|key| takes(QueueId(key.1))) {
-            let window = other.windows.get(key).expect("every key has a window");
-            self.made += 1;
-            self.ages.insert(self.made, *key);
-            self.windows.insert(
-                *key,
-                Window {
-                    age: self.made,
-                    ..*window
-                },
-            );
+        for pair in other.ages.values().filter(|pair| takes(QueueId(pair.1))) {
+            let window = other.window(*pair).expect("every pair has a window");
+            match self.window_mut(*pair) {
+                Some(own) => *own = *window,
+                None => self.add(*pair, *window),
+            }
         }
     }
 
@@ -197,10 +248,10 @@ impl Dedup {
     /// highest u64, bits.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.ages.len() as u32).to_le_bytes());
-        for key in self.ages.values() {
-            let window = self.windows.get(key).expect("every key has a window");
-            out.extend_from_slice(&key.0.to_le_bytes());
-            out.extend_from_slice(&key.1.to_le_bytes());
+        for pair in self.ages.values() {
+            let window = self.window(*pair).expect("every pair has a window");
+            out.extend_from_slice(&pair.0.to_le_bytes());
+            out.extend_from_slice(&pair.1.to_le_bytes());
             out.extend_from_slice(&window.epoch.to_le_bytes());
             out.extend_from_slice(&window.highest.to_le_bytes());
             for word in window.bits {
@@ -227,18 +278,16 @@ impl Dedup {
         let mut dedup = Self::default();
         for entry in entries.chunks_exact(ENTRY_BYTES) {
             let numbers = u64_at(entry, 8);
-            let queue = numbers as u32;
-            dedup.made += 1;
-            let mut window = Window::new((numbers >> 32) as u32, dedup.made);
+            let mut window = Window::new((numbers >> 32) as u32);
             window.highest = u64_at(entry, 16);
             for (idx, word) in window.bits.iter_mut().enumerate() {
                 *word = u64_at(entry, 24 + 8 * idx);
             }
-            let key = (u64_at(entry, 0), queue);
-            if dedup.windows.insert(key, window).is_some() {
+            let pair = (u64_at(entry, 0), numbers as u32);
+            if dedup.places.contains(&pair) {
                 return None;
             }
-            dedup.ages.insert(dedup.made, key);
+            dedup.add(pair, window);
         }
         Some(dedup)
     }
@@ -301,7 +350,14 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let highest: u64 = stored.last().copied().unwrap_or(0);
-            let first = (highest + 40).saturating_sub((random >> 33) % 600).max(1);
+            // Mostly near the highest, at times a long way behind it or beyond.
+            let ahead = match (random >> 20) % 8 {
+                0 => 1_100,
+                _ => 40,
+            };
+            let first = (highest + ahead)
+                .saturating_sub((random >> 33) % 1_200)
+                .max(1);
             let last = first + (random >> 50) % 30;
             let expected = |sequence: u64| {
                 if sequence > highest {

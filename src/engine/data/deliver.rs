@@ -14,13 +14,14 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{EarlyFrame, GetWait, Sink};
-use crate::data::flow::{Flow, Waiter};
+use crate::data::consumer::{EarlyFrame, GetWait, LargeDelivery, Sink};
+use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::journal::Located;
+use crate::data::journal::block::BLOCK_ALIGN;
 use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
-use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Sharing};
+use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, Sharing, Stretch};
 use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::effect::Buffers;
@@ -33,6 +34,10 @@ use crate::{Effect, Effects};
 const GATHER_BYTES_MAX: usize = 2 * 1024;
 /// Frames that are kept for a consumer until it is open.
 const EARLY_FRAMES_MAX: usize = 16;
+/// Pieces of a large message that are read ahead of the one that is to be sent.
+const PIECES_AHEAD: usize = 3;
+/// Windows that a queue which reads from disk has on their way or waiting for their turn.
+const WINDOWS_AHEAD: usize = 4;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
 
@@ -345,6 +350,7 @@ impl Flow {
         effects: &mut Effects,
     ) {
         //= P-9
+        self.stats.refusals.add(code, 1);
         let header = FrameHeader::bare(FrameKind::Failed, request.channel, request.sequence);
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
@@ -424,6 +430,7 @@ impl Flow {
 
     /// Removes a consumer of a queue of this core; what it holds returns to the queue.
     pub(crate) fn unsubscribe(&mut self, key: u64) {
+        self.large_is_sent(key);
         let Some(sink) = self.sinks.remove(key) else {
             return;
         };
@@ -556,7 +563,9 @@ impl Flow {
         while idx < self.gets.len() {
             let get = self.gets[idx];
             let over = get.left == 0 || get.given > 0 || self.now >= get.deadline;
-            if !over || (get.left > 0 && self.is_owed(get.consumer)) {
+            let sink = self.sinks.get(get.consumer);
+            let is_between = sink.is_some_and(|sink| sink.large.is_some());
+            if !over || is_between || (get.left > 0 && self.is_owed(get.consumer)) {
                 idx += 1;
                 continue;
             }
@@ -697,7 +706,11 @@ impl Flow {
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             self.settle_asks.push((key, sequence));
         }
-        self.wake(queue);
+        // A queue that keeps up has nothing to give for the room that it got.
+        let state = self.queues.get(queue);
+        if state.is_some_and(|state| state.queue.has_deliverable()) {
+            self.wake(queue);
+        }
         if let Err(code) = verdict {
             self.end_consumer(
                 key,
@@ -716,6 +729,17 @@ impl Flow {
         reason: &str,
         effects: &mut Effects,
     ) {
+        if let Some(sink) = self.sinks.get(key) {
+            let text = format!(
+                "consumer of queue {} ended, channel {} of connection {}: {code}: {reason}",
+                sink.queue.0, sink.channel, sink.conn.0
+            );
+            effects.push(Effect::Report {
+                severity: crate::effect::Severity::Warning,
+                text,
+            });
+        }
+        self.stats.refusals.add(code, 1);
         self.finish_consumer(key, 0, code, reason, effects);
     }
 
@@ -928,6 +952,7 @@ impl Flow {
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
     pub(crate) fn dispatch<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
         let mut budget = DISPATCH_BYTES_PER_TURN;
+        self.send_larges(&mut budget, buffers, effects);
         let mut left = self.awake.len();
         while left > 0 && budget > 0 {
             left -= 1;
@@ -1034,10 +1059,50 @@ impl Flow {
                 if !self.reading.contains(&queue) {
                     self.reading.push(queue);
                 }
+                let state = self.queues.get_mut(queue).expect("it is being dispatched");
+                state.ahead.turn_to(sequence);
+                self.read_ahead(queue, sequence, buffers, effects);
+                // If that has asked for it, it is on its way; else it takes what is left for those
+                // that wait.
                 self.journal.fetch(buffers, effects, place);
             }
         }
         None
+    }
+
+    /// Asks for what a queue that reads from disk will need next; it has come to message `from`.
+    /// Several windows are on their way at a time, so that the device and the sockets work at once.
+    fn read_ahead<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        from: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let state = self.queues.get_mut(queue).expect("it is being dispatched");
+        let QueueState { ahead, queue, .. } = state;
+        while let Some((_, place)) = ahead.windows.front().copied()
+            && ahead.first_behind() <= from
+        {
+            self.journal.pass(place);
+            ahead.windows.pop_front();
+        }
+        while ahead.windows.len() < WINDOWS_AHEAD {
+            let first = ahead.next;
+            let Some(stretch) = queue.stretch(first, buffers.buffer_bytes() - BLOCK_ALIGN) else {
+                return;
+            };
+            let Stretch { place, bytes, upto } = stretch;
+            let reaches = self
+                .journal
+                .fetch_ahead(buffers, effects, place, bytes, upto);
+            let Some(upto) = reaches else { return };
+            ahead.windows.push_back((first, place));
+            ahead.next = queue.first_beyond(first, place, upto);
+            if ahead.next == first {
+                return;
+            }
+        }
     }
 
     /// Delivers from one run. Returns false if the queue must wait.
@@ -1049,11 +1114,11 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        let durable = self
-            .queues
-            .get(queue)
-            .expect("its offer is being taken")
-            .durable;
+        let state = self.queues.get(queue).expect("its offer is being taken");
+        let durable = state.durable;
+        if !state.ahead.windows.is_empty() && state.ahead.first_behind() <= offer.first {
+            self.read_ahead(queue, offer.first, buffers, effects);
+        }
         let located = self.locate(queue, durable, offer.place, offer.first, buffers, effects);
         let Some((buffer, body)) = located else {
             return false;
@@ -1221,8 +1286,7 @@ impl Flow {
         self.look_behind(conn);
     }
 
-    //= P-46
-    /// Delivers one large message, piece by piece; all of its pieces must be in memory.
+    /// Begins to deliver one large message; its pieces follow as they come into memory.
     fn deliver_fragmented<B: Buffers>(
         &mut self,
         queue: QueueId,
@@ -1233,31 +1297,21 @@ impl Flow {
     ) -> bool {
         let state = self.queues.get(queue).expect("its offer is being taken");
         let durable = state.durable;
-        let pieces = state
-            .queue
-            .pieces(offer.first)
-            .expect("the offer says it is in pieces")
-            .to_vec();
-        let mut found = Vec::with_capacity(pieces.len());
-        let mut whole = true;
-        for place in pieces {
-            match self.locate(queue, durable, place, offer.first, buffers, effects) {
-                Some(located) => found.push(located),
-                None => whole = false,
-            }
-        }
-        if !whole {
+        let pieces = state.queue.pieces(offer.first);
+        let place = pieces.expect("the offer says it is in pieces")[0];
+        let found = self.locate(queue, durable, place, offer.first, buffers, effects);
+        let Some((buffer, body)) = found else {
             return false;
-        }
-        let (buffer, body) = found.first().cloned().expect("a message has pieces");
+        };
         let fragment = FragmentHead::split(buffers.bytes(buffer, body));
         let Ok((fragment, _)) = fragment else {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
-        let sink = self.sinks.get(offer.key.0);
+        let key = offer.key.0;
+        let sink = self.sinks.get(key);
         if sink.is_some_and(|sink| fragment.message_bytes > sink.message_bytes_max) {
-            self.end_too_large(offer.key.0, effects);
+            self.end_too_large(key, effects);
             return true;
         }
         let bytes = padded(fragment.message_bytes as usize) as u32;
@@ -1269,44 +1323,150 @@ impl Flow {
             state.queue.decline(offer);
             return true;
         }
-        let tag = state.queue.take(offer, 0, &[bytes], &mut state.settled);
-        if !state.settled.is_empty() && !state.settling {
-            state.settling = true;
-            self.settling.push(queue);
-        }
-        self.count_delivered(offer, 1, u64::from(bytes), budget);
-        let channel = self
+        let mut settled = Ranges::default();
+        let tag = state.queue.take(offer, 0, &[bytes], &mut settled);
+        state.queue.block(offer.key);
+        // Its pieces are charged to the turns that send them.
+        self.count_delivered(offer, 1, u64::from(bytes), &mut 0);
+        let sink = self
             .sinks
-            .get(offer.key.0)
-            .expect("a queue's consumers have sinks")
-            .channel;
-        let head = deliver_head(offer).encode();
-        for (buffer, body) in found {
-            let piece = buffers.bytes(buffer, body.clone());
-            let body_crc = checksum::crc32c_append(checksum::crc32c(&head), piece);
-            let header = FrameHeader {
-                kind: FrameKind::DeliverFragment,
-                flags: if offer.delivery_count > 0 {
-                    DELIVER_REDELIVERED
-                } else {
-                    0
-                },
-                channel,
-                sequence: tag.0,
-                count: 1,
-                body_bytes: (head.len() + body.len()) as u32,
-                body_crc,
-            };
-            self.emit(
-                offer.key.0,
-                &header,
-                &head,
-                (buffer, body),
-                buffers,
-                effects,
-            );
+            .get_mut(key)
+            .expect("a queue's consumers have sinks");
+        sink.large = Some(Box::new(LargeDelivery {
+            first: offer.first,
+            tag: tag.0,
+            delivery_count: offer.delivery_count,
+            sent: 0,
+            settled,
+        }));
+        self.send_pieces(key, budget, buffers, effects);
+        if self.sinks.get(key).is_some_and(|sink| sink.large.is_some()) {
+            self.larges.push(key);
         }
         true
+    }
+
+    /// Goes on with the large messages that are being sent.
+    fn send_larges<B: Buffers>(
+        &mut self,
+        budget: &mut usize,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let mut larges = std::mem::take(&mut self.larges);
+        // Whoever was first in this turn is last in the next.
+        if larges.len() > 1 {
+            larges.rotate_left(1);
+        }
+        for key in &larges {
+            self.send_pieces(*key, budget, buffers, effects);
+        }
+        larges.retain(|key| {
+            self.sinks
+                .get(*key)
+                .is_some_and(|sink| sink.large.is_some())
+        });
+        larges.append(&mut self.larges);
+        self.larges = larges;
+    }
+
+    //= P-46
+    /// Sends pieces of a consumer's large message, as far as they are in memory, its connection takes
+    /// them and the turn may.
+    fn send_pieces<B: Buffers>(
+        &mut self,
+        key: u64,
+        budget: &mut usize,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        while let Some(sink) = self.sinks.get(key)
+            && let Some(large) = &sink.large
+            && !sink.congested
+        {
+            let (queue, channel) = (sink.queue, sink.channel);
+            let (first, number) = (large.first, large.sent);
+            let head = DeliverHead {
+                queue_sequence: first.0,
+                delivery_count: large.delivery_count,
+            };
+            let (tag, again) = (large.tag, large.delivery_count > 0);
+            let state = self.queues.get(queue).expect("it has a consumer");
+            let down = self.shut_down.is_some();
+            if state.damaged || down || (self.failed && state.durable) {
+                return;
+            }
+            if *budget == 0 {
+                self.wake(queue);
+                return;
+            }
+            let durable = state.durable;
+            let Some(places) = state.queue.pieces(first) else {
+                let reason = "a delivery was settled before its last piece was sent";
+                self.end_consumer(key, Code::UnknownDelivery, reason, effects);
+                return;
+            };
+            let is_last = number + 1 == places.len();
+            let place = places[number];
+            let ahead: [Option<Place>; PIECES_AHEAD] =
+                std::array::from_fn(|idx| places.get(number + 1 + idx).copied());
+            let Some((buffer, body)) = self.locate(queue, durable, place, first, buffers, effects)
+            else {
+                if durable && !self.failed {
+                    for place in ahead.into_iter().flatten() {
+                        self.journal.fetch(buffers, effects, place);
+                    }
+                }
+                return;
+            };
+            let head = head.encode();
+            let piece = buffers.bytes(buffer, body.clone());
+            let header = FrameHeader {
+                kind: FrameKind::DeliverFragment,
+                flags: if again { DELIVER_REDELIVERED } else { 0 },
+                channel,
+                sequence: tag,
+                count: 1,
+                body_bytes: (head.len() + body.len()) as u32,
+                body_crc: checksum::crc32c_append(checksum::crc32c(&head), piece),
+            };
+            *budget = budget.saturating_sub(body.len());
+            self.emit(key, &header, &head, (buffer, body), buffers, effects);
+            let sink = self.sinks.get_mut(key).expect("sending drops nobody");
+            let large = sink.large.as_mut().expect("it was just looked at");
+            large.sent += 1;
+            if is_last {
+                let congested = sink.congested;
+                self.large_is_sent(key);
+                if !congested {
+                    let state = self.queues.get_mut(queue).expect("it has a consumer");
+                    state.queue.unblock(ConsumerKey(key));
+                    self.wake(queue);
+                }
+            }
+        }
+    }
+
+    /// A large message needs no more of a consumer's queue: what it settled by being sent is settled.
+    fn large_is_sent(&mut self, key: u64) {
+        let Some(sink) = self.sinks.get_mut(key) else {
+            return;
+        };
+        let queue = sink.queue;
+        let Some(large) = sink.large.take() else {
+            return;
+        };
+        if let Some(state) = self.queues.get_mut(queue)
+            && !large.settled.is_empty()
+        {
+            for range in large.settled.as_slice() {
+                state.settled.push(*range);
+            }
+            if !state.settling {
+                state.settling = true;
+                self.settling.push(queue);
+            }
+        }
     }
 
     /// Lets queues that wait for a read look again, if there is none whose end would wake them.
@@ -1348,7 +1508,7 @@ impl Flow {
             self.end_consumer(
                 key,
                 Code::QueueDamaged,
-                "the queue has a damaged range",
+                "the queue has a damaged range; run `ringpost verify`",
                 effects,
             );
         }
@@ -1399,7 +1559,10 @@ impl Flow {
         let queue = sink.queue;
         if sink.congested {
             sink.congested = false;
-            if let Some(state) = self.queues.get_mut(queue) {
+            let is_between = sink.large.is_some();
+            if let Some(state) = self.queues.get_mut(queue)
+                && !is_between
+            {
                 state.queue.unblock(ConsumerKey(key));
             }
             self.wake(queue);

@@ -8,6 +8,7 @@ use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::core::CoreConfig;
+use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -21,7 +22,7 @@ use crate::data::session::Session;
 use crate::data::slab::Slab;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
-use crate::mesh::{MeshMessage, Peer, QueueFigures, Reply, Request};
+use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
 use crate::{Effect, Effects};
 
 /// A queue of this core, with what connects it to the journal.
@@ -56,6 +57,34 @@ pub struct QueueState {
     pub counts_upto: Option<CountsUpto>,
     /// A mark that found no room in the journal.
     pub mark_due: Option<QueueSequence>,
+    /// What was asked for ahead of dispatch, while messages come from disk.
+    pub ahead: ReadAhead,
+}
+
+/// Windows that a queue asked for before it needs them, in the order in which it will.
+#[derive(Clone, Debug, Default)]
+pub struct ReadAhead {
+    /// The first message of each, and where its record lies.
+    pub windows: VecDeque<(QueueSequence, Place)>,
+    /// The first message that no window was asked for.
+    pub next: QueueSequence,
+}
+
+impl ReadAhead {
+    /// The first message behind the window at the front.
+    #[must_use]
+    pub fn first_behind(&self) -> QueueSequence {
+        self.windows.get(1).map_or(self.next, |window| window.0)
+    }
+
+    /// Starts anew at `first` if that is not where the windows are.
+    pub fn turn_to(&mut self, first: QueueSequence) {
+        let is_there = self.windows.front().is_some_and(|front| front.0 <= first);
+        if !is_there || first > self.next {
+            self.windows.clear();
+            self.next = first;
+        }
+    }
 }
 
 impl QueueState {
@@ -193,7 +222,11 @@ pub enum Waiter {
         producer: u64,
         /// Number of the span.
         span: u64,
+        /// Bytes that were sent.
+        bytes: u64,
     },
+    /// A large message, and the cores that get it after this one.
+    Large(Box<LargeRest>),
     /// A channel that becomes a consumer.
     Subscribe {
         /// The connection.
@@ -238,10 +271,10 @@ pub struct Stats {
     pub published: u64,
     /// Their padded bytes.
     pub published_bytes: u64,
-    /// Messages refused.
+    /// Messages published that came to rest: taken, refused or lost.
+    pub rested: u64,
+    /// Of those, the ones that were not taken, or of which nobody can say.
     pub refused: u64,
-    /// Confirm frames.
-    pub confirms: u64,
     /// Messages delivered.
     pub delivered: u64,
     /// Their padded bytes.
@@ -256,8 +289,35 @@ pub struct Stats {
     pub connections: u64,
     /// Connections ended because of what they sent.
     pub violations: u64,
+    /// Publishes, requests, consumers and connections that were refused or ended, by code.
+    pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+}
+
+/// How often each code was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusals([u64; Code::ALL.len()]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self([0; Code::ALL.len()])
+    }
+}
+
+impl Refusals {
+    /// Counts a code that was said of so many; [`Code::Normal`] refuses nothing.
+    pub fn add(&mut self, code: Code, count: u64) {
+        let place = Code::ALL.iter().position(|known| *known == code);
+        if let Some(place) = place.filter(|_| code != Code::Normal) {
+            self.0[place] += count;
+        }
+    }
+
+    /// Every code and how often it was said.
+    pub fn iter(&self) -> impl Iterator<Item = (Code, u64)> + '_ {
+        Code::ALL.iter().copied().zip(self.0.iter().copied())
+    }
 }
 
 /// The state that messages flow through on one core.
@@ -291,10 +351,16 @@ pub struct Flow {
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
     pub(crate) early: Vec<EarlyFrame>,
-    /// Credit of producers that are gone, with the block after which it is free again.
-    pub(crate) orphaned: VecDeque<(u64, u64)>,
-    /// Bytes of large messages, with the block after which they are on disk.
-    pub(crate) assembled: VecDeque<(u64, u64)>,
+    /// Publishes of other cores that wait for their turn.
+    pub(crate) waiting: VecDeque<(CoreId, u32, Box<RemotePublish>)>,
+    /// The publish that is being copied into queues of this core.
+    pub(crate) underway: Option<Underway>,
+    /// Producers that hold publishes, those whose turn is next first.
+    pub(crate) holding: VecDeque<u64>,
+    /// Bytes of what they hold.
+    pub(crate) held_bytes: u64,
+    /// Producers that wait for memory for a large message, in order.
+    pub(crate) large_waits: VecDeque<u64>,
 
     // What to look at when the turn ends.
     pub(crate) dirty_producers: Vec<u64>,
@@ -304,6 +370,8 @@ pub struct Flow {
     pub(crate) settle_asks: Vec<(u64, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
+    /// Sinks that have some pieces of a large message and not all.
+    pub(crate) larges: Vec<u64>,
     /// Queues that wait for a read from disk.
     pub(crate) reading: Vec<QueueId>,
     pub(crate) gets: Vec<GetWait>,
@@ -311,9 +379,11 @@ pub struct Flow {
     pub(crate) gets_seen: Mono,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
-    /// Bytes of large messages on their way in or to the disk.
+    /// A producer got no credit at all, since much is held.
+    pub(crate) starved: bool,
+    /// Bytes of large messages on their way in or to their queues.
     pub(crate) assembly_bytes: u64,
-    /// Bytes of credit given and not come to rest.
+    /// Bytes of credit given beyond everybody's least and not come to rest.
     pub(crate) granted_bytes: u64,
 
     // Scratch, kept for its memory.
@@ -364,17 +434,22 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
-            orphaned: VecDeque::new(),
-            assembled: VecDeque::new(),
+            waiting: VecDeque::new(),
+            underway: None,
+            holding: VecDeque::new(),
+            held_bytes: 0,
+            large_waits: VecDeque::new(),
             dirty_producers: Vec::new(),
             awake: VecDeque::new(),
             settling: Vec::new(),
             settle_asks: Vec::new(),
             outgoing: Vec::new(),
+            larges: Vec::new(),
             reading: Vec::new(),
             gets: Vec::new(),
             gets_seen: now,
             hungry: false,
+            starved: false,
             assembly_bytes: 0,
             granted_bytes: 0,
             targets: Vec::new(),
@@ -394,6 +469,7 @@ impl Flow {
             && self.settling.is_empty()
             && self.forget_waits.is_empty()
             && self.count_waits.is_empty()
+            && self.underway.is_none()
     }
 
     /// Whether the shutdown has begun.
@@ -472,6 +548,7 @@ impl Flow {
         if self.sessions.get(conn).is_none() {
             return;
         }
+        self.stats.refusals.add(code, 1);
         self.say(conn, effects, |out| {
             write_failure(out, FrameHeader::bare(FrameKind::Close, 0, 0), code, reason);
         });
@@ -542,18 +619,6 @@ impl Flow {
         {
             self.settle_waits.pop_front();
             self.settled(consumer, sequence, effects);
-        }
-        while let Some((block, bytes)) = self.orphaned.front().copied()
-            && block <= durable
-        {
-            self.orphaned.pop_front();
-            self.granted_bytes -= bytes;
-        }
-        while let Some((block, bytes)) = self.assembled.front().copied()
-            && block <= durable
-        {
-            self.assembled.pop_front();
-            self.assembly_bytes -= bytes;
         }
         self.answer_forwarded(effects);
     }
@@ -663,6 +728,13 @@ impl Flow {
         counts
     }
 
+    /// The other cores, and how many requests to each are unanswered.
+    pub fn lanes(&self) -> impl Iterator<Item = (CoreId, u32)> + '_ {
+        let own = self.config.core;
+        let others = self.peers.iter().filter(move |peer| peer.core != own);
+        others.map(|peer| (peer.core, peer.unanswered()))
+    }
+
     /// Counters since the start.
     #[must_use]
     pub const fn stats(&self) -> Stats {
@@ -697,11 +769,11 @@ impl Flow {
         }
     }
 
-    /// Bytes of credit that may be given now: what this core can hold un-synced, and what the journal
-    /// has room for. When the disk is really full credit is given all the same and publishes are
+    /// Bytes of credit beyond everybody's least that may be given now: what this core can hold, and
+    /// what the journal has room for. When the disk is really full credit is given all the same and publishes are
     /// refused, so that producers hear why.
     pub(crate) fn credit_free(&self) -> u64 {
-        let room = self.config.limits.publish_bytes;
+        let room = self.config.limits.publish_bytes();
         let room = self
             .journal
             .publish_space()
@@ -711,8 +783,10 @@ impl Flow {
 
     /// Gives credit to producers that got less than their share when there was none.
     pub(crate) fn feed_hungry(&mut self) {
-        if self.hungry && self.credit_free() >= self.config.limits.window_bytes_min {
+        let is_fed = self.hungry && self.credit_free() >= self.config.limits.window_bytes_min;
+        if (is_fed || self.starved) && !self.holds_much() {
             self.hungry = false;
+            self.starved = false;
             let mut keys = std::mem::take(&mut self.keys);
             keys.extend(self.producers.keys());
             for key in keys.drain(..) {
@@ -724,6 +798,20 @@ impl Flow {
 
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
+        self.refuse_stalled();
+        if self.holds_much() {
+            // Nobody is silent who is not listened to.
+            let unread: Vec<ConnId> = self
+                .sessions
+                .iter()
+                .map(|session| session.conn)
+                .filter(|conn| !self.is_read(*conn))
+                .collect();
+            for conn in unread {
+                let session = self.sessions.get_mut(conn).expect("it was just found");
+                session.heard = self.now;
+            }
+        }
         let handshake_ms = self.config.limits.handshake_ms;
         let mut late = Vec::new();
         let mut quiet = Vec::new();
@@ -795,31 +883,7 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
-        for (_, bytes) in self.orphaned.drain(..) {
-            self.granted_bytes -= bytes;
-        }
-        for (_, bytes) in self.assembled.drain(..) {
-            self.assembly_bytes -= bytes;
-        }
         self.answer_forwarded(effects);
-    }
-
-    /// Bytes of credit come back when `block` is durable; at once if it is, or never will be.
-    pub(crate) fn orphan_credit(&mut self, block: u64, bytes: u64) {
-        if self.failed || block <= self.journal.durable_block().0 {
-            self.granted_bytes -= bytes;
-        } else {
-            self.orphaned.push_back((block, bytes));
-        }
-    }
-
-    /// Memory of a large message comes back when `block` is durable, as with credit.
-    pub(crate) fn orphan_assembly(&mut self, block: u64, bytes: u64) {
-        if self.failed || block <= self.journal.durable_block().0 {
-            self.assembly_bytes -= bytes;
-        } else {
-            self.assembled.push_back((block, bytes));
-        }
     }
 }
 

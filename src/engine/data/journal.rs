@@ -51,16 +51,23 @@ const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
 pub const RESUME_SLOTS: usize = 2;
 /// Free slots that are kept when a checkpoint has no space: one that is written frees more.
 const CHECKPOINT_SLOTS: usize = 1;
-/// Longest time that data without urgency waits for company (rulings 18).
-pub const TRICKLE_MS: u64 = 20;
 /// Idle time after which a watermark states that everything is synced (rulings 9).
 pub const WATERMARK_MS: u64 = 5;
 /// Time before a file is tried to be created again after there was no space.
 const CREATE_RETRY_MS: u64 = 1_000;
 /// Buffers that an append which is no publish may need at once: two index copies and a window.
 const BUFFERS_UPKEEP: usize = 3;
+/// Buffers beyond these that publishes leave for messages being read back.
+const BUFFERS_READS: usize = 2;
+/// Free buffers with which a publish may begin a block, or memory of a volatile queue.
+pub(crate) const BUFFERS_TO_PUBLISH: usize = BUFFERS_UPKEEP + BUFFERS_READS + 1;
 /// Most reads in flight for messages that are not in memory.
 const READS_MAX: usize = 8;
+/// Most of those for messages that nobody waits for yet.
+const READS_AHEAD_MAX: usize = 6;
+/// One in so many buffers may hold what was read before it is needed: more would push out what others
+/// are about to need.
+const AHEAD_PART: usize = 4;
 /// Places remembered as unreadable; beyond this many, reads simply fail again.
 const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
@@ -93,6 +100,8 @@ pub struct Config {
     pub pack_after_ms: u64,
     /// Most writes in flight.
     pub writes_in_flight: u32,
+    /// Longest time that data without urgency waits for company, in ms.
+    pub trickle_ms: u64,
     /// Free buffers that the block cache leaves in the pool.
     pub buffers_free_min: u32,
     /// Partitions of the data directory.
@@ -119,6 +128,7 @@ impl Config {
             spare_after_ms: 10_000,
             pack_after_ms: 1_000,
             writes_in_flight: 2,
+            trickle_ms: 20,
             buffers_free_min: 8,
             partitions: 64,
             cluster: 0,
@@ -137,7 +147,8 @@ impl Config {
         assert!(u64::from(self.segment_bytes) >= 4 * u64::from(self.buffer_bytes));
         assert!(self.slots_max as usize >= RESERVE_SLOTS + RESUME_SLOTS + 2);
         assert!(self.writes_in_flight >= 1);
-        assert!(self.buffers_free_min as usize > BUFFERS_UPKEEP);
+        // What is kept free must be enough to go on with, or nothing would ever free more.
+        assert!(self.buffers_free_min as usize >= BUFFERS_TO_PUBLISH);
     }
 
     /// Bytes of the largest body of one record.
@@ -207,7 +218,9 @@ pub enum Appended {
 pub enum NoRoom {
     /// No buffer is free; there will be one when writes or sends complete.
     Buffers,
-    /// No slot is free, or only those that publishes may not take.
+    /// No slot is free for publishes yet; one is being made.
+    Slot,
+    /// No slot is free, or only those that publishes may not take, and no more can be had.
     Disk,
     /// The journal has failed or is not ready.
     Closed,
@@ -226,7 +239,7 @@ enum Purpose {
 pub enum Urgency {
     /// Write it as soon as a write is free.
     Now,
-    /// It may wait for company, up to [`TRICKLE_MS`].
+    /// It may wait for company, up to [`Config::trickle_ms`].
     Trickle,
 }
 
@@ -384,6 +397,8 @@ struct ReadInFlight {
     buffer: BufferId,
     /// The record it was asked for.
     place: Place,
+    /// As [`Window::readers`].
+    readers: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -528,6 +543,8 @@ pub struct Journal {
     filled_at: Mono,
     trickle_since: Option<Mono>,
     idle_since: Option<Mono>,
+    /// The last turn gave cached buffers back: more are free in the next.
+    gave_buffers: bool,
     next_op: u64,
 }
 
@@ -610,6 +627,7 @@ impl Journal {
             filled_at: Mono(0),
             trickle_since: None,
             idle_since: None,
+            gave_buffers: false,
             next_op: start.next_op,
         };
         for (partition, next) in start.partitions {
@@ -792,6 +810,12 @@ impl Journal {
         self.durable
     }
 
+    /// Whether more buffers are free at the next turn than at the last one.
+    #[must_use]
+    pub fn gave_buffers(&self) -> bool {
+        self.gave_buffers
+    }
+
     /// Whether appends are taken: the incarnation is durable and no write has failed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -819,15 +843,21 @@ impl Journal {
     }
 
     fn is_full(&self) -> bool {
-        let count = self.table.iter().count() - self.table.count(SlotState::Absent);
+        let count = self.table.len() - self.table.count(SlotState::Absent);
         count >= self.config.slots_max as usize
+    }
+
+    /// Whether more slots can be had than there are.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        self.create_after.is_none() && !self.is_full()
     }
 
     /// Bytes that publishes may still fill without touching the reserve. `None` if there are no more
     /// slots to be had: publishes are refused then, where they only waited for credit before.
     #[must_use]
     pub fn publish_space(&self) -> Option<u64> {
-        if self.is_publish_refused && (self.create_after.is_some() || self.is_full()) {
+        if self.is_publish_refused && !self.may_grow() {
             return None;
         }
         let free = self
@@ -942,8 +972,7 @@ impl Journal {
             .segment
             .is_some_and(|segment| self.table.get(segment).is_reserve);
         if self.is_publish_refused || is_reserve {
-            self.is_publish_refused = true;
-            return Err(NoRoom::Disk);
+            return Err(self.no_slot());
         }
         Ok(())
     }
@@ -956,6 +985,16 @@ impl Journal {
             0..RESERVE_MOVES => Err(NoRoom::Disk),
             _ => Ok(()),
         }
+    }
+
+    /// Why there is no slot for a publish: from the moment that none can be had publishes are
+    /// refused, before it they wait.
+    fn no_slot(&mut self) -> NoRoom {
+        if !self.is_publish_refused && self.may_grow() {
+            return NoRoom::Slot;
+        }
+        self.is_publish_refused = true;
+        NoRoom::Disk
     }
 
     /// Extends the last record if the messages continue it and fit its block.
@@ -1056,7 +1095,7 @@ impl Journal {
                 .window
                 .is_some_and(|window| window_takes(&self.config, window, need));
         let buffers_min = match purpose {
-            Purpose::Publish => BUFFERS_UPKEEP + 1,
+            Purpose::Publish => BUFFERS_TO_PUBLISH,
             Purpose::Move | Purpose::Upkeep => BUFFERS_UPKEEP,
         };
         if !has_window && buffers.available() < buffers_min {
@@ -1085,8 +1124,10 @@ impl Journal {
             Purpose::Upkeep => 1,
         };
         if free < min {
-            self.is_publish_refused |= purpose == Purpose::Publish;
-            return Err(NoRoom::Disk);
+            return Err(match purpose {
+                Purpose::Publish => self.no_slot(),
+                Purpose::Move | Purpose::Upkeep => NoRoom::Disk,
+            });
         }
         self.seal_segment(buffers, effects);
         let next = self
@@ -1191,6 +1232,7 @@ impl Journal {
                 start: written,
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
+                readers: 0,
             };
             self.cache.insert(segment, cached, effects);
             window

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
-use ringpost_wire::Code;
 use ringpost_wire::control::Level;
 use ringpost_wire::ids::{ProducerId, TenantId};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead};
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Mono};
 
 /// Consecutive publishes that share a fate.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,19 @@ pub struct Span {
     pub first: u64,
 }
 
+/// A large message as it comes, whatever becomes of it: what the next piece must be (P-31).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arriving {
+    /// Whole message in bytes.
+    pub message_bytes: u32,
+    /// Bytes that have come.
+    pub arrived: u32,
+    /// Our checksum of them.
+    pub crc: u32,
+    /// What that must be in the end.
+    pub crc_expected: u32,
+}
+
 /// A large message on its way in. Its pieces are kept until it is whole, so that it takes its place
 /// in its queues at once and a slow sender holds nobody up; [`crate::core::Limits`] bounds them.
 #[derive(Debug)]
@@ -43,8 +56,8 @@ pub struct Assembly {
     pub message_bytes: u32,
     /// Bytes that have arrived.
     pub arrived: u32,
-    /// Our checksum of what has arrived.
-    pub crc: u32,
+    /// When the last of them did.
+    pub heard: Mono,
     /// The bodies of the fragment frames, back to back; empty if it is refused.
     pub bodies: Vec<u8>,
     /// Set if it is refused: the rest of the pieces is dropped.
@@ -62,6 +75,69 @@ impl Assembly {
         } else {
             0
         }
+    }
+}
+
+/// What a producer published within its credit and found no room yet; in order.
+#[derive(Debug)]
+pub enum Held {
+    /// Whole messages, checked.
+    Batch {
+        /// Sequence of the first that is not taken yet.
+        first: u64,
+        /// How many are not.
+        count: u32,
+        /// The frame was published `mandatory`.
+        mandatory: bool,
+        /// The messages of the frame.
+        bytes: Vec<u8>,
+        /// Bytes of those that are taken.
+        taken: usize,
+    },
+    /// A piece of a large message.
+    Piece {
+        /// Sequence of the message.
+        sequence: u64,
+        /// Which piece.
+        head: FragmentHead,
+        /// The frame was published `mandatory`.
+        mandatory: bool,
+        /// The body of its frame; nothing if there was no room to keep it.
+        body: Vec<u8>,
+    },
+    /// A large message that is whole.
+    Whole {
+        /// Its sequence.
+        sequence: u64,
+        /// Padded bytes of its last piece.
+        last_bytes: u32,
+        /// Its pieces, in memory of their own.
+        assembly: Assembly,
+    },
+    /// Messages that there was no room to keep.
+    Lost {
+        /// Sequence of the first.
+        first: u64,
+        /// How many.
+        count: u32,
+        /// Their padded bytes.
+        bytes: u32,
+    },
+}
+
+impl Held {
+    /// Bytes of memory that one takes beside the messages.
+    const NOTE_BYTES: u64 = 128;
+
+    /// Bytes of the hold that it takes.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        let bytes = match self {
+            Self::Batch { bytes, .. } => bytes.len(),
+            Self::Piece { body, .. } => body.len(),
+            Self::Whole { .. } | Self::Lost { .. } => 0,
+        };
+        bytes as u64 + Self::NOTE_BYTES
     }
 }
 
@@ -102,8 +178,16 @@ pub struct Producer {
     pub dirty: bool,
     /// The block it last put itself on the waiting list for.
     pub waits_for: u64,
-    /// A large message on its way in.
+    /// Credit beyond the least that is counted as given.
+    pub reserved: u64,
+    /// A large message of which not all frames have come.
+    pub arriving: Option<Arriving>,
+    /// A large message of which pieces were taken, but not all.
     pub assembly: Option<Assembly>,
+    /// What was published and waits for room.
+    pub held: VecDeque<Held>,
+    /// Is on the list of producers that hold something.
+    pub holding: bool,
     /// The `ProducerClose` that is answered when every publish has its outcome (P-39).
     pub closing: Option<u64>,
 }
@@ -153,7 +237,11 @@ impl Producer {
             confirmed: 0,
             dirty: false,
             waits_for: 0,
+            reserved: 0,
+            arriving: None,
             assembly: None,
+            held: VecDeque::new(),
+            holding: false,
             closing: None,
         }
     }
@@ -223,7 +311,8 @@ impl Producer {
     }
 
     /// Whether the client should hear of its new credit without waiting for a confirm: it has used
-    /// half of what it was told.
+    /// half of what it was told, or waits for nothing and may not publish whatever it wants.
+    //= P-33
     #[must_use]
     pub const fn wants_credit_told(&self) -> bool {
         let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
@@ -232,7 +321,9 @@ impl Producer {
             self.told.0.saturating_sub(self.used.0),
             self.told.1.saturating_sub(self.used.1),
         );
-        news.0 > left.0 || news.1 > left.1
+        let rests = self.used.0 == self.settled.0 && self.used.1 == self.settled.1;
+        let is_short = left.1 < FRAGMENT_BYTES_MAX as u64 && news.1 > 0;
+        news.0 > left.0 || news.1 > left.1 || (rests && is_short)
     }
 
     /// One of the other cores that span `number` waits for has answered: its queues took all of it,
@@ -253,6 +344,34 @@ impl Producer {
         }
     }
 
+    /// The queues of this core that span `number` waits for have taken all of it: it is durable with
+    /// this block, 0 = at once. Or the code says why one of them did not.
+    pub fn stored(&mut self, number: u64, outcome: Result<u64, Code>) {
+        let idx = number
+            .checked_sub(self.front)
+            .expect("a span waits until its messages are stored");
+        let span = &mut self.spans[idx as usize];
+        span.waits -= 1;
+        match outcome {
+            Ok(block) => {
+                span.block = block;
+                span.stored = true;
+            }
+            Err(code) => {
+                span.kept = 0;
+                span.failed = span.failed.or(Some(code));
+            }
+        }
+    }
+
+    /// Whether a queue has taken messages of span `number`.
+    #[must_use]
+    pub fn is_stored(&self, number: u64) -> bool {
+        let idx = number.checked_sub(self.front);
+        let span = idx.and_then(|idx| self.spans.get(idx as usize));
+        span.is_some_and(|span| span.stored)
+    }
+
     /// Every span that waits for a block after `durable` is lost with the journal.
     pub fn journal_failed(&mut self, durable: u64) {
         //= P-39
@@ -265,22 +384,10 @@ impl Producer {
         }
     }
 
-    /// Whether every span has come to rest.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.spans.is_empty()
-    }
-
-    /// Whether the client was told of every span.
+    /// Whether the client was told what became of everything that it published.
     #[must_use]
     pub fn is_told(&self) -> bool {
-        self.confirmed == self.spans.len()
-    }
-
-    /// The last block of this core that a span waits for, 0 = none.
-    #[must_use]
-    pub fn block_last(&self) -> u64 {
-        self.spans.iter().map(|span| span.block).max().unwrap_or(0)
+        self.confirmed == self.spans.len() && self.held.is_empty()
     }
 
     /// Takes what has come to rest, given the durable block, and tells in order what to say.
@@ -379,7 +486,7 @@ mod tests {
         assert_eq!(words(&mut producer, 1), [Word::Confirm(6, Level::Durable)]);
         assert_eq!(producer.settled, (6, 384));
         assert_eq!(words(&mut producer, 2), [Word::Confirm(7, Level::Durable)]);
-        assert!(producer.is_settled());
+        assert!(producer.spans.is_empty());
     }
 
     #[test]

@@ -12,10 +12,11 @@ use ringpost_wire::{
 };
 
 use crate::Effects;
+use crate::data::admit::{Done, Put, Stop, Underway};
 use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
-use crate::data::journal::{Appended, NoRoom, RunHead};
-use crate::data::producer::{Assembly, Producer, Span, Word};
+use crate::data::journal::{Appended, RunHead};
+use crate::data::producer::{Arriving, Held, Producer, Span, Word};
 use crate::data::queue::Marking;
 use crate::data::route::{Decides, Target};
 use crate::data::session::Channel;
@@ -25,11 +26,11 @@ use crate::mesh::{RemotePublish, Reply, Request};
 
 /// Messages that go to the same places: a slice of the received frame.
 #[derive(Clone, Copy)]
-struct Group<'a> {
-    first: u64,
-    count: u32,
-    bytes: &'a [u8],
-    mandatory: bool,
+pub(super) struct Group<'a> {
+    pub(super) first: u64,
+    pub(super) count: u32,
+    pub(super) bytes: &'a [u8],
+    pub(super) mandatory: bool,
 }
 
 impl<'a> Group<'a> {
@@ -53,7 +54,7 @@ impl<'a> Group<'a> {
 
 impl Span {
     /// A span that waits for nothing yet.
-    fn of(group: Group<'_>) -> Self {
+    pub(super) fn of(group: Group<'_>) -> Self {
         Self {
             first: group.first,
             last: group.first + u64::from(group.count) - 1,
@@ -135,25 +136,21 @@ impl Flow {
         Ok(())
     }
 
-    /// Forgets a producer and takes back the credit it had.
+    /// Forgets a producer, takes back the credit it had, and drops what it published that is not
+    /// begun yet. What is under way goes on: no queue shall have it alone.
     pub(crate) fn drop_producer(&mut self, key: u64) {
-        let Some(mut producer) = self.producers.remove(key) else {
+        let Some(producer) = self.producers.remove(key) else {
             return;
         };
-        let assembly = producer.assembly.take();
-        let exposure = producer.exposure();
-        if producer.is_settled() {
-            self.granted_bytes -= exposure.1;
-        } else {
-            // Its bytes are still on their way to the disk: the credit comes back when they are.
-            let used = producer.used.1 - producer.settled.1;
-            self.granted_bytes -= exposure.1 - used;
-            self.orphan_credit(producer.block_last(), used);
+        self.granted_bytes -= producer.reserved;
+        for held in &producer.held {
+            self.held_bytes -= held.cost();
+            if let Held::Whole { assembly, .. } = held {
+                self.assembly_bytes -= assembly.reserved();
+            }
         }
-        if let Some(assembly) = assembly
-            && assembly.refused.is_none()
-        {
-            self.assembly_bytes -= u64::from(assembly.message_bytes);
+        if let Some(assembly) = producer.assembly {
+            self.assembly_bytes -= assembly.reserved();
         }
     }
 
@@ -186,25 +183,60 @@ impl Flow {
         let Some(key) = self.producer_key(conn, header.channel)? else {
             return Ok(());
         };
-        let agreed = self.sessions.get(conn).and_then(|s| s.agreed());
-        let message_bytes_max = agreed.ok_or(Code::Internal)?.message_bytes_max as usize;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
         // Nothing comes between the pieces of a large message (P-31).
-        if header.count == 0 || producer.assembly.is_some() {
+        if header.count == 0 || producer.arriving.is_some() {
             return Err(Code::BodyMalformed);
         }
         producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
+        let waits = producer.holding;
+        let frame = Group {
+            first: header.sequence,
+            count: header.count,
+            bytes: body,
+            mandatory: header.flags & PUBLISH_MANDATORY != 0,
+        };
+        let (taken, bytes) = if waits {
+            (0, 0)
+        } else {
+            self.take_batch(key, frame, buffers, effects)?
+        };
+        if taken < frame.count {
+            let rest = Group {
+                first: frame.first + u64::from(taken),
+                count: frame.count - taken,
+                bytes: &body[bytes..],
+                ..frame
+            };
+            check_batch(rest)?;
+            self.hold_batch(key, rest);
+        }
+        self.stats.published += u64::from(header.count);
+        self.stats.published_bytes += body.len() as u64;
+        Ok(())
+    }
+
+    /// Takes the messages of a frame, or as many of them as need not wait: how many, and their bytes.
+    pub(super) fn take_batch<B: Buffers>(
+        &mut self,
+        key: u64,
+        batch: Group<'_>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Result<(u32, usize), Code> {
+        let body = batch.bytes;
+        let producer = self.producers.get(key).ok_or(Code::Internal)?;
         let tenant = producer.tenant;
-        let mandatory = header.flags & PUBLISH_MANDATORY != 0;
+        let agreed = self.sessions.get(producer.conn).and_then(|s| s.agreed());
+        let message_bytes_max = agreed.ok_or(Code::Internal)?.message_bytes_max as usize;
 
         // Consecutive messages with the same targets are one group; most frames are one group.
         let mut group = Group {
-            first: header.sequence,
             count: 0,
             bytes: &[],
-            mandatory,
+            ..batch
         };
         let mut start = 0;
         let mut end = 0;
@@ -215,24 +247,24 @@ impl Flow {
         targets.clear();
         let mut unknown = false;
         let mut verdict = Ok(());
+        // Set when a group must wait: messages of it that need not, and their bytes.
+        let mut stopped = None;
         for message in Messages::new(body) {
             let message = match message.and_then(|m| m.envelope.check_crc().map(|()| m)) {
                 Ok(message) => message,
                 Err(code) => {
-                    // One that must travel in pieces does not travel whole (P-31).
-                    let length = envelope::length_of(&body[end..]).unwrap_or(0);
-                    verdict = Err(if length > FRAGMENT_BYTES_MAX {
-                        Code::BodyMalformed
-                    } else {
-                        code
-                    });
+                    verdict = Err(of_message(&body[end..], code));
                     break;
                 }
             };
             if message.envelope.length() > message_bytes_max {
                 if group.count > 0 {
                     group.bytes = &body[start..end];
-                    self.route(key, group, &targets, unknown, buffers, effects);
+                    let taken = self.route(key, group, &targets, unknown, buffers, effects);
+                    if taken.0 < group.count {
+                        stopped = Some(taken);
+                        break;
+                    }
                     group.first += u64::from(group.count);
                 }
                 let alone = Group {
@@ -266,7 +298,11 @@ impl Flow {
                 self.address_decides = decides;
                 if group.count > 0 && (other != targets || next_unknown != unknown) {
                     group.bytes = &body[start..end];
-                    self.route(key, group, &targets, unknown, buffers, effects);
+                    let taken = self.route(key, group, &targets, unknown, buffers, effects);
+                    if taken.0 < group.count {
+                        stopped = Some(taken);
+                        break;
+                    }
                     group.first += u64::from(group.count);
                     group.count = 0;
                     start = end;
@@ -280,23 +316,27 @@ impl Flow {
             end += message.bytes.len();
         }
         //= P-19
-        if verdict.is_ok() && seen != header.count {
+        if verdict.is_ok() && stopped.is_none() && seen != batch.count {
             verdict = Err(Code::BodyMalformed);
         }
-        if group.count > 0 && verdict.is_ok() {
+        if group.count > 0 && verdict.is_ok() && stopped.is_none() {
             group.bytes = &body[start..end];
-            self.route(key, group, &targets, unknown, buffers, effects);
+            let taken = self.route(key, group, &targets, unknown, buffers, effects);
+            if taken.0 < group.count {
+                stopped = Some(taken);
+            }
         }
         self.targets = targets;
         self.targets_other = other;
-        self.stats.published += u64::from(seen);
-        self.stats.published_bytes += body.len() as u64;
-        verdict
+        let before = (group.first - batch.first) as u32;
+        verdict.map(|()| match stopped {
+            Some((count, bytes)) => (before + count, start + bytes),
+            None => (batch.count, body.len()),
+        })
     }
 
     /// Refuses a group that is in no queue.
-    fn refuse(&mut self, key: u64, group: Group<'_>, code: Code) {
-        self.stats.refused += u64::from(group.count);
+    pub(super) fn refuse(&mut self, key: u64, group: Group<'_>, code: Code) {
         let span = Span {
             failed: Some(code),
             kept: 0,
@@ -305,7 +345,8 @@ impl Flow {
         self.push_span(key, span);
     }
 
-    /// Puts a group where it belongs and notes what its confirm waits for.
+    /// Puts a group where it belongs and notes what its confirm waits for. Returns how many messages
+    /// of it need not wait for room, and their bytes: all or none, unless each has its own answer.
     fn route<B: Buffers>(
         &mut self,
         key: u64,
@@ -314,13 +355,22 @@ impl Flow {
         unknown: bool,
         buffers: &mut B,
         effects: &mut Effects,
-    ) {
+    ) -> (u32, usize) {
+        const NONE: (u32, usize) = (0, 0);
+        let all = (group.count, group.bytes.len());
         let producer = self.producers.get(key).expect("its frame is being stepped");
-        let (id, epoch) = (producer.id, producer.epoch);
+        let origin = (producer.id, producer.epoch);
+        let (id, epoch) = origin;
         let level = match self.judge(producer, targets, unknown, group.mandatory) {
             Ok(level) => level,
-            Err(code) => return self.refuse(key, group, code),
+            Err(code) => {
+                self.refuse(key, group, code);
+                return all;
+            }
         };
+        if !targets.is_empty() && !self.has_turn(targets, group.bytes.len()) {
+            return NONE;
+        }
         let here = self.config.core;
         let local = targets.iter().filter(|target| target.core == here).count();
         let mut local_targets = targets.iter().filter(|target| target.core == here);
@@ -337,33 +387,60 @@ impl Flow {
                 self.dedup.judge(id, epoch, target.queue, group.first) == Seen::Before
             });
         if full && !is_known {
-            return self.refuse(key, group, Code::QueueFull);
+            self.refuse(key, group, Code::QueueFull);
+            return all;
+        }
+        if !is_known && let Err(code) = self.has_place(targets, group.bytes.len(), 1, buffers) {
+            self.refuse(key, group, code);
+            return all;
         }
         let mut span = Span {
             level,
             ..Span::of(group)
         };
-        for target in targets.iter().filter(|target| target.core == here) {
-            match self.append(target.queue, id, epoch, group, buffers, effects) {
-                Ok(block) => {
-                    span.block = span.block.max(block);
-                    span.stored = true;
-                }
-                Err(code) => {
+        let mut underway = None;
+        for (idx, target) in targets.iter().enumerate() {
+            if target.core != here {
+                continue;
+            }
+            let start = Done::default();
+            let put = self.append_some(target.queue, origin, group, start, buffers, effects);
+            span.block = span.block.max(put.block);
+            let is_alone = targets.len() == 1;
+            match put.stop {
+                None => span.stored = true,
+                Some(Stop::Refused(code)) => {
                     span.failed = Some(code);
-                    span.kept = 0;
+                    span.kept = if is_alone { put.done.messages } else { 0 };
+                }
+                // The disk has just run full: nobody has anything of it, or only this queue.
+                Some(Stop::Disk) if is_alone || !(span.stored || put.done.messages > 0) => {
+                    span.failed = Some(Code::DiskFull);
+                    span.kept = if is_alone { put.done.messages } else { 0 };
+                    break;
+                }
+                Some(Stop::Disk | Stop::Wait) => {
+                    let queues = &targets[idx..];
+                    let queues = queues.iter().filter(|target| target.core == here);
+                    underway = Some((queues.map(|target| target.queue).collect(), put.done));
+                    break;
                 }
             }
         }
-        if span.failed.is_some() {
-            self.stats.refused += u64::from(group.count);
-        }
+        let number = self.next_span(key);
         // What is refused here is asked of nobody else: refused means in no queue (P-39).
         if local < targets.len() && span.failed.is_none() {
-            let number = self.next_span(key);
-            span.waits = self.forward(key, number, group, None, targets, effects);
+            span.waits = self.forward(key, number, group, targets, effects);
+        }
+        if let Some((queues, done)) = underway {
+            span.waits += 1;
+            let block = std::mem::take(&mut span.block);
+            self.begin(Underway::rest(
+                origin, group, queues, done, block, key, number,
+            ));
         }
         self.push_span(key, span);
+        all
     }
 
     fn route_singly<B: Buffers>(
@@ -373,14 +450,20 @@ impl Flow {
         targets: &[Target],
         buffers: &mut B,
         effects: &mut Effects,
-    ) {
+    ) -> (u32, usize) {
+        let mut taken = (0, 0);
         for one in group.singly() {
-            self.route(key, one, targets, false, buffers, effects);
+            let (count, bytes) = self.route(key, one, targets, false, buffers, effects);
+            if count == 0 {
+                break;
+            }
+            taken = (taken.0 + count, taken.1 + bytes);
         }
+        taken
     }
 
     /// Whether the publish may go to these targets, and which level they reach together.
-    fn judge(
+    pub(super) fn judge(
         &self,
         producer: &Producer,
         targets: &[Target],
@@ -435,7 +518,7 @@ impl Flow {
         }
     }
 
-    fn overflows(&self, targets: &[Target], count: u32, bytes: usize) -> bool {
+    pub(super) fn overflows(&self, targets: &[Target], count: u32, bytes: usize) -> bool {
         targets
             .iter()
             .filter(|target| target.core == self.config.core)
@@ -443,14 +526,14 @@ impl Flow {
             .any(|state| state.queue.would_overflow(count, bytes as u64))
     }
 
-    fn next_span(&self, key: u64) -> u64 {
+    pub(super) fn next_span(&self, key: u64) -> u64 {
         self.producers
             .get(key)
             .expect("its frame is being stepped")
             .next_span()
     }
 
-    fn push_span(&mut self, key: u64, span: Span) {
+    pub(super) fn push_span(&mut self, key: u64, span: Span) {
         let producer = self
             .producers
             .get_mut(key)
@@ -469,30 +552,51 @@ impl Flow {
         }
     }
 
-    /// Appends a group to a queue of this core. Returns the block that must be durable, 0 = none.
-    fn append<B: Buffers>(
+    /// Appends messages of a group to a queue of this core, from where it stopped before, until it has
+    /// all of them or must stop.
+    pub(super) fn append_some<B: Buffers>(
         &mut self,
         queue: QueueId,
-        producer: ProducerId,
-        epoch: u32,
+        (producer, epoch): (ProducerId, u32),
         group: Group<'_>,
+        start: Done,
         buffers: &mut B,
         effects: &mut Effects,
-    ) -> Result<u64, Code> {
-        if !self.dedup.is_ahead(producer, epoch, queue, group.first) {
-            if group.count > 1 {
-                return self.append_again(queue, producer, epoch, group, buffers, effects);
+    ) -> Put {
+        let mut put = Put {
+            done: start,
+            block: 0,
+            stop: None,
+        };
+        let mut appended = 0;
+        let first = group.first + u64::from(start.messages);
+        let ahead = self.dedup.is_ahead(producer, epoch, queue, first);
+        while put.done.messages < group.count {
+            let sequence = group.first + u64::from(put.done.messages);
+            let mut rest = &group.bytes[put.done.bytes..];
+            let mut left = group.count - put.done.messages;
+            if !ahead {
+                // Each message may have been stored before.
+                rest = &rest[..padded(envelope::length_of(rest).expect("it was checked"))];
+                left = 1;
+                match self.known(queue, producer, epoch, sequence) {
+                    Ok(None) => {}
+                    Ok(Some(block)) => {
+                        put.block = put.block.max(block);
+                        put.done.add(1, rest.len());
+                        continue;
+                    }
+                    Err(code) => {
+                        put.stop = Some(Stop::Refused(code));
+                        break;
+                    }
+                }
             }
-            if let Some(known) = self.known(queue, producer, epoch, group.first)? {
-                return Ok(known);
-            }
-        }
-        let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
-        let mut rest = group.bytes;
-        let mut left = group.count;
-        let mut sequence = group.first;
-        let mut refused = None;
-        while left > 0 {
+            let Some(state) = self.queues.get_mut(queue) else {
+                // Deleted since it was begun, with everything in it.
+                put.done.add(left, rest.len());
+                break;
+            };
             let head = RunHead {
                 producer,
                 producer_epoch: epoch,
@@ -504,14 +608,14 @@ impl Flow {
                 _ => self.journal.body_bytes_max(),
             };
             let (count, bytes) = fitting(rest, left, room as usize);
-            let appended = if state.durable {
+            let outcome = if state.durable {
                 self.journal
                     .append_run(buffers, effects, &head, count, bytes)
             } else {
                 self.volatile
                     .append_run(buffers, effects, &head, count, bytes)
             };
-            match appended {
+            match outcome {
                 Ok(Appended::New(place)) => state.queue.push_run(
                     head.queue_sequence,
                     count,
@@ -520,34 +624,25 @@ impl Flow {
                     Marking::Plain,
                 ),
                 Ok(Appended::Merged) => state.queue.extend_last(count, bytes.len() as u32),
-                Err(reason) => refused = Some(refusal(reason)),
+                Err(reason) => {
+                    put.stop = Some(Stop::of(reason));
+                    break;
+                }
             }
-            if refused.is_some() {
-                break;
-            }
-            rest = &rest[bytes.len()..];
-            left -= count;
-            sequence += u64::from(count);
-        }
-        if sequence > group.first {
             //= P-38
-            let stored = (group.first, sequence - 1);
-            self.dedup.store(producer, epoch, queue, stored);
+            let last = sequence + u64::from(count) - 1;
+            self.dedup.store(producer, epoch, queue, (sequence, last));
+            appended += count;
+            put.done.add(count, bytes.len());
         }
-        // What was refused in the middle of a group leaves its start in a block: nobody can say then
-        // that all of it was refused.
-        if let Some(code) = refused {
-            return Err(if left == group.count {
-                code
-            } else {
-                Code::Indeterminate
-            });
+        if appended > 0 {
+            put.block = put.block.max(self.appended(queue));
         }
-        Ok(self.appended(queue))
+        put
     }
 
     /// Whether a queue has stored a publish before: then the block to wait for, 0 = none (P-38).
-    fn known(
+    pub(super) fn known(
         &self,
         queue: QueueId,
         producer: ProducerId,
@@ -570,30 +665,12 @@ impl Flow {
         }
     }
 
-    /// Appends a group of which some were perhaps stored before, one by one.
-    fn append_again<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        producer: ProducerId,
-        epoch: u32,
-        group: Group<'_>,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) -> Result<u64, Code> {
-        let mut block = 0;
-        for one in group.singly() {
-            block = block.max(self.append(queue, producer, epoch, one, buffers, effects)?);
-        }
-        Ok(block)
-    }
-
     /// Asks the other cores among `targets` to take the group. Returns how many were asked.
     fn forward(
         &mut self,
         key: u64,
         span: u64,
         group: Group<'_>,
-        fragment: Option<FragmentHead>,
         targets: &[Target],
         effects: &mut Effects,
     ) -> u32 {
@@ -617,138 +694,19 @@ impl Flow {
                     .filter(there)
                     .map(|target| target.queue)
                     .collect(),
-                fragment,
+                fragment: None,
                 bytes,
             }));
-            self.ask(
-                CoreId(core),
-                request,
-                Waiter::Publish {
-                    producer: key,
-                    span,
-                },
-                effects,
-            );
+            let waiter = Waiter::Publish {
+                producer: key,
+                span,
+                bytes: group.bytes.len() as u64,
+            };
+            self.peers[usize::from(core)].publish_bytes += group.bytes.len() as u64;
+            self.ask(CoreId(core), request, waiter, effects);
             asked += 1;
         }
         asked
-    }
-
-    /// Takes messages that another core forwards; the answer waits until they are durable.
-    pub(crate) fn take_forwarded<B: Buffers>(
-        &mut self,
-        from: CoreId,
-        id: u32,
-        publish: RemotePublish,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) {
-        let origin = (publish.producer, publish.epoch, publish.first.0);
-        let mut group = Group {
-            first: publish.first.0,
-            count: publish.count,
-            bytes: &publish.bytes,
-            mandatory: false,
-        };
-        let mut block = 0;
-        let mut failed = None;
-        let mut queues = 0;
-        let mut taken = 0;
-        for queue in &publish.queues {
-            let verdict = self
-                .admits_to(*queue)
-                .and_then(|()| match publish.fragment {
-                    Some(head) if self.is_full(*queue, 1, head.message_bytes as usize) => {
-                        Err(Code::QueueFull)
-                    }
-                    Some(_) => self.append_large(*queue, origin, group.bytes, buffers, effects),
-                    None => {
-                        if self.is_full(*queue, group.count, group.bytes.len()) {
-                            // What of it fits is taken, as on the producer's own core. Other queues
-                            // would need an answer of their own for each message.
-                            let fits = match publish.queues.len() {
-                                1 => self.fits(*queue, group),
-                                _ => (0, &[][..]),
-                            };
-                            if fits.0 == 0 {
-                                return Err(Code::QueueFull);
-                            }
-                            (group.count, group.bytes) = fits;
-                            taken = fits.0;
-                            failed = Some(Code::QueueFull);
-                        }
-                        self.append(*queue, origin.0, origin.1, group, buffers, effects)
-                    }
-                });
-            match verdict {
-                Ok(wait) => {
-                    block = block.max(wait);
-                    queues += u32::from(taken == 0);
-                }
-                Err(code) => {
-                    taken = 0;
-                    failed = Some(code);
-                }
-            }
-        }
-        // Refused only if no queue took it; else the producer cannot be promised either way.
-        let outcome = match failed {
-            None => Ok(()),
-            Some(code) if queues == 0 => Err(code),
-            Some(_) => Err(Code::Indeterminate),
-        };
-        let mut waits = ForwardedPublish {
-            from,
-            id,
-            outcome,
-            taken,
-            bytes: publish.bytes,
-        };
-        waits.bytes.clear();
-        if block <= self.journal.durable_block().0 || self.failed {
-            self.answer_one_forwarded(block, waits, effects);
-        } else {
-            self.forwarded.push_back((block, waits));
-        }
-    }
-
-    /// Whether a queue of this core takes publishes.
-    fn admits_to(&self, queue: QueueId) -> Result<(), Code> {
-        let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
-        if state.damaged {
-            return Err(Code::QueueDamaged);
-        }
-        if state.durable {
-            self.admits()?;
-        }
-        Ok(())
-    }
-
-    /// Whether the journal will have room for so many bytes, but has not yet.
-    fn lacks_space(&self, bytes: u64) -> bool {
-        self.journal
-            .publish_space()
-            .is_some_and(|space| space < bytes)
-    }
-
-    fn is_full(&self, queue: QueueId, count: u32, bytes: usize) -> bool {
-        let state = self.queues.get(queue);
-        state.is_some_and(|state| state.queue.would_overflow(count, bytes as u64))
-    }
-
-    /// How many messages at the start of a group a queue has room for, and their bytes.
-    fn fits<'a>(&self, queue: QueueId, group: Group<'a>) -> (u32, &'a [u8]) {
-        let mut count = 0;
-        let mut end = 0;
-        while count < group.count {
-            let length = envelope::length_of(&group.bytes[end..]).expect("it was checked");
-            if self.is_full(queue, count + 1, end + padded(length)) {
-                break;
-            }
-            end += padded(length);
-            count += 1;
-        }
-        (count, &group.bytes[..end])
     }
 
     /// Answers forwarded publishes whose blocks are durable.
@@ -763,7 +721,12 @@ impl Flow {
         }
     }
 
-    fn answer_one_forwarded(&mut self, block: u64, waits: ForwardedPublish, effects: &mut Effects) {
+    pub(super) fn answer_one_forwarded(
+        &mut self,
+        block: u64,
+        waits: ForwardedPublish,
+        effects: &mut Effects,
+    ) {
         let (outcome, taken) = if block > self.journal.durable_block().0 {
             (Err(Code::Indeterminate), 0)
         } else {
@@ -791,281 +754,53 @@ impl Flow {
             return Ok(());
         };
         let (head, piece) = FragmentHead::split(body)?;
-        let agreed = self
-            .sessions
-            .get(conn)
-            .and_then(|s| s.agreed())
-            .ok_or(Code::Internal)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
         producer.expect(header.sequence, 1)?;
-        // The first piece begins a message, and each other one goes on with one (P-31).
-        if producer.assembly.is_some() == (head.offset == 0) {
-            return Err(Code::BodyMalformed);
-        }
         let bytes = padded(piece.len()) as u64;
-        producer.charge(u64::from(head.offset == 0), bytes)?;
-        if head.offset == 0 {
-            let mandatory = header.flags & PUBLISH_MANDATORY != 0;
-            self.start_assembly(key, head, piece, mandatory, agreed.message_bytes_max)?;
-        }
-        let producer = self.producers.get_mut(key).expect("it was just looked at");
-        let mut assembly = producer
-            .assembly
-            .take()
-            .expect("it was just begun or found");
-        if assembly.message_bytes != head.message_bytes || assembly.arrived != head.offset {
-            self.assembly_bytes -= assembly.reserved();
+        let arriving = producer.arriving.take();
+        // The first piece begins a message, and each other one goes on with one (P-31).
+        let mut arriving = match arriving {
+            None if head.offset == 0 => begin_large(head, piece)?,
+            Some(arriving) if head.offset > 0 => arriving,
+            None | Some(_) => return Err(Code::BodyMalformed),
+        };
+        if arriving.message_bytes != head.message_bytes || arriving.arrived != head.offset {
             return Err(Code::BodyMalformed);
         }
-        assembly.arrived += piece.len() as u32;
+        producer.charge(u64::from(head.offset == 0), bytes)?;
+        arriving.arrived += piece.len() as u32;
         let covered = if head.offset == 0 { &piece[4..] } else { piece };
-        assembly.crc = checksum::crc32c_append(assembly.crc, covered);
-        if assembly.refused.is_none() {
-            assembly.bodies.extend_from_slice(body);
+        arriving.crc = checksum::crc32c_append(arriving.crc, covered);
+        if head.is_last() {
+            if arriving.crc != arriving.crc_expected {
+                return Err(Code::MessageMalformed);
+            }
+            producer.next = header.sequence + 1;
+            self.stats.published += 1;
+        } else {
+            producer.arriving = Some(arriving);
         }
         self.stats.published_bytes += bytes;
-        // The piece has come to rest in the memory reserved for its message.
-        if !head.is_last() {
-            producer.settled.1 += bytes;
-            self.granted_bytes -= bytes;
-            producer.assembly = Some(assembly);
-            self.dirty(key);
-            return Ok(());
-        }
-        producer.next = header.sequence + 1;
-        self.stats.published += 1;
-        let verdict = self.route_large(
-            key,
-            header.sequence,
-            bytes as u32,
-            &assembly,
-            buffers,
-            effects,
-        );
-        if let Err(code) = verdict {
-            self.assembly_bytes -= assembly.reserved();
-            return Err(code);
-        }
-        Ok(())
-    }
-
-    fn start_assembly(
-        &mut self,
-        key: u64,
-        head: FragmentHead,
-        piece: &[u8],
-        mandatory: bool,
-        message_bytes_max: u32,
-    ) -> Result<(), Code> {
-        let message = envelope::open(piece)?;
-        if message.length() != head.message_bytes as usize {
-            return Err(Code::MessageMalformed);
-        }
-        let free = self
-            .config
-            .limits
-            .assembly_bytes_max
-            .saturating_sub(self.assembly_bytes);
-        //= P-22
-        let refused = if head.message_bytes > message_bytes_max {
-            Some(Code::MessageTooLarge)
-        } else if u64::from(head.message_bytes) > free {
-            Some(Code::Overloaded)
-        } else {
-            None
-        };
-        let mut bodies = Vec::new();
-        if refused.is_none() {
-            self.assembly_bytes += u64::from(head.message_bytes);
-            let pieces = (head.message_bytes as usize).div_ceil(FRAGMENT_BYTES_MAX);
-            bodies.reserve_exact(head.message_bytes as usize + pieces * FragmentHead::BYTES);
-        }
-        let producer = self
-            .producers
-            .get_mut(key)
-            .expect("its frame is being stepped");
-        producer.assembly = Some(Assembly {
-            message_bytes: head.message_bytes,
-            arrived: 0,
-            crc: 0,
-            bodies,
-            refused,
-            mandatory,
-        });
-        Ok(())
-    }
-
-    /// A large message is whole: it is routed like any other.
-    fn route_large<B: Buffers>(
-        &mut self,
-        key: u64,
-        sequence: u64,
-        last_bytes: u32,
-        assembly: &Assembly,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let mut span = Span {
-            first: sequence,
-            last: sequence,
-            messages: 1,
-            bytes: last_bytes,
-            waits: 0,
-            block: 0,
-            level: Level::Durable,
-            failed: assembly.refused,
-            kept: 0,
-            stored: false,
-        };
-        if assembly.refused.is_some() {
-            self.stats.refused += 1;
-            self.push_span(key, span);
-            return Ok(());
-        }
-        let first = &assembly.bodies[FragmentHead::BYTES..];
-        let message = envelope::open(&first[..FRAGMENT_BYTES_MAX])?;
-        if message.crc() != assembly.crc {
-            return Err(Code::MessageMalformed);
-        }
-        let producer = self.producers.get(key).expect("its frame is being stepped");
-        let (id, epoch) = (producer.id, producer.epoch);
-        let mut targets = std::mem::take(&mut self.targets);
-        targets.clear();
-        let unknown = self
-            .router
-            .resolve(
-                producer.tenant,
-                message.exchange(),
-                message.routing_key(),
-                message.headers(),
-                &mut targets,
+        let waits = producer.holding;
+        let mandatory = header.flags & PUBLISH_MANDATORY != 0;
+        if waits
+            || !self.take_piece(
+                key,
+                header.sequence,
+                head,
+                mandatory,
+                body,
+                buffers,
+                effects,
             )
-            .is_err();
-        let producer = self.producers.get(key).expect("its frame is being stepped");
-        let judged = self
-            .judge(producer, &targets, unknown, assembly.mandatory)
-            .and_then(|level| {
-                let copies = targets
-                    .iter()
-                    .filter(|target| target.durable && target.core == self.config.core);
-                let bytes = u64::from(assembly.message_bytes) * copies.count() as u64;
-                if self.overflows(&targets, 1, assembly.message_bytes as usize) {
-                    Err(Code::QueueFull)
-                } else if bytes > 0 && self.lacks_space(bytes) {
-                    // Else it would end in the reserve, and everybody's disk would seem to be full.
-                    Err(Code::Overloaded)
-                } else {
-                    Ok(level)
-                }
-            });
-        match judged {
-            Err(code) => {
-                span.failed = Some(code);
-                self.stats.refused += 1;
-            }
-            Ok(level) => {
-                span.level = level;
-                let here = self.config.core;
-                let bodies = &assembly.bodies;
-                for target in targets.iter().filter(|target| target.core == here) {
-                    let origin = (id, epoch, sequence);
-                    match self.append_large(target.queue, origin, bodies, buffers, effects) {
-                        Ok(block) => {
-                            span.block = span.block.max(block);
-                            span.stored = true;
-                        }
-                        Err(code) => span.failed = Some(code),
-                    }
-                }
-                let elsewhere = targets.iter().any(|target| target.core != here);
-                if elsewhere && span.failed.is_none() {
-                    let number = self.next_span(key);
-                    let group = Group {
-                        first: sequence,
-                        count: 1,
-                        bytes: bodies,
-                        mandatory: false,
-                    };
-                    let message_bytes = assembly.message_bytes;
-                    let fragment = Some(FragmentHead {
-                        message_bytes,
-                        offset: 0,
-                    });
-                    span.waits = self.forward(key, number, group, fragment, &targets, effects);
-                }
-            }
-        }
-        self.targets = targets;
-        self.orphan_assembly(span.block, u64::from(assembly.message_bytes));
-        self.push_span(key, span);
-        Ok(())
-    }
-
-    /// Appends a large message to a queue of this core, piece by piece. `bodies` are the bodies of
-    /// its fragment frames. Returns the block that must be durable, 0 = none.
-    fn append_large<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        (producer, epoch, sequence): (ProducerId, u32, u64),
-        bodies: &[u8],
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) -> Result<u64, Code> {
-        if let Some(known) = self.known(queue, producer, epoch, sequence)? {
-            return Ok(known);
-        }
-        let state = self.queues.get_mut(queue).ok_or(Code::QueueUnknown)?;
-        let head = RunHead {
-            producer,
-            producer_epoch: epoch,
-            producer_sequence: Sequence(sequence),
-            ..RunHead::of_queue(state.partition, queue, state.queue.next_sequence())
-        };
-        let mut places = Vec::new();
-        let mut failed = None;
-        let mut message_bytes = 0;
-        for (number, body) in bodies
-            .chunks(FragmentHead::BYTES + FRAGMENT_BYTES_MAX)
-            .enumerate()
         {
-            let (fragment, _) = FragmentHead::split(body).expect("every piece was checked");
-            message_bytes = fragment.message_bytes;
-            let appended = if state.durable {
-                self.journal.append_fragment(buffers, effects, &head, body)
-            } else {
-                self.volatile
-                    .append_fragment(buffers, effects, &head, number as u32, body)
-            };
-            match appended {
-                Ok(place) => places.push(place),
-                Err(reason) => {
-                    failed = Some(refusal(reason));
-                    break;
-                }
-            }
+            self.hold_piece(key, header.sequence, head, mandatory, body);
         }
-        if let Some(code) = failed {
-            // Pieces without their last one are no message; recovery drops them too.
-            for place in places {
-                if state.durable {
-                    self.journal.drop_live(place.segment, 1);
-                } else {
-                    self.volatile.drop_live(place, 1, effects);
-                }
-            }
-            return Err(code);
-        }
-        let bytes = padded(message_bytes as usize) as u32;
-        state
-            .queue
-            .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
-        self.dedup
-            .store(producer, epoch, queue, (sequence, sequence));
-        Ok(self.appended(queue))
+        Ok(())
     }
 
     /// Messages were appended to a queue: what must be durable before they are delivered.
-    fn appended(&mut self, queue: QueueId) -> u64 {
+    pub(super) fn appended(&mut self, queue: QueueId) -> u64 {
         let state = self.queues.get_mut(queue).expect("it was just appended to");
         let last = QueueSequence(state.queue.next_sequence().0 - 1);
         if !state.durable {
@@ -1103,10 +838,10 @@ impl Flow {
         }
         producer.dirty = false;
         let (conn, channel, level) = (producer.conn, producer.channel, producer.level);
-        let settled_before = producer.settled;
+        let settled_before = producer.settled.0;
         let mut words = std::mem::take(&mut self.words);
         producer.settle(durable, |word| words.push(word));
-        self.granted_bytes -= producer.settled.1 - settled_before.1;
+        self.stats.rested += producer.settled.0 - settled_before;
         self.grant(&mut producer);
         let credit = ProducerCredit {
             messages: producer.granted.0,
@@ -1118,7 +853,6 @@ impl Flow {
             match word {
                 Word::Confirm(sequence, reached) if level != Level::None => {
                     told |= idx + 1 == last;
-                    self.stats.confirms += 1;
                     let header = FrameHeader {
                         flags: reached as u8,
                         ..FrameHeader::bare(FrameKind::Confirm, channel, sequence)
@@ -1127,8 +861,11 @@ impl Flow {
                 }
                 Word::Confirm(..) => {}
                 Word::Refused { first, last, code } => {
+                    let count = last + 1 - first;
+                    self.stats.refused += count;
+                    self.stats.refusals.add(code, count);
                     let header = FrameHeader {
-                        count: (last + 1 - first) as u32,
+                        count: count as u32,
                         ..FrameHeader::bare(FrameKind::Refused, channel, first)
                     };
                     self.say(conn, effects, |out| {
@@ -1160,47 +897,80 @@ impl Flow {
         }
     }
 
-    /// Raises a producer's credit to its share of what this core can hold un-synced.
+    /// Raises a producer's credit to its share of what may wait on this core. The least, a whole frame,
+    /// is everybody's, however many there are; what goes beyond is counted (ADR 0013).
     pub(crate) fn grant(&mut self, producer: &mut Producer) {
         let limits = &self.config.limits;
-        let share = limits.publish_bytes / (self.producers.len() as u64 + 1);
+        let least = limits.window_bytes_min;
+        let (messages, bytes) = producer.exposure();
+        // What came to rest is free before more is given.
+        self.granted_bytes -= producer.reserved;
+        self.granted_bytes += bytes.saturating_sub(least);
+        let share = limits.publish_bytes() / (self.producers.len() as u64 + 1);
         // Credit cannot be taken back, so it is earned: who never publishes must not hold the share
         // of those who do.
         let earned = producer.used.1.saturating_mul(2);
-        let window = share
-            .min(limits.window_bytes_max)
-            .min(earned)
-            .max(limits.window_bytes_min);
-        let (messages, bytes) = producer.exposure();
+        let window = share.min(limits.window_bytes_max).min(earned).max(least);
         let missing = window.saturating_sub(bytes);
-        let mut more = missing.min(self.credit_free());
-        self.hungry |= more < missing;
-        // Whoever waits for nothing may publish something, also if others keep credit that they do
-        // not use; what finds no memory then is refused.
+        // The rest of a large message has its memory; all others wait while much is held.
         //= P-33
-        let waits_for_nothing = producer.used == producer.settled;
-        let waits_for_space = producer.assembly.as_ref().is_some_and(|assembly| {
-            assembly.refused.is_none() && self.lacks_space(u64::from(assembly.message_bytes))
-        });
-        if waits_for_nothing && !waits_for_space {
-            more = more.max((FRAGMENT_BYTES_MAX as u64).saturating_sub(bytes));
-        }
+        let more = if self.holds_much() && producer.assembly.is_none() {
+            self.starved = true;
+            0
+        } else {
+            missing.min(self.credit_free() + least.saturating_sub(bytes))
+        };
+        self.hungry |= more < missing;
         producer.granted.1 += more;
-        self.granted_bytes += more;
+        producer.reserved = (bytes + more).saturating_sub(least);
+        self.granted_bytes += producer.reserved - bytes.saturating_sub(least);
         // Messages are granted by the smallest that a message can be.
         let window_messages = window / ringpost_wire::ENVELOPE_BYTES as u64;
         producer.granted.0 += window_messages.saturating_sub(messages);
     }
 }
 
-/// Why an append was refused, in the words of the protocol. Credit bounds what can be on its way, so
-/// a durable append finds buffers; it may not find disk, and a volatile one may not find memory.
-fn refusal(reason: NoRoom) -> Code {
-    match reason {
-        NoRoom::Disk => Code::DiskFull,
-        NoRoom::Buffers => Code::Overloaded,
-        NoRoom::Closed => Code::JournalFailed,
+/// Checks the messages of a frame, or of the rest of one.
+fn check_batch(batch: Group<'_>) -> Result<(), Code> {
+    let mut seen = 0;
+    let mut end = 0;
+    for message in Messages::new(batch.bytes) {
+        let message = message
+            .and_then(|m| m.envelope.check_crc().map(|()| m))
+            .map_err(|code| of_message(&batch.bytes[end..], code))?;
+        seen += 1;
+        end += message.bytes.len();
     }
+    //= P-19
+    if seen == batch.count {
+        Ok(())
+    } else {
+        Err(Code::BodyMalformed)
+    }
+}
+
+/// What is wrong with a message of a `Publish` that begins here.
+fn of_message(bytes: &[u8], code: Code) -> Code {
+    // One that must travel in pieces does not travel whole (P-31).
+    if envelope::length_of(bytes).unwrap_or(0) > FRAGMENT_BYTES_MAX {
+        Code::BodyMalformed
+    } else {
+        code
+    }
+}
+
+/// What the other pieces of a large message must be.
+fn begin_large(head: FragmentHead, piece: &[u8]) -> Result<Arriving, Code> {
+    let message = envelope::open(piece)?;
+    if message.length() != head.message_bytes as usize {
+        return Err(Code::MessageMalformed);
+    }
+    Ok(Arriving {
+        message_bytes: head.message_bytes,
+        arrived: 0,
+        crc: 0,
+        crc_expected: message.crc(),
+    })
 }
 
 /// What a refused publish's producer is told.
@@ -1208,12 +978,15 @@ fn refusal_text(code: Code) -> &'static str {
     match code {
         Code::Unroutable => "no queue takes this message",
         Code::ExchangeUnknown => "there is no such exchange",
-        Code::QueueFull => "a target queue is at its maximum length or bytes",
+        Code::QueueFull => {
+            "a target queue is at its maximum length or bytes, or no memory is left for volatile ones"
+        }
         Code::DiskFull => "the disk has no room for publishes; consume or free space",
         Code::LevelUnavailable => "a target queue is volatile and level durable was asked for",
         Code::JournalFailed => "the journal of a target queue has failed; restart the broker",
         Code::QueueDamaged => "a target queue refuses service because of a damaged range",
-        Code::Overloaded => "no memory, or no segment yet, is free for this message; try again",
+        Code::Overloaded => "this connection published too much beside a large message; try again",
+        Code::TimedOut => "the rest of the message did not come in time; others need its memory",
         Code::ShuttingDown => "the broker is shutting down",
         Code::MessageTooLarge => "the message is larger than agreed in the handshake",
         Code::Indeterminate => "the outcome is unknown: a target was lost before it answered",

@@ -50,7 +50,7 @@ use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
 
 pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
-pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX};
+pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::MARK_WINDOW_MIN;
 pub use replay::{Replay, StateFault};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
@@ -705,6 +705,20 @@ impl Queue {
             source: Source::Fresh,
             slot,
         }
+    }
+
+    /// What of the durable messages from `first` on can be read at once, within `bytes_max`.
+    #[must_use]
+    pub fn stretch(&self, first: QueueSequence, bytes_max: u32) -> Option<Stretch> {
+        self.index.stretch(first.0, self.durable, bytes_max)
+    }
+
+    /// The first message from `first` on whose record is not whole between `from` and the byte offset
+    /// `upto` of its segment; the next to become durable if there is none.
+    #[must_use]
+    pub fn first_beyond(&self, first: QueueSequence, from: Place, upto: u32) -> QueueSequence {
+        let range = (first.0, self.durable);
+        QueueSequence(self.index.first_beyond(range, from, upto))
     }
 
     /// The offer's first messages are delivered: one for each entry of `bytes_each`, their padded

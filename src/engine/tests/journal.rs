@@ -52,7 +52,7 @@ fn crashes_lose_nothing_and_resurrect_nothing() {
     for seed in seeds(1_000) {
         let mut habits = Habits::small();
         let mut random = Random(seed ^ 0xabcdef);
-        habits.config.writes_in_flight = 1 + random.below(3) as u32;
+        habits.config.writes_in_flight = 1 + random.below(4) as u32;
         habits.ack_percent = random.below(101);
         habits.queues = 1 + random.below(8) as u32;
         let marks = crash_run(habits, seed, 6);
@@ -298,7 +298,7 @@ fn a_full_disk_drains_by_acks_alone() {
                         refusals += 1;
                         toy.settle_down();
                     }
-                    Err(NoRoom::Buffers | NoRoom::Closed) => {}
+                    Err(NoRoom::Buffers | NoRoom::Slot | NoRoom::Closed) => {}
                 }
                 toy.turn_end();
                 toy.complete_one();
@@ -953,7 +953,7 @@ fn every_start_opens_a_new_incarnation() {
 /// Volatile runs: appended, merged, found, bounded, and gone when they are settled.
 #[test]
 fn volatile_runs_live_in_buffers_only() {
-    let mut pool = disk::Pool::new(6, 16 << 10);
+    let mut pool = disk::Pool::new(9, 16 << 10);
     let mut effects = Effects::default();
     let mut volatile = Volatile::new(3);
     let mut message = Vec::new();
@@ -970,13 +970,17 @@ fn volatile_runs_live_in_buffers_only() {
         loop {
             let queue = 1 + (count / 3 % 2) as u32;
             let head = run(queue, 1 + round * 1_000 + count);
+            let takes = volatile.takes(&pool, 1, message.len() as u32);
             match volatile.append_run(&mut pool, &mut effects, &head, 1, &message) {
                 Ok(Appended::New(place)) => {
                     assert!(is_volatile(place));
                     places.push((place, head, 1));
                 }
                 Ok(Appended::Merged) => places.last_mut().expect("merged into").2 += 1,
-                Err(NoRoom::Buffers) => break,
+                Err(NoRoom::Buffers) => {
+                    assert!(!takes, "what it said it takes, it takes");
+                    break;
+                }
                 Err(error) => panic!("{error:?}"),
             }
             count += 1;

@@ -12,7 +12,7 @@ use ringpost_wire::{
 
 use super::{Channel, Client, Link, Request, topology};
 use crate::model::Headers;
-use crate::plan::{Fault, Gap, Mode, Plan};
+use crate::plan::{Fault, Mode};
 use crate::random::{Hash, Rate};
 use crate::say;
 use crate::scene::{Routed, Scene};
@@ -118,8 +118,7 @@ impl Producer {
             self.state = State::Closed;
         }
         scene.forget_producer(self.id);
-        let avoids = scene.plan.avoids(Gap::Dedup);
-        if avoids || self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
+        if self.level == Level::None || self.kept.len() > KEPT_MAX || self.is_spoiled {
             // Nobody knows where it stands; a new one is started instead.
             self.retire();
         }
@@ -364,6 +363,7 @@ impl Client {
                 may_miss: false,
                 may_be_full: false,
                 may_be_volatile: false,
+                fans_out: false,
             },
         );
     }
@@ -735,7 +735,10 @@ impl Client {
             Code::Unroutable => publish.mandatory,
             Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),
             Code::QueueUnknown => routed.is_none_or(|routed| routed.may_miss),
-            Code::QueueFull => routed.is_none_or(|routed| routed.may_be_full),
+            // Volatile queues hold as much as there is memory for.
+            Code::QueueFull => {
+                routed.is_none_or(|routed| routed.may_be_full || routed.may_be_volatile)
+            }
             Code::LevelUnavailable => {
                 producer.level == Level::Durable
                     && !producer.downgrade
@@ -743,23 +746,31 @@ impl Client {
             }
             Code::MessageTooLarge => publish.length > self.welcome.message_bytes_max as usize,
             Code::JournalFailed => scene.journal_failed,
-            // Also one target took it and another could not.
+            // Also one core's queues took it and another's could not: not for lack of memory.
             Code::Indeterminate => {
                 scene.journal_failed
-                    || scene.plan.faults.has(Fault::NoSpace)
-                    || routed.is_none_or(|routed| routed.may_be_full || routed.may_miss)
+                    || routed.is_none_or(|routed| {
+                        routed.fans_out
+                            && (routed.may_be_full
+                                || routed.may_be_volatile
+                                || routed.may_miss
+                                || scene.plan.faults.has(Fault::NoSpace)
+                                || scene.plan.faults.has(Fault::FileError))
+                    })
             }
             Code::DiskFull => {
                 scene.plan.faults.has(Fault::NoSpace) || scene.plan.faults.has(Fault::FileError)
             }
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
-            // No memory for what is not journaled, or for one more large message.
+            // Credit is a promise of memory, with one exception: what a connection publishes beside
+            // a large message while nothing else of its kind is read.
             Code::Overloaded => {
-                publish.length > FRAGMENT_BYTES_MAX
-                    || scene.plan.faults.has(Fault::TinyMemory)
-                    || routed.is_none_or(|routed| routed.may_be_volatile)
+                scene.plan.faults.has(Fault::LargeMessages)
+                    && scene.plan.faults.has(Fault::TinyMemory)
             }
+            // A large message whose sender fell silent in the middle.
+            Code::TimedOut => publish.length > FRAGMENT_BYTES_MAX,
             Code::LimitReached | Code::ShuttingDown => true,
             _ => false,
         };
@@ -852,13 +863,12 @@ impl Client {
     /// Whether the broker owes something: an outcome, or, where everything has one, credit for a
     /// message and a piece (P-33). For the end of a world.
     #[must_use]
-    pub fn waits_for_broker(&self, plan: &Plan) -> bool {
+    pub fn waits_for_broker(&self) -> bool {
         self.link == Link::Open
             && self.producers.iter().any(|producer| {
                 let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
-                let is_starved = !plan.avoids(Gap::CreditForAll)
-                    && (producer.credit_messages <= producer.messages
-                        || producer.credit_bytes < producer.bytes + FRAGMENT_BYTES_MAX as u64);
+                let is_starved = producer.credit_messages <= producer.messages
+                    || producer.credit_bytes < producer.bytes + FRAGMENT_BYTES_MAX as u64;
                 let is_judged = !producer.is_spoiled && producer.pieces_sent == 0;
                 producer.state == State::Open
                     && is_judged

@@ -53,6 +53,18 @@ impl Workload {
         }
     }
 
+    /// The first message whose payload is longer than that.
+    #[must_use]
+    pub fn first_longer_than(&self, bytes_max: usize) -> Option<u64> {
+        match self {
+            Workload::Orders { .. } => None,
+            Workload::Lines { lines, .. } => {
+                let idx = lines.iter().position(|line| line.len() > bytes_max);
+                idx.map(|idx| idx as u64)
+            }
+        }
+    }
+
     /// The region of a message, as a place in [`REGIONS`].
     #[must_use]
     pub fn region(&self, number: u64) -> usize {
@@ -201,6 +213,9 @@ mod tests {
                 .collect();
             assert_eq!(all, lines, "{text:?}");
         }
+        let workload = Workload::lines(Bytes::from_static(b"ab\nabc\nabcd"));
+        assert_eq!(workload.first_longer_than(2), Some(1));
+        assert_eq!(workload.first_longer_than(4), None);
     }
 
     #[test]

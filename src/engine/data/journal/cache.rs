@@ -28,6 +28,8 @@ pub struct Window {
     pub bytes: u32,
     /// Where they came from.
     pub origin: Origin,
+    /// Queues that asked for it before they need it and have not passed it.
+    pub readers: u32,
 }
 
 impl Window {
@@ -50,25 +52,77 @@ impl Window {
 }
 
 /// Every window of a core, oldest first for eviction.
+///
+/// What was read back goes first while it is more than a half: a long backlog that is read from its
+/// start would else push out its own end just before it comes to it.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
-    windows: BTreeMap<(SegmentIdx, u32), Window>,
-    order: VecDeque<(SegmentIdx, u32)>,
+    windows: Vec<Option<Window>>,
+    /// Windows that are not in use.
+    free: Vec<u32>,
+    /// Where each window stands, by segment and start.
+    places: BTreeMap<(SegmentIdx, u32), u32>,
+    /// Those that were written, and those that were read, by age.
+    written: VecDeque<(SegmentIdx, u32)>,
+    read: VecDeque<(SegmentIdx, u32)>,
+    /// What was found last: records that are wanted one after the other lie side by side.
+    last: Option<Last>,
+    /// Windows with readers.
+    awaited: usize,
+}
+
+/// A window that was found, and where in its segment the next one starts.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    segment: SegmentIdx,
+    place: u32,
+    until: u32,
 }
 
 /// How many windows that start before an offset are looked at: windows of cold reads may overlap.
 const OVERLAP_MAX: usize = 4;
 
 impl Cache {
-    /// The window that holds `offset..offset + bytes` of a segment.
-    #[must_use]
-    pub fn find(&self, segment: SegmentIdx, offset: u32, bytes: u32) -> Option<&Window> {
-        self.windows
+    fn place(&self, segment: SegmentIdx, offset: u32, bytes: u32) -> Option<u32> {
+        let end = offset.saturating_add(bytes);
+        let holds = |place: u32| {
+            let window = self.windows[place as usize].as_ref();
+            window.is_some_and(|window| window.start <= offset && window.end() >= end)
+        };
+        if let Some(last) = self.last
+            && last.segment == segment
+            && offset < last.until
+            && holds(last.place)
+        {
+            return Some(last.place);
+        }
+        self.places
             .range((segment, 0)..=(segment, offset))
             .rev()
             .take(OVERLAP_MAX)
-            .map(|(_, window)| window)
-            .find(|window| window.end() >= offset.saturating_add(bytes))
+            .map(|(_, place)| *place)
+            .find(|place| holds(*place))
+    }
+
+    /// The window that holds `offset..offset + bytes` of a segment.
+    #[must_use]
+    pub fn find(&self, segment: SegmentIdx, offset: u32, bytes: u32) -> Option<&Window> {
+        let place = self.place(segment, offset, bytes)?;
+        self.windows[place as usize].as_ref()
+    }
+
+    /// Where the window that starts last at or before `offset` ends.
+    #[must_use]
+    pub fn end_before(&self, segment: SegmentIdx, offset: u32) -> Option<u32> {
+        let mut below = self.places.range((segment, 0)..=(segment, offset));
+        let (_, place) = below.next_back()?;
+        self.windows[*place as usize].as_ref().map(Window::end)
+    }
+
+    /// Whether a window starts there.
+    #[must_use]
+    pub fn has_start(&self, segment: SegmentIdx, start: u32) -> bool {
+        self.places.contains_key(&(segment, start))
     }
 
     /// As [`Cache::find`], to change.
@@ -78,27 +132,62 @@ impl Cache {
         offset: u32,
         bytes: u32,
     ) -> Option<&mut Window> {
-        self.windows
-            .range_mut((segment, 0)..=(segment, offset))
-            .rev()
-            .take(OVERLAP_MAX)
-            .map(|(_, window)| window)
-            .find(|window| window.end() >= offset.saturating_add(bytes))
+        let place = self.place(segment, offset, bytes)?;
+        let window = self.windows[place as usize].as_mut();
+        if self.last.is_none_or(|last| last.place != place) {
+            let start = window.as_ref().map_or(0, |window| window.start);
+            let mut above = self
+                .places
+                .range((segment, start + 1)..=(segment, u32::MAX));
+            let until = above.next().map_or(u32::MAX, |((_, start), _)| *start);
+            self.last = Some(Last {
+                segment,
+                place,
+                until,
+            });
+        }
+        window
     }
 
     /// The window that starts there, to change.
     pub fn at_mut(&mut self, segment: SegmentIdx, start: u32) -> Option<&mut Window> {
-        self.windows.get_mut(&(segment, start))
+        let place = *self.places.get(&(segment, start))?;
+        self.windows[place as usize].as_mut()
     }
 
     /// Adds a window; one that starts at the same place is given back.
     pub fn insert(&mut self, segment: SegmentIdx, window: Window, effects: &mut Effects) {
         let key = (segment, window.start);
-        if let Some(old) = self.windows.insert(key, window) {
-            effects.push(Effect::Release { buffer: old.buffer });
-        } else {
-            self.order.push_back(key);
+        self.last = None;
+        if self.places.contains_key(&key) {
+            self.written.retain(|other| *other != key);
+            self.read.retain(|other| *other != key);
+            self.remove(key, effects);
         }
+        match window.origin {
+            Origin::Written(_) => self.written.push_back(key),
+            Origin::Read(_) => self.read.push_back(key),
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.windows.push(None);
+            self.windows.len() as u32 - 1
+        });
+        self.awaited += usize::from(window.readers > 0);
+        self.windows[place as usize] = Some(window);
+        self.places.insert(key, place);
+    }
+
+    /// Takes a window out and gives it back.
+    fn remove(&mut self, key: (SegmentIdx, u32), effects: &mut Effects) {
+        let place = self.places.remove(&key).expect("the order names windows");
+        let window = self.windows[place as usize].take();
+        let Window {
+            buffer, readers, ..
+        } = window.expect("a place is in use");
+        self.awaited -= usize::from(readers > 0);
+        self.free.push(place);
+        self.last = None;
+        effects.push(Effect::Release { buffer });
     }
 
     /// Gives back the oldest window that may go: whose blocks are all durable, and that is not
@@ -109,63 +198,94 @@ impl Cache {
         but: Option<BufferId>,
         effects: &mut Effects,
     ) -> bool {
-        let may_go = |key: &(SegmentIdx, u32)| {
-            let window = &self.windows[key];
+        let written_may_go = |key: &(SegmentIdx, u32)| {
+            let window = self.windows[self.places[key] as usize].as_ref();
+            let window = window.expect("a place is in use");
             let settled = match window.origin {
                 Origin::Written(last) => last <= durable,
                 Origin::Read(_) => true,
             };
             settled && Some(window.buffer) != but
         };
-        let Some(at) = self.order.iter().position(may_go) else {
-            return false;
+        let key = if self.read.len() > self.places.len() / 2 {
+            self.read.pop_front()
+        } else {
+            let at = self.written.iter().position(written_may_go);
+            at.and_then(|at| self.written.remove(at))
+                .or_else(|| self.read.pop_front())
         };
-        let key = self.order.remove(at).expect("position found it");
-        let window = self.windows.remove(&key).expect("the order names windows");
-        effects.push(Effect::Release {
-            buffer: window.buffer,
-        });
+        let Some(key) = key else { return false };
+        self.remove(key, effects);
         true
+    }
+
+    /// A queue that reads will need the window that holds these bytes.
+    pub fn join(&mut self, segment: SegmentIdx, offset: u32, bytes: u32) {
+        if let Some(place) = self.place(segment, offset, bytes)
+            && let Some(window) = self.windows[place as usize].as_mut()
+        {
+            self.awaited += usize::from(window.readers == 0);
+            window.readers += 1;
+        }
+    }
+
+    /// A queue that read the window has passed it.
+    pub fn leave(&mut self, segment: SegmentIdx, offset: u32, bytes: u32) {
+        if let Some(place) = self.place(segment, offset, bytes)
+            && let Some(window) = self.windows[place as usize].as_mut()
+            && window.readers > 0
+        {
+            window.readers -= 1;
+            self.awaited -= usize::from(window.readers == 0);
+        }
+    }
+
+    /// Windows that queues asked for and have not passed.
+    #[must_use]
+    pub fn awaited(&self) -> usize {
+        self.awaited
     }
 
     /// Gives back every window of a segment: it is about to be written over.
     pub fn drop_segment(&mut self, segment: SegmentIdx, effects: &mut Effects) {
-        let order = &mut self.order;
-        let windows = &mut self.windows;
         let mut any = false;
-        while let Some(key) = windows
+        while let Some(key) = self
+            .places
             .range((segment, 0)..=(segment, u32::MAX))
             .next()
             .map(|(key, _)| *key)
         {
-            let window = windows.remove(&key).expect("just found");
-            effects.push(Effect::Release {
-                buffer: window.buffer,
-            });
+            self.remove(key, effects);
             any = true;
         }
         if any {
-            order.retain(|key| key.0 != segment);
+            self.written.retain(|key| key.0 != segment);
+            self.read.retain(|key| key.0 != segment);
         }
     }
 
     /// Windows held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.windows.len()
+        self.places.len()
     }
 
     /// Whether no window is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.windows.is_empty()
+        self.places.is_empty()
     }
 
     /// Asserts that order and windows name the same, each once.
     pub fn invariants(&self) {
-        assert_eq!(self.order.len(), self.windows.len());
-        for key in &self.order {
-            assert!(self.windows.contains_key(key));
+        assert_eq!(self.written.len() + self.read.len(), self.places.len());
+        assert_eq!(self.windows.len(), self.places.len() + self.free.len());
+        let read = |window: &&Window| window.readers > 0;
+        let awaited = self.windows.iter().flatten().filter(read).count();
+        assert_eq!(self.awaited, awaited);
+        for key in self.written.iter().chain(&self.read) {
+            let window = self.windows[self.places[key] as usize].as_ref();
+            assert!(window.is_some_and(|window| window.start == key.1));
         }
     }
 }

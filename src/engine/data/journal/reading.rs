@@ -1,13 +1,15 @@
 //! Finding records in memory, reading them back, and proving what was read.
 //! Does not know who wants them.
 
+use std::ops::Range;
+
 use crate::data::journal::block::{BLOCK_ALIGN, align_block};
 use crate::data::journal::cache::{Origin, Window};
 use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead};
-use crate::data::journal::segment::OpenIndex;
+use crate::data::journal::segment::{OpenIndex, SlotState};
 use crate::data::journal::{
-    BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress, READS_MAX,
-    ReadInFlight, UNREADABLE_MAX, partition_of, proves_itself,
+    AHEAD_PART, BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress,
+    READS_AHEAD_MAX, READS_MAX, ReadInFlight, UNREADABLE_MAX, partition_of, proves_itself,
 };
 use crate::effect::{Buffers, Effect, Effects, Severity};
 use crate::ids::{Mono, Place};
@@ -105,15 +107,17 @@ impl Journal {
         effects: &mut Effects,
         place: Place,
     ) -> Fetch {
-        let start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let own_start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let mut end = None;
         if let Some(window) = self
             .cache
             .find(place.segment, place.offset, RECORD_HEAD_BYTES)
         {
             let bytes = buffers.bytes(window.buffer, window.range(place.offset, RECORD_HEAD_BYTES));
-            let is_whole = RecordHead::decode(bytes)
-                .is_ok_and(|head| head.length <= window.end() - place.offset);
-            if is_whole || window.start == start {
+            let head = RecordHead::decode(bytes).ok();
+            end = head.map(|head| place.offset.saturating_add(head.length));
+            let is_whole = end.is_some_and(|end| end <= window.end());
+            if is_whole || window.start == own_start {
                 return Fetch::Cached { upto: window.end() };
             }
         } else if let Some(read) = self.reading(place) {
@@ -121,6 +125,7 @@ impl Journal {
                 upto: read.start + read.bytes,
             };
         }
+        let (start, upto) = self.range_of_read(place, end);
         if let Some(read) = self
             .reads
             .iter()
@@ -135,21 +140,129 @@ impl Journal {
         }
         let segment = self.table.get(place.segment);
         assert!(place.offset < segment.durable_bytes, "only what is durable");
-        let bytes = (segment.durable_bytes - start).min(self.config.buffer_bytes);
-        let buffer = buffers.acquire().expect("counted above");
+        let upto = upto.min(segment.durable_bytes);
+        self.begin_read(place, start..upto, 0, buffers, effects);
+        Fetch::Coming { upto }
+    }
+
+    /// As [`Journal::fetch`], for the record of `bytes` at `place` that is not needed yet, and what
+    /// follows it up to the byte offset `upto`. Leaves reads and buffers to those who wait for them.
+    /// Says how far the window reaches; `None` if there is none now, or no need: it is in memory
+    /// since it was written.
+    pub fn fetch_ahead(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        place: Place,
+        bytes: u32,
+        upto: u32,
+    ) -> Option<u32> {
+        if let Some(window) = self.cache.find(place.segment, place.offset, bytes) {
+            let upto = window.end();
+            let is_read = matches!(window.origin, Origin::Read(_));
+            if is_read {
+                self.cache.join(place.segment, place.offset, bytes);
+            }
+            return is_read.then_some(upto);
+        }
+        let own_start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let end = place.offset + bytes;
+        let mut reads = self.reads.iter_mut();
+        if let Some(read) = reads.find(|read| {
+            let whole = read.start <= place.offset && end <= read.start + read.bytes;
+            read.segment == place.segment && (whole || read.start == own_start)
+        }) {
+            let upto = read.start + read.bytes;
+            if upto < end {
+                return None;
+            }
+            read.readers += 1;
+            return Some(upto);
+        }
+        let kept = (self.config.buffers_free_min as usize / 2).max(BUFFERS_UPKEEP);
+        let held = self.cache.awaited() + self.reads.len();
+        let buffer_count = self.cache.len() + buffers.available();
+        if self.reads.len() >= READS_AHEAD_MAX
+            || held >= buffer_count / AHEAD_PART
+            || buffers.available() <= kept
+            || self.unreadable.contains(&place)
+        {
+            return None;
+        }
+        let segment = self.table.get(place.segment);
+        assert!(place.offset < segment.durable_bytes, "only what is durable");
+        let (start, most) = self.range_of_read(place, Some(end));
+        let upto = align_block(upto).min(segment.durable_bytes).min(most);
+        if upto < end {
+            return None;
+        }
+        self.begin_read(place, start..upto, 1, buffers, effects);
+        Some(upto)
+    }
+
+    /// Those who had asked for the record at `place` have passed what was read with it.
+    pub fn pass(&mut self, place: Place) {
+        self.cache
+            .leave(place.segment, place.offset, RECORD_HEAD_BYTES);
+    }
+
+    /// What to read for the record at `place`, which ends at `end` if that is known: from where the
+    /// read before ends, if that is near. Queues whose messages lie between each other's then share
+    /// the same windows; if each started where its own next message lies, all would read almost the
+    /// same. Of a record that lies across the ends of two such windows only itself is read again.
+    fn range_of_read(&self, place: Place, end: Option<u32>) -> (u32, u32) {
+        let own = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let most = self.config.buffer_bytes;
+        let in_flight = || {
+            let here = |read: &&ReadInFlight| read.segment == place.segment;
+            self.reads.iter().filter(here)
+        };
+        let holds_head = |start, end| start <= place.offset && place.offset < end;
+        let coming = in_flight().find(|read| holds_head(read.start, read.start + read.bytes));
+        let cached = self.cache.end_before(place.segment, place.offset);
+        let first_end = coming
+            .map(|read| read.start + read.bytes)
+            .or_else(|| cached.filter(|end| place.offset < *end));
+        let Some(first_end) = first_end else {
+            let start = in_flight()
+                .map(|read| read.start + read.bytes)
+                .chain(cached)
+                .filter(|end| *end <= own && own - end < most / 2)
+                .max()
+                .unwrap_or(own);
+            return (start, start + most);
+        };
+        let is_next_there = in_flight().any(|read| read.start == first_end)
+            || self.cache.has_start(place.segment, first_end);
+        match end {
+            Some(end) if is_next_there => (own, align_block(end).min(own + most)),
+            _ => (own, own + most),
+        }
+    }
+
+    fn begin_read(
+        &mut self,
+        place: Place,
+        range: Range<u32>,
+        readers: u32,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) {
         let read = ReadInFlight {
             op: self.new_op(),
             segment: place.segment,
-            start,
-            bytes,
-            buffer,
+            start: range.start,
+            bytes: range.end - range.start,
+            readers,
+            buffer: buffers.acquire().expect("the caller counted the buffers"),
             place,
         };
-        self.table.get_mut(place.segment).pin_count += 1;
+        let mut segment = self.table.get_mut(place.segment);
+        let is_used = matches!(segment.state, SlotState::Open | SlotState::Sealed);
+        assert!(is_used, "what is wanted lies in a segment");
+        segment.pin_count += 1;
+        drop(segment);
         self.issue_read(read, effects);
-        Fetch::Coming {
-            upto: start + bytes,
-        }
     }
 
     /// Whether a read for a message is in flight.
@@ -179,7 +292,13 @@ impl Journal {
         if result.is_err() && read.bytes > BLOCK_ALIGN {
             // Some of the window can not be read. Less of it may be all that is needed; this is
             // another read of a smaller range, not the same once more.
-            read.bytes = align_block(read.bytes / 2);
+            let own = read.place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+            if read.start < own {
+                read.bytes -= own - read.start;
+                read.start = own;
+            } else {
+                read.bytes = align_block(read.bytes / 2);
+            }
             read.op = self.new_op();
             self.issue_read(read, effects);
             return Progress::Nothing;
@@ -209,6 +328,7 @@ impl Journal {
             start: read.start,
             bytes: read.bytes,
             origin: Origin::Read(Vec::new()),
+            readers: read.readers,
         };
         self.cache.insert(read.segment, window, effects);
         Progress::Arrived {

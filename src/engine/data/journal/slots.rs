@@ -153,15 +153,16 @@ impl Journal {
         });
     }
 
-    /// Gives cached buffers back until as many are free as the configuration keeps.
-    pub fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) {
+    /// Gives cached buffers back until as many are free as the configuration keeps. Returns whether
+    /// it gave any.
+    pub fn supply_buffers(&mut self, buffers: &impl Buffers, effects: &mut Effects) -> bool {
         let wanted = self.config.buffers_free_min as usize;
         let missing = wanted.saturating_sub(buffers.available());
         let filling = self.window.map(|window| window.buffer);
-        for _ in 0..missing {
-            if !self.cache.evict(self.durable, filling, effects) {
-                break;
-            }
+        let mut given = 0;
+        while given < missing && self.cache.evict(self.durable, filling, effects) {
+            given += 1;
         }
+        given > 0
     }
 }

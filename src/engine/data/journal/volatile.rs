@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead, align_record};
-use crate::data::journal::{Appended, NoRoom, RunHead};
+use crate::data::journal::{Appended, BUFFERS_TO_PUBLISH, NoRoom, RunHead};
 use crate::effect::{Buffers, Effect, Effects};
 use crate::ids::{BufferId, Place, SegmentIdx};
 use ringpost_wire::ids::QueueSequence;
@@ -61,7 +61,8 @@ impl Volatile {
     /// live until [`Volatile::drop_live`].
     ///
     /// # Errors
-    /// [`NoRoom::Buffers`]: the share of the pool is used up.
+    /// [`NoRoom::Buffers`]: no buffer is free, or the share of the pool is used up; the caller has
+    /// seen by [`Volatile::takes`] that it is not.
     pub fn append_run(
         &mut self,
         buffers: &mut impl Buffers,
@@ -76,7 +77,7 @@ impl Volatile {
     /// Appends one piece of a large message, `number` from 0; one unit counts as live.
     ///
     /// # Errors
-    /// [`NoRoom::Buffers`]: the share of the pool is used up.
+    /// As [`Volatile::append_run`].
     pub fn append_fragment(
         &mut self,
         buffers: &mut impl Buffers,
@@ -89,6 +90,20 @@ impl Volatile {
             Appended::New(place) => Ok(place),
             Appended::Merged => unreachable!("a fragment is a record of its own"),
         }
+    }
+
+    /// Whether so many records with bodies of at most so many bytes fit into the share of the pool,
+    /// however badly.
+    #[must_use]
+    pub fn takes(&self, buffers: &impl Buffers, records: u64, body_bytes: u32) -> bool {
+        let taken = align_record(RECORD_HEAD_BYTES + body_bytes);
+        let each = u64::from(buffers.buffer_bytes() / taken);
+        let open = self.open.map_or(0, |open| {
+            let chunk = self.chunks[open].as_ref().expect("the open chunk is held");
+            u64::from((buffers.buffer_bytes() - chunk.used) / taken)
+        });
+        let more = self.buffers_max.saturating_sub(self.held) as u64;
+        records <= open + more * each
     }
 
     fn append(
@@ -171,7 +186,7 @@ impl Volatile {
             self.open = None;
             self.free_if_dead(open, effects);
         }
-        if self.held >= self.buffers_max {
+        if self.held >= self.buffers_max || buffers.available() < BUFFERS_TO_PUBLISH {
             return Err(NoRoom::Buffers);
         }
         let buffer = buffers.acquire().ok_or(NoRoom::Buffers)?;

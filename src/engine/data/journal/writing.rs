@@ -10,8 +10,7 @@ use crate::data::journal::record::{FLAG_COMPLETE, Kind, PARTITION_META, RECORD_H
 use crate::data::journal::segment::{PartitionRange, SlotState};
 use crate::data::journal::{
     CHECKPOINT_SLOTS, CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead,
-    SealedBlock, SlotTask, State, TRICKLE_MS, WATERMARK_MS, WriteInFlight, partition_of,
-    partition_slot,
+    SealedBlock, SlotTask, State, WATERMARK_MS, WriteInFlight, partition_of, partition_slot,
 };
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use crate::ids::{Mono, OpId};
@@ -124,7 +123,7 @@ impl Journal {
         self.now = now;
         self.watch_spares(now);
         self.supply_slots(now, effects);
-        self.supply_buffers(buffers, effects);
+        self.gave_buffers = self.supply_buffers(buffers, effects);
         if self.state == State::Starting {
             self.open_incarnation(buffers, effects);
         }
@@ -133,7 +132,7 @@ impl Journal {
             Some(open) if open.is_urgent => true,
             Some(_) => {
                 let since = *self.trickle_since.get_or_insert(now);
-                now.ms_since(since) >= TRICKLE_MS
+                now.ms_since(since) >= self.config.trickle_ms
             }
         };
         self.write_free(is_due, buffers, effects);
@@ -197,7 +196,7 @@ impl Journal {
         let trickle = self
             .trickle_since
             .filter(|_| is_free)
-            .map(|since| since.plus_ms(TRICKLE_MS));
+            .map(|since| since.plus_ms(self.config.trickle_ms));
         let idle = self.idle_since.map(|since| since.plus_ms(WATERMARK_MS));
         let spare = self
             .spare_since

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::chunks::{At, Chunks, Keyed, Sweep};
 use super::settled::SettledSet;
+use crate::data::journal::record::RECORD_HEAD_BYTES;
 use crate::ids::{Place, SegmentIdx};
 
 /// Most messages of one run.
@@ -102,6 +103,12 @@ impl Run {
         self.body as u32 * 16
     }
 
+    /// Byte offset in the segment after the record; of a fragmented message only its first head is
+    /// known.
+    const fn end(&self) -> u32 {
+        self.place().offset + RECORD_HEAD_BYTES + self.body_bytes()
+    }
+
     /// How many messages of the record lie before `sequence`.
     pub(crate) fn index_of(&self, sequence: u64) -> u32 {
         debug_assert!(self.contains(sequence));
@@ -143,6 +150,18 @@ impl Run {
         let messages = u64::from(self.skip) + self.count();
         u64::from(self.body_bytes()) * self.live() / messages
     }
+}
+
+/// What lies side by side in a segment, to be read at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// The first record.
+    pub place: Place,
+    /// Its bytes, head included.
+    pub bytes: u32,
+    /// Byte offset in the segment where the first record begins that is not whole within the bytes
+    /// asked for, or where those end.
+    pub upto: u32,
 }
 
 /// The pieces of a message too large for one record.
@@ -238,6 +257,52 @@ impl RunIndex {
             Some(at) => self.runs.next(at),
             None => self.runs.first_at(),
         }
+    }
+
+    /// The records of the messages `first..=last`, as far as they lie within `bytes_max` of the first.
+    pub(crate) fn stretch(&self, first: u64, last: u64, bytes_max: u32) -> Option<Stretch> {
+        let mut at = self.at_from(first)?;
+        let run = self.runs.get(at);
+        if run.first() > last {
+            return None;
+        }
+        let place = run.place();
+        let limit = place.offset.saturating_add(bytes_max);
+        let bytes = run.end() - place.offset;
+        let mut upto = limit.max(run.end());
+        while let Some(next) = self.runs.next(at) {
+            let run = self.runs.get(next);
+            let offset = run.place().offset;
+            if run.first() > last || run.segment != place.segment.0 || offset >= limit {
+                break;
+            }
+            if run.end() > limit {
+                upto = offset;
+                break;
+            }
+            at = next;
+        }
+        Some(Stretch { place, bytes, upto })
+    }
+
+    /// The first message from `first` on whose record is not whole between `from` and `upto` of its
+    /// segment; one more than `last` if there is none up to there.
+    pub(crate) fn first_beyond(&self, (first, last): (u64, u64), from: Place, upto: u32) -> u64 {
+        let mut at = self.at_from(first);
+        while let Some(here) = at {
+            let run = self.runs.get(here);
+            let is_inside = run.segment == from.segment.0
+                && run.place().offset >= from.offset
+                && run.end() <= upto;
+            if run.first() > last {
+                break;
+            }
+            if !is_inside {
+                return run.first().max(first);
+            }
+            at = self.runs.next(here);
+        }
+        last + 1
     }
 
     /// The live messages `first..=last` live no more: runs without live messages go, and each

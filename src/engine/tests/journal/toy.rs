@@ -236,7 +236,7 @@ impl Habits {
         config.buffer_bytes = 16 << 10;
         config.segment_bytes = 64 << 10;
         config.slots_max = 24;
-        config.buffers_free_min = 5;
+        config.buffers_free_min = 6;
         config.partitions = 4;
         config.pack_after_ms = 20;
         config.spare_after_ms = 200;
@@ -647,7 +647,7 @@ impl Toy {
     pub fn random_step(&mut self) {
         match self.random.below(10) {
             0..=3 if self.journal.is_ready() => match self.publish() {
-                Ok(()) | Err(NoRoom::Closed) => {}
+                Ok(()) | Err(NoRoom::Closed | NoRoom::Slot) => {}
                 Err(NoRoom::Disk) => self.marks.refused_disk += 1,
                 Err(NoRoom::Buffers) => self.marks.refused_buffers += 1,
             },

@@ -1,0 +1,1158 @@
+//! Publishes within credit that find no room yet: what is held, the append that is under way, and
+//! whose turn is next (ADR 0013). Does not know credit's size, sockets, or how a block is written.
+//!
+//! A publish is judged before its first byte is copied. From then on it waits where it must, and
+//! while it does no other is begun: sequences, limits and dedup windows of its queues stay as they
+//! were judged. What waits here waits for a write of this core's journal, for another core's answer,
+//! or for memory of large messages; never for a consumer.
+
+use ringpost_wire::control::Level;
+use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
+
+use crate::Effects;
+use crate::data::dedup::Seen;
+use crate::data::flow::{Flow, ForwardedPublish, Waiter};
+use crate::data::journal::volatile::is_volatile;
+use crate::data::journal::{NoRoom, RunHead};
+use crate::data::producer::{Assembly, Held, Span};
+use crate::data::publish::Group;
+use crate::data::queue::Marking;
+use crate::data::route::Target;
+use crate::data::session::Channel;
+use crate::effect::Buffers;
+use crate::ids::{ConnId, Place};
+use crate::mesh::{RemotePublish, Request};
+
+/// How long the sender of a large message may be silent while others wait for its memory.
+const LARGE_PATIENCE_MS: u64 = 10_000;
+
+/// How far an append to one queue has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Done {
+    /// Messages that the queue has.
+    pub(super) messages: u32,
+    /// Their padded bytes.
+    pub(super) bytes: usize,
+}
+
+impl Done {
+    pub(super) fn add(&mut self, messages: u32, bytes: usize) {
+        self.messages += messages;
+        self.bytes += bytes;
+    }
+}
+
+/// Why an append stopped before it had everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// There will be room: a write or a new slot is on its way.
+    Wait,
+    /// The disk has run full; there will be room when somebody acks.
+    Disk,
+    /// The queue does not take the rest.
+    Refused(Code),
+}
+
+impl Stop {
+    pub(super) fn of(reason: NoRoom) -> Self {
+        match reason {
+            NoRoom::Buffers | NoRoom::Slot => Self::Wait,
+            NoRoom::Disk => Self::Disk,
+            NoRoom::Closed => Self::Refused(Code::JournalFailed),
+        }
+    }
+}
+
+/// What became of an append to one queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Put {
+    /// How far it has come.
+    pub(super) done: Done,
+    /// The block that must be durable for that, 0 = none.
+    pub(super) block: u64,
+    /// Why it is not all.
+    pub(super) stop: Option<Stop>,
+}
+
+/// Who waits for what is under way.
+#[derive(Debug)]
+enum Origin {
+    /// A producer of this core.
+    Producer {
+        /// Its key; it may be gone.
+        key: u64,
+        /// Number of the span.
+        span: u64,
+        /// Of a large message: the other cores that get it next, with their queues.
+        others: Vec<(CoreId, Vec<QueueId>)>,
+    },
+    /// Another core.
+    Core {
+        /// Which one.
+        from: CoreId,
+        /// Number of the request.
+        id: u32,
+        /// Why the messages after these were refused, if some were.
+        refused: Option<Code>,
+    },
+}
+
+/// A publish that is being copied into queues of this core.
+#[derive(Debug)]
+pub struct Underway {
+    origin: Origin,
+    producer: ProducerId,
+    epoch: u32,
+    first: u64,
+    count: u32,
+    /// Of a large message: its bytes.
+    large: Option<u32>,
+    /// The messages back to back, or the bodies of the fragment frames.
+    bytes: Vec<u8>,
+    /// The queues of this core.
+    queues: Vec<QueueId>,
+    /// Those that have all of it.
+    at: usize,
+    /// What the next one has.
+    done: Done,
+    /// The pieces that the next one has.
+    places: Vec<Place>,
+    /// The block that must be durable for all that, 0 = none.
+    block: u64,
+    /// Queues that took it, or some of it.
+    stored: u32,
+}
+
+impl Underway {
+    /// The rest of a group of a producer of this core: `queues` do not have all of it, the first of
+    /// them has what is `done`.
+    pub(super) fn rest(
+        (producer, epoch): (ProducerId, u32),
+        group: Group<'_>,
+        queues: Vec<QueueId>,
+        done: Done,
+        block: u64,
+        key: u64,
+        span: u64,
+    ) -> Self {
+        Self {
+            origin: Origin::Producer {
+                key,
+                span,
+                others: Vec::new(),
+            },
+            producer,
+            epoch,
+            first: group.first,
+            count: group.count,
+            large: None,
+            bytes: group.bytes.to_vec(),
+            queues,
+            at: 0,
+            done,
+            places: Vec::new(),
+            block,
+            stored: u32::from(block > 0 || done.messages > 0),
+        }
+    }
+}
+
+impl Flow {
+    /// Whether so much is held that nobody gets new credit, and connections with producers are not
+    /// read.
+    pub(crate) fn holds_much(&self) -> bool {
+        self.held_bytes >= self.config.limits.publish_bytes()
+    }
+
+    /// Whether what a connection sends has a place. Only while much is held it may not: what ends
+    /// that is the device, whatever is behind in the stream. The rest of a large message has its
+    /// place, and others may wait for its end.
+    //= P-18
+    #[must_use]
+    pub fn is_read(&self, conn: ConnId) -> bool {
+        if !self.holds_much() {
+            return true;
+        }
+        let Some(session) = self.sessions.get(conn) else {
+            return true;
+        };
+        let mut publishes = false;
+        for (_, channel) in session.channels() {
+            if let Channel::Producer(key) = channel
+                && let Some(producer) = self.producers.get(key)
+            {
+                publishes = true;
+                if producer.assembly.is_some() {
+                    return true;
+                }
+            }
+        }
+        !publishes
+    }
+
+    /// Whether anything waits for room on this core.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.underway.is_some() || !self.waiting.is_empty() || !self.holding.is_empty()
+    }
+
+    /// Whether some pieces of a large message are in the journal and not all: they are not in a queue
+    /// yet, so that nothing may be written that claims to name everything that is live.
+    pub(crate) fn is_in_pieces(&self) -> bool {
+        let underway = self.underway.as_ref();
+        underway.is_some_and(|underway| !underway.places.is_empty())
+    }
+
+    /// Whether a publish may be begun: nothing else is under way here, and what goes to other cores
+    /// finds room on its way.
+    pub(super) fn has_turn(&self, targets: &[Target], bytes: usize) -> bool {
+        let room = u64::from(self.config.limits.parcel_bytes_max);
+        targets.iter().all(|target| {
+            if target.core == self.config.core {
+                self.underway.is_none()
+            } else {
+                let sent = self.peers[usize::from(target.core.0)].publish_bytes;
+                sent == 0 || sent + bytes as u64 <= room
+            }
+        })
+    }
+
+    /// Whether the queues of this core have a place for all of a publish: what has none there is
+    /// refused before any queue has a part of it.
+    pub(super) fn has_place<B: Buffers>(
+        &self,
+        targets: &[Target],
+        bytes: usize,
+        pieces: usize,
+        buffers: &B,
+    ) -> Result<(), Code> {
+        let here = targets
+            .iter()
+            .filter(|target| target.core == self.config.core);
+        let durable = here.clone().filter(|target| target.durable).count();
+        let volatile = here.count() - durable;
+        // A single queue can be told which messages it took.
+        let disk = if targets.len() > 1 || pieces > 1 {
+            durable
+        } else {
+            0
+        };
+        self.has_space(disk * bytes, volatile, bytes, pieces, buffers)
+    }
+
+    fn has_space<B: Buffers>(
+        &self,
+        disk_bytes: usize,
+        volatile: usize,
+        bytes: usize,
+        pieces: usize,
+        buffers: &B,
+    ) -> Result<(), Code> {
+        if disk_bytes > 0 && !self.journal.may_grow() {
+            // Heads, padding and indexes take little beside messages, and beside few of them there
+            // is a block's worth.
+            let need = disk_bytes + disk_bytes / 4 + buffers.buffer_bytes() as usize;
+            if self
+                .journal
+                .publish_space()
+                .is_none_or(|space| space < need as u64)
+            {
+                return Err(Code::DiskFull);
+            }
+        }
+        if volatile > 0 {
+            let body_bytes_max = self.journal.body_bytes_max() as usize;
+            let each = bytes.div_ceil(pieces) + FragmentHead::BYTES;
+            let records = volatile * pieces * if each > body_bytes_max { 2 } else { 1 };
+            let body = each.min(body_bytes_max) as u32;
+            if !self.volatile.takes(buffers, records as u64, body) {
+                return Err(Code::QueueFull);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to copy what nobody else is in the way of.
+    pub(super) fn begin(&mut self, underway: Underway) {
+        assert!(
+            self.underway.is_none(),
+            "one publish is under way at a time"
+        );
+        self.underway = Some(underway);
+    }
+
+    /// Keeps the rest of a frame until there is room for it.
+    pub(super) fn hold_batch(&mut self, key: u64, rest: Group<'_>) {
+        let held = if self.can_hold(rest.bytes.len()) {
+            Held::Batch {
+                first: rest.first,
+                count: rest.count,
+                mandatory: rest.mandatory,
+                bytes: rest.bytes.to_vec(),
+                taken: 0,
+            }
+        } else {
+            Held::Lost {
+                first: rest.first,
+                count: rest.count,
+                bytes: rest.bytes.len() as u32,
+            }
+        };
+        self.hold(key, held);
+    }
+
+    /// Keeps a piece of a large message until there is room for it.
+    pub(super) fn hold_piece(
+        &mut self,
+        key: u64,
+        sequence: u64,
+        head: FragmentHead,
+        mandatory: bool,
+        body: &[u8],
+    ) {
+        let body = if self.can_hold(body.len()) {
+            body.to_vec()
+        } else {
+            Vec::new()
+        };
+        let held = Held::Piece {
+            sequence,
+            head,
+            mandatory,
+            body,
+        };
+        self.hold(key, held);
+    }
+
+    fn can_hold(&self, bytes: usize) -> bool {
+        self.held_bytes + bytes as u64 <= self.config.limits.hold_bytes_max
+    }
+
+    fn hold(&mut self, key: u64, held: Held) {
+        self.held_bytes += held.cost();
+        let producer = self.producers.get_mut(key).expect("its frame is stepped");
+        producer.held.push_back(held);
+        if !producer.holding {
+            producer.holding = true;
+            self.holding.push_back(key);
+        }
+    }
+
+    /// Goes on with what is under way, then with what is held: other cores and producers in turn,
+    /// each in its own order. Call at the end of every turn.
+    pub(crate) fn take_held<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        self.advance(buffers, effects);
+        let mut stuck = 0;
+        loop {
+            let mut moved = false;
+            if self.underway.is_none()
+                && let Some((from, id, publish)) = self.waiting.pop_front()
+            {
+                self.begin_forwarded(from, id, *publish, buffers, effects);
+                moved = true;
+            }
+            if let Some(key) = self.holding.pop_front() {
+                let took = self.take_one(key, buffers, effects);
+                moved |= took;
+                stuck = if took { 0 } else { stuck + 1 };
+                if let Some(producer) = self.producers.get_mut(key) {
+                    if producer.held.is_empty() {
+                        producer.holding = false;
+                        self.dirty(key);
+                    } else {
+                        self.holding.push_back(key);
+                    }
+                }
+            }
+            if !moved && stuck >= self.holding.len() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next thing that a producer holds, or some of it. Returns whether it did.
+    fn take_one<B: Buffers>(&mut self, key: u64, buffers: &mut B, effects: &mut Effects) -> bool {
+        let Some(producer) = self.producers.get_mut(key) else {
+            return true;
+        };
+        let Some(held) = producer.held.pop_front() else {
+            return true;
+        };
+        let cost = held.cost();
+        let (left, took) = match held {
+            Held::Batch {
+                first,
+                count,
+                mandatory,
+                bytes,
+                taken,
+            } => {
+                let batch = Group {
+                    first,
+                    count,
+                    bytes: &bytes[taken..],
+                    mandatory,
+                };
+                let took = self.take_batch(key, batch, buffers, effects);
+                let took = took.expect("it was checked when it came");
+                let left = (took.0 < count).then_some(Held::Batch {
+                    first: first + u64::from(took.0),
+                    count: count - took.0,
+                    mandatory,
+                    bytes,
+                    taken: taken + took.1,
+                });
+                (left, took.0 > 0)
+            }
+            Held::Piece {
+                sequence,
+                head,
+                mandatory,
+                body,
+            } => {
+                let took = self.take_piece(key, sequence, head, mandatory, &body, buffers, effects);
+                let left = (!took).then_some(Held::Piece {
+                    sequence,
+                    head,
+                    mandatory,
+                    body,
+                });
+                (left, took)
+            }
+            Held::Whole {
+                sequence,
+                last_bytes,
+                assembly,
+            } => {
+                let left = self.take_whole(key, sequence, last_bytes, assembly, buffers, effects);
+                let took = left.is_none();
+                (left, took)
+            }
+            Held::Lost {
+                first,
+                count,
+                bytes,
+            } => {
+                self.refuse_span(key, (first, count, bytes), Code::Overloaded);
+                (None, true)
+            }
+        };
+        let producer = self.producers.get_mut(key).expect("taking drops nobody");
+        match left {
+            Some(left) => producer.held.push_front(left),
+            None => self.held_bytes -= cost,
+        }
+        took
+    }
+
+    fn refuse_span(&mut self, key: u64, (first, count, bytes): (u64, u32, u32), code: Code) {
+        let none = Group {
+            first,
+            count,
+            bytes: &[],
+            mandatory: false,
+        };
+        let span = Span {
+            bytes,
+            failed: Some(code),
+            kept: 0,
+            ..Span::of(none)
+        };
+        self.push_span(key, span);
+    }
+
+    /// Takes a piece of a large message; the last one makes it whole. Returns whether it could: the
+    /// first one waits until there is memory for all.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a frame in its parts, and the turn's memory"
+    )]
+    pub(super) fn take_piece<B: Buffers>(
+        &mut self,
+        key: u64,
+        sequence: u64,
+        head: FragmentHead,
+        mandatory: bool,
+        body: &[u8],
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> bool {
+        if head.offset == 0 && !self.start_assembly(key, head, mandatory, body.is_empty()) {
+            return false;
+        }
+        let now = self.now;
+        let producer = self.producers.get_mut(key).expect("its frame is stepped");
+        let mut assembly = producer.assembly.take().expect("its first piece was taken");
+        if body.is_empty() && assembly.refused.is_none() {
+            self.assembly_bytes -= assembly.reserved();
+            assembly.refused = Some(Code::Overloaded);
+            assembly.bodies = Vec::new();
+        }
+        let piece_bytes = head.piece_bytes();
+        let bytes = padded(piece_bytes) as u64;
+        assembly.arrived += piece_bytes as u32;
+        assembly.heard = now;
+        if assembly.refused.is_none() {
+            assembly.bodies.extend_from_slice(body);
+        }
+        if !head.is_last() {
+            // The piece has come to rest in the memory reserved for its message.
+            producer.settled.1 += bytes;
+            producer.assembly = Some(assembly);
+            self.dirty(key);
+            return true;
+        }
+        let last_bytes = bytes as u32;
+        let left = self.take_whole(key, sequence, last_bytes, assembly, buffers, effects);
+        if let Some(whole) = left {
+            // It waits in front of whatever else is held, and takes nothing more of the hold.
+            self.held_bytes += whole.cost();
+            let producer = self.producers.get_mut(key).expect("its frame is stepped");
+            producer.held.push_front(whole);
+            if !producer.holding {
+                producer.holding = true;
+                self.holding.push_back(key);
+            }
+        }
+        true
+    }
+
+    /// Reserves the memory of a large message. Returns whether there was any: those who find none are
+    /// served in turn.
+    fn start_assembly(
+        &mut self,
+        key: u64,
+        head: FragmentHead,
+        mandatory: bool,
+        lost: bool,
+    ) -> bool {
+        let producer = self.producers.get(key).expect("its frame is stepped");
+        let agreed = self.sessions.get(producer.conn).and_then(|s| s.agreed());
+        let message_bytes_max = agreed.map_or(0, |agreed| agreed.message_bytes_max);
+        //= P-22
+        let refused = if head.message_bytes > message_bytes_max {
+            Some(Code::MessageTooLarge)
+        } else if lost {
+            Some(Code::Overloaded)
+        } else {
+            None
+        };
+        let mut bodies = Vec::new();
+        if refused.is_none() {
+            if !self.reserve_large(key, u64::from(head.message_bytes)) {
+                return false;
+            }
+            let pieces = (head.message_bytes as usize).div_ceil(FRAGMENT_BYTES_MAX);
+            bodies.reserve_exact(head.message_bytes as usize + pieces * FragmentHead::BYTES);
+        }
+        let heard = self.now;
+        let producer = self.producers.get_mut(key).expect("it was just looked at");
+        producer.assembly = Some(Assembly {
+            message_bytes: head.message_bytes,
+            arrived: 0,
+            heard,
+            bodies,
+            refused,
+            mandatory,
+        });
+        true
+    }
+
+    fn reserve_large(&mut self, key: u64, bytes: u64) -> bool {
+        while let Some(first) = self.large_waits.front()
+            && self.producers.get(*first).is_none()
+        {
+            self.large_waits.pop_front();
+        }
+        let is_next = self.large_waits.front().is_none_or(|first| *first == key);
+        let room = self.config.limits.assembly_bytes_max;
+        let fits = self.assembly_bytes == 0 || self.assembly_bytes + bytes <= room;
+        if is_next && fits {
+            self.large_waits.pop_front();
+            self.assembly_bytes += bytes;
+            return true;
+        }
+        if !self.large_waits.contains(&key) {
+            self.large_waits.push_back(key);
+        }
+        false
+    }
+
+    /// Gives up large messages whose senders are silent although they may send, while others wait for
+    /// their memory.
+    pub(crate) fn refuse_stalled(&mut self) {
+        if self.large_waits.is_empty() {
+            return;
+        }
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.extend(self.producers.keys());
+        for key in keys.drain(..) {
+            let producer = self.producers.get_mut(key).expect("it was just found");
+            let (Some(assembly), Some(arriving)) = (&mut producer.assembly, &producer.arriving)
+            else {
+                continue;
+            };
+            let head = FragmentHead {
+                message_bytes: assembly.message_bytes,
+                offset: assembly.arrived,
+            };
+            let may_send =
+                producer.granted.1 - producer.used.1 >= padded(head.piece_bytes()) as u64;
+            let is_silent = self.now.ms_since(assembly.heard) >= LARGE_PATIENCE_MS;
+            if arriving.arrived == assembly.arrived && may_send && is_silent {
+                self.assembly_bytes -= assembly.reserved();
+                assembly.refused = assembly.refused.or(Some(Code::TimedOut));
+                assembly.bodies = Vec::new();
+            }
+        }
+        self.keys = keys;
+    }
+
+    /// A large message is whole: it is routed like any other, and gives its memory back when the last
+    /// queue has it. Gives it back itself if it must wait.
+    fn take_whole<B: Buffers>(
+        &mut self,
+        key: u64,
+        sequence: u64,
+        last_bytes: u32,
+        mut assembly: Assembly,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<Held> {
+        let what = (sequence, 1, last_bytes);
+        if let Some(code) = assembly.refused {
+            self.refuse_span(key, what, code);
+            return None;
+        }
+        let first = &assembly.bodies[FragmentHead::BYTES..];
+        let message = envelope::open(&first[..FRAGMENT_BYTES_MAX]).expect("it was checked");
+        let producer = self.producers.get(key).expect("its frame is stepped");
+        let origin = (producer.id, producer.epoch);
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        let unknown = self
+            .router
+            .resolve(
+                producer.tenant,
+                message.exchange(),
+                message.routing_key(),
+                message.headers(),
+                &mut targets,
+            )
+            .is_err();
+        let judged = self.judge_whole(key, sequence, origin, &targets, unknown, &assembly, buffers);
+        let here = self.config.core;
+        let left = match judged {
+            Err(code) => {
+                self.assembly_bytes -= assembly.reserved();
+                self.refuse_span(key, what, code);
+                None
+            }
+            Ok(None) => Some(()),
+            Ok(Some(level)) => {
+                let (queues, others) = by_core(&targets, here);
+                let number = self.next_span(key);
+                let span = Span {
+                    first: sequence,
+                    last: sequence,
+                    messages: 1,
+                    bytes: last_bytes,
+                    waits: others.len() as u32 + u32::from(!queues.is_empty()),
+                    block: 0,
+                    level,
+                    failed: None,
+                    kept: 1,
+                    stored: false,
+                };
+                self.push_span(key, span);
+                let underway = Underway {
+                    origin: Origin::Producer {
+                        key,
+                        span: number,
+                        others,
+                    },
+                    producer: origin.0,
+                    epoch: origin.1,
+                    first: sequence,
+                    count: 1,
+                    large: Some(assembly.message_bytes),
+                    bytes: std::mem::take(&mut assembly.bodies),
+                    queues,
+                    at: 0,
+                    done: Done::default(),
+                    places: Vec::new(),
+                    block: 0,
+                    stored: 0,
+                };
+                if underway.queues.is_empty() {
+                    self.finish(underway, Ok(()), effects);
+                } else {
+                    self.begin(underway);
+                    self.advance(buffers, effects);
+                }
+                None
+            }
+        };
+        self.targets = targets;
+        left.map(|()| Held::Whole {
+            sequence,
+            last_bytes,
+            assembly,
+        })
+    }
+
+    /// Whether a large message may be begun now, and which level its queues reach; `None` = later.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a message in its parts, and the turn's memory"
+    )]
+    fn judge_whole<B: Buffers>(
+        &self,
+        key: u64,
+        sequence: u64,
+        (id, epoch): (ProducerId, u32),
+        targets: &[Target],
+        unknown: bool,
+        assembly: &Assembly,
+        buffers: &B,
+    ) -> Result<Option<Level>, Code> {
+        let producer = self.producers.get(key).expect("its frame is stepped");
+        let level = self.judge(producer, targets, unknown, assembly.mandatory)?;
+        let here = |target: &&Target| target.core == self.config.core;
+        if self.underway.is_some() && targets.iter().any(|target| here(&target)) {
+            return Ok(None);
+        }
+        let is_known = targets
+            .iter()
+            .filter(here)
+            .all(|target| self.dedup.judge(id, epoch, target.queue, sequence) == Seen::Before);
+        if !is_known {
+            let bytes = assembly.message_bytes as usize;
+            if self.overflows(targets, 1, bytes) {
+                return Err(Code::QueueFull);
+            }
+            self.has_place(targets, bytes, bytes.div_ceil(FRAGMENT_BYTES_MAX), buffers)?;
+        }
+        Ok(Some(level))
+    }
+
+    /// Takes messages that another core forwards; the answer waits until they are durable.
+    pub(crate) fn take_forwarded<B: Buffers>(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        publish: Box<RemotePublish>,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        if self.underway.is_some() || !self.waiting.is_empty() {
+            self.waiting.push_back((from, id, publish));
+        } else {
+            self.begin_forwarded(from, id, *publish, buffers, effects);
+        }
+    }
+
+    fn begin_forwarded<B: Buffers>(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        publish: RemotePublish,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let judged = self.judge_forwarded(&publish, buffers);
+        let (count, refused) = match judged {
+            Ok(count) if count == publish.count => (count, None),
+            Ok(count) => (count, Some(Code::QueueFull)),
+            Err(code) => (0, Some(code)),
+        };
+        let mut bytes = publish.bytes;
+        if publish.fragment.is_none() && count < publish.count {
+            bytes.truncate(prefix_bytes(&bytes, count));
+        }
+        let underway = Underway {
+            origin: Origin::Core { from, id, refused },
+            producer: publish.producer,
+            epoch: publish.epoch,
+            first: publish.first.0,
+            count,
+            large: publish.fragment.map(|head| head.message_bytes),
+            bytes,
+            queues: if count > 0 {
+                publish.queues
+            } else {
+                Vec::new()
+            },
+            at: 0,
+            done: Done::default(),
+            places: Vec::new(),
+            block: 0,
+            stored: 0,
+        };
+        self.begin(underway);
+        self.advance(buffers, effects);
+    }
+
+    /// How many messages of a forwarded publish the queues of this core take: all, or those for which
+    /// a single queue has room.
+    fn judge_forwarded<B: Buffers>(
+        &self,
+        publish: &RemotePublish,
+        buffers: &B,
+    ) -> Result<u32, Code> {
+        let (bytes, pieces) = match publish.fragment {
+            Some(head) => {
+                let bytes = head.message_bytes as usize;
+                (bytes, bytes.div_ceil(FRAGMENT_BYTES_MAX))
+            }
+            None => (publish.bytes.len(), 1),
+        };
+        let first = publish.first.0;
+        let mut count = publish.count;
+        let (mut durable, mut volatile, mut known) = (0, 0, 0);
+        let mut is_new = false;
+        for queue in &publish.queues {
+            let Some(state) = self.queues.get(*queue) else {
+                continue;
+            };
+            known += 1;
+            if state.damaged {
+                return Err(Code::QueueDamaged);
+            }
+            if state.durable {
+                self.admits()?;
+            }
+            let seen = self
+                .dedup
+                .judge(publish.producer, publish.epoch, *queue, first);
+            if seen == Seen::Before && publish.count == 1 {
+                continue;
+            }
+            is_new = true;
+            durable += usize::from(state.durable);
+            volatile += usize::from(!state.durable);
+            if state.queue.would_overflow(publish.count, bytes as u64) {
+                // What of it fits is taken, as on the producer's own core. Other queues would need an
+                // answer of their own for each message.
+                let is_alone = publish.queues.len() == 1 && publish.fragment.is_none();
+                count = if is_alone {
+                    self.fits(*queue, publish)
+                } else {
+                    0
+                };
+                if count == 0 {
+                    return Err(Code::QueueFull);
+                }
+            }
+        }
+        if known == 0 {
+            return Err(Code::QueueUnknown);
+        }
+        if is_new {
+            self.has_space(durable * bytes, volatile, bytes, pieces, buffers)?;
+        }
+        Ok(count)
+    }
+
+    /// How many messages at the start of a forwarded publish a queue has room for; those that it has
+    /// need none.
+    fn fits(&self, queue: QueueId, publish: &RemotePublish) -> u32 {
+        let state = self.queues.get(queue).expect("it was just looked at");
+        let (mut taken, mut end) = (0, 0);
+        let (mut count, mut bytes) = (0, 0);
+        while taken < publish.count {
+            let length = envelope::length_of(&publish.bytes[end..]).expect("it was checked");
+            let sequence = publish.first.0 + u64::from(taken);
+            let seen = self
+                .dedup
+                .judge(publish.producer, publish.epoch, queue, sequence);
+            if seen != Seen::Before {
+                count += 1;
+                bytes += padded(length) as u64;
+                if state.queue.would_overflow(count, bytes) {
+                    break;
+                }
+            }
+            end += padded(length);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Copies what is under way on into its queues, until it must stop or all have it.
+    fn advance<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let Some(mut underway) = self.underway.take() else {
+            return;
+        };
+        let mut outcome = Ok(());
+        while underway.at < underway.queues.len() {
+            let queue = underway.queues[underway.at];
+            let stop = match underway.large {
+                Some(bytes) => self.append_pieces(&mut underway, queue, bytes, buffers, effects),
+                None => {
+                    let group = Group {
+                        first: underway.first,
+                        count: underway.count,
+                        bytes: &underway.bytes,
+                        mandatory: false,
+                    };
+                    let origin = (underway.producer, underway.epoch);
+                    let put =
+                        self.append_some(queue, origin, group, underway.done, buffers, effects);
+                    underway.block = underway.block.max(put.block);
+                    underway.done = put.done;
+                    put.stop
+                }
+            };
+            match stop {
+                None => {
+                    underway.at += 1;
+                    underway.done = Done::default();
+                    underway.stored += 1;
+                }
+                Some(Stop::Disk) if underway.stored == 0 && underway.done.messages == 0 => {
+                    outcome = Err(Code::DiskFull);
+                    break;
+                }
+                Some(Stop::Wait | Stop::Disk) => {
+                    self.underway = Some(underway);
+                    return;
+                }
+                Some(Stop::Refused(code)) => {
+                    let partly = underway.stored > 0 || underway.done.messages > 0;
+                    outcome = Err(if partly { Code::Indeterminate } else { code });
+                    break;
+                }
+            }
+        }
+        self.finish(underway, outcome, effects);
+    }
+
+    /// Appends the pieces of a large message to a queue of this core, from where it stopped before.
+    fn append_pieces<B: Buffers>(
+        &mut self,
+        underway: &mut Underway,
+        queue: QueueId,
+        message_bytes: u32,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<Stop> {
+        let (producer, epoch, sequence) = (underway.producer, underway.epoch, underway.first);
+        if underway.places.is_empty() {
+            match self.known(queue, producer, epoch, sequence) {
+                Ok(None) => {}
+                Ok(Some(block)) => {
+                    underway.block = underway.block.max(block);
+                    return None;
+                }
+                Err(code) => return Some(Stop::Refused(code)),
+            }
+        }
+        let Some(state) = self.queues.get_mut(queue) else {
+            // Deleted since it was begun, with everything in it.
+            self.drop_pieces(underway, effects);
+            return None;
+        };
+        let head = RunHead {
+            producer,
+            producer_epoch: epoch,
+            producer_sequence: Sequence(sequence),
+            ..RunHead::of_queue(state.partition, queue, state.queue.next_sequence())
+        };
+        let durable = state.durable;
+        let bodies = underway
+            .bytes
+            .chunks(FragmentHead::BYTES + FRAGMENT_BYTES_MAX)
+            .enumerate()
+            .skip(underway.places.len());
+        let mut stop = None;
+        for (number, body) in bodies {
+            let appended = if durable {
+                self.journal.append_fragment(buffers, effects, &head, body)
+            } else {
+                self.volatile
+                    .append_fragment(buffers, effects, &head, number as u32, body)
+            };
+            match appended {
+                Ok(place) => underway.places.push(place),
+                Err(reason) => {
+                    stop = Some(Stop::of(reason));
+                    break;
+                }
+            }
+        }
+        match stop {
+            None => {}
+            Some(Stop::Wait) => return stop,
+            Some(Stop::Disk | Stop::Refused(_)) => {
+                // Room comes with a checkpoint, which must not come between pieces.
+                self.drop_pieces(underway, effects);
+                return stop;
+            }
+        }
+        let state = self.queues.get_mut(queue).expect("it was just looked at");
+        let bytes = padded(message_bytes as usize) as u32;
+        let places = std::mem::take(&mut underway.places);
+        state
+            .queue
+            .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
+        //= P-38
+        self.dedup
+            .store(producer, epoch, queue, (sequence, sequence));
+        underway.block = underway.block.max(self.appended(queue));
+        None
+    }
+
+    /// Pieces without their last one are no message; recovery drops them too.
+    fn drop_pieces(&mut self, underway: &mut Underway, effects: &mut Effects) {
+        for place in underway.places.drain(..) {
+            if is_volatile(place) {
+                self.volatile.drop_live(place, 1, effects);
+            } else {
+                self.journal.drop_live(place.segment, 1);
+            }
+        }
+    }
+
+    /// What was under way has come to an end on this core.
+    fn finish(&mut self, mut underway: Underway, outcome: Result<(), Code>, effects: &mut Effects) {
+        assert!(underway.places.is_empty(), "every piece is in a queue");
+        match underway.origin {
+            Origin::Producer { key, span, others } => {
+                let is_large = underway.large.is_some();
+                if !underway.queues.is_empty() {
+                    self.span_stored(key, span, outcome.map(|()| underway.block));
+                }
+                let bytes = std::mem::take(&mut underway.bytes);
+                if is_large {
+                    let rest = LargeRest {
+                        key,
+                        span,
+                        producer: underway.producer,
+                        epoch: underway.epoch,
+                        sequence: underway.first,
+                        message_bytes: underway.large.unwrap_or(0),
+                        others,
+                    };
+                    self.forward_large(rest, bytes, outcome, effects);
+                }
+            }
+            Origin::Core { from, id, refused } => {
+                let mut bytes = underway.bytes;
+                if underway.large.is_none() {
+                    bytes.clear();
+                }
+                let waits = ForwardedPublish {
+                    from,
+                    id,
+                    outcome: outcome.and(refused.map_or(Ok(()), Err)),
+                    taken: if outcome.is_ok() { underway.count } else { 0 },
+                    bytes,
+                };
+                if underway.block <= self.journal.durable_block().0 || self.failed {
+                    self.answer_one_forwarded(underway.block, waits, effects);
+                } else {
+                    self.forwarded.push_back((underway.block, waits));
+                }
+            }
+        }
+    }
+
+    /// Gives up what is under way: the broker shuts down and its producer is gone.
+    pub(crate) fn abandon(&mut self, effects: &mut Effects) {
+        if let Some(mut underway) = self.underway.take() {
+            self.drop_pieces(&mut underway, effects);
+            self.finish(underway, Err(Code::Indeterminate), effects);
+        }
+    }
+
+    /// The queues of this core have a span, or one of them refused it.
+    fn span_stored(&mut self, key: u64, span: u64, outcome: Result<u64, Code>) {
+        let Some(producer) = self.producers.get_mut(key) else {
+            return;
+        };
+        producer.stored(span, outcome);
+        let block = outcome.unwrap_or(0);
+        if block > producer.waits_for && block > self.journal.durable_block().0 && !self.failed {
+            producer.waits_for = block;
+            self.confirm_waits.push_back((block, key));
+        }
+        self.dirty(key);
+    }
+
+    /// Sends a large message to the next of the other cores, if there is one, or gives its memory
+    /// back: one copy of it travels from core to core.
+    pub(crate) fn forward_large(
+        &mut self,
+        mut rest: LargeRest,
+        bytes: Vec<u8>,
+        outcome: Result<(), Code>,
+        effects: &mut Effects,
+    ) {
+        let producer = self.producers.get_mut(rest.key);
+        // What is refused at once is asked of nobody else: refused means in no queue (P-39).
+        if let Err(code) = outcome
+            && let Some(producer) = producer
+            && !producer.is_stored(rest.span)
+        {
+            for _ in rest.others.drain(..) {
+                producer.answered(rest.span, Err(code), 0);
+            }
+            self.dirty(rest.key);
+        }
+        let Some((core, queues)) = rest.others.pop() else {
+            self.assembly_bytes -= u64::from(rest.message_bytes);
+            return;
+        };
+        let request = Request::Publish(Box::new(RemotePublish {
+            producer: rest.producer,
+            epoch: rest.epoch,
+            first: Sequence(rest.sequence),
+            count: 1,
+            queues,
+            fragment: Some(FragmentHead {
+                message_bytes: rest.message_bytes,
+                offset: 0,
+            }),
+            bytes,
+        }));
+        self.ask(core, request, Waiter::Large(Box::new(rest)), effects);
+    }
+}
+
+/// A large message that other cores get, one after the other.
+#[derive(Debug)]
+pub struct LargeRest {
+    /// Its producer here; it may be gone.
+    pub key: u64,
+    /// Number of its span.
+    pub span: u64,
+    producer: ProducerId,
+    epoch: u32,
+    sequence: u64,
+    message_bytes: u32,
+    others: Vec<(CoreId, Vec<QueueId>)>,
+}
+
+/// Padded bytes of so many messages at the start.
+fn prefix_bytes(messages: &[u8], count: u32) -> usize {
+    (0..count).fold(0, |end, _| {
+        end + padded(envelope::length_of(&messages[end..]).expect("it was checked"))
+    })
+}
+
+/// The queues of this core among targets, and those of each other core.
+fn by_core(targets: &[Target], here: CoreId) -> (Vec<QueueId>, Vec<(CoreId, Vec<QueueId>)>) {
+    let mut local = Vec::new();
+    let mut others: Vec<(CoreId, Vec<QueueId>)> = Vec::new();
+    for target in targets {
+        if target.core == here {
+            local.push(target.queue);
+        } else if let Some((_, queues)) = others.iter_mut().find(|other| other.0 == target.core) {
+            queues.push(target.queue);
+        } else {
+            others.push((target.core, vec![target.queue]));
+        }
+    }
+    (local, others)
+}

@@ -1,0 +1,148 @@
+//! The whole path of a message allocates nothing per message: publish, route, journal, deliver and
+//! settle, over one queue, a thousand, another core, messages that come back, and a backlog read from
+//! disk. Counted by the allocator itself. Does not know whether what is done is right.
+
+#[path = "allocations/count.rs"]
+mod allocations;
+#[path = "memory/client.rs"]
+mod client;
+#[path = "memory/machine.rs"]
+mod machine;
+
+use client::{Consumer, Producer};
+use machine::{Machine, Size};
+use ringpost_engine::data::journal::record::RECORD_HEAD_BYTES;
+
+const BATCH: u32 = 1_024;
+const WINDOW: u64 = 8_192;
+/// Bytes of a message with its padding.
+const MESSAGE_BYTES: u64 = 176;
+/// Turns in which everything that is kept and used again grows to its size.
+const WARM_TURNS: u32 = 1_500;
+const TURNS: u32 = 500;
+/// What a checkpoint may allocate, and for each queue in it.
+const CHECKPOINT_MAX: u64 = 64;
+const PER_QUEUE_MAX: u64 = 6;
+/// What a turn may allocate: requests to other cores, the vectors of a window.
+const PER_TURN_MAX: u64 = 8;
+
+fn size(cores: u16) -> Size {
+    Size {
+        cores,
+        buffers: 64,
+        segment_bytes: 8 << 20,
+        slots_max: 256,
+    }
+}
+
+/// Counts what `turn` allocates once it is warm; `turn` says how many messages it moved.
+fn check(
+    what: &str,
+    machine: &mut Machine,
+    queues: u32,
+    mut turn: impl FnMut(&mut Machine) -> u64,
+) {
+    for _ in 0..WARM_TURNS {
+        turn(machine);
+    }
+    let (before, checkpoints) = (allocations::count(), machine.checkpoints(0));
+    let mut messages = 0;
+    for _ in 0..TURNS {
+        messages += turn(machine);
+    }
+    let counted = allocations::count() - before;
+    let checkpoints = machine.checkpoints(0) - checkpoints;
+    println!(
+        "{what}: {counted} allocations for {messages} messages in {TURNS} turns with {checkpoints} checkpoints"
+    );
+    assert!(messages > u64::from(TURNS) * 100, "{what}: something moves");
+    let checkpoint_max = CHECKPOINT_MAX + PER_QUEUE_MAX * u64::from(queues);
+    let most = PER_TURN_MAX * u64::from(TURNS) + checkpoint_max * checkpoints;
+    assert!(
+        counted <= most,
+        "{what}: {counted} allocations in {TURNS} turns, at most {most} are due"
+    );
+}
+
+/// Publishes to queues, and consumes them on `at`; `requeue`: the last of each delivery comes back.
+fn flow(what: &str, cores: u16, (queues, partition): (u32, Option<u16>), requeue: bool) {
+    let mut machine = Machine::start(size(cores));
+    let names = client::declare(&mut machine, "queue-", queues, partition);
+    let mut producer = Producer::open(&mut machine, 0, &names, BATCH, 100);
+    let mut consumer = Consumer::open(&mut machine, 0, &names, 4_096);
+    check(what, &mut machine, queues, |machine| {
+        producer.publish(machine, WINDOW);
+        machine.turn();
+        consumer.work(machine, requeue)
+    });
+    assert_eq!(consumer.redelivered > 0, requeue);
+}
+
+#[test]
+fn one_queue() {
+    flow("one queue", 1, (1, None), false);
+}
+
+#[test]
+fn a_thousand_queues() {
+    flow("a thousand queues", 1, (1_000, None), false);
+}
+
+#[test]
+fn a_queue_of_another_core() {
+    flow("another core", 2, (1, Some(1)), false);
+}
+
+#[test]
+fn messages_that_come_back() {
+    flow("requeue", 1, (1, None), true);
+}
+
+#[test]
+fn a_backlog() {
+    let mut machine = Machine::start(size(1));
+    let names = client::declare(&mut machine, "queue-", 1, None);
+    let mut producer = Producer::open(&mut machine, 0, &names, BATCH, 100);
+    while producer.published() < 3_000_000 {
+        producer.publish(&mut machine, WINDOW);
+        machine.turn();
+    }
+    let mut consumer = Consumer::open(&mut machine, 0, &names, 4_096);
+    check("a backlog", &mut machine, 1, |machine| {
+        machine.turn();
+        consumer.work(machine, false)
+    });
+    let (reads, bytes) = machine.reads(0);
+    let each = bytes / consumer.delivered;
+    println!("{reads} reads, {each} bytes a message of {MESSAGE_BYTES}");
+    assert!(reads > 0, "it came from disk");
+    assert!(each <= MESSAGE_BYTES * 5 / 4, "what is read is read once");
+}
+
+#[test]
+fn a_backlog_of_queues_that_lie_between_each_other() {
+    const QUEUES: u32 = 100;
+    let mut machine = Machine::start(size(1));
+    let names = client::declare(&mut machine, "queue-", QUEUES, None);
+    let mut producer = Producer::open(&mut machine, 0, &names, BATCH, 100);
+    while producer.published() < 1_000_000 {
+        producer.publish(&mut machine, WINDOW);
+        machine.turn();
+    }
+    let mut consumer = Consumer::open(&mut machine, 0, &names, 4_096);
+    for _ in 0..20_000 {
+        machine.turn();
+        consumer.work(&mut machine, false);
+        if consumer.delivered == producer.published() {
+            break;
+        }
+    }
+    assert_eq!(consumer.delivered, producer.published());
+    let (reads, bytes) = machine.reads(0);
+    let each = bytes / consumer.delivered;
+    println!("{QUEUES} queues: {reads} reads, {each} bytes a message of {MESSAGE_BYTES}");
+    assert!(reads > 0, "it came from disk");
+    // Each lies alone in a record; a record across two windows costs a read of its own.
+    let record_bytes = MESSAGE_BYTES + u64::from(RECORD_HEAD_BYTES);
+    assert!(each <= 3 * record_bytes, "they share what is read");
+}

@@ -1,0 +1,317 @@
+//! Cores on a machine that is all memory: a device that has written what it is given by the next
+//! turn, lanes between cores, sockets that take everything. Does not know what clients want.
+
+#![allow(dead_code)]
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use ringpost_engine::input::{FileReply, Input};
+use ringpost_engine::mesh::MeshMessage;
+use ringpost_engine::{BufferId, ConnId, Mono, OpId};
+use ringpost_wire::ids::CoreId;
+
+/// Bytes of a buffer, and so of the largest block.
+pub const BUFFER_BYTES: u32 = 256 << 10;
+
+/// What a machine has.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Cores.
+    pub cores: u16,
+    /// Buffers of each.
+    pub buffers: u32,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Most slots of each core.
+    pub slots_max: u32,
+}
+
+struct Pool {
+    bytes: Vec<Vec<u8>>,
+    /// Holders of each buffer: the engine, and operations in flight.
+    holders: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl Pool {
+    fn new(count: u32) -> Self {
+        Self {
+            bytes: (0..count).map(|_| vec![0; BUFFER_BYTES as usize]).collect(),
+            holders: vec![0; count as usize],
+            free: (0..count).rev().collect(),
+        }
+    }
+
+    fn release(&mut self, buffer: BufferId) {
+        let holders = &mut self.holders[buffer.0 as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.free.push(buffer.0);
+        }
+    }
+}
+
+impl Buffers for Pool {
+    fn buffer_bytes(&self) -> u32 {
+        BUFFER_BYTES
+    }
+
+    fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    fn acquire(&mut self) -> Option<BufferId> {
+        let id = self.free.pop()?;
+        self.holders[id as usize] = 1;
+        Some(BufferId(id))
+    }
+
+    fn bytes(&self, buffer: BufferId, range: Range<u32>) -> &[u8] {
+        &self.bytes[buffer.0 as usize][range.start as usize..range.end as usize]
+    }
+
+    fn open_bytes(&mut self, buffer: BufferId, from: u32) -> &mut [u8] {
+        &mut self.bytes[buffer.0 as usize][from as usize..]
+    }
+
+    fn seal(&mut self, _buffer: BufferId, _upto: u32) {}
+}
+
+/// Something that is done, to be told in the next turn.
+enum Done {
+    Io(OpId, BufferId),
+    File(OpId),
+    Sent(ConnId, u32),
+}
+
+struct Place {
+    core: Core,
+    pool: Pool,
+    effects: Effects,
+    slots: Vec<Vec<u8>>,
+    done: VecDeque<Done>,
+    mail: VecDeque<(CoreId, MeshMessage)>,
+    /// What each connection was sent and has not taken, by its number.
+    received: Vec<Vec<u8>>,
+    reads: u64,
+    read_bytes: u64,
+    checkpoints: u64,
+}
+
+/// Cores, with everything they need.
+pub struct Machine {
+    places: Vec<Place>,
+    now: Mono,
+}
+
+impl Machine {
+    /// A machine whose cores have started on empty directories.
+    pub fn start(size: Size) -> Self {
+        let now = Mono(1_000_000_000);
+        let place = |core| {
+            let buffers = u64::from(size.buffers) * u64::from(BUFFER_BYTES);
+            let config = CoreConfig {
+                core: CoreId(core),
+                cores: size.cores,
+                partitions: 64,
+                cluster: 7,
+                segment_bytes: size.segment_bytes,
+                server: "memory".into(),
+                limits: Limits {
+                    hold_bytes_max: buffers / 2,
+                    window_bytes_max: 16 << 20,
+                    buffers_free_min: size.buffers / 4 + 5,
+                    slots_max: size.slots_max,
+                    ..Limits::default()
+                },
+            };
+            Place {
+                core: Core::boot(config, Found::default(), now),
+                pool: Pool::new(size.buffers),
+                effects: Effects::default(),
+                slots: Vec::new(),
+                done: VecDeque::new(),
+                mail: VecDeque::new(),
+                received: Vec::new(),
+                reads: 0,
+                read_bytes: 0,
+                checkpoints: 0,
+            }
+        };
+        let mut machine = Self {
+            places: (0..size.cores).map(place).collect(),
+            now,
+        };
+        for _ in 0..1_000 {
+            machine.turn();
+            if machine.places.iter().all(|place| place.core.is_running()) {
+                return machine;
+            }
+        }
+        panic!("a core does not start");
+    }
+
+    /// A new connection on a core.
+    pub fn connect(&mut self, core: usize) -> ConnId {
+        let place = &mut self.places[core];
+        let conn = ConnId(1 << 32 | place.received.len() as u64);
+        place.received.push(Vec::new());
+        place.step(self.now, Input::Opened { conn });
+        conn
+    }
+
+    /// Whole frames arrive on a connection.
+    pub fn send(&mut self, core: usize, conn: ConnId, bytes: &[u8]) {
+        self.places[core].step(self.now, Input::Frames { conn, bytes });
+    }
+
+    /// What a connection was sent; the caller empties it.
+    pub fn received(&mut self, core: usize, conn: ConnId) -> &mut Vec<u8> {
+        &mut self.places[core].received[(conn.0 & u64::from(u32::MAX)) as usize]
+    }
+
+    /// Ends a turn of every core and does what they ask for. What is done is told in the next one.
+    pub fn turn(&mut self) {
+        self.now = Mono(self.now.0 + 200_000);
+        for core in 0..self.places.len() {
+            let place = &mut self.places[core];
+            place.hear(self.now);
+            place.step(self.now, Input::TurnEnd);
+            place.perform();
+            let mut effects = std::mem::take(&mut place.effects);
+            for effect in effects.list.drain(..) {
+                if let Effect::Mesh { to, message } = effect {
+                    let mail = &mut self.places[usize::from(to.0)].mail;
+                    mail.push_back((CoreId(core as u16), message));
+                }
+            }
+            effects.clear();
+            self.places[core].effects = effects;
+        }
+    }
+
+    /// The engine of a core.
+    pub fn core(&self, core: usize) -> &Core {
+        &self.places[core].core
+    }
+
+    /// Checkpoints written so far.
+    pub fn checkpoints(&self, core: usize) -> u64 {
+        self.places[core].checkpoints
+    }
+
+    /// Reads from the device so far, and their bytes.
+    pub fn reads(&self, core: usize) -> (u64, u64) {
+        (self.places[core].reads, self.places[core].read_bytes)
+    }
+}
+
+impl Place {
+    #[inline(never)]
+    fn step(&mut self, now: Mono, input: Input<'_>) {
+        self.core
+            .step(now, input, &mut self.pool, &mut self.effects);
+    }
+
+    fn hear(&mut self, now: Mono) {
+        self.step(now, Input::Tick { wall_us: now.0 });
+        for _ in 0..self.done.len() {
+            let input = match self.done.pop_front().expect("it was counted") {
+                Done::Io(op, buffer) => {
+                    self.pool.release(buffer);
+                    let result = Ok(());
+                    Input::Io { op, buffer, result }
+                }
+                Done::File(op) => {
+                    let result = Ok(FileReply::Done);
+                    Input::File { op, result }
+                }
+                Done::Sent(conn, bytes) => Input::Sent { conn, bytes },
+            };
+            self.step(now, input);
+        }
+        for _ in 0..self.mail.len() {
+            let (from, message) = self.mail.pop_front().expect("it was counted");
+            self.step(now, Input::Mesh { from, message });
+        }
+    }
+
+    fn perform(&mut self) {
+        for effect in &self.effects.list {
+            match effect {
+                Effect::Send { conn, range } => {
+                    let bytes = &self.effects.bytes[range.start as usize..range.end as usize];
+                    let idx = (conn.0 & u64::from(u32::MAX)) as usize;
+                    self.received[idx].extend_from_slice(bytes);
+                    self.done.push_back(Done::Sent(*conn, bytes.len() as u32));
+                }
+                Effect::SendBuffer {
+                    conn,
+                    buffer,
+                    range,
+                } => {
+                    let bytes = self.pool.bytes(*buffer, range.clone());
+                    let idx = (conn.0 & u64::from(u32::MAX)) as usize;
+                    self.received[idx].extend_from_slice(bytes);
+                    self.done.push_back(Done::Sent(*conn, bytes.len() as u32));
+                }
+                Effect::Write {
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                } => {
+                    let bytes = self.pool.bytes(*buffer, range.clone());
+                    let at = *position as usize;
+                    self.slots[slot.0 as usize][at..at + bytes.len()].copy_from_slice(bytes);
+                    self.pool.holders[buffer.0 as usize] += 1;
+                    self.done.push_back(Done::Io(*op, *buffer));
+                }
+                Effect::Read {
+                    op,
+                    slot,
+                    position,
+                    buffer,
+                    range,
+                } => {
+                    let bytes = &mut self.pool.bytes[buffer.0 as usize]
+                        [range.start as usize..range.end as usize];
+                    let at = *position as usize;
+                    bytes.copy_from_slice(
+                        &self.slots[slot.0 as usize][at..at + (range.end - range.start) as usize],
+                    );
+                    self.reads += 1;
+                    self.read_bytes += bytes.len() as u64;
+                    self.pool.holders[buffer.0 as usize] += 1;
+                    self.done.push_back(Done::Io(*op, *buffer));
+                }
+                Effect::Release { buffer } => self.pool.release(*buffer),
+                Effect::File { op, what } => {
+                    match what {
+                        FileOp::CreateSlot { slot, bytes } => {
+                            let idx = slot.0 as usize;
+                            if self.slots.len() <= idx {
+                                self.slots.resize(idx + 1, Vec::new());
+                            }
+                            self.slots[idx] = vec![0; *bytes as usize];
+                        }
+                        FileOp::RemoveSlot { slot } => self.slots[slot.0 as usize] = Vec::new(),
+                        FileOp::WriteCheckpoint { .. } => self.checkpoints += 1,
+                    }
+                    self.done.push_back(Done::File(*op));
+                }
+                Effect::Mesh { .. } => {}
+                Effect::Close { conn } => panic!("connection {conn:?} was closed"),
+                Effect::Handover { .. } => panic!("nobody attaches here"),
+                Effect::FailStop { reason } => panic!("{reason}"),
+                Effect::Report { severity, text } => {
+                    assert!(*severity == Severity::Info, "{text}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Clients that do their worst, from a seed, beside one that behaves: the broker ends every bad
+//! connection, and the honest client notices nothing. Does not know which code ends what;
+//! `malformed.rs` does. `RINGPOST_HOSTILE_FRAMES` makes it long.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringpost_wire::control::{
+    Attach, Bind, Body, ConsumerCredit, Delete, ExchangeKind, Get, Level, Named, ProducerOpen,
+};
+use ringpost_wire::{Code, FrameHeader, FrameKind, SettleRange, frame};
+
+use crate::broker::Broker;
+use crate::wire::{PATIENCE, Wire, consumer, exchange, filler, hello, queue, to_queue, volatile};
+
+/// Frames that are sent unless the variable asks for more.
+const FRAMES: u64 = 4_000;
+/// Hostile clients at a time.
+const THREADS: u64 = 3;
+/// Connections of one of them that are kept and never read from.
+const HELD_MAX: usize = 12;
+/// Where the hostile ones work.
+const TENANT: &str = "hostile";
+/// Messages that the honest client has in flight.
+const BATCH: u64 = 4;
+
+#[test]
+fn an_honest_client_among_hostile_ones() {
+    let asked = std::env::var("RINGPOST_HOSTILE_FRAMES");
+    let frames = asked.map_or(FRAMES, |text| text.parse().expect("a number of frames"));
+    let broker = Broker::start(2, &[]);
+    Wire::tenant(&broker, TENANT).bye();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let honest = scope.spawn(|| honest(&broker, &is_over));
+        let hostile: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let broker = &broker;
+                scope.spawn(move || hostile(broker, thread, frames / THREADS))
+            })
+            .collect();
+        let ended: Vec<_> = hostile.into_iter().map(|thread| thread.join()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        let count = honest.join().expect("the honest client notices nothing");
+        assert!(ended.iter().all(Result::is_ok), "a hostile one was held up");
+        assert!(count > 0);
+    });
+    // Whoever was hostile is gone, and so is what it held.
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"afterwards"));
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"afterwards", b"well")]);
+}
+
+/// Publishes durably and takes it back, in order, once, until told to stop; how many messages.
+fn honest(broker: &Broker, is_over: &AtomicBool) -> u64 {
+    let mut wire = Wire::tenant(broker, "honest");
+    wire.answers_heartbeats = true;
+    wire.declare(&queue(b"h"));
+    wire.consume(2, &consumer(b"h", 2 * BATCH as u32));
+    let mut producer = wire.producer(1, Level::Durable);
+    let mut number = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let payloads: Vec<Vec<u8>> = (number..number + BATCH)
+            .map(|number| filler(number + 1, 16 + number as usize % 300))
+            .collect();
+        let parts: Vec<_> = payloads
+            .iter()
+            .map(|payload| to_queue(b"h", payload))
+            .collect();
+        producer.confirm(&mut wire, &parts);
+        let delivered = wire.deliveries(2, BATCH as usize);
+        for (delivery, payload) in delivered.iter().zip(&payloads) {
+            assert_eq!(&delivery.payload, payload);
+            assert!(!delivery.redelivered);
+        }
+        wire.settle_surely(
+            2,
+            0,
+            &[(delivered[0].tag, delivered[BATCH as usize - 1].tag)],
+        );
+        number += BATCH;
+    }
+    wire.bye();
+    number
+}
+
+/// Numbers that look random and come again from the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// One of so many times.
+    fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// Connects again and again, sends what is partly wrong, and leaves in several ways.
+fn hostile(broker: &Broker, thread: u64, frames: u64) {
+    let mut held: Vec<TcpStream> = Vec::new();
+    let mut sent = 0;
+    let mut seed = thread << 32;
+    while sent < frames {
+        seed += 1;
+        let mut random = Random(seed);
+        let (bytes, count) = session(&mut random);
+        sent += count;
+        // The broker may have as many connections as it may, and says so; that is an end, too.
+        let mut stream = TcpStream::connect(broker.addr()).expect("the broker listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        let way = random.below(8);
+        if way == 0 {
+            // In pieces, so that frames arrive torn.
+            for piece in bytes.chunks(1 + random.below(40)) {
+                // It hangs up as soon as something is wrong, here and below.
+                let _ = stream.write_all(piece);
+            }
+        } else {
+            let _ = stream.write_all(&bytes);
+        }
+        match way {
+            // Gone at once, with everything unread.
+            1 => {}
+            // Stays, and never reads.
+            2 => {
+                held.truncate(HELD_MAX - 1);
+                held.insert(0, stream);
+            }
+            _ => {
+                let _ = stream.shutdown(Shutdown::Write);
+                drain(&mut stream, seed);
+            }
+        }
+    }
+}
+
+/// Reads until the broker has hung up, which it has to do.
+fn drain(stream: &mut TcpStream, seed: u64) {
+    let mut room = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut room) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("seed {seed}: the connection does not end: {error}"),
+        }
+    }
+}
+
+/// The bytes of one connection, and how many frames went into them.
+fn session(random: &mut Random) -> (Vec<u8>, u64) {
+    let mut frames: Vec<(FrameHeader, Vec<u8>)> = Vec::new();
+    if !random.one_in(20) {
+        let mut body = Vec::new();
+        hello(TENANT.as_bytes()).encode(&mut body);
+        frames.push((FrameHeader::bare(FrameKind::Hello, 0, 0), body));
+    }
+    let mut sequences = [1_u64; 4];
+    for id in 1..=4 + random.below(28) as u64 {
+        frames.push(some_frame(random, id, &mut sequences));
+    }
+    // What is wrong within checksums that are right.
+    for _ in 0..random.below(3) {
+        let victim = random.below(frames.len());
+        change(random, &mut frames[victim]);
+    }
+    if random.one_in(4) {
+        let (one, other) = (random.below(frames.len()), random.below(frames.len()));
+        frames.swap(one, other);
+    }
+    if random.one_in(4) {
+        let again = frames[random.below(frames.len())].clone();
+        frames.insert(random.below(frames.len()), again);
+    }
+    let mut bytes = Vec::new();
+    for (header, body) in &frames {
+        frame::write(&mut bytes, *header, body);
+    }
+    // What is wrong with the bytes themselves.
+    match random.below(6) {
+        0 => {
+            for _ in 0..1 + random.below(8) {
+                let at = random.below(bytes.len());
+                bytes[at] ^= 1 << random.below(8);
+            }
+        }
+        1 => bytes.truncate(random.below(bytes.len())),
+        2 => {
+            let at = random.below(bytes.len());
+            let noise = filler(random.next(), random.below(400));
+            bytes.splice(at..at, noise);
+        }
+        3 => {
+            // A length that nobody has memory for.
+            let at = random.below(bytes.len() / 16) * 16 + 20;
+            let end = bytes.len().min(at + 4);
+            bytes[at.min(end)..end].fill(0xff);
+        }
+        _ => {}
+    }
+    (bytes, frames.len() as u64)
+}
+
+/// A frame that would be right at some place of some session.
+fn some_frame(random: &mut Random, id: u64, sequences: &mut [u64; 4]) -> (FrameHeader, Vec<u8>) {
+    const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"nobody declares it"];
+    let name = NAMES[random.below(NAMES.len())];
+    let lane = random.below(4);
+    let (to_producer, to_consumer) = (1 + lane as u16, 5 + lane as u16);
+    let mut body = Vec::new();
+    let bare = FrameHeader::bare;
+    let header = match random.below(16) {
+        0 => {
+            let mut declared = queue(name);
+            declared.messages_max = 1 + random.below(200) as u64;
+            if name == b"d" {
+                declared = volatile(declared);
+            }
+            declared.encode(&mut body);
+            bare(FrameKind::QueueDeclare, 0, id)
+        }
+        1 => {
+            exchange(b"x", ExchangeKind::Topic).encode(&mut body);
+            bare(FrameKind::ExchangeDeclare, 0, id)
+        }
+        2 => {
+            let (exchange, key, arguments) = (&b"x"[..], &b"#"[..], &b""[..]);
+            Bind {
+                exchange,
+                queue: name,
+                key,
+                arguments,
+            }
+            .encode(&mut body);
+            bare(FrameKind::Bind, 0, id)
+        }
+        3 | 4 => {
+            ProducerOpen {
+                producer: 1 + random.next() % 1_000,
+                epoch: 1 + random.below(3) as u32,
+                level: random.below(3) as u8,
+                flags: 0,
+                reserved: 0,
+            }
+            .encode(&mut body);
+            sequences[lane] = 1;
+            bare(FrameKind::ProducerOpen, to_producer, id)
+        }
+        5..=7 => {
+            let count = 1 + random.below(6);
+            for _ in 0..count {
+                let payload = filler(random.next(), random.below(2_000));
+                let message = to_queue(name, &payload);
+                message.write(&mut body).expect("within the limits");
+            }
+            let sequence = sequences[lane];
+            sequences[lane] += count as u64;
+            FrameHeader {
+                count: count as u32,
+                ..bare(FrameKind::Publish, to_producer, sequence)
+            }
+        }
+        8 | 9 => {
+            consumer(name, random.below(500) as u32).encode(&mut body);
+            bare(FrameKind::ConsumerOpen, to_consumer, id)
+        }
+        10 => {
+            let (first, more) = (random.below(20) as u64, random.below(20) as u64);
+            let last = first + more;
+            body.extend_from_slice(&SettleRange { first, last }.encode());
+            FrameHeader {
+                count: 1,
+                flags: random.below(8) as u8,
+                ..bare(FrameKind::Settle, to_consumer, id)
+            }
+        }
+        11 => {
+            ConsumerCredit {
+                bytes: random.next() % (1 << 20),
+                messages: random.below(1_000) as u32,
+                reserved: 0,
+            }
+            .encode(&mut body);
+            bare(FrameKind::ConsumerCredit, to_consumer, 0)
+        }
+        12 => {
+            Get {
+                wait_ms: random.below(50) as u32,
+                reserved: 0,
+            }
+            .encode(&mut body);
+            FrameHeader {
+                count: 1 + random.below(20) as u32,
+                ..bare(FrameKind::Get, to_consumer, id)
+            }
+        }
+        13 => {
+            let kinds = [FrameKind::QueueInspect, FrameKind::QueuePurge];
+            Named { name }.encode(&mut body);
+            bare(kinds[random.below(2)], 0, id)
+        }
+        14 => match random.below(3) {
+            0 => {
+                Attach { queue: name }.encode(&mut body);
+                bare(FrameKind::Attach, 0, id)
+            }
+            1 => {
+                Delete { flags: 0, name }.encode(&mut body);
+                bare(FrameKind::QueueDelete, 0, id)
+            }
+            _ => bare(FrameKind::QueueList, 0, id),
+        },
+        _ => {
+            let kinds = [FrameKind::ProducerClose, FrameKind::ConsumerClose];
+            let kind = random.below(2);
+            bare(kinds[kind], [to_producer, to_consumer][kind], id)
+        }
+    };
+    (header, body)
+}
+
+/// Makes something of a frame wrong; its checksums will be right all the same.
+fn change(random: &mut Random, (header, body): &mut (FrameHeader, Vec<u8>)) {
+    match random.below(7) {
+        0 => header.kind = FrameKind::ALL[random.below(FrameKind::ALL.len())],
+        1 => header.flags ^= 1 << random.below(8),
+        2 => header.channel = random.next() as u16,
+        3 => header.sequence = random.next() >> random.below(64),
+        4 => header.count = (random.next() >> (32 + random.below(32))) as u32,
+        5 if !body.is_empty() => {
+            let at = random.below(body.len());
+            body[at] ^= 1 << random.below(8);
+        }
+        _ => body.truncate(random.below(body.len() + 1)),
+    }
+}
+
+/// Opens channel after channel: each open has an answer, and others can still open theirs.
+#[test]
+fn a_connection_that_opens_all_it_can() {
+    const CHANNELS: u16 = 1_500;
+    let broker = Broker::start(2, &[]);
+    let mut greedy = Wire::open(&broker);
+    greedy.declare(&queue(b"q"));
+    let mut opened = 0;
+    for channel in 1..=CHANNELS {
+        let open = ProducerOpen {
+            producer: u64::from(channel),
+            epoch: 1,
+            level: 2,
+            flags: 0,
+            reserved: 0,
+        };
+        let id = if channel % 2 == 0 {
+            greedy.request_on(FrameKind::ProducerOpen, channel, &open)
+        } else {
+            greedy.request_on(FrameKind::ConsumerOpen, channel, &consumer(b"q", 1))
+        };
+        let answer = greedy.answer(id);
+        match answer.kind() {
+            FrameKind::ProducerOpened | FrameKind::ConsumerOpened => opened += 1,
+            FrameKind::Failed => assert_eq!(answer.code(), Code::LimitReached),
+            _ => panic!("{answer:?}"),
+        }
+    }
+    assert!(opened > 0);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"other"));
+    wire.consume(2, &consumer(b"other", 1));
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"other", b"well")]);
+    assert_eq!(wire.deliveries(2, 1)[0].payload, b"well");
+    greedy.drop_dead();
+    wire.bye();
+}
