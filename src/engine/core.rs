@@ -318,9 +318,10 @@ impl Running {
         // Those that were due when they were last looked at wait for something else.
         let gets = flow.gets.iter().map(|get| get.deadline);
         let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
-        let journal = flow.journal.next_deadline();
+        // A journal that has failed has nothing more to do, and nothing is packed.
+        let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
+        let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
         let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
-        let compactor = self.compactor.next_deadline();
         let last = flow.shut_down.filter(|_| !self.checkpointed);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         [sweep, gets, journal, hold, compactor, last]
