@@ -12,7 +12,7 @@ use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
-use crate::budget::{Budget, Demand};
+use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
@@ -431,6 +431,8 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
+            // Half of a core's parcels are for publishes, half for deliveries.
+            parcel_bytes_max: parcel_bytes_max(core_budget, cores),
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
             // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,
@@ -441,6 +443,11 @@ fn engine_config(
             ..defaults
         },
     }
+}
+
+fn parcel_bytes_max(budget: &CoreBudget, cores: u16) -> u32 {
+    let others = u64::from(cores - 1).max(1);
+    u32::try_from(budget.parcels.bytes() / 2 / others).unwrap_or(u32::MAX)
 }
 
 fn millis(duration: Duration) -> u32 {
