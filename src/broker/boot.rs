@@ -368,6 +368,11 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
                 "the file system of {shown} has no direct I/O; use ext4 or xfs, see `ringpost doctor`"
             )));
         }
+        // What the file system can do was tried when the directory was made, and consumers need a
+        // broker to make room.
+        Err(error) if is_full(&error) && Identity::is_in(directory) => {
+            tracing::warn!("the disk of the data directory {shown} is full: {error}");
+        }
         Err(error) => {
             return Err(environment(format!(
                 "cannot try the data directory {shown}: {error}"
@@ -375,6 +380,11 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
         }
     }
     Ok(lock)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn probe_cpus() -> Vec<usize> {

@@ -309,7 +309,7 @@ impl Budget {
             }
         });
         // Receive slabs and the pools after the index stop being useful early; see `settle`.
-        settle(&demand, &mut pools);
+        settle(&demand, spare_core, &mut pools);
         let [
             buffers,
             receive_slabs,
@@ -463,9 +463,10 @@ impl Term {
     }
 }
 
-/// Gives what a pool cannot use to the block cache: beyond these counts more pieces do nothing for
-/// anybody, while the cache always has use for one.
-fn settle(demand: &Demand, pools: &mut [Pool; WANTS]) {
+/// Gives the block cache what no pool can use, since it always has use for a buffer: pieces beyond
+/// these counts, which do nothing for anybody, and what the rounding to whole pieces left of
+/// `spare_bytes`, the bytes beyond everybody's least.
+fn settle(demand: &Demand, spare_bytes: u64, pools: &mut [Pool; WANTS]) {
     const RECEIVE_SLABS_USEFUL: u32 = 256;
     const HOLDS_USEFUL: u32 = 512; // 128 MiB: more than a device writes in 50 ms
     const LARGE_USEFUL: u32 = 64;
@@ -483,13 +484,14 @@ fn settle(demand: &Demand, pools: &mut [Pool; WANTS]) {
         ARENAS_USEFUL,
         ARENAS_USEFUL,
     ];
-    let mut freed_bytes = 0;
-    for idx in 1..WANTS {
-        let kept = pools[idx].count.min(useful[idx].max(wants[idx].count_min));
-        freed_bytes += u64::from(pools[idx].count - kept) * u64::from(pools[idx].unit_bytes);
-        pools[idx].count = kept;
+    let mut left_bytes = spare_bytes;
+    for idx in 0..WANTS {
+        let count_min = wants[idx].count_min;
+        pools[idx].count = pools[idx].count.min(useful[idx].max(count_min));
+        let more = u64::from(pools[idx].count - count_min);
+        left_bytes -= more * u64::from(pools[idx].unit_bytes);
     }
-    let more = u32::try_from(freed_bytes / u64::from(BUFFER_BYTES)).unwrap_or(u32::MAX);
+    let more = u32::try_from(left_bytes / u64::from(BUFFER_BYTES)).unwrap_or(u32::MAX);
     pools[0].count = pools[0].count.saturating_add(more);
 }
 
@@ -554,7 +556,7 @@ mod tests {
                     continue;
                 };
                 let spare = memory - budget.sum();
-                let spare_max = u64::from(cores) * 8 * u64::from(RECEIVE_SLAB_BYTES);
+                let spare_max = u64::from(cores) * 2 * u64::from(BUFFER_BYTES);
                 assert!(
                     spare <= spare_max,
                     "{spare} of {memory} left over with {cores} cores"

@@ -140,6 +140,12 @@ impl Broker {
         &self.clients
     }
 
+    /// Where its admin port is.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// SIGKILL.
     ///
     /// # Errors

@@ -165,7 +165,7 @@ impl Consumer {
             FrameKind::GetDone => self.is_taking = false,
             FrameKind::ConsumerClosed | FrameKind::Failed => {
                 let (code, reason) = frame.failure();
-                if !matches!(code, Code::ShuttingDown) {
+                if !matches!(code, Code::ShuttingDown | Code::JournalFailed) {
                     return Err(format!("a consumer ended: {code}: {reason}"));
                 }
                 self.is_open = false;

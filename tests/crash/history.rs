@@ -67,18 +67,16 @@ impl History {
         self.len() == 0
     }
 
-    /// The events that were recorded while the clock stood at `position` or before it.
+    /// All events, each with where the clock stood, which never goes back.
     #[must_use]
-    pub fn up_to(&self, position: u64) -> Vec<Event<'static>> {
-        let events = self.events();
-        let end = events.partition_point(|(at, _)| *at <= position);
-        events[..end].iter().map(|(_, event)| *event).collect()
+    pub fn with_positions(&self) -> Vec<(u64, Event<'static>)> {
+        self.events().clone()
     }
 
     /// All events.
     #[must_use]
     pub fn all(&self) -> Vec<Event<'static>> {
-        self.up_to(u64::MAX)
+        self.events().iter().map(|(_, event)| *event).collect()
     }
 }
 
@@ -168,19 +166,5 @@ mod tests {
                 message: message(3)
             }]
         );
-    }
-
-    #[test]
-    fn a_history_is_cut_where_the_clock_stood() {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NOW: AtomicU64 = AtomicU64::new(0);
-        let history = History::new(Box::new(|| NOW.load(Ordering::Relaxed)));
-        for position in [1, 2, 2, 3] {
-            NOW.store(position, Ordering::Relaxed);
-            history.record([Event::Calm]);
-        }
-        for (position, count) in [(0, 0), (1, 1), (2, 3), (3, 4), (4, 4)] {
-            assert_eq!(history.up_to(position).len(), count);
-        }
     }
 }

@@ -1,6 +1,6 @@
-//! Kills the broker under load, during recovery and politely, and starts it again. Does not know
-//! devices: what a kill leaves is what the page cache and the drive have, so this tests recovery,
-//! not durability.
+//! Kills the broker under load, during recovery and politely, reads what it left and starts it
+//! again. Does not know devices: what a kill leaves is what the page cache and the drive have, so
+//! this tests recovery, not durability.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::broker::{Broker, Program};
 use crate::drain::drain;
 use crate::history::{History, judge, write};
 use crate::link::Link;
+use crate::offline::{deliver, messages};
 use crate::random::Random;
 use crate::scene::{Scene, Volatile};
 use crate::worker::{Crew, Load, Shared};
@@ -149,6 +150,7 @@ impl<'a> Run<'a> {
                 self.shared.history.record([Event::Crash]);
                 let restarted = self.shared.scene.restarted();
                 self.shared.history.record(restarted);
+                self.read_without_a_broker()?;
             }
             waited?;
         }
@@ -167,6 +169,18 @@ impl<'a> Run<'a> {
         let mut link = Link::open(broker.address())?;
         self.shared.scene.declare(&mut link)?;
         Ok(broker)
+    }
+
+    /// What `ringpost verify` finds must be what a start would, which nobody has told yet.
+    fn read_without_a_broker(&self) -> Outcome<()> {
+        let found = messages(&self.program, &self.plan.directory)?;
+        let shared = self.shared.copy();
+        deliver(&shared, &found)?;
+        let verdict = judge(&shared.history.all());
+        match verdict.is_clean() {
+            true => Ok(()),
+            false => Err(format!("without a broker: {verdict}")),
+        }
     }
 
     fn kill_in_recovery(&mut self) -> Outcome<()> {

@@ -359,7 +359,7 @@ impl Producer {
             }
             FrameKind::ProducerClosed | FrameKind::Failed => {
                 let (code, reason) = frame.failure();
-                if matches!(code, Code::ShuttingDown) {
+                if matches!(code, Code::ShuttingDown | Code::JournalFailed) {
                     self.is_open = false;
                     return Ok(());
                 }

@@ -94,6 +94,16 @@ impl Scene {
         }
     }
 
+    /// The same scene, for another history.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            queue_count: self.queue_count,
+            volatile: AtomicU32::new(self.volatile.load(Ordering::Relaxed)),
+            targets: Mutex::default(),
+        }
+    }
+
     /// The broker was started again: a volatile queue that is declared now is another one. What a
     /// history must say of that.
     pub fn restarted(&self) -> Vec<Event<'static>> {
@@ -129,6 +139,13 @@ impl Scene {
     #[must_use]
     pub fn queue_name(&self, queue: QueueNo) -> &'static str {
         QUEUES[(queue.0 as usize).min(QUEUES.len() - 1)].0
+    }
+
+    /// The queue of a name.
+    #[must_use]
+    pub fn queue_named(&self, name: &str) -> Option<QueueNo> {
+        let place = self.queues().iter().position(|(known, _)| *known == name)?;
+        Some(self.number(place))
     }
 
     /// What a history starts with.

@@ -11,7 +11,7 @@ use ringpost_wire::FrameKind;
 
 use crate::Outcome;
 use crate::consumer::{Consumer, Habit};
-use crate::history::History;
+use crate::history::{History, unanswered};
 use crate::link::{Ended, Link};
 use crate::producer::Producer;
 use crate::random::Random;
@@ -48,6 +48,42 @@ impl Shared {
             consumers: AtomicU32::new(0),
             stop: AtomicBool::new(false),
         })
+    }
+
+    /// What goes on where a history was cut off by a crash: whatever had no answer then never gets
+    /// one.
+    #[must_use]
+    pub fn after_crash(events: Vec<Event<'static>>, scene: Scene) -> Self {
+        let consumer = |event: &Event<'_>| match event {
+            Event::Consumer { consumer, .. } => Some(consumer.0 + 1),
+            _ => None,
+        };
+        let consumers = events.iter().filter_map(consumer).max().unwrap_or_default();
+        let history = History::default();
+        let unanswered = unanswered(&events);
+        history.record(events);
+        history.record(unanswered);
+        history.record([Event::Crash]);
+        history.record(scene.restarted());
+        Self {
+            history,
+            scene,
+            consumers: AtomicU32::new(consumers),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// A copy of everything so far, to try out how it may end.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let history = History::default();
+        history.record(self.history.all());
+        Self {
+            history,
+            scene: self.scene.copy(),
+            consumers: AtomicU32::new(self.consumers.load(Ordering::Relaxed)),
+            stop: AtomicBool::new(false),
+        }
     }
 
     /// The number of a new consumer.

@@ -250,7 +250,8 @@ fn json_of(value: &HeaderValue<'_>) -> Value {
     }
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
         .iter()

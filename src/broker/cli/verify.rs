@@ -1,17 +1,28 @@
 //! `ringpost verify`: reads a data directory that no broker uses and names every damaged range.
-//! Never writes. Does not know the format: the engine's recovery does.
+//! Never writes to it; can print what the queues hold. Does not know the format: the engine's
+//! recovery does.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::message::to_hex;
 use super::output::FormatArgs;
 use super::settings::DirectoryArgs;
 use super::{Exit, Failure};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
-Ends with 0 if all is well and with 4 if something is damaged.
+Ends with 0 if nothing is lost and with 4 if something is. A note is damage that costs nothing: what
+it hit is known from elsewhere, or needed no more.
 
 Examples:
   ringpost verify --data-dir /var/lib/ringpost
-  ringpost verify --data-dir /var/lib/ringpost --json";
+  ringpost verify --data-dir /var/lib/ringpost --json
+  ringpost verify --data-dir /var/lib/ringpost --messages messages.json
+                                                       what a start would find in the queues";
 
 /// Check a data directory, without writing to it
 #[derive(clap::Args, Debug)]
@@ -19,8 +30,22 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     directory: DirectoryArgs,
+    /// Also write every message of every queue to this file: JSON, one object a line
+    #[arg(long, value_name = "path")]
+    messages: Option<PathBuf>,
     #[command(flatten)]
     format: FormatArgs,
+}
+
+/// A message as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    tenant: &'a str,
+    queue: &'a str,
+    queue_sequence: u64,
+    delivery_count: u32,
+    /// As it was published: docs/protocol.md says what its bytes mean.
+    message_hex: &'a str,
 }
 
 impl From<OfflineError> for Failure {
@@ -47,10 +72,22 @@ pub fn run(args: Args) -> Result<(), Failure> {
             ]
         })?;
     }
+    if !args.format.json {
+        for note in &survey.notes {
+            super::output::line(&format!("note: {note}"))?;
+        }
+    }
     if survey.damage.is_empty() {
+        if let Some(path) = &args.messages {
+            write_messages(&args.directory.data_dir, path)?;
+        }
         if !args.format.json {
+            let end = match survey.notes.len() {
+                0 => "all is well".to_owned(),
+                count => format!("{count} notes, and nothing is lost"),
+            };
             super::output::line(&format!(
-                "{} files, {} blocks, {} bytes: all is well",
+                "{} files, {} blocks, {} bytes: {end}",
                 survey.files, survey.blocks, survey.bytes
             ))?;
         }
@@ -64,4 +101,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
             survey.damage.len()
         ),
     ))
+}
+
+fn write_messages(directory: &Path, path: &Path) -> Result<(), Failure> {
+    let wrong = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    let file = File::create(path).map_err(|error| Failure::failed(wrong(error)))?;
+    let mut output = BufWriter::with_capacity(256 << 10, file);
+    offline::messages(directory, |found| {
+        let line = Line {
+            tenant: &String::from_utf8_lossy(found.tenant),
+            queue: &String::from_utf8_lossy(found.queue),
+            queue_sequence: found.sequence.0,
+            delivery_count: found.delivery_count,
+            message_hex: &to_hex(found.message),
+        };
+        let written = serde_json::to_writer(&mut output, &line).map_err(std::io::Error::from);
+        written
+            .and_then(|()| output.write_all(b"\n"))
+            .map_err(wrong)
+    })?;
+    output
+        .flush()
+        .map_err(|error| Failure::failed(wrong(error)))
 }

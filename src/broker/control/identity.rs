@@ -60,8 +60,7 @@ impl Identity {
     /// It is not one of ours, of a later format, or cannot be written.
     pub fn open(config: &Config, cores: u16) -> Result<Self, BootError> {
         let directory = &config.data_dir;
-        let path = directory.join(FILE);
-        let identity = if path.exists() {
+        let identity = if Self::is_in(directory) {
             Self::read(directory)?
         } else {
             Self::refuse_foreign(directory)?;
@@ -88,6 +87,12 @@ impl Identity {
             make(&journal).map_err(|error| unwritable(directory, &error))?;
         }
         Ok(identity)
+    }
+
+    /// Whether a directory is a data directory already.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(FILE).exists()
     }
 
     /// Reads what a directory says of itself.

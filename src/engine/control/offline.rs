@@ -1,5 +1,6 @@
-//! Works on journals while no broker runs: opens one, and writes the live messages of several into
-//! new ones when the number of cores changes. Does not know files: a [`Disk`] reads and writes.
+//! Works on journals while no broker runs: opens one, reads out what is live in several, and writes
+//! it into new ones when the number of cores changes. Does not know files: a [`Disk`] reads and
+//! writes.
 //!
 //! A change of the number of cores moves partitions, and with them their queues, to other journals.
 //! What is live is copied, in order, with the same queue sequences; what is settled, marked and
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence};
+use ringpost_wire::{FragmentHead, envelope, padded};
 
 use crate::control::boot::queue_state;
 use crate::control::catalog::Catalog;
@@ -18,13 +20,15 @@ use crate::control::restore::Restore;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
-use crate::data::journal::record::Kind;
-use crate::data::journal::{Config, Damage, Fetch, Journal, Located, Note, RunHead, Urgency};
-use crate::data::notes;
-use crate::data::queue::{self, LiveRun, Ranges};
+use crate::data::journal::{Config, Damage, Fetch, Journal, Located, RunHead};
+use crate::data::queue::{self, LiveRun, Ranges, SequenceRange};
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use crate::ids::{BufferId, Mono, Place, SlotId};
 use crate::input::{FileReply, IoFault, SlotHead};
+
+mod unreadable;
+
+pub use unreadable::Unreadable;
 
 /// Where a journal's slots and checkpoints are. Every operation is durable when it returns.
 pub trait Disk {
@@ -97,6 +101,7 @@ pub struct Opened<D> {
     effects: Effects,
     disk: D,
     now: Mono,
+    window: unreadable::Window,
     /// What it holds, by queue.
     pub queues: BTreeMap<QueueId, queue::Replay>,
     /// The topology, if it is the meta core's.
@@ -162,6 +167,7 @@ pub fn open<D: Disk>(
         effects,
         disk,
         now: Mono(1),
+        window: unreadable::Window::default(),
         queues,
         catalog,
         dedup,
@@ -187,6 +193,15 @@ impl<D: Disk> Opened<D> {
     ) -> Result<(), String> {
         self.turn_until(Journal::is_ready)?;
         let (partition, lost) = (damage.partition, damage.first..damage.upto);
+        // Messages that are all that is damaged of their records.
+        let mut messages: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
+        for known in self.journal.damages() {
+            let is_one = known.partition == partition && known.queue.0 != 0;
+            if is_one && known.first < lost.end && lost.start < known.upto {
+                let range = SequenceRange::new(known.queue_sequence, known.queue_sequence);
+                messages.entry(known.queue).or_default().push(range);
+            }
+        }
         append(self, |journal, pool, effects| {
             journal
                 .accept_loss(pool, effects, partition, lost.clone())
@@ -201,24 +216,17 @@ impl<D: Disk> Opened<D> {
         for id in ids {
             let mut gaps = Ranges::default();
             self.queues[&id].gaps(&mut gaps);
-            for ranges in gaps.as_slice().chunks(notes::RANGES_PER_RECORD_MAX) {
-                let mut body = Vec::new();
-                notes::encode_ranges(ranges, &mut body);
-                let head = RunHead::of_queue(damage.partition, id, QueueSequence(0));
-                let count = ranges.len() as u32;
-                let note = Note {
-                    kind: Kind::Ack,
-                    head,
-                    count,
-                    urgency: Urgency::Now,
-                };
-                append(self, |journal, pool, effects| {
-                    journal
-                        .append_record(pool, effects, &note, &body)
-                        .map(|_| ())
-                })?;
-            }
+            self.settle(partition, id, gaps.as_slice())?;
         }
+        self.rest()?;
+        for (queue, lost) in messages {
+            self.give_up(partition, queue, &lost)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is durable.
+    fn rest(&mut self) -> Result<(), String> {
         self.journal.flush(&mut self.pool, &mut self.effects);
         self.pump()?;
         self.turn_until(Journal::is_quiet)
@@ -232,6 +240,7 @@ impl<D: Disk> Opened<D> {
             effects: Effects::default(),
             disk,
             now: Mono(1),
+            window: unreadable::Window::default(),
             queues: BTreeMap::new(),
             catalog: None,
             dedup: Dedup::default(),
@@ -323,7 +332,35 @@ impl<D: Disk> Opened<D> {
             run.first.0, queue.0
         ))
     }
+
+    /// The messages of a run, settled ones included.
+    fn run(&mut self, queue: QueueId, run: &LiveRun) -> Result<Messages, String> {
+        let malformed = || format!("message {} of queue {} is malformed", run.first.0, queue.0);
+        if !run.pieces.is_empty() {
+            let mut message = Vec::new();
+            for place in &run.pieces {
+                let body = self.body(*place, queue, run)?;
+                let (_, piece) = FragmentHead::split(&body).map_err(|_| malformed())?;
+                message.extend_from_slice(piece);
+            }
+            return Ok(vec![(run.first, message)]);
+        }
+        let body = self.body(run.place, queue, run)?;
+        let mut at = queue::walk(&body, 0, 0, run.skip).ok_or_else(malformed)? as usize;
+        let mut messages = Vec::with_capacity(run.count as usize);
+        for number in 0..run.count {
+            let rest = body.get(at..).ok_or_else(malformed)?;
+            let length = envelope::length_of(rest).ok_or_else(malformed)?;
+            let message = rest.get(..length).ok_or_else(malformed)?;
+            messages.push((run.first.plus(u64::from(number)), message.to_vec()));
+            at += padded(length);
+        }
+        Ok(messages)
+    }
 }
+
+/// Messages with their places in a queue.
+type Messages = Vec<(QueueSequence, Vec<u8>)>;
 
 /// Copies what is live in `old` journals into new ones, one for each of `new`'s disks, and writes
 /// their checkpoints. The first old journal is the meta core's.
@@ -390,6 +427,74 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
         target.journal.flush(&mut target.pool, &mut target.effects);
         target.pump()?;
         target.turn_until(Journal::is_quiet)?;
+    }
+    Ok(())
+}
+
+/// A message that a broker would find in a queue if it started now.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Whose queue.
+    pub tenant: &'a [u8],
+    /// The queue.
+    pub queue: &'a [u8],
+    /// Its place in the queue.
+    pub sequence: QueueSequence,
+    /// Earlier deliveries, as the next one would state them.
+    pub delivery_count: u32,
+    /// The message as it was published and would be delivered.
+    pub message: &'a [u8],
+}
+
+/// Reads every message that a start would find, queue by queue in their order, and gives it to
+/// `each`. The first journal is the meta core's. Nothing is written.
+///
+/// # Errors
+/// Why one of them cannot be read, or what `each` says.
+pub fn messages<D: Disk>(
+    mut journals: Vec<Opened<D>>,
+    mut each: impl FnMut(Found<'_>) -> Result<(), String>,
+) -> Result<(), String> {
+    let catalog = journals
+        .first()
+        .and_then(|first| first.catalog.clone())
+        .ok_or_else(|| "the meta core's journal is missing".to_owned())?;
+    for journal in &mut journals {
+        for (id, replay) in std::mem::take(&mut journal.queues) {
+            let Some(declared) = catalog.queue(id) else {
+                continue;
+            };
+            let tenant = catalog.tenant(declared.tenant).map(|tenant| &*tenant.name);
+            let mut restored = replay
+                .finish()
+                .map_err(|_| format!("queue {} has a damaged range; repair it first", id.0))?;
+            // Held: so that all of them are told, as they are before the first delivery of a start.
+            restored.hold_restored();
+            let mut counts = Vec::new();
+            restored.take_counts(&mut counts);
+            let count_of = |sequence: QueueSequence| {
+                let at = counts.partition_point(|count| count.range.last < sequence);
+                let count = counts.get(at).filter(|count| count.range.first <= sequence);
+                count.map_or(0, |count| count.deliveries)
+            };
+            for run in restored.live_runs() {
+                for (sequence, message) in journal.run(id, &run)? {
+                    if !restored.is_live(sequence) {
+                        continue;
+                    }
+                    envelope::open(&message).map_err(|why| {
+                        format!("message {} of queue {}: {why}", sequence.0, id.0)
+                    })?;
+                    each(Found {
+                        tenant: tenant.unwrap_or_default(),
+                        queue: &declared.name,
+                        sequence,
+                        delivery_count: count_of(sequence),
+                        message: &message,
+                    })?;
+                }
+            }
+        }
     }
     Ok(())
 }

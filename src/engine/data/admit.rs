@@ -766,6 +766,10 @@ impl Flow {
             Ok(count) => (count, Some(Code::QueueFull)),
             Err(code) => (0, Some(code)),
         };
+        let mut bytes = publish.bytes;
+        if publish.fragment.is_none() && count < publish.count {
+            bytes.truncate(prefix_bytes(&bytes, count));
+        }
         let underway = Underway {
             origin: Origin::Core { from, id, refused },
             producer: publish.producer,
@@ -773,7 +777,7 @@ impl Flow {
             first: publish.first.0,
             count,
             large: publish.fragment.map(|head| head.message_bytes),
-            bytes: publish.bytes,
+            bytes,
             queues: if count > 0 {
                 publish.queues
             } else {
@@ -1054,6 +1058,13 @@ impl Flow {
         }
     }
 
+    /// The last sequence of what is under way, if it is of this producer.
+    pub(super) fn underway_of(&self, producer: ProducerId) -> Option<u64> {
+        let underway = self.underway.as_ref();
+        let of_producer = underway.filter(|underway| underway.producer == producer);
+        of_producer.map(|underway| underway.first + u64::from(underway.count) - 1)
+    }
+
     /// Gives up what is under way: the broker shuts down and its producer is gone.
     pub(crate) fn abandon(&mut self, effects: &mut Effects) {
         if let Some(mut underway) = self.underway.take() {
@@ -1128,6 +1139,13 @@ pub struct LargeRest {
     sequence: u64,
     message_bytes: u32,
     others: Vec<(CoreId, Vec<QueueId>)>,
+}
+
+/// Padded bytes of so many messages at the start.
+fn prefix_bytes(messages: &[u8], count: u32) -> usize {
+    (0..count).fold(0, |end, _| {
+        end + padded(envelope::length_of(&messages[end..]).expect("it was checked"))
+    })
 }
 
 /// The queues of this core among targets, and those of each other core.

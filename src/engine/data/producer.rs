@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use ringpost_wire::control::Level;
 use ringpost_wire::ids::{ProducerId, TenantId};
-use ringpost_wire::{Code, FragmentHead};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead};
 
 use crate::ids::{ConnId, Mono};
 
@@ -311,7 +311,8 @@ impl Producer {
     }
 
     /// Whether the client should hear of its new credit without waiting for a confirm: it has used
-    /// half of what it was told.
+    /// half of what it was told, or waits for nothing and may not publish whatever it wants.
+    //= P-33
     #[must_use]
     pub const fn wants_credit_told(&self) -> bool {
         let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
@@ -320,7 +321,9 @@ impl Producer {
             self.told.0.saturating_sub(self.used.0),
             self.told.1.saturating_sub(self.used.1),
         );
-        news.0 > left.0 || news.1 > left.1
+        let rests = self.used.0 == self.settled.0 && self.used.1 == self.settled.1;
+        let is_short = left.1 < FRAGMENT_BYTES_MAX as u64 && news.1 > 0;
+        news.0 > left.0 || news.1 > left.1 || (rests && is_short)
     }
 
     /// One of the other cores that span `number` waits for has answered: its queues took all of it,
@@ -334,7 +337,9 @@ impl Producer {
         match outcome {
             Ok(()) => span.stored = true,
             Err(code) => {
-                span.stored |= span.failed.is_some() && span.kept != taken;
+                // Who cannot tell may have it, whatever the others say.
+                span.stored |=
+                    code == Code::Indeterminate || (span.failed.is_some() && span.kept != taken);
                 span.kept = span.kept.min(taken);
                 span.failed = span.failed.or(Some(code));
             }
@@ -355,6 +360,7 @@ impl Producer {
                 span.stored = true;
             }
             Err(code) => {
+                span.stored |= code == Code::Indeterminate;
                 span.kept = 0;
                 span.failed = span.failed.or(Some(code));
             }
@@ -522,6 +528,10 @@ mod tests {
         );
         for answers in [[(Ok(()), 0), (full, 4)], [(full, 4), (Ok(()), 0)]] {
             check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);
+        }
+        let unsure = Err(Code::Indeterminate);
+        for answers in [[(unsure, 0), (full, 0)], [(full, 0), (unsure, 0)]] {
+            check(&answers, &[refused(0, 9, Code::Indeterminate), confirm]);
         }
         for answers in [[(full, 7), (full, 4)], [(full, 4), (full, 7)]] {
             check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);

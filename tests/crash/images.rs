@@ -1,0 +1,504 @@
+//! Crash images: a broker works on a disk that remembers what it was given, and then the power goes,
+//! afterwards and as often as wanted. Every state that the disk may have been left in is mounted,
+//! recovered by the real code and compared with what had been promised at that instant. Does not
+//! know what a broker stores: it reads the messages back.
+//!
+//! ```text
+//!  broker ─► file system ─► loop device ─► FUSE ─► log of writes and flushes ─┐ cut at any entry
+//!  clients ─► history of promises, each with the length of the log then ──────┤
+//!                                                                             ▼
+//!  volume = all up to the last flush + any sectors of later writes ─► mount ─► recover ─► judge
+//! ```
+//!
+//! Most images are read by `ringpost verify --messages`; some have a broker started on them, which
+//! is drained; and what that start wrote is cut off once more, as a crash during recovery. Then the
+//! control: the same log from a disk that lied about its last flushes, which must be noticed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ringpost_check::{Event, Level};
+
+use crate::Outcome;
+use crate::broker::Program;
+use crate::device::{Device, Log};
+use crate::drain::drain;
+use crate::file_system::{Kind, Mounted};
+use crate::history::{History, judge, write};
+use crate::kill::{self, wait_for_events};
+use crate::link::Link;
+use crate::offline::{deliver, messages};
+use crate::random::Random;
+use crate::scene::{Scene, Volatile};
+use crate::tool;
+use crate::volume::Volume;
+use crate::worker::{Crew, Shared};
+
+/// Most images of one recording.
+const IMAGES_PER_RECORDING: usize = 60;
+/// Times that the broker is started in a recording.
+const LIVES: u32 = 3;
+/// Producers of a load.
+const PRODUCERS: usize = 5;
+/// Brokers and file systems that are looked at at once.
+const BENCHES: usize = 2;
+/// Flushes that a lying disk has only said it did.
+const LIES: usize = 20;
+/// Entries of the log after which a promise is surely not about what was flushed before them: a
+/// client may be slow to hear.
+const PROMISE_DELAY: u64 = 10;
+/// Positions looked at for each cut that is wanted.
+const TRIES_MAX: usize = 20;
+/// Share of the control that must be noticed.
+const CAUGHT_PERCENT_MIN: usize = 80;
+
+/// What a run of images is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The broker's program.
+    pub program: PathBuf,
+    /// Where disks are mounted and what fails is kept; emptied by the caller.
+    pub directory: PathBuf,
+    /// What lies between broker and disk.
+    pub file_system: Kind,
+    /// Images.
+    pub count: usize,
+    /// How many of 100 images have a broker started on them.
+    pub starts_percent: u64,
+    /// Images of a disk that lied.
+    pub controls: usize,
+    /// Plans the run.
+    pub seed: u64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Images that were recovered without starting a broker.
+    pub images: usize,
+    /// Images on which a broker was started.
+    pub starts: usize,
+    /// Images of those starts, cut off during recovery.
+    pub recoveries: usize,
+    /// Images of a disk that lied.
+    pub controls: usize,
+    /// Those that were noticed.
+    pub caught: usize,
+    /// Writes, bytes and flushes that were recorded.
+    pub recorded: (u64, u64, u64),
+    /// Publishes that were confirmed, and acks, in all recordings.
+    pub promised: (u64, u64),
+    /// Time spent on images, recordings left out.
+    pub spent: Duration,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = self.images + self.starts + self.recoveries + self.controls;
+        let (writes, bytes, flushes) = self.recorded;
+        write!(
+            f,
+            "recorded {writes} writes ({} MiB) and {flushes} flushes under {} confirmed publishes and {} \
+             confirmed acks; {} images, {} of them with a start of the broker and {} cut off in its \
+             recovery: 0 lost; a disk that lies: {} of {} noticed; {:.1} images/s",
+            bytes >> 20,
+            self.promised.0,
+            self.promised.1,
+            self.images + self.starts + self.recoveries,
+            self.starts,
+            self.recoveries,
+            self.caught,
+            self.controls,
+            all as f64 / self.spent.as_secs_f64(),
+        )
+    }
+}
+
+/// What an image shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Finding {
+    /// Every promise is kept.
+    Sound,
+    /// The checker says which one is not.
+    Broken(String),
+    /// It cannot be mounted, read, started or drained.
+    Unusable(String),
+}
+
+/// What a broker did on a disk, and what it promised meanwhile.
+struct Recording {
+    log: Log,
+    history: Vec<(u64, Event<'static>)>,
+    cores: u16,
+}
+
+/// One power cut.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    position: u64,
+    /// Flushes that the disk has only said it did.
+    lies: usize,
+    is_started: bool,
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// An image on which a promise is broken, and where it is kept; a control that saw too little; or
+/// what cannot be run here.
+pub fn run(plan: &Plan) -> Outcome<Report> {
+    let mut random = Random::new(plan.seed);
+    let mut report = Report::default();
+    let mut benches = (0..BENCHES.min(plan.count))
+        .map(|number| Bench::set_up(plan, number))
+        .collect::<Outcome<Vec<_>>>()?;
+    // Brokers of one and of two cores in turn.
+    let recordings = plan.count.div_ceil(IMAGES_PER_RECORDING).max(2);
+    for number in 0..recordings {
+        let share = |of: usize| of * (number + 1) / recordings - of * number / recordings;
+        let recording = record(plan, number, &mut random)?;
+        report.add(&recording);
+        let honest = cuts(plan, &recording, share(plan.count), 0, &mut random);
+        let lying = cuts(plan, &recording, share(plan.controls), LIES, &mut random);
+        let start = Instant::now();
+        for cuts in [honest, lying] {
+            for (cut, finding) in look_at_all(&mut benches, &recording, &cuts)? {
+                report.count(cut, &finding);
+                if let (true, Finding::Broken(what) | Finding::Unusable(what)) =
+                    (cut.lies == 0, finding)
+                {
+                    return Err(format!("seed {}, {cut:?}: {what}", plan.seed));
+                }
+            }
+        }
+        report.spent += start.elapsed();
+    }
+    if report.controls < plan.controls || report.caught * 100 < report.controls * CAUGHT_PERCENT_MIN
+    {
+        return Err(format!("this harness is blind: {report}"));
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn add(&mut self, recording: &Recording) {
+        let (writes, bytes, flushes) = recording.log.counts();
+        self.recorded.0 += writes;
+        self.recorded.1 += bytes;
+        self.recorded.2 += flushes;
+        for (_, event) in &recording.history {
+            match event {
+                Event::Confirmed { first, last, .. } => self.promised.0 += last - first + 1,
+                Event::AckConfirmed { .. } => self.promised.1 += 1,
+                _ => {}
+            }
+        }
+    }
+
+    fn count(&mut self, cut: Cut, finding: &Finding) {
+        if cut.lies > 0 {
+            self.controls += 1;
+            self.caught += usize::from(matches!(finding, Finding::Broken(_)));
+        } else if cut.is_started {
+            self.starts += 1;
+            self.recoveries += 1;
+        } else {
+            self.images += 1;
+        }
+    }
+}
+
+/// Lets a broker live some lives on a fresh file system, under load.
+fn record(plan: &Plan, number: usize, random: &mut Random) -> Outcome<Recording> {
+    let directory = plan.directory.join(format!("recording-{number}"));
+    std::fs::create_dir_all(&directory).map_err(|error| format!("no directory: {error}"))?;
+    let device = Device::serve(&directory, Volume::new(plan.file_system.bytes()))?;
+    plan.file_system.make(device.path())?;
+    let point = directory.join("mounted");
+    let mounted = Mounted::mount(plan.file_system, device.path(), &point)?;
+    let cores = 1 + (number % 2) as u16;
+    let mut program = kill::program(&plan.program, &directory, cores);
+    program.data = point.join("data");
+    let scene = Scene::new(Volatile::Avoid);
+    let shared = Shared::new(History::new(device.clock()), scene);
+    let mut crew = Crew::new(random.number(), PRODUCERS);
+    for life in 0..LIVES {
+        let mut broker = program.start()?;
+        if life == 0 {
+            shared.scene.declare(&mut Link::open(broker.address())?)?;
+            // Nothing that is there by now is torn: not what making the file system wrote, nor what
+            // mounting it did.
+            tool::command("sync", ["-f"]).arg(&point).done()?;
+            device.begin();
+        }
+        let publishes_max = random.between(100, 600);
+        let load = crew.start(&shared, broker.address(), publishes_max);
+        wait_for_events(
+            &shared,
+            &mut broker,
+            &load,
+            random.between(1_000, 5_000) as usize,
+        )?;
+        if random.percent(30) {
+            load.stop(&shared, &mut crew)?;
+            broker.terminate()?;
+        } else {
+            broker.kill()?;
+            load.join(&mut crew)?;
+        }
+        shared.history.record([Event::Crash]);
+    }
+    let log = device.log();
+    mounted.unmount()?;
+    drop(device);
+    let text = program.log_text()?;
+    if let Some(line) = text.lines().find(|line| kill::is_alarming(line)) {
+        return Err(format!("the broker's log says: {line}"));
+    }
+    let (writes, _, flushes) = log.counts();
+    if flushes < 10 || writes < 10 {
+        return Err("the disk was hardly written: does the loop device flush?".to_owned());
+    }
+    Ok(Recording {
+        log,
+        history: shared.history.with_positions(),
+        cores,
+    })
+}
+
+/// Power cuts, in the order of the log: half of them anywhere, half where much lies in the cache. If
+/// the disk lies, then where somebody was promised something that is lost with it.
+fn cuts(
+    plan: &Plan,
+    recording: &Recording,
+    count: usize,
+    lies: usize,
+    random: &mut Random,
+) -> Vec<Cut> {
+    let (first, last) = recording.log.positions();
+    let may_show = |position: &u64| {
+        let flushed = recording.log.flushed(*position, lies);
+        lies == 0 || recording.promises_between(flushed + PROMISE_DELAY, *position)
+    };
+    let mut positions: Vec<u64> = (0..count * TRIES_MAX)
+        .map(|_| {
+            let position = random.between(first + 1, last);
+            match random.percent(50) {
+                true => recording.log.before_flush(position),
+                false => position,
+            }
+        })
+        .filter(may_show)
+        .take(count)
+        .collect();
+    positions.sort_unstable();
+    let cut = |position| Cut {
+        position,
+        lies,
+        is_started: lies == 0 && random.percent(plan.starts_percent),
+    };
+    positions.into_iter().map(cut).collect()
+}
+
+/// Looks at images of a recording, on all benches at once.
+fn look_at_all(
+    benches: &mut [Bench],
+    recording: &Recording,
+    cuts: &[Cut],
+) -> Outcome<Vec<(Cut, Finding)>> {
+    let stride = benches.len();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = benches
+            .iter_mut()
+            .enumerate()
+            .map(|(first, bench)| {
+                let mine = cuts.iter().skip(first).step_by(stride).copied();
+                scope.spawn(move || bench.look_at(recording, mine))
+            })
+            .collect();
+        let mut all = Vec::new();
+        for thread in threads {
+            all.extend(thread.join().map_err(|_| "a bench panicked".to_owned())??);
+        }
+        Ok(all)
+    })
+}
+
+/// Where images are looked at, one after another: a disk that becomes any of them.
+struct Bench {
+    device: Device,
+    file_system: Kind,
+    directory: PathBuf,
+    program: Program,
+    seed: u64,
+}
+
+impl Bench {
+    fn set_up(plan: &Plan, number: usize) -> Outcome<Self> {
+        let directory = plan.directory.join(format!("bench-{number}"));
+        std::fs::create_dir_all(&directory).map_err(|error| format!("no directory: {error}"))?;
+        let device = Device::serve(&directory, Volume::new(plan.file_system.bytes()))?;
+        let mut program = kill::program(&plan.program, &directory, 1);
+        program.data = directory.join("mounted/data");
+        Ok(Self {
+            device,
+            file_system: plan.file_system,
+            directory,
+            program,
+            seed: plan.seed,
+        })
+    }
+
+    fn look_at(
+        &mut self,
+        recording: &Recording,
+        cuts: impl Iterator<Item = Cut>,
+    ) -> Outcome<Vec<(Cut, Finding)>> {
+        self.program.cores = recording.cores;
+        let mut replay = recording.log.replay();
+        let mut findings = Vec::new();
+        for cut in cuts {
+            let mut random = Random::new(self.seed ^ cut.position.rotate_left(32));
+            let volume = replay.cut(cut.position, cut.lies, &mut random);
+            let events = recording.up_to(cut.position);
+            let is_control = cut.lies > 0;
+            let finding = match cut.is_started {
+                false => self.read(&volume, &events)?,
+                true => self.start(&volume, &events, &mut random)?,
+            };
+            if !is_control && finding != Finding::Sound {
+                findings.push((cut, self.keep(&volume, cut, &events, finding)?));
+                break;
+            }
+            findings.push((cut, finding));
+        }
+        Ok(findings)
+    }
+
+    /// Keeps an image and the history up to it for whoever looks into it.
+    fn keep(
+        &self,
+        volume: &Volume,
+        cut: Cut,
+        events: &[Event<'static>],
+        finding: Finding,
+    ) -> Outcome<Finding> {
+        let image = self.directory.join(format!("{}.image", cut.position));
+        let history = self.directory.join(format!("{}.history", cut.position));
+        volume.save(&image)?;
+        write(&history, events)?;
+        let kept = format!(
+            "\nimage: {}, history: {}",
+            image.display(),
+            history.display()
+        );
+        Ok(match finding {
+            Finding::Sound => Finding::Sound,
+            Finding::Broken(what) => Finding::Broken(what + &kept),
+            Finding::Unusable(what) => Finding::Unusable(what + &kept),
+        })
+    }
+
+    fn mount(&self, volume: &Volume) -> Outcome<Mounted> {
+        self.device.load(volume.clone());
+        let point = self.directory.join("mounted");
+        let mounted = Mounted::mount(self.file_system, self.device.path(), &point)?;
+        // What mounting wrote is not torn: file systems have their own tests.
+        self.device.begin();
+        Ok(mounted)
+    }
+
+    /// Reads the messages of an image without starting a broker.
+    fn read(&self, volume: &Volume, events: &[Event<'static>]) -> Outcome<Finding> {
+        let mounted = match self.mount(volume) {
+            Ok(mounted) => mounted,
+            Err(why) => return Ok(Finding::Unusable(why)),
+        };
+        let found = messages(&self.program, &self.directory);
+        mounted.unmount()?;
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => return Ok(Finding::Unusable(why)),
+        };
+        let shared = Shared::after_crash(events.to_vec(), Scene::new(Volatile::Avoid));
+        deliver(&shared, &found)?;
+        Ok(verdict(&shared))
+    }
+
+    /// Starts a broker on an image and takes everything out; then cuts off that start.
+    fn start(
+        &self,
+        volume: &Volume,
+        events: &[Event<'static>],
+        random: &mut Random,
+    ) -> Outcome<Finding> {
+        let mounted = match self.mount(volume) {
+            Ok(mounted) => mounted,
+            Err(why) => return Ok(Finding::Unusable(why)),
+        };
+        let shared = Shared::after_crash(events.to_vec(), Scene::new(Volatile::Avoid));
+        let clock = self.device.clock();
+        let drained = self.program.start().and_then(|broker| {
+            let ready = clock();
+            drain(&shared, broker.address())?;
+            broker.kill()?;
+            Ok(ready)
+        });
+        let left = messages(&self.program, &self.directory);
+        let log = self.device.log();
+        mounted.unmount()?;
+        let ready = match drained {
+            Ok(ready) => ready,
+            Err(why) => return Ok(Finding::Unusable(why)),
+        };
+        match left {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                let what = format!("{} messages came back after they were acked", left.len());
+                return Ok(Finding::Broken(what));
+            }
+            Err(why) => return Ok(Finding::Unusable(why)),
+        }
+        let finding = verdict(&shared);
+        if finding != Finding::Sound {
+            return Ok(finding);
+        }
+        let (first, _) = log.positions();
+        let position = random.between(first, ready);
+        let volume = log.replay().cut(position, 0, random);
+        self.read(&volume, events)
+    }
+}
+
+impl Recording {
+    /// What had happened when the log was this long.
+    fn up_to(&self, position: u64) -> Vec<Event<'static>> {
+        let end = self.history.partition_point(|(at, _)| *at <= position);
+        self.history[..end]
+            .iter()
+            .map(|(_, event)| *event)
+            .collect()
+    }
+
+    /// Whether a client was promised something between two lengths of the log.
+    fn promises_between(&self, first: u64, last: u64) -> bool {
+        let is_promise = |event: &Event<'_>| match event {
+            Event::Confirmed { level, .. } => *level == Level::Durable,
+            Event::AckConfirmed { .. } => true,
+            _ => false,
+        };
+        let start = self.history.partition_point(|(at, _)| *at <= first);
+        let end = self.history.partition_point(|(at, _)| *at <= last);
+        self.history[start..end.max(start)]
+            .iter()
+            .any(|(_, event)| is_promise(event))
+    }
+}
+
+fn verdict(shared: &Shared) -> Finding {
+    let verdict = judge(&shared.history.all());
+    match verdict.is_clean() {
+        true => Finding::Sound,
+        false => Finding::Broken(verdict.to_string()),
+    }
+}
