@@ -138,13 +138,13 @@ fn judge(mut broker: Broker) -> [u64; 3] {
     broker = broker.started();
     let mut wire = Wire::open(&broker);
     let mut gone = [0; 3];
-    for queue in 0..QUEUES.len() {
+    for (queue, gone) in gone.iter_mut().enumerate() {
         let (texts, refuses) = drain(&mut wire, queue);
         assert!(!refuses, "queue {queue} after {:?}", survey.damage);
         let mut wanted = (0..ROUNDS * BATCH).map(|number| text(queue, number));
         // In order, and nothing that was not published.
         assert!(texts.iter().all(|got| wanted.any(|text| text == *got)));
-        gone[queue] = ROUNDS * BATCH - texts.len() as u64;
+        *gone = ROUNDS * BATCH - texts.len() as u64;
     }
     let mut producer = wire.producer(1, Level::Durable);
     producer.confirm(&mut wire, &QUEUES.map(|queue| to_queue(queue, b"goes on")));

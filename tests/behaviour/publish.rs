@@ -507,9 +507,8 @@ fn a_producer_goes_on_where_it_was(setup: &Setup) {
     let mut wires = on_every_core(setup);
     let names: Vec<Vec<u8>> = wires.iter().map(|(_, name)| name.clone()).collect();
     let count = wires.len();
-    for target in 0..count {
+    for queue in &names {
         let producer = name();
-        let queue = &names[target];
         for epoch in 1..=2 * count as u64 {
             let wire = &mut wires[epoch as usize % count].0;
             let opened = open_named(wire, 1, producer, 2 * epoch as u32 - 1);

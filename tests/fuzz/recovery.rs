@@ -191,8 +191,8 @@ impl Found {
     /// Takes everything out of every queue.
     fn of(shell: &mut Shell, trust: Trust) -> Self {
         let mut client = Client::greet(shell);
-        for at in 0..QUEUES.len() {
-            client.open_consumer(shell, channel_of(at), QUEUES[at]);
+        for (at, name) in QUEUES.iter().enumerate() {
+            client.open_consumer(shell, channel_of(at), name);
         }
         let mut found = Self {
             queues: core::array::from_fn(|_| Some(Vec::new())),
