@@ -12,7 +12,7 @@ use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
-use crate::budget::{Budget, Demand};
+use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
@@ -230,36 +230,33 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     handles.reverse();
     ports.reverse();
     drop(started);
-    let mut failure = None;
+    // Before the journals are read, so that whoever asks hears that, and not a refused connection.
+    let admin = admin::start(AdminOptions {
+        listen: config.admin_listen,
+        hosts: config.admin_hosts.clone(),
+        cores: ports.clone(),
+        answer_within: admin::ANSWER_WITHIN,
+        connection_within: admin::CONNECTION_WITHIN,
+        budget: Some(budget),
+        log_dropped: log.map(Log::dropped).unwrap_or_default(),
+    });
+    let (admin, mut sentence) = match admin {
+        Ok(admin) => (Some(admin), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     for _ in 0..cores {
         match starts.recv() {
             Ok((_, Ok(()))) => {}
             Ok((number, Err(reason))) => {
-                failure.get_or_insert(format!("core {number} cannot start: {reason}"));
+                sentence.get_or_insert(format!("core {number} cannot start: {reason}"));
             }
             // A core ended without a word: its own result says why.
             Err(_) => {
-                failure.get_or_insert_with(String::new);
+                sentence.get_or_insert_with(String::new);
                 break;
             }
         }
     }
-    let admin = match failure {
-        Some(_) => None,
-        None => Some(admin::start(AdminOptions {
-            listen: config.admin_listen,
-            hosts: config.admin_hosts.clone(),
-            cores: ports.clone(),
-            answer_within: admin::ANSWER_WITHIN,
-            budget: Some(budget),
-            log_dropped: log.map(Log::dropped).unwrap_or_default(),
-        })),
-    };
-    let (admin, mut sentence) = match admin {
-        Some(Ok(admin)) => (Some(admin), failure),
-        Some(Err(error)) => (None, Some(error.to_string())),
-        None => (None, failure),
-    };
     let running = Running {
         addr,
         admin,
@@ -431,6 +428,8 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
+            // Half of a core's parcels are for publishes, half for deliveries.
+            parcel_bytes_max: parcel_bytes_max(core_budget, cores),
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
             // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,
@@ -441,6 +440,11 @@ fn engine_config(
             ..defaults
         },
     }
+}
+
+fn parcel_bytes_max(budget: &CoreBudget, cores: u16) -> u32 {
+    let others = u64::from(cores - 1).max(1);
+    u32::try_from(budget.parcels.bytes() / 2 / others).unwrap_or(u32::MAX)
 }
 
 fn millis(duration: Duration) -> u32 {

@@ -89,6 +89,8 @@ pub struct Wire {
     /// Each is answered by one.
     pub answers_heartbeats: bool,
     pub core: u16,
+    /// Cores of the broker.
+    pub cores: u16,
     pub heartbeat_ms: u32,
     pub message_bytes_max: u32,
 }
@@ -214,6 +216,7 @@ impl Wire {
             heartbeats: 0,
             answers_heartbeats: false,
             core: 0,
+            cores: 0,
             heartbeat_ms: 0,
             message_bytes_max: 0,
         }
@@ -240,14 +243,21 @@ impl Wire {
 
     /// An open connection that said this.
     pub fn greet(broker: &Broker, hello: &Hello<'_>) -> Self {
-        let mut wire = Self::dial(broker.addr());
+        let wire = Self::greet_at(broker.addr(), hello);
+        assert_eq!(wire.cores, broker.cores());
+        wire
+    }
+
+    /// An open connection to a broker of which only the address is known.
+    pub fn greet_at(addr: SocketAddr, hello: &Hello<'_>) -> Self {
+        let mut wire = Self::dial(addr);
         wire.send(FrameHeader::bare(FrameKind::Hello, 0, 0), hello);
         let frame = wire.read();
         assert_eq!(frame.kind(), FrameKind::Welcome, "{frame:?}");
         let welcome = Welcome::decode(&frame.body).expect("a body of its kind");
         assert_eq!(welcome.magic, MAGIC);
-        assert_eq!(welcome.cores, broker.cores());
         wire.core = welcome.core;
+        wire.cores = welcome.cores;
         wire.heartbeat_ms = welcome.heartbeat_ms;
         wire.message_bytes_max = welcome.message_bytes_max;
         wire
