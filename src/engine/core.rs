@@ -322,7 +322,8 @@ impl Running {
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
         let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
-        let last = flow.shut_down.filter(|_| !self.checkpointed);
+        let is_free = !checkpoint::is_underway(&flow.journal);
+        let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         [sweep, gets, journal, hold, compactor, last]
             .into_iter()
@@ -404,10 +405,11 @@ impl Running {
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
         flow.journal.set_wall(wall_us);
-        // The last checkpoint says that nobody holds anything, so it waits for those who do; not for
-        // another core that has died.
+        // The last checkpoint says that nobody holds anything, so it waits for those who do, and for
+        // the one before it; not for another core that has died.
         let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;
-        let last = flow.shut_down.is_some_and(left) && !self.checkpointed;
+        let is_free = !checkpoint::is_underway(&flow.journal);
+        let last = flow.shut_down.is_some_and(left) && !self.checkpointed && is_free;
         if last {
             flow.abandon(effects);
         }

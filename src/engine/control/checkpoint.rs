@@ -348,7 +348,7 @@ fn named(segment: &Segment) -> NamedSegment {
 #[must_use]
 pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let known = &journal.checkpoints;
-    if !journal.is_ready() || known.pending.is_some() || journal.is_backing_off(now) {
+    if !journal.is_ready() || is_underway(journal) || journal.is_backing_off(now) {
         return false;
     }
     let segment_bytes = u64::from(journal.config.segment_bytes);
@@ -361,6 +361,12 @@ pub fn is_due(journal: &Journal, now: Mono) -> bool {
     is_written || is_freeing
 }
 
+/// Whether one is being made.
+#[must_use]
+pub fn is_underway(journal: &Journal) -> bool {
+    journal.checkpoints.pending.is_some()
+}
+
 /// Begins a checkpoint: call between turns, with the engine's state after everything appended.
 /// Does nothing if one is being made.
 pub fn begin(
@@ -369,7 +375,7 @@ pub fn begin(
     buffers: &mut impl Buffers,
     effects: &mut Effects,
 ) {
-    if !journal.is_ready() || journal.checkpoints.pending.is_some() {
+    if !journal.is_ready() || is_underway(journal) {
         return;
     }
     journal.seal_open(buffers);
