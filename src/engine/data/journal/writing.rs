@@ -393,14 +393,31 @@ impl Journal {
                 made.is_short = false;
                 drop(made);
                 self.slot_freed();
+                if std::mem::take(&mut self.is_short_of_space) {
+                    effects.push(Effect::Report {
+                        severity: Severity::Info,
+                        text: "the journal has space again".to_owned(),
+                    });
+                }
             }
             (SlotTask::Create(slot), Err(fault)) => {
                 self.table.get_mut(slot).state = SlotState::Absent;
                 self.create_after = Some(now.plus_ms(CREATE_RETRY_MS));
-                effects.push(Effect::Report {
-                    severity: Severity::Warning,
-                    text: format!("journal slot {} not created: {fault:?}", slot.0),
-                });
+                // It is tried again until there is space; once is enough to be told.
+                if !std::mem::replace(&mut self.is_short_of_space, true) {
+                    let why = match fault {
+                        IoFault::NoSpace => "the file system is full".to_owned(),
+                        fault => format!("{fault:?}"),
+                    };
+                    effects.push(Effect::Report {
+                        severity: Severity::Warning,
+                        text: format!(
+                            "journal slot {} cannot be created: {why}; publishes are refused when \
+                             what is spare is full: consume, or free space",
+                            slot.0
+                        ),
+                    });
+                }
             }
             (SlotTask::Remove(slot), Ok(FileReply::Done)) => {
                 self.table.get_mut(slot).state = SlotState::Absent;
