@@ -719,7 +719,7 @@ fn ack_some(shell: &mut Shell, books: &mut [Book; QUEUES.len()], one_in: u32) {
         let channel = channel_of(at);
         let mut acked = Vec::new();
         for heard in core::mem::take(&mut taker.said) {
-            if heard.header.kind != FrameKind::Deliver {
+            if heard.header.kind != FrameKind::Deliver || heard.header.channel != channel {
                 continue;
             }
             let (_, messages) = DeliverHead::split(&heard.body).expect("it was read");
