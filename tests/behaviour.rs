@@ -16,6 +16,7 @@
 //! | `resident.rs` | the memory of a loaded broker |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
+//! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `client.rs` | the same broker through the client crate |
 //!
 //! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
@@ -30,6 +31,8 @@ mod client;
 mod consume;
 #[path = "behaviour/crossing.rs"]
 mod crossing;
+#[path = "behaviour/damage.rs"]
+mod damage;
 #[path = "behaviour/handshake.rs"]
 mod handshake;
 #[path = "behaviour/hostile.rs"]

@@ -447,6 +447,24 @@ fn a_start_that_takes_long_can_be_ended() {
 }
 
 #[test]
+fn too_little_that_may_be_locked_or_open_is_a_sentence() {
+    for (limit, words) in [("-l 100", "may be locked"), ("-n 100", "files may be open")] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = env!("CARGO_BIN_EXE_ringpost");
+        let script = format!("ulimit {limit} && exec {program} serve --connections-max 10");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(directory.path())
+            .output()
+            .expect("runs");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{errors}");
+        assert!(errors.contains(words), "{errors}");
+        assert!(errors.contains("ulimit"), "{errors}");
+    }
+}
+
+#[test]
 fn a_key_that_names_no_queue_is_told() {
     let broker = Served::start(&["--cores", "1"]);
     std::fs::write(broker.directory.path().join("lines"), "a\nb\n").expect("writes");

@@ -11,6 +11,7 @@ use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
 use ringpost_wire::ids::CoreId;
 
+use crate::allowance::Allowance;
 use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
@@ -144,6 +145,9 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     let cpus = probe_cpus();
     let budget = Budget::derive(Demand::of(&config, cpus.len()))
         .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
+    if let Some(sentence) = Allowance::of_process().hindrance() {
+        return Err(environment(sentence));
+    }
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
     let identity = Identity::open(&config, cores)?;
@@ -228,36 +232,33 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     handles.reverse();
     ports.reverse();
     drop(started);
-    let mut failure = None;
+    // Before the journals are read, so that whoever asks hears that, and not a refused connection.
+    let admin = admin::start(AdminOptions {
+        listen: config.admin_listen,
+        hosts: config.admin_hosts.clone(),
+        cores: ports.clone(),
+        answer_within: admin::ANSWER_WITHIN,
+        connection_within: admin::CONNECTION_WITHIN,
+        budget: Some(budget),
+        log_dropped: log.map(Log::dropped).unwrap_or_default(),
+    });
+    let (admin, mut sentence) = match admin {
+        Ok(admin) => (Some(admin), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     for _ in 0..cores {
         match starts.recv() {
             Ok((_, Ok(()))) => {}
             Ok((number, Err(reason))) => {
-                failure.get_or_insert(format!("core {number} cannot start: {reason}"));
+                sentence.get_or_insert(format!("core {number} cannot start: {reason}"));
             }
             // A core ended without a word: its own result says why.
             Err(_) => {
-                failure.get_or_insert_with(String::new);
+                sentence.get_or_insert_with(String::new);
                 break;
             }
         }
     }
-    let admin = match failure {
-        Some(_) => None,
-        None => Some(admin::start(AdminOptions {
-            listen: config.admin_listen,
-            hosts: config.admin_hosts.clone(),
-            cores: ports.clone(),
-            answer_within: admin::ANSWER_WITHIN,
-            budget: Some(budget),
-            log_dropped: log.map(Log::dropped).unwrap_or_default(),
-        })),
-    };
-    let (admin, mut sentence) = match admin {
-        Some(Ok(admin)) => (Some(admin), failure),
-        Some(Err(error)) => (None, Some(error.to_string())),
-        None => (None, failure),
-    };
     let running = Running {
         addr,
         admin,

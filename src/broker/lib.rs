@@ -1,6 +1,7 @@
 //! The broker: process, sockets, files and configuration around the engine. It does not know how a
 //! message is routed, queued or acknowledged; the engine decides that.
 
+pub mod allowance;
 pub mod boot;
 pub mod budget;
 pub mod cli;

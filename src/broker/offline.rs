@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ringpost_engine::control::catalog::Catalog;
-use ringpost_engine::control::offline::{self, Disk, Found, Opened};
+use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable};
 use ringpost_engine::control::recovery;
 use ringpost_engine::core::META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
+use ringpost_wire::ids::PartitionId;
 use serde::Serialize;
 
 use crate::control::identity::Identity;
@@ -26,8 +27,10 @@ pub struct Survey {
     pub blocks: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// What is damaged.
+    /// What is lost, and refuses service until the loss is accepted.
     pub damage: Vec<Damage>,
+    /// What is damaged without any loss, for people.
+    pub notes: Vec<String>,
 }
 
 /// A damaged range.
@@ -180,12 +183,30 @@ fn range_name(core: u16, damage: &EngineDamage) -> String {
     format!("{core}:{}:{}-{upto}", damage.partition.0, damage.first)
 }
 
+/// The name of messages of a queue that cannot be read.
+fn messages_name(core: u16, partition: PartitionId, lost: &Unreadable) -> String {
+    let (first, last) = (lost.range.first.0, lost.range.last.0);
+    format!(
+        "{core}:{}:queue-{}:{first}-{last}",
+        partition.0, lost.queue.0
+    )
+}
+
+/// The topology, as the meta core's journal has it.
+fn catalog_of(identity: &Identity) -> Result<Catalog, OfflineError> {
+    let meta = opened(identity, META.0, false)?;
+    Ok(meta
+        .catalog
+        .unwrap_or_else(|| Catalog::new(identity.partitions)))
+}
+
 /// Reads everything and writes nothing.
 ///
 /// # Errors
 /// The directory cannot be read, or a broker uses it.
 pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
     let (_lock, identity) = claim(directory)?;
+    let catalog = catalog_of(&identity)?;
     let mut survey = Survey::default();
     for core in 0..identity.cores {
         let (heads, checkpoints) = listed(&identity, core)?;
@@ -203,34 +224,59 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         })?;
         survey.blocks += verified.block_count + verified.report.replayed_count;
         survey.bytes += verified.report.read_bytes;
+        let mut journal = opened(&identity, core, false)?;
+        let known = journal.damages().to_vec();
         for damage in &verified.report.damages {
+            let what = records_text(damage);
+            if known.contains(damage) {
+                survey.damage.push(Damage {
+                    range: range_name(core, damage),
+                    partitions: damage.partition.0.to_string(),
+                    what: format!("{what} are lost"),
+                });
+            } else {
+                // A checkpoint covers them: what they said is known, and the messages that are still
+                // needed are proved one by one below.
+                survey
+                    .notes
+                    .push(format!("journal {core}: {what} are damaged"));
+            }
+        }
+        let is_told = |lost: &Unreadable| {
+            known.iter().any(|damage| {
+                damage.queue == lost.queue
+                    && damage.queue_sequence == lost.range.first
+                    && lost.range.count() == 1
+            })
+        };
+        for lost in journal.unreadable(|queue| catalog.queue(queue).is_some()) {
+            let Some(queue) = catalog.queue(lost.queue) else {
+                continue;
+            };
+            let is_damaged = known.iter().any(|d| d.partition == queue.partition);
+            if is_damaged && (lost.is_missing || is_told(&lost)) {
+                continue;
+            }
             survey.damage.push(Damage {
-                range: range_name(core, damage),
-                partitions: damage.partition.0.to_string(),
+                range: messages_name(core, queue.partition, &lost),
+                partitions: queue.partition.0.to_string(),
                 what: format!(
-                    "records {} to {} of partition {} are lost (segment {}, offset {})",
-                    damage.first,
-                    damage.upto,
-                    damage.partition.0,
-                    damage.segment_number.0,
-                    damage.offset
+                    "messages {} to {} of queue {} ({}) cannot be read",
+                    lost.range.first.0,
+                    lost.range.last.0,
+                    lost.queue.0,
+                    String::from_utf8_lossy(&queue.name)
                 ),
             });
         }
-        for finding in &verified.report.findings {
-            survey.damage.push(Damage {
-                range: format!("{core}:-"),
-                partitions: "none".to_owned(),
-                what: finding.clone(),
-            });
-        }
+        let findings = verified.report.findings.iter();
+        let findings = findings.map(|finding| format!("journal {core}: {finding}"));
+        survey.notes.extend(findings);
         if verified.report.checkpoint_damaged {
-            survey.damage.push(Damage {
-                range: format!("{core}:checkpoint"),
-                partitions: "none".to_owned(),
-                what: "a checkpoint file cannot be read; the other one, or the journal, is used"
-                    .to_owned(),
-            });
+            survey.notes.push(format!(
+                "journal {core}: a checkpoint file cannot be read; the other one, or the journal, \
+                 is used"
+            ));
         }
     }
     Ok(survey)
@@ -252,33 +298,50 @@ pub fn messages(
     offline::messages(journals, each).map_err(|why| OfflineError::Unfit { why })
 }
 
+fn records_text(damage: &EngineDamage) -> String {
+    let upto = match damage.upto {
+        u64::MAX => "on, as far as anybody knows,".to_owned(),
+        upto => format!("to {}", upto - 1),
+    };
+    format!(
+        "records {} {upto} of partition {} (segment {}, offset {})",
+        damage.first, damage.partition.0, damage.segment_number.0, damage.offset
+    )
+}
+
 /// Writes a durable record that `range` is given up.
 ///
 /// # Errors
 /// The directory cannot be read or written, a broker uses it, or no damage has this name.
 pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
     let (_lock, identity) = claim(directory)?;
-    let meta = opened(&identity, META.0, false)?;
-    let catalog = meta
-        .catalog
-        .clone()
-        .unwrap_or_else(|| Catalog::new(identity.partitions));
-    drop(meta);
+    let catalog = catalog_of(&identity)?;
+    let partition_of = |queue| catalog.queue(queue).map(|queue| queue.partition);
     for core in 0..identity.cores {
+        let unfit = |why| OfflineError::Unfit {
+            why: format!("journal {core}: {why}"),
+        };
         let mut journal = opened(&identity, core, true)?;
         let found = journal
             .damages()
             .iter()
             .find(|damage| range_name(core, damage) == range)
             .copied();
-        let Some(damage) = found else { continue };
-        return journal
-            .accept_loss(&damage, |queue| {
-                catalog.queue(queue).map(|queue| queue.partition)
-            })
-            .map_err(|why| OfflineError::Unfit {
-                why: format!("journal {core}: {why}"),
-            });
+        if let Some(damage) = found {
+            return journal.accept_loss(&damage, partition_of).map_err(unfit);
+        }
+        let lost = journal.unreadable(|queue| catalog.queue(queue).is_some());
+        let found = lost.into_iter().find_map(|lost| {
+            let partition = partition_of(lost.queue)?;
+            (messages_name(core, partition, &lost) == range).then_some((partition, lost))
+        });
+        if let Some((partition, lost)) = found {
+            // Looking took the queues apart.
+            let mut journal = opened(&identity, core, true)?;
+            return journal
+                .give_up(partition, lost.queue, &[lost.range])
+                .map_err(unfit);
+        }
     }
     Err(OfflineError::RangeUnknown {
         range: range.to_owned(),

@@ -2,20 +2,21 @@
 //! a syscall. It does not know what a message is, and no type of glommio leaves it.
 //!
 //! A core is a thread with a glommio executor. Its *driver*, the future given to [`spawn_core`],
-//! owns a [`Poller`] and does the work; *background* tasks share the thread at low priority and
-//! get their turn at least once a millisecond.
+//! owns a [`Poller`], which alone decides when the thread sleeps; *background* tasks share the
+//! thread and run when the driver is idle, or after a millisecond.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares};
 
+mod background;
 mod bell;
 pub mod disk;
+#[cfg(test)]
+mod edge_tests;
 mod memory;
 pub mod net;
 mod poll;
@@ -27,6 +28,8 @@ mod signal;
 mod sync;
 pub mod time;
 
+use background::Tasks;
+pub use background::{Background, BackgroundTask};
 pub use bell::Bell;
 pub use memory::{IO_ALIGNMENT, IoWindow, Memory};
 pub use poll::{
@@ -35,30 +38,24 @@ pub use poll::{
 };
 pub use ring::{Consumer, Producer, SleepFlag, ring};
 pub use signal::{Signal, block_termination_signals, spawn_signal_thread};
-use time::Monotonic;
 
 /// How long a driver may spin while it has nothing to do, if experience says that it pays.
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(50);
 /// Journal operations in flight on one core, if not configured otherwise.
 pub const OPERATIONS_IN_FLIGHT_DEFAULT: u32 = 128;
 
-/// When the executor asks the running task to give way. Below 250 µs it can park with work queued.
-const PREEMPT: Duration = Duration::from_millis(1);
-/// The heartbeat while there was work within [`BUSY`]: bounds the stall if the executor parks with
-/// a task queued, which a preemption at the wrong moment makes it do.
-const HEARTBEAT_BUSY: Duration = Duration::from_millis(2);
-/// The heartbeat of an idle core.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(50);
-/// How long after the last work a core counts as busy.
-const BUSY: Duration = Duration::from_millis(100);
+/// When the executor tells the running task to give way: never within the life of this machine.
+///
+/// If that timer runs out between the moment the executor sets it and the moment it looks for work,
+/// the executor finds that it has to give way, takes the timer for the only event there was, and
+/// sleeps with tasks queued; and if one of those was to be woken by a timer of its own, for good.
+/// Whoever is denied the CPU for as long as the timer runs gets there: with the usual millisecond
+/// and some busy neighbours within a minute.
+const PREEMPT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The executor's own rings carry timers and one poll; they need no depth.
 const EXECUTOR_RING_DEPTH: usize = 64;
 /// The smallest the executor accepts; we bring our own buffers. It is pinned three times.
 const EXECUTOR_MEMORY_BYTES: usize = 64 << 10;
-/// The driver's part of the thread against [`SHARES_BACKGROUND`].
-const SHARES_DRIVER: usize = 1000;
-/// The part of everything in the background.
-const SHARES_BACKGROUND: usize = 50;
 
 /// A random number, for identities that must differ between machines.
 ///
@@ -112,63 +109,6 @@ pub struct CoreRuntime {
     pub poller: Poller,
     /// Starts tasks beside the driver.
     pub background: Background,
-}
-
-/// Starts the tasks beside the driver of one core, at low priority.
-#[derive(Clone, Debug)]
-pub struct Background {
-    queue: glommio::TaskQueueHandle,
-}
-
-impl Background {
-    /// Starts a task. It lives as long as its handle: dropping that cancels it.
-    pub fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> BackgroundTask<T> {
-        let task = glommio::spawn_local_into(task, self.queue);
-        BackgroundTask {
-            task: task.expect("the queue lives as long as its executor"),
-        }
-    }
-
-    /// Ends after `duration`; later by up to a millisecond while the driver is busy.
-    pub async fn sleep(&self, duration: Duration) {
-        glommio::timer::sleep(duration).await;
-    }
-}
-
-/// A task beside the driver, owned by whoever holds this.
-#[derive(Debug)]
-#[must_use = "a dropped task is cancelled"]
-pub struct BackgroundTask<T> {
-    task: glommio::Task<T>,
-}
-
-impl<T> BackgroundTask<T> {
-    /// Waits for its result.
-    pub async fn join(self) -> T {
-        self.task.await
-    }
-
-    /// Stops it where it awaits, and returns when all it held is dropped; its result if it had
-    /// ended before.
-    pub async fn cancel(self) -> Option<T> {
-        self.task.cancel().await
-    }
-}
-
-/// When a core had work last; shared by its poller, which notes it, and its heartbeat.
-#[derive(Debug)]
-struct Activity {
-    last: Cell<Monotonic>,
-}
-
-impl Activity {
-    fn note(&self, now: Monotonic) {
-        self.last.set(now);
-    }
-
-    fn is_busy(&self) -> bool {
-        Monotonic::now().since(self.last.get()) < BUSY
-    }
 }
 
 /// Why a core ended without a result.
@@ -255,47 +195,21 @@ where
     Driver: Future<Output = T> + 'static,
     T: 'static,
 {
-    let activity = Rc::new(Activity {
-        last: Cell::new(Monotonic::now()),
-    });
+    let tasks = Tasks::new(config.bell.clone())?;
     let poller = Poller::new(
         config.bell,
-        activity.clone(),
+        tasks.clone(),
         config.spin,
         config.operations_in_flight_max,
     )?;
     let executor = glommio::executor();
-    let relaxed = Latency::NotImportant;
-    let background = Background {
-        queue: executor.create_task_queue(Shares::Static(SHARES_BACKGROUND), relaxed, "background"),
-    };
-    let heartbeat = background.spawn(heartbeat(activity));
-    let queue = executor.create_task_queue(Shares::Static(SHARES_DRIVER), relaxed, "driver");
+    // The driver decides when the tasks run, and an idle driver has no use for the CPU: the shares
+    // decide nothing.
+    let (shares, relaxed) = (Shares::default(), Latency::NotImportant);
+    let background = executor.create_task_queue(shares, relaxed, "background");
+    let background = Background::new(background, tasks);
     let driver = drive(CoreRuntime { poller, background });
-    let driver = glommio::spawn_local_into(driver, queue);
-    let result = driver
-        .expect("the queue lives as long as its executor")
-        .await;
-    heartbeat.cancel().await;
-    Ok(result)
-}
-
-/// Never ends. Its timer is what wakes the executor if it has parked with a task queued.
-async fn heartbeat(activity: Rc<Activity>) {
-    loop {
-        let pause = if activity.is_busy() {
-            HEARTBEAT_BUSY
-        } else {
-            HEARTBEAT_IDLE
-        };
-        glommio::timer::sleep(pause).await;
-    }
-}
-
-/// Lets the executor run other tasks if it wants to, which is about once a millisecond.
-#[inline]
-async fn yield_if_due() {
-    glommio::executor().yield_if_needed().await;
+    Ok(driver.await)
 }
 
 #[cfg(test)]

@@ -321,9 +321,10 @@ impl Running {
         // Those that were due when they were last looked at wait for something else.
         let gets = flow.gets.iter().map(|get| get.deadline);
         let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
-        let journal = flow.journal.next_deadline();
+        // A journal that has failed has nothing more to do, and nothing is packed.
+        let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
+        let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
         let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
-        let compactor = self.compactor.next_deadline();
         let last = flow.shut_down.filter(|_| !self.checkpointed);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         [sweep, gets, journal, hold, compactor, last]
@@ -614,6 +615,9 @@ impl Running {
             }
             _ => frame::check_body(&header, body)?,
         }
+        if header.flags != 0 && asks(header.kind) {
+            return flow.refuse_flags(conn, header, effects);
+        }
         match header.kind {
             FrameKind::Heartbeat => Ok(()),
             //= P-11
@@ -782,6 +786,10 @@ impl Running {
         let flow = &mut self.flow;
         match request {
             Request::Publish(publish) => flow.take_forwarded(from, id, publish, buffers, effects),
+            Request::Fence { producer, epoch } => {
+                let known = flow.fence(producer, epoch, effects);
+                flow.reply(from, id, Reply::Fenced(known), effects);
+            }
             Request::Subscribe {
                 conn,
                 channel,
@@ -876,6 +884,9 @@ impl Running {
                 }
                 flow.dirty(producer);
             }
+            (Waiter::Fence { opening }, Reply::Fenced(known)) => {
+                flow.fenced(opening, known, effects);
+            }
             (
                 Waiter::Large(rest),
                 Reply::Published {
@@ -911,6 +922,59 @@ impl Running {
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),
         }
+    }
+}
+
+/// Whether a frame that is stepped here has an answer; none of these has a flag (P-92). `Settle` has,
+/// and looks at them itself.
+const fn asks(kind: FrameKind) -> bool {
+    match kind {
+        FrameKind::Attach
+        | FrameKind::ProducerOpen
+        | FrameKind::ProducerClose
+        | FrameKind::ConsumerOpen
+        | FrameKind::ConsumerClose
+        | FrameKind::Get
+        | FrameKind::QueueDeclare
+        | FrameKind::QueueDelete
+        | FrameKind::QueuePurge
+        | FrameKind::QueueInspect
+        | FrameKind::QueueList
+        | FrameKind::ExchangeDeclare
+        | FrameKind::ExchangeDelete
+        | FrameKind::ExchangeList
+        | FrameKind::Bind
+        | FrameKind::Unbind
+        | FrameKind::BindingList
+        | FrameKind::TenantDeclare
+        | FrameKind::TenantDelete
+        | FrameKind::TenantList => true,
+        FrameKind::Hello
+        | FrameKind::Welcome
+        | FrameKind::Heartbeat
+        | FrameKind::Close
+        | FrameKind::Attached
+        | FrameKind::Failed
+        | FrameKind::Done
+        | FrameKind::ProducerOpened
+        | FrameKind::Publish
+        | FrameKind::PublishFragment
+        | FrameKind::Confirm
+        | FrameKind::Refused
+        | FrameKind::ProducerCredit
+        | FrameKind::ProducerClosed
+        | FrameKind::ConsumerOpened
+        | FrameKind::ConsumerCredit
+        | FrameKind::Deliver
+        | FrameKind::DeliverFragment
+        | FrameKind::Settle
+        | FrameKind::Settled
+        | FrameKind::ConsumerClosed
+        | FrameKind::GetDone
+        | FrameKind::QueueInfo
+        | FrameKind::ExchangeInfo
+        | FrameKind::BindingInfo
+        | FrameKind::TenantInfo => false,
     }
 }
 

@@ -78,6 +78,24 @@ impl Broker {
         self
     }
 
+    /// A broker that is not started, in a copy of the directory as it is now: of one that runs, what
+    /// a crash leaves.
+    pub fn copied(&self) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(self.directory.path(), directory.path());
+        Self {
+            running: None,
+            directory,
+            settings: self.settings.clone(),
+            cores: self.cores,
+        }
+    }
+
+    /// Its data directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Shuts down as SIGTERM does.
     pub fn stop(&mut self) {
         let running = self.running.take().expect("it runs");
@@ -102,6 +120,19 @@ impl Drop for Broker {
             if !std::thread::panicking() {
                 ended.expect("every core ends well");
             }
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            std::fs::create_dir(&target).expect("a new directory");
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("room");
         }
     }
 }

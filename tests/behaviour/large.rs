@@ -307,7 +307,7 @@ fn many_large_messages_at_once(setup: &Setup) {
         wire.consume(channel, &consumer(name.as_bytes(), 2));
         for _ in 0..12 {
             let one = wire.deliveries(channel, 1).remove(0);
-            let original = payloads.iter().any(|payload| *payload == one.payload);
+            let original = payloads.contains(&one.payload);
             assert!(original, "{} bytes came back changed", one.payload.len());
             wire.settle(channel, 0, &[(one.tag, one.tag)]);
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::output::{self, FormatArgs};
 use super::settings::SettingsArgs;
 use super::{Exit, Failure};
+use crate::allowance::{Allowance, DESCRIPTORS_MIN, LOCKED_BYTES_MIN};
 use crate::budget::{self, Budget};
 use crate::config::Config;
 use crate::config::value::{Cpus, bytes_text};
@@ -50,8 +51,6 @@ const KERNEL_GOOD: (u32, u32) = (6, 1);
 /// Memory that a core's executor registers with the kernel, on three rings of 64 KiB, and room for
 /// the rings themselves on kernels that count them: below it the executor takes slower ways.
 const LOCKED_BYTES_PER_CORE: u64 = 1 << 20;
-/// Descriptors beside those of connections: files, rings, bells, admin.
-const DESCRIPTORS_BESIDE: u64 = 256;
 /// A synced write slower than this makes a poor broker.
 const WRITE_P99_POOR: Duration = Duration::from_millis(20);
 
@@ -177,10 +176,8 @@ struct Facts {
     io_uring_disabled: u32,
     /// Whether a seccomp filter sees this process's syscalls.
     filtered: bool,
-    /// Soft limit of locked memory; `None` without limit.
-    locked_bytes_max: Option<u64>,
-    /// Soft and hard limit of open files; `None` without limit.
-    descriptors_max: (Option<u64>, Option<u64>),
+    /// Memory that may be locked, and files that may be open.
+    allowance: Allowance,
     /// CPUs that this process may use.
     cpus: Vec<usize>,
     /// What the kernel reads the time from.
@@ -216,7 +213,6 @@ impl Facts {
                 .to_owned()
         };
         let status = line("/proc/self/status");
-        let limits = line("/proc/self/limits");
         let field = |name: &str| {
             status
                 .lines()
@@ -231,8 +227,7 @@ impl Facts {
                 .parse()
                 .unwrap_or(0),
             filtered: field("Seccomp:").is_some_and(|mode| mode != "0"),
-            locked_bytes_max: limit(&limits, "Max locked memory").0,
-            descriptors_max: limit(&limits, "Max open files"),
+            allowance: Allowance::of_process(),
             cpus: probe::cpus_usable(),
             clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             memory: probe::memory_bytes(),
@@ -271,16 +266,6 @@ impl DataFacts {
             path: path.to_owned(),
         })
     }
-}
-
-/// Soft and hard limit of a line of /proc/self/limits; `None` is no limit.
-fn limit(limits: &str, name: &str) -> (Option<u64>, Option<u64>) {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .unwrap_or_default();
-    let mut numbers = line.split_whitespace().map(|text| text.parse().ok());
-    (numbers.next().flatten(), numbers.next().flatten())
 }
 
 /// The file system type of the longest mount point above `path`.
@@ -408,11 +393,21 @@ fn judge_io_uring(facts: &Facts) -> Finding {
 
 fn judge_locked(facts: &Facts, config: &Config) -> Finding {
     const CHECK: &str = "locked memory";
+    const CURE: &str = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit";
     let cores = u64::from(config.core_count(facts.cpus.len()));
     let wanted = cores * LOCKED_BYTES_PER_CORE;
-    match facts.locked_bytes_max {
+    match facts.allowance.locked_bytes_max {
         None => Finding::ok(CHECK, "no limit"),
         Some(max) if max >= wanted => Finding::ok(CHECK, format!("up to {}", bytes_text(max))),
+        Some(max) if max < LOCKED_BYTES_MIN => Finding::missing(
+            CHECK,
+            format!(
+                "up to {}, and a core needs {}",
+                bytes_text(max),
+                bytes_text(LOCKED_BYTES_MIN)
+            ),
+            CURE,
+        ),
         Some(max) => Finding::degraded(
             CHECK,
             format!(
@@ -420,19 +415,19 @@ fn judge_locked(facts: &Facts, config: &Config) -> Finding {
                 bytes_text(max),
                 bytes_text(wanted)
             ),
-            "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit",
+            CURE,
         ),
     }
 }
 
 fn judge_descriptors(facts: &Facts, config: &Config) -> Finding {
     const CHECK: &str = "open files";
-    let wanted = u64::from(config.connections_max) + DESCRIPTORS_BESIDE;
+    let wanted = u64::from(config.connections_max) + DESCRIPTORS_MIN;
     let cure = format!("ulimit -n {wanted}, or LimitNOFILE={wanted} in the systemd unit");
-    match facts.descriptors_max.0 {
+    match facts.allowance.descriptors_max {
         None => Finding::ok(CHECK, "no limit"),
         Some(max) if max >= wanted => Finding::ok(CHECK, format!("up to {max}")),
-        Some(max) if max < DESCRIPTORS_BESIDE => Finding::missing(
+        Some(max) if max < DESCRIPTORS_MIN => Finding::missing(
             CHECK,
             format!("up to {max}, too few even without clients"),
             cure,
@@ -442,7 +437,7 @@ fn judge_descriptors(facts: &Facts, config: &Config) -> Finding {
             format!(
                 "up to {max}, and connections_max = {} takes {wanted}: clients beyond {} are refused",
                 config.connections_max,
-                max - DESCRIPTORS_BESIDE
+                max - DESCRIPTORS_MIN
             ),
             cure,
         ),
@@ -602,8 +597,10 @@ mod tests {
             io_uring: Ok(Vec::new()),
             io_uring_disabled: 0,
             filtered: false,
-            locked_bytes_max: None,
-            descriptors_max: (Some(1 << 20), None),
+            allowance: Allowance {
+                locked_bytes_max: None,
+                descriptors_max: Some(1 << 20),
+            },
             cpus: vec![0, 1],
             clock_source: "tsc".into(),
             memory: Some(8 << 30),
@@ -702,19 +699,25 @@ mod tests {
             "sudo sysctl -w kernel.io_uring_disabled=0",
         );
         check_one(
-            |facts, _| facts.locked_bytes_max = Some(64 << 10),
+            |facts, _| facts.allowance.locked_bytes_max = Some(LOCKED_BYTES_MIN),
             "locked memory",
             Degraded,
             "LimitMEMLOCK",
         );
         check_one(
-            |facts, _| facts.descriptors_max.0 = Some(1024),
+            |facts, _| facts.allowance.locked_bytes_max = Some(LOCKED_BYTES_MIN - 1),
+            "locked memory",
+            Missing,
+            "LimitMEMLOCK",
+        );
+        check_one(
+            |facts, _| facts.allowance.descriptors_max = Some(1024),
             "open files",
             Degraded,
             "beyond 768",
         );
         check_one(
-            |facts, _| facts.descriptors_max.0 = Some(100),
+            |facts, _| facts.allowance.descriptors_max = Some(100),
             "open files",
             Missing,
             "LimitNOFILE",
@@ -808,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_and_limits_are_read_as_the_kernel_writes_them() {
+    fn mounts_are_read_as_the_kernel_writes_them() {
         let mounts = "22 1 254:0 / / rw,relatime - ext4 /dev/root rw\n\
                       30 22 0:25 / /var/lib rw - xfs /dev/vdb rw\n\
                       31 22 0:26 / /with\\040space rw shared:1 - tmpfs tmpfs rw\n\
@@ -818,10 +821,6 @@ mod tests {
         assert_eq!(of("/var/lib/ringpost").as_deref(), Some("btrfs"));
         assert_eq!(of("/with space/x").as_deref(), Some("tmpfs"));
         assert_eq!(of("/variable").as_deref(), Some("ext4"));
-        let limits = "Max open files            1024                 524288               files     \n\
-                      Max locked memory         unlimited            unlimited            bytes     \n";
-        assert_eq!(limit(limits, "Max open files"), (Some(1024), Some(524_288)));
-        assert_eq!(limit(limits, "Max locked memory"), (None, None));
         assert_eq!(kernel_version("6.1.0-rc1"), Some((6, 1)));
         assert_eq!(kernel_version("nonsense"), None);
     }

@@ -60,8 +60,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         running.addr(),
         running.admin_addr()
     )?;
-    let signal = told.to_end.recv();
-    tracing::info!(?signal, "shutting down");
+    let signal = match told.to_end.recv() {
+        Ok(rt::Signal::Terminate) => "SIGTERM",
+        Ok(rt::Signal::Interrupt) => "SIGINT",
+        // Nobody listens for signals any more: the broker could not be told to end later.
+        Err(flume::RecvError::Disconnected) => "no more signals",
+    };
+    tracing::info!(signal, "shutting down");
     running.shutdown()?;
     tracing::info!("the data directory is clean");
     drop(log);

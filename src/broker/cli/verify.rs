@@ -15,7 +15,8 @@ use super::{Exit, Failure};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
-Ends with 0 if all is well and with 4 if something is damaged.
+Ends with 0 if nothing is lost and with 4 if something is. A note is damage that costs nothing: what
+it hit is known from elsewhere, or needed no more.
 
 Examples:
   ringpost verify --data-dir /var/lib/ringpost
@@ -62,20 +63,31 @@ impl From<OfflineError> for Failure {
 pub fn run(args: Args) -> Result<(), Failure> {
     let survey = offline::verify(&args.directory.data_dir)?;
     let heads = ["range", "partition", "what is damaged"];
-    super::output::rows(args.format, &heads, &survey.damage, |damage| {
-        vec![
-            damage.range.clone(),
-            damage.partitions.clone(),
-            damage.what.clone(),
-        ]
-    })?;
+    if !survey.damage.is_empty() {
+        super::output::rows(args.format, &heads, &survey.damage, |damage| {
+            vec![
+                damage.range.clone(),
+                damage.partitions.clone(),
+                damage.what.clone(),
+            ]
+        })?;
+    }
+    if !args.format.json {
+        for note in &survey.notes {
+            super::output::line(&format!("note: {note}"))?;
+        }
+    }
     if survey.damage.is_empty() {
         if let Some(path) = &args.messages {
             write_messages(&args.directory.data_dir, path)?;
         }
         if !args.format.json {
+            let end = match survey.notes.len() {
+                0 => "all is well".to_owned(),
+                count => format!("{count} notes, and nothing is lost"),
+            };
             super::output::line(&format!(
-                "{} files, {} blocks, {} bytes: all is well",
+                "{} files, {} blocks, {} bytes: {end}",
                 survey.files, survey.blocks, survey.bytes
             ))?;
         }

@@ -107,6 +107,7 @@ struct Running {
     ticked: u64,
     turns: u64,
     write_bytes: u64,
+    read_bytes: u64,
     accepted: u64,
     handovers: u64,
     notices: Notices,
@@ -129,6 +130,7 @@ impl Drive {
             ticked: 0,
             turns: 0,
             write_bytes: 0,
+            read_bytes: 0,
             accepted: 0,
             handovers: 0,
             notices: Notices::default(),
@@ -334,8 +336,7 @@ impl Drive {
                 None if running.shutting_down => Phase::Draining,
                 None if running.engine.is_running() => Phase::Serving,
                 None => Phase::Recovering {
-                    done_bytes: 0,
-                    total_bytes: 0,
+                    done_bytes: running.read_bytes,
                 },
             },
             connections: running.conns.len(),
@@ -572,6 +573,7 @@ impl Drive {
                 buffer,
                 range,
             } => {
+                running.read_bytes += (range.end - range.start) as u64;
                 let queued = self.store.read(
                     op,
                     slot,

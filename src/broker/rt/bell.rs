@@ -26,16 +26,9 @@ impl Bell {
     ///
     /// If the process has no descriptor left.
     pub fn new() -> io::Result<Arc<Self>> {
-        // SAFETY: eventfd takes no pointers.
-        let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Arc::new(Bell {
             sleep: SleepFlag::new(),
-            descriptor,
+            descriptor: eventfd(0)?,
         }))
     }
 
@@ -64,4 +57,23 @@ impl Bell {
         // that the descriptor is readable already; nothing else can fail.
         unsafe { libc::write(self.descriptor.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
+}
+
+/// A descriptor that is readable at any time, for waiting until somebody has looked at it.
+///
+/// # Errors
+///
+/// If the process has no descriptor left.
+pub(super) fn readable_for_ever() -> io::Result<OwnedFd> {
+    eventfd(1)
+}
+
+fn eventfd(count: u32) -> io::Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointers.
+    let descriptor = unsafe { libc::eventfd(count, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -1,25 +1,25 @@
-//! The one place where a core waits: an epoll set for sockets, doorbell and deadline, and a private
-//! io_uring for the journal. It does not know what the sockets say or what the blocks hold.
+//! The one place where a core waits: an epoll set for sockets and doorbell, and a private io_uring
+//! for the journal. It does not know what the sockets say or what the blocks hold.
 //!
-//! A wait goes through four stages, each cheaper for the machine and slower to wake than the one
+//! A wait goes through three stages, each cheaper for the machine and slower to wake than the one
 //! before, and ends at the first that finds work:
 //!
 //! ```text
 //!   look     submit queued operations; completion queue, epoll_wait(0), the caller's rings
 //!   spin     the same again and again with sched_yield between, at most `spin` long, and only if
 //!            the last few idle periods ended within that time
-//!   block    epoll_pwait2 on this thread, in slices of a millisecond, between which the executor's
-//!            other tasks run; costs what a bare epoll loop costs
-//!   park     nothing for `WARM`: wait through the executor, which may now sleep for long
+//!   block    epoll_pwait2 on this thread until the deadline, in slices of a heartbeat; between
+//!            two, the executor's other tasks run if they can
 //! ```
+//!
+//! The thread never sleeps anywhere else while the driver lives: the executor is entered only for a
+//! round that ends by itself. And no slice is longer than a heartbeat: if a wake-up is lost after
+//! all, here or in the kernel, it costs that long and not for ever.
 //!
 //! The ring is created with cooperative task work: a completion interrupts nobody. It is noticed
 //! when this thread enters the kernel, which every stage does, or because it wakes the sleep
 //! (`epoll_pwait2` then says EINTR, and the completion queue has the entry).
-#![expect(
-    unsafe_code,
-    reason = "epoll, timerfd and io_uring are syscalls on raw memory"
-)]
+#![expect(unsafe_code, reason = "epoll and io_uring are syscalls on raw memory")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -27,22 +27,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::io::PollableFd;
 use io_uring::{IoUring, opcode, types};
 
+use super::background::Tasks;
 use super::bell::Bell;
 use super::disk::SegmentFile;
 use super::memory::{IO_ALIGNMENT, IoWindow};
 use super::time::Monotonic;
-use super::{Activity, yield_if_due};
 
 /// Socket events taken from the kernel in one turn; the rest stay queued there.
 pub const SOCKET_EVENTS_PER_TURN_MAX: usize = 256;
-/// How long to block without letting the executor's other tasks run.
-const SLICE: Duration = Duration::from_millis(1);
-/// How long after the last work the core goes on blocking in slices before it parks: long enough
-/// that steady traffic of 100 messages/s never pays for a park, short enough to cost nothing.
-const WARM: Duration = Duration::from_millis(10);
+/// The longest sleep while there was work within [`WARM`].
+const HEARTBEAT_WARM: Duration = Duration::from_millis(2);
+/// The longest sleep of an idle core: 20 looks a second cost nothing.
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(50);
+/// How long after the last work a core counts as warm.
+const WARM: Duration = Duration::from_millis(100);
 /// What a sleep adds to the gap that a spin would have seen: the kernel's wake of this thread.
 const WAKE_COST: Duration = Duration::from_micros(30);
 
@@ -53,7 +53,6 @@ pub struct Token(u64);
 impl Token {
     const RING: Token = Token(u64::MAX);
     const BELL: Token = Token(u64::MAX - 1);
-    const DEADLINE: Token = Token(u64::MAX - 2);
     /// The largest value a caller may use.
     pub const MAX: u64 = u64::MAX - 16;
 
@@ -202,18 +201,16 @@ pub struct Poller {
     slots_free: Vec<u32>,
     /// Operations pushed to the ring's queue and not yet handed to the kernel.
     queued: u32,
-    /// The epoll set, known to the executor for parking.
-    epoll: PollableFd<OwnedFd>,
-    /// In the epoll set; armed for parks that have a deadline.
-    deadline_timer: OwnedFd,
-    /// What the timer is armed for, if it has not fired.
-    deadline_armed: Option<Monotonic>,
+    /// Everything that may wake this thread: sockets, the ring and the bell.
+    epoll: OwnedFd,
     /// Where the kernel puts socket events.
     raw_events: Vec<libc::epoll_event>,
     /// Rung by other threads; shared with them.
     bell: Arc<Bell>,
-    /// When there was work last; shared with the executor's heartbeat.
-    activity: Rc<Activity>,
+    /// The tasks beside the driver; shared with those who start them.
+    tasks: Rc<Tasks>,
+    /// When there was work last.
+    worked: Monotonic,
     /// Whether spinning pays.
     spin: Spin,
     /// Counters for measurements.
@@ -229,10 +226,10 @@ pub struct PollerStats {
     pub spins: u64,
     /// Spins that found work.
     pub spins_won: u64,
-    /// Times the thread slept in a slice.
+    /// Times the thread slept, for a heartbeat at most.
     pub blocks: u64,
-    /// Times the core waited through the executor.
-    pub parks: u64,
+    /// Times the executor's other tasks were let run.
+    pub rounds: u64,
 }
 
 impl Poller {
@@ -243,7 +240,7 @@ impl Poller {
     /// If the kernel refuses io_uring or there is no descriptor left.
     pub(super) fn new(
         bell: Arc<Bell>,
-        activity: Rc<Activity>,
+        tasks: Rc<Tasks>,
         spin: Duration,
         in_flight_max: u32,
     ) -> io::Result<Self> {
@@ -260,11 +257,6 @@ impl Poller {
         let in_flight_max = in_flight_max.min(ring.params().sq_entries());
         // SAFETY: epoll_create1 takes no pointers.
         let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        let deadline_timer = {
-            let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
-            // SAFETY: timerfd_create takes no pointers.
-            owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?
-        };
         let readable = libc::EPOLLIN | libc::EPOLLET;
         epoll_add(epoll.as_fd(), ring.as_raw_fd(), Token::RING, readable)?;
         epoll_add(
@@ -273,23 +265,16 @@ impl Poller {
             Token::BELL,
             readable,
         )?;
-        epoll_add(
-            epoll.as_fd(),
-            deadline_timer.as_raw_fd(),
-            Token::DEADLINE,
-            readable,
-        )?;
         Ok(Poller {
             ring,
             in_flight: (0..in_flight_max).map(|_| None).collect(),
             slots_free: (0..in_flight_max).rev().collect(),
             queued: 0,
-            epoll: PollableFd::new(epoll).map_err(io::Error::other)?,
-            deadline_timer,
-            deadline_armed: None,
+            epoll,
             raw_events: vec![libc::epoll_event { events: 0, u64: 0 }; SOCKET_EVENTS_PER_TURN_MAX],
             bell,
-            activity,
+            tasks,
+            worked: Monotonic::now(),
             spin: Spin {
                 longest: spin,
                 history: 0,
@@ -320,12 +305,7 @@ impl Poller {
             "the highest tokens belong to the poller"
         );
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        epoll_add(
-            self.epoll.get_ref().as_fd(),
-            socket.as_raw_fd(),
-            token,
-            interest,
-        )
+        epoll_add(self.epoll.as_fd(), socket.as_raw_fd(), token, interest)
     }
 
     /// Reports nothing of this socket from the next wait on; needed before it is handed to another
@@ -335,7 +315,7 @@ impl Poller {
     ///
     /// If the socket was not registered.
     pub fn deregister(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let epoll = self.epoll.get_ref().as_raw_fd();
+        let epoll = self.epoll.as_raw_fd();
         // SAFETY: both descriptors are open for the call; a null event is allowed for a removal.
         let result = unsafe {
             libc::epoll_ctl(
@@ -496,35 +476,45 @@ impl Poller {
             "completions of the last turn were not taken"
         );
         self.submit()?;
-        yield_if_due().await;
+        let start = Monotonic::now();
+        if self.tasks.is_overdue(start) {
+            self.round().await?;
+        }
         if self.look(events, &pending)? {
-            self.activity.note(Monotonic::now());
+            self.worked = start;
             return Ok(());
         }
         let idle_since = Monotonic::now();
         if is_past(deadline, idle_since) {
             return Ok(());
         }
-        let found = (self.spin.pays() && self.spin(idle_since, deadline, events, &pending).await?)
-            || self.sleep(idle_since, deadline, events, &pending).await?;
+        let found = (self.spin.pays() && self.spin(idle_since, deadline, events, &pending)?)
+            || self.sleep(deadline, events, &pending).await?;
         if found {
             let now = Monotonic::now();
             self.spin.learn(now.since(idle_since));
-            self.activity.note(now);
+            self.worked = now;
         }
         Ok(())
+    }
+
+    /// Lets the executor's other tasks run.
+    #[cold]
+    async fn round(&mut self) -> io::Result<()> {
+        self.stats.rounds += 1;
+        self.tasks.round().await
     }
 
     /// One look at everything, without waiting.
     #[inline]
     fn look(&mut self, events: &mut Events, pending: &impl Fn() -> bool) -> io::Result<bool> {
-        self.gather_sockets(Some(Duration::ZERO), events)?;
+        self.gather_sockets(Duration::ZERO, events)?;
         self.gather_completions(events);
         events.pending = pending();
         Ok(!events.is_empty())
     }
 
-    async fn spin(
+    fn spin(
         &mut self,
         idle_since: Monotonic,
         deadline: Option<Monotonic>,
@@ -545,34 +535,33 @@ impl Poller {
             if now >= until || is_past(deadline, now) {
                 return Ok(false);
             }
-            yield_if_due().await;
         }
     }
 
-    /// Blocks in slices, then parks, until there is work or the deadline has come.
+    /// Blocks in slices until there is work or the deadline has come.
     async fn sleep(
         &mut self,
-        idle_since: Monotonic,
         deadline: Option<Monotonic>,
         events: &mut Events,
         pending: &impl Fn() -> bool,
     ) -> io::Result<bool> {
-        let mut now = idle_since;
         loop {
+            let mut now = Monotonic::now();
             if is_past(deadline, now) {
                 return Ok(false);
             }
+            if self.tasks.next_round() <= now {
+                self.round().await?;
+                now = Monotonic::now();
+            }
+            // Whatever the kernel could not take is offered again, since nothing else would wake us.
+            self.submit()?;
+            let slice = self.slice(now, deadline);
             self.bell.sleep_flag().announce_sleep();
             // The look after the announcement: whoever published before it saw us awake.
-            if !pending() {
-                if now.since(idle_since) < WARM {
-                    let slice = deadline.map_or(SLICE, |end| end.since(now).min(SLICE));
-                    self.stats.blocks += 1;
-                    self.gather_sockets(Some(slice), events)?;
-                } else {
-                    self.stats.parks += 1;
-                    self.park(deadline).await?;
-                }
+            if !pending() && !self.tasks.has_runnable() {
+                self.stats.blocks += 1;
+                self.gather_sockets(slice, events)?;
             }
             self.bell.sleep_flag().announce_awake();
             if events.sockets.is_empty() {
@@ -584,54 +573,27 @@ impl Poller {
             if !events.is_empty() {
                 return Ok(true);
             }
-            yield_if_due().await;
-            now = Monotonic::now();
         }
     }
 
-    /// Waits through the executor until the epoll set has something, if only the deadline.
-    async fn park(&mut self, deadline: Option<Monotonic>) -> io::Result<()> {
-        if let Some(deadline) = deadline
-            && self.deadline_armed != Some(deadline)
-        {
-            self.arm_deadline(deadline)?;
-        }
-        self.epoll.readable().await.map_err(io::Error::other)
-    }
-
-    /// Lets the timer fire at `deadline`. A timer left over from an earlier wait only costs a
-    /// needless wake-up.
-    fn arm_deadline(&mut self, deadline: Monotonic) -> io::Result<()> {
-        // Relative, since `Monotonic` has its own origin; at least 1 ns, since 0 would disarm.
-        let rest = deadline
-            .since(Monotonic::now())
-            .max(Duration::from_nanos(1));
-        let never = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+    /// How long the thread may sleep now.
+    fn slice(&self, now: Monotonic, deadline: Option<Monotonic>) -> Duration {
+        // What the kernel did not take, it will not tell us of either.
+        let is_warm = now.since(self.worked) < WARM || self.queued > 0;
+        let heartbeat = match is_warm {
+            true => HEARTBEAT_WARM,
+            false => HEARTBEAT_IDLE,
         };
-        let setting = libc::itimerspec {
-            it_interval: never,
-            it_value: timespec(rest),
-        };
-        let timer = self.deadline_timer.as_raw_fd();
-        // SAFETY: the setting lives for the call; a null old setting is allowed.
-        let result = unsafe { libc::timerfd_settime(timer, 0, &setting, std::ptr::null_mut()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        self.deadline_armed = Some(deadline);
-        Ok(())
+        let round = self.tasks.next_round().since(now);
+        let deadline = deadline.map_or(heartbeat, |deadline| deadline.since(now));
+        heartbeat.min(round).min(deadline)
     }
 
     /// Takes events from the epoll set, waiting for the first at most `timeout`.
-    fn gather_sockets(&mut self, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
-        let count = epoll_wait(self.epoll.get_ref().as_fd(), &mut self.raw_events, timeout)?;
+    fn gather_sockets(&mut self, timeout: Duration, events: &mut Events) -> io::Result<()> {
+        let count = epoll_wait(self.epoll.as_fd(), &mut self.raw_events, timeout)?;
         for raw in &self.raw_events[..count] {
             let token = Token(raw.u64);
-            if token == Token::DEADLINE {
-                self.deadline_armed = None;
-            }
             if token.0 > Token::MAX {
                 continue;
             }
@@ -754,19 +716,16 @@ fn epoll_add(epoll: BorrowedFd<'_>, target: RawFd, token: Token, interest: i32) 
 fn epoll_wait(
     epoll: BorrowedFd<'_>,
     events: &mut [libc::epoll_event],
-    timeout: Option<Duration>,
+    timeout: Duration,
 ) -> io::Result<usize> {
     let epoll = epoll.as_raw_fd();
     let room = i32::try_from(events.len()).unwrap_or(i32::MAX);
-    let count = if timeout == Some(Duration::ZERO) {
+    let count = if timeout.is_zero() {
         // SAFETY: the kernel writes at most `room` events to the slice, which lives for the call.
         let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), room, 0) };
         libc::c_long::from(count)
     } else {
-        let timeout = timeout.map(timespec);
-        let timeout = timeout
-            .as_ref()
-            .map_or(std::ptr::null(), std::ptr::from_ref);
+        let timeout = timespec(timeout);
         let no_mask = std::ptr::null::<libc::sigset_t>();
         // SAFETY: as above; the timeout lives for the call, and a null mask changes no signals.
         unsafe {
@@ -775,7 +734,7 @@ fn epoll_wait(
                 epoll,
                 events.as_mut_ptr(),
                 room,
-                timeout,
+                &raw const timeout,
                 no_mask,
                 std::mem::size_of::<libc::sigset_t>(),
             )

@@ -463,7 +463,7 @@ fn may_empty(segment: &Segment, config: &Config) -> bool {
 }
 
 /// The head of a moved record: it names the old place where a run names its producer.
-fn relocated_head(
+pub(crate) fn relocated_head(
     head: &RecordHead,
     first: QueueSequence,
     journal: &Journal,

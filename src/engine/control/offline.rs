@@ -20,13 +20,15 @@ use crate::control::restore::Restore;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
-use crate::data::journal::record::Kind;
-use crate::data::journal::{Config, Damage, Fetch, Journal, Located, Note, RunHead, Urgency};
-use crate::data::notes;
-use crate::data::queue::{self, LiveRun, Ranges};
+use crate::data::journal::{Config, Damage, Fetch, Journal, Located, RunHead};
+use crate::data::queue::{self, LiveRun, Ranges, SequenceRange};
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use crate::ids::{BufferId, Mono, Place, SlotId};
 use crate::input::{FileReply, IoFault, SlotHead};
+
+mod unreadable;
+
+pub use unreadable::Unreadable;
 
 /// Where a journal's slots and checkpoints are. Every operation is durable when it returns.
 pub trait Disk {
@@ -99,6 +101,7 @@ pub struct Opened<D> {
     effects: Effects,
     disk: D,
     now: Mono,
+    window: unreadable::Window,
     /// What it holds, by queue.
     pub queues: BTreeMap<QueueId, queue::Replay>,
     /// The topology, if it is the meta core's.
@@ -164,6 +167,7 @@ pub fn open<D: Disk>(
         effects,
         disk,
         now: Mono(1),
+        window: unreadable::Window::default(),
         queues,
         catalog,
         dedup,
@@ -189,6 +193,15 @@ impl<D: Disk> Opened<D> {
     ) -> Result<(), String> {
         self.turn_until(Journal::is_ready)?;
         let (partition, lost) = (damage.partition, damage.first..damage.upto);
+        // Messages that are all that is damaged of their records.
+        let mut messages: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
+        for known in self.journal.damages() {
+            let is_one = known.partition == partition && known.queue.0 != 0;
+            if is_one && known.first < lost.end && lost.start < known.upto {
+                let range = SequenceRange::new(known.queue_sequence, known.queue_sequence);
+                messages.entry(known.queue).or_default().push(range);
+            }
+        }
         append(self, |journal, pool, effects| {
             journal
                 .accept_loss(pool, effects, partition, lost.clone())
@@ -203,24 +216,17 @@ impl<D: Disk> Opened<D> {
         for id in ids {
             let mut gaps = Ranges::default();
             self.queues[&id].gaps(&mut gaps);
-            for ranges in gaps.as_slice().chunks(notes::RANGES_PER_RECORD_MAX) {
-                let mut body = Vec::new();
-                notes::encode_ranges(ranges, &mut body);
-                let head = RunHead::of_queue(damage.partition, id, QueueSequence(0));
-                let count = ranges.len() as u32;
-                let note = Note {
-                    kind: Kind::Ack,
-                    head,
-                    count,
-                    urgency: Urgency::Now,
-                };
-                append(self, |journal, pool, effects| {
-                    journal
-                        .append_record(pool, effects, &note, &body)
-                        .map(|_| ())
-                })?;
-            }
+            self.settle(partition, id, gaps.as_slice())?;
         }
+        self.rest()?;
+        for (queue, lost) in messages {
+            self.give_up(partition, queue, &lost)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is durable.
+    fn rest(&mut self) -> Result<(), String> {
         self.journal.flush(&mut self.pool, &mut self.effects);
         self.pump()?;
         self.turn_until(Journal::is_quiet)
@@ -234,6 +240,7 @@ impl<D: Disk> Opened<D> {
             effects: Effects::default(),
             disk,
             now: Mono(1),
+            window: unreadable::Window::default(),
             queues: BTreeMap::new(),
             catalog: None,
             dedup: Dedup::default(),

@@ -336,6 +336,7 @@ impl Flow {
             if let Err(code) = verdict {
                 let reason = format!("{:?} frame refused", header.kind);
                 self.violate(conn, code, &reason, effects);
+                return;
             }
         }
     }
@@ -355,6 +356,27 @@ impl Flow {
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
         });
+    }
+
+    /// Refuses a request with a flag that is not known.
+    //= P-92
+    pub(crate) fn refuse_flags(
+        &mut self,
+        conn: ConnId,
+        request: FrameHeader,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        if matches!(
+            request.kind,
+            FrameKind::ProducerOpen | FrameKind::ConsumerOpen
+        ) {
+            // Frames may be on their way to the channel already (P-10).
+            let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
+            session.ask(request.channel)?;
+        }
+        let reason = "a flag of the frame is not known";
+        self.fail(conn, request, Code::SettingInvalid, reason, effects);
+        Ok(())
     }
 
     /// Where the consumer of a channel lives; `None` if the frame is late and ignored, or kept until
@@ -377,7 +399,9 @@ impl Flow {
                 Ok(None)
             }
             Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
-            Some(Channel::Producer(_) | Channel::Free) | None => Err(Code::UnexpectedFrame),
+            Some(Channel::ProducerOpening(_) | Channel::Producer(_) | Channel::Free) | None => {
+                Err(Code::UnexpectedFrame)
+            }
         }
     }
 
@@ -1512,7 +1536,7 @@ impl Flow {
             self.end_consumer(
                 key,
                 Code::QueueDamaged,
-                "the queue has a damaged range",
+                "the queue has a damaged range; run `ringpost verify`",
                 effects,
             );
         }
@@ -1625,6 +1649,9 @@ impl Flow {
         //= P-17
         for (_, channel) in session.channels() {
             match channel {
+                Channel::ProducerOpening(key) => {
+                    self.openings.remove(key);
+                }
                 Channel::Producer(key) => self.drop_producer(key),
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
                 Channel::ConsumerOpening { .. }

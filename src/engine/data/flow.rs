@@ -1,7 +1,7 @@
 //! The state that messages flow through on one core, and the helpers its stages share.
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use ringpost_wire::control::write_failure;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
@@ -11,6 +11,7 @@ use crate::core::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
+use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
@@ -230,6 +231,11 @@ pub enum Waiter {
         /// Bytes that were sent.
         bytes: u64,
     },
+    /// A producer that is being opened: its key among the openings.
+    Fence {
+        /// The key.
+        opening: u64,
+    },
     /// A large message, and the cores that get it after this one.
     Large(Box<LargeRest>),
     /// A channel that becomes a consumer.
@@ -331,6 +337,10 @@ pub struct Flow {
     pub(crate) now: Mono,
     pub(crate) sessions: Sessions,
     pub(crate) producers: Slab<Producer>,
+    /// The names of producers, with their keys: who is ended by a newer epoch.
+    pub(crate) names: BTreeSet<(u64, u64)>,
+    /// Producers that other cores are asked about.
+    pub(crate) openings: Slab<Opening>,
     pub(crate) sinks: Slab<Sink>,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
@@ -422,6 +432,8 @@ impl Flow {
             now,
             sessions: Sessions::default(),
             producers: Slab::default(),
+            names: BTreeSet::new(),
+            openings: Slab::default(),
             sinks: Slab::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),

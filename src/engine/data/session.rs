@@ -19,6 +19,8 @@ pub enum Channel {
     Free,
     /// Was used, or asked for, and is free again: frames that are late for it are ignored (P-15).
     Closed,
+    /// A producer that the other cores are asked about: its key among the openings of this core.
+    ProducerOpening(u64),
     /// A producer: its key on this core.
     Producer(u64),
     /// A consumer whose owning core has been asked to open it.

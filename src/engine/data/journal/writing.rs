@@ -388,7 +388,10 @@ impl Journal {
     ) {
         match (task, result) {
             (SlotTask::Create(slot), Ok(FileReply::Done)) => {
-                self.table.get_mut(slot).state = SlotState::Free;
+                let mut made = self.table.get_mut(slot);
+                made.state = SlotState::Free;
+                made.is_short = false;
+                drop(made);
                 self.slot_freed();
             }
             (SlotTask::Create(slot), Err(fault)) => {

@@ -1,0 +1,253 @@
+//! Bits that rot in a data directory: the checker names what the broker refuses, neither more nor
+//! less, and what it names can be given up (rulings 10).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use ringpost::offline;
+use ringpost_engine::data::journal::block::{BLOCK_ALIGN, BlockHeader};
+use ringpost_wire::control::Level;
+use ringpost_wire::{Code, FrameKind};
+
+use crate::broker::Broker;
+use crate::wire::{Wire, consumer, deliveries, filler, queue_on, to_queue};
+
+const QUEUES: [&[u8]; 3] = [b"q0", b"q1", b"q2"];
+const ROUNDS: u64 = 6;
+const BATCH: u64 = 5;
+
+fn text(queue: usize, number: u64) -> Vec<u8> {
+    let mut text = format!("message {number} of queue {queue}, ").into_bytes();
+    text.extend_from_slice(&filler(number, 200));
+    text
+}
+
+/// Three queues in three partitions, published to in turns, so that blocks and records differ.
+fn filled() -> Broker {
+    let broker = Broker::start(1, &[]);
+    let mut wire = Wire::open(&broker);
+    for (partition, queue) in QUEUES.iter().enumerate() {
+        wire.declare(&queue_on(queue, partition as u16));
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    for round in 0..ROUNDS {
+        for (number, queue) in QUEUES.iter().enumerate() {
+            let texts: Vec<_> = (0..BATCH)
+                .map(|index| text(number, round * BATCH + index))
+                .collect();
+            let parts: Vec<_> = texts.iter().map(|text| to_queue(queue, text)).collect();
+            producer.confirm(&mut wire, &parts);
+        }
+    }
+    broker
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let journal = directory.join("layout-0001/core-0000");
+    let entries = std::fs::read_dir(journal).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "seg"));
+    paths.sort();
+    paths
+}
+
+/// Flips a bit `back` bytes before, or in, the only place where these bytes lie.
+fn flip(directory: &Path, bytes: &[u8], back: usize) {
+    for path in segments(directory) {
+        let mut content = std::fs::read(&path).unwrap();
+        let found = content.windows(bytes.len()).position(|w| w == bytes);
+        if let Some(at) = found {
+            content[at - back] ^= 4;
+            std::fs::write(&path, content).unwrap();
+            return;
+        }
+    }
+    panic!("nothing of it is on the disk");
+}
+
+/// What a queue still gives, and whether it refuses.
+fn drain(wire: &mut Wire, queue: usize) -> (Vec<Vec<u8>>, bool) {
+    let channel = 10 + queue as u16;
+    let ready = wire.inspect(QUEUES[queue]).ready;
+    let open = consumer(QUEUES[queue], 1_000);
+    let id = wire.request_on(FrameKind::ConsumerOpen, channel, &open);
+    let frame = wire.answer(id);
+    if frame.kind() == FrameKind::Failed {
+        assert_eq!(frame.code(), Code::QueueDamaged);
+        return (Vec::new(), true);
+    }
+    let mut texts = Vec::new();
+    while (texts.len() as u64) < ready {
+        let frame = wire.wait(|frame| {
+            let kind = frame.kind();
+            frame.header.channel == channel
+                && matches!(kind, FrameKind::Deliver | FrameKind::ConsumerClosed)
+        });
+        if frame.kind() == FrameKind::ConsumerClosed {
+            assert_eq!(frame.code(), Code::QueueDamaged, "{}", frame.reason());
+            assert!(
+                frame.reason().contains("ringpost verify"),
+                "{}",
+                frame.reason()
+            );
+            return (texts, true);
+        }
+        texts.extend(
+            deliveries(&frame)
+                .into_iter()
+                .map(|delivery| delivery.payload),
+        );
+    }
+    (texts, false)
+}
+
+/// Checks a directory, starts a broker in it and compares; gives up what is named and looks again.
+/// Returns how many messages of each queue are gone.
+#[track_caller]
+fn judge(mut broker: Broker) -> [u64; 3] {
+    let survey = offline::verify(broker.directory()).unwrap_or_else(|error| panic!("{error}"));
+    let named: BTreeSet<&str> = survey
+        .damage
+        .iter()
+        .map(|d| d.partitions.as_str())
+        .collect();
+    broker = broker.started();
+    let mut wire = Wire::open(&broker);
+    for queue in 0..QUEUES.len() {
+        let (texts, refuses) = drain(&mut wire, queue);
+        let is_named = named.contains(queue.to_string().as_str());
+        assert_eq!(refuses, is_named, "queue {queue}: {:?}", survey.damage);
+        let all: Vec<_> = (0..ROUNDS * BATCH)
+            .map(|number| text(queue, number))
+            .collect();
+        assert!(refuses || texts == all, "queue {queue}");
+    }
+    broker.stop();
+    let again = offline::verify(broker.directory()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.damage, survey.damage, "it stays until it is accepted");
+    for damage in &survey.damage {
+        // The loss of messages may have been accepted with that of the records around them.
+        let left = offline::verify(broker.directory()).unwrap();
+        if left.damage.contains(damage) {
+            offline::accept_loss(broker.directory(), &damage.range)
+                .unwrap_or_else(|error| panic!("{}: {error}", damage.range));
+        }
+    }
+    let clean = offline::verify(broker.directory()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(clean.damage, [], "before: {:?}", survey.damage);
+    broker = broker.started();
+    let mut wire = Wire::open(&broker);
+    let mut gone = [0; 3];
+    for (queue, gone) in gone.iter_mut().enumerate() {
+        let (texts, refuses) = drain(&mut wire, queue);
+        assert!(!refuses, "queue {queue} after {:?}", survey.damage);
+        let mut wanted = (0..ROUNDS * BATCH).map(|number| text(queue, number));
+        // In order, and nothing that was not published.
+        assert!(texts.iter().all(|got| wanted.any(|text| text == *got)));
+        *gone = ROUNDS * BATCH - texts.len() as u64;
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &QUEUES.map(|queue| to_queue(queue, b"goes on")));
+    gone
+}
+
+/// Behind a checkpoint, as after a clean end.
+fn cold() -> Broker {
+    let mut broker = filled();
+    broker.stop();
+    broker
+}
+
+/// In the tail, as after a crash; but not before the broker has been idle and stated on disk that all
+/// is synced, since until then the end of the tail may be taken for torn.
+fn tail() -> Broker {
+    let broker = filled();
+    while !is_stated(
+        broker.directory(),
+        &text(QUEUES.len() - 1, ROUNDS * BATCH - 1),
+    ) {
+        std::thread::yield_now();
+    }
+    broker.copied()
+}
+
+/// Whether a block states that the block with these bytes is synced.
+fn is_stated(directory: &Path, bytes: &[u8]) -> bool {
+    let (mut block, mut stated) = (u64::MAX, 0);
+    for path in segments(directory) {
+        let content = std::fs::read(&path).unwrap();
+        for (number, head) in content.chunks(BLOCK_ALIGN as usize).enumerate() {
+            let Some(header) = BlockHeader::decode(head) else {
+                continue;
+            };
+            let start = number * BLOCK_ALIGN as usize;
+            let end = (start + header.bytes() as usize).min(content.len());
+            stated = stated.max(header.durable_upto.0);
+            if content[start..end]
+                .windows(bytes.len())
+                .any(|found| found == bytes)
+            {
+                block = header.sequence.0;
+            }
+        }
+    }
+    stated >= block
+}
+
+#[test]
+fn nothing_is_named_where_nothing_is_damaged() {
+    for broker in [cold(), tail()] {
+        let survey = offline::verify(broker.directory()).unwrap();
+        assert_eq!(survey.notes, [] as [String; 0]);
+        assert_eq!(judge(broker), [0, 0, 0]);
+    }
+}
+
+#[test]
+fn one_message_is_lost_with_its_own_bytes() {
+    for broker in [cold(), tail()] {
+        flip(broker.directory(), &text(1, 12), 0);
+        let survey = offline::verify(broker.directory()).unwrap();
+        assert_eq!(survey.damage.len(), 1, "{:?}", survey.damage);
+        assert_eq!(judge(broker), [0, 1, 0]);
+    }
+}
+
+/// The head of a record lies before its first message: the record is lost, its neighbours are not.
+#[test]
+fn a_record_is_lost_with_its_head() {
+    for broker in [cold(), tail()] {
+        // Of message 10 the envelope and strings lie between.
+        flip(broker.directory(), &text(2, 10), 64 + 64);
+        assert_eq!(judge(broker), [0, 0, BATCH]);
+    }
+}
+
+/// Wherever a bit rots, the checker and the broker agree.
+#[test]
+fn any_bit() {
+    for (seed, broker) in [(1, cold()), (2, tail())] {
+        let noise = filler(seed, 8 * 8);
+        for number in noise.chunks(8) {
+            let mut random = u64::from_le_bytes(number.try_into().unwrap()) as usize;
+            let copy = broker.copied();
+            let paths = segments(copy.directory());
+            let mut contents: Vec<_> = paths.iter().map(|p| std::fs::read(p).unwrap()).collect();
+            let mut used: Vec<(usize, usize)> = Vec::new();
+            for (file, content) in contents.iter().enumerate() {
+                let bytes = content.iter().enumerate();
+                used.extend(
+                    bytes
+                        .filter(|(_, byte)| **byte != 0)
+                        .map(|(at, _)| (file, at)),
+                );
+            }
+            random %= used.len();
+            let (file, at) = used[random];
+            contents[file][at] ^= 0x10;
+            std::fs::write(&paths[file], &contents[file]).unwrap();
+            println!("byte {at} of {}", paths[file].display());
+            judge(copy);
+        }
+    }
+}
