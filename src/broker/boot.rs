@@ -432,9 +432,10 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
+            // A few that stand still shall not take it all.
             unsent_bytes_max: defaults
                 .unsent_bytes_max
-                .min(u32::try_from(core_budget.send_buffers.bytes() / 16).unwrap_or(u32::MAX)),
+                .min(u32::try_from(core_budget.send_buffers.bytes() / 64).unwrap_or(u32::MAX)),
             unsent_bytes_total: core_budget.send_buffers.bytes(),
             // Half of a core's parcels are for publishes, half for deliveries.
             parcel_bytes_max: parcel_bytes_max(core_budget, cores),

@@ -1162,15 +1162,10 @@ impl Flow {
             .get(offer.key.0)
             .expect("a queue's consumers have sinks");
         let message_bytes_max = sink.message_bytes_max as usize;
+        // A frame takes no more than its connection may be behind, if that is more than a message.
+        let room = (*budget).min(self.config.limits.unsent_bytes_max as usize);
         let lengths = &mut self.lengths;
-        let fit = fitting(
-            run,
-            start as usize,
-            offer,
-            *budget,
-            message_bytes_max,
-            lengths,
-        );
+        let fit = fitting(run, start as usize, offer, room, message_bytes_max, lengths);
         let bytes = match fit {
             Ok(bytes) => bytes,
             Err(Code::MessageTooLarge) => {
