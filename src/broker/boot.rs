@@ -202,6 +202,8 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             engine: engine_config(&config, &identity, &budget, number, cores),
             buffers: budget.core.buffers.count,
             connections_max: config.connections_max.div_ceil(u32::from(cores)),
+            // One slab is read into; each other has room for two frames.
+            parts_max: 2 * (budget.core.receive_slabs.count - 1),
             drain_timeout: config.drain_timeout,
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
@@ -284,6 +286,7 @@ struct Parts {
     engine: CoreConfig,
     buffers: u32,
     connections_max: u32,
+    parts_max: u32,
     drain_timeout: std::time::Duration,
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
@@ -331,6 +334,7 @@ impl Parts {
             report: self.report,
             started: self.started,
             connections_max: self.connections_max,
+            parts_max: self.parts_max,
             drain_timeout: self.drain_timeout,
         };
         drive.run(engine, effects).await;
@@ -428,6 +432,11 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
+            // A few that stand still shall not take it all.
+            unsent_bytes_max: defaults
+                .unsent_bytes_max
+                .min(u32::try_from(core_budget.send_buffers.bytes() / 64).unwrap_or(u32::MAX)),
+            unsent_bytes_total: core_budget.send_buffers.bytes(),
             // Half of a core's parcels are for publishes, half for deliveries.
             parcel_bytes_max: parcel_bytes_max(core_budget, cores),
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block

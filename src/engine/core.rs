@@ -48,6 +48,8 @@ pub struct Limits {
     pub window_bytes_max: u64,
     /// Bytes a socket may be behind before its consumers pause.
     pub unsent_bytes_max: u32,
+    /// Bytes that all sockets of a core may be behind before nobody is offered anything.
+    pub unsent_bytes_total: u64,
     /// Bytes of publishes that may be on their way to each other core; one frame always may.
     pub parcel_bytes_max: u32,
     /// Bytes of deliveries that may be on their way to another core, per consumer.
@@ -91,6 +93,7 @@ impl Default for Limits {
             window_bytes_min: 256 << 10,
             window_bytes_max: 16 << 20,
             unsent_bytes_max: 1 << 20,
+            unsent_bytes_total: 64 << 20,
             parcel_bytes_max: 1 << 20,
             forward_bytes_max: 512 << 10,
             requests_per_peer_max: 256,
@@ -305,7 +308,7 @@ fn refuse(input: Input<'_>, effects: &mut Effects) {
 impl Running {
     fn next_deadline(&self, now: Mono) -> Option<Mono> {
         let flow = &self.flow;
-        if !flow.awake.is_empty()
+        if (!flow.awake.is_empty() && !flow.is_crowded())
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
             || self.topology.wants_turn()
@@ -531,6 +534,11 @@ impl Running {
                     return;
                 }
             };
+            if self.flow.is_deaf(conn) {
+                let reason = "it asks and does not read the answers";
+                self.flow.violate(conn, Code::Overloaded, reason, effects);
+                return;
+            }
             let (this, rest) = bytes.split_at(length);
             let end = FRAME_HEADER_BYTES + header.body_bytes as usize;
             let padding_is_zero = this[end..].iter().all(|byte| *byte == 0);
@@ -735,7 +743,7 @@ impl Running {
             self.attached(conn, header.sequence, effects);
             return Ok(());
         }
-        let session = flow.sessions.remove(conn).expect("it was just looked at");
+        let session = flow.remove_session(conn).expect("it was just looked at");
         let handover = crate::data::session::Handover {
             agreed,
             client: session.client,

@@ -132,9 +132,13 @@ fn connections(process: &Process) -> Vec<(Wire, Vec<Producer>)> {
         })
         .collect();
     let payload = filler(1, FRAGMENT_BYTES_MAX - 128);
-    for (wire, producers) in &mut all {
+    for (number, (wire, producers)) in all.iter_mut().enumerate() {
         for producer in producers {
-            producer.publish(wire, 0, &[to(b"x", b"", &payload)]);
+            let part = match number % 30 {
+                0 => to(b"x", b"", &payload),
+                _ => to_queue(b"q2", &payload),
+            };
+            producer.publish(wire, 0, &[part]);
         }
     }
     for (wire, producers) in &mut all {

@@ -21,12 +21,20 @@ use crate::rt::{Poller, SocketEvent, Token};
 pub const RECEIVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
 /// A partial frame up to this long stays with an idle connection; a longer one borrows from the pool.
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-/// Longer vectors kept for partial frames and unsent bytes, per core.
-const SPARES_MAX: usize = 64;
+/// How long a peer that has sent the start of a long frame may be silent while others wait for the
+/// place of its rest.
+const PART_PATIENCE: Duration = Duration::from_secs(10);
+/// Vectors kept for the starts of long frames and for unsent bytes, per core.
+const SPARES_MAX: usize = 4;
 /// Slices of one vectored send.
 const SLICES_MAX: usize = 64;
 /// How long a peer that was told `Close` may take to hang up (P-11).
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Whether the start of a frame is more than every connection may keep.
+const fn is_long(partial: &[u8]) -> bool {
+    partial.len() > PARTIAL_BYTES_KEPT
+}
 
 /// Bytes that wait to be sent.
 #[derive(Debug)]
@@ -46,6 +54,8 @@ struct Conn {
     socket: Connection,
     /// The start of a frame that is not whole yet.
     partial: Vec<u8>,
+    /// When the last of it came, if it is long.
+    part_heard: Monotonic,
     /// In order; arena pieces only during a turn.
     out: VecDeque<Piece>,
     /// The first frame is here, which is a small one (P-7).
@@ -92,6 +102,12 @@ pub struct Conns {
     readable: VecDeque<ConnId>,
     /// Connections that are not read for now, though they may have bytes.
     unread: Vec<ConnId>,
+    /// Connections with the start of a long frame.
+    parts: u32,
+    /// Most of them.
+    parts_max: u32,
+    /// Connections that are not read until there is a place for the start of a long frame.
+    crowded: Vec<ConnId>,
     /// Connections with something to send.
     sending: Vec<ConnId>,
     /// Connections that hold buffers which their sockets did not take.
@@ -104,22 +120,20 @@ pub struct Conns {
     count: u32,
 }
 
-impl Default for Conns {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Conns {
-    /// No connection yet.
+    /// No connection yet. At most `parts_max` of them, at least one, may have the start of a long
+    /// frame at a time; others wait in their sockets.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(parts_max: u32) -> Self {
         Self {
             conns: Vec::new(),
             free: Vec::new(),
             generation: 0,
             readable: VecDeque::new(),
             unread: Vec::new(),
+            parts: 0,
+            parts_max: parts_max.max(1),
+            crowded: Vec::new(),
             sending: Vec::new(),
             pinning: Vec::new(),
             closing: VecDeque::new(),
@@ -192,6 +206,7 @@ impl Conns {
             self.free.push(idx);
             return Err(error);
         }
+        self.parts += u32::from(is_long(&partial));
         // Registration reports what the socket is ready for, but bytes that came along with it are
         // known only here.
         let listed = !partial.is_empty();
@@ -202,6 +217,7 @@ impl Conns {
             id,
             socket,
             partial,
+            part_heard: Monotonic::now(),
             out: VecDeque::new(),
             greeted,
             readable: listed,
@@ -290,9 +306,20 @@ impl Conns {
         let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {
             return;
         };
-        conn.listed = false;
-        let slab = &mut self.slab[base..base + RECEIVE_BYTES];
         let had = conn.partial.len();
+        let was_long = is_long(&conn.partial);
+        // What is read and is not whole must be kept.
+        let room = if was_long || self.parts < self.parts_max {
+            RECEIVE_BYTES
+        } else {
+            PARTIAL_BYTES_KEPT
+        };
+        if had >= room {
+            self.crowded.push(id);
+            return;
+        }
+        conn.listed = false;
+        let slab = &mut self.slab[base..base + room];
         slab[..had].copy_from_slice(&conn.partial);
         let mut gone = false;
         let mut filled = had;
@@ -338,6 +365,12 @@ impl Conns {
             end..filled
         };
         Self::keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
+        if is_long(&conn.partial) {
+            conn.part_heard = Monotonic::now();
+            self.parts += u32::from(!was_long);
+        } else if was_long {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
         let again = conn.readable && malformed.is_none();
         if again {
             conn.listed = true;
@@ -355,19 +388,52 @@ impl Conns {
         }
     }
 
-    /// Keeps the start of a frame: little of it with the connection, much of it in a borrowed vector.
+    /// Keeps the start of a frame: little of it with the connection, much of it in a vector with room
+    /// for any frame.
     fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
         partial.clear();
-        if rest.len() > partial.capacity() && rest.len() > PARTIAL_BYTES_KEPT {
+        let is_borrowed = partial.capacity() > PARTIAL_BYTES_KEPT;
+        if rest.len() > PARTIAL_BYTES_KEPT && !is_borrowed {
             *partial = spares.pop().unwrap_or_default();
             partial.clear();
-        } else if rest.len() <= PARTIAL_BYTES_KEPT
-            && partial.capacity() > PARTIAL_BYTES_KEPT
-            && spares.len() < SPARES_MAX
-        {
-            spares.push(std::mem::take(partial));
+            partial.reserve_exact(FRAME_BYTES_MAX);
+        } else if rest.len() <= PARTIAL_BYTES_KEPT && is_borrowed {
+            let spare = std::mem::take(partial);
+            if spares.len() < SPARES_MAX {
+                spares.push(spare);
+            }
+        }
+        if rest.len() <= PARTIAL_BYTES_KEPT {
+            partial.reserve_exact(rest.len());
         }
         partial.extend_from_slice(rest);
+    }
+
+    /// There is a place for the start of one more long frame.
+    fn part_ended(parts: &mut u32, crowded: &mut Vec<ConnId>, readable: &mut VecDeque<ConnId>) {
+        *parts -= 1;
+        readable.extend(crowded.drain(..));
+    }
+
+    /// Drops the start of a frame.
+    fn drop_part(&mut self, partial: Vec<u8>) {
+        if is_long(&partial) {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
+    }
+
+    /// Connections that have begun a long frame and do not go on with it, while others wait for its
+    /// place.
+    #[must_use]
+    pub fn stalled(&self, now: Monotonic) -> Vec<ConnId> {
+        if self.crowded.is_empty() {
+            return Vec::new();
+        }
+        let is_stalled = |conn: &&Box<Conn>| {
+            is_long(&conn.partial) && now >= conn.part_heard.plus(PART_PATIENCE)
+        };
+        let conns = self.conns.iter().flatten();
+        conns.filter(is_stalled).map(|conn| conn.id).collect()
     }
 
     /// Queues bytes of this turn's arena.
@@ -403,6 +469,8 @@ impl Conns {
     pub fn close(&mut self, id: ConnId, now: Monotonic) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.closing = true;
+        let partial = std::mem::take(&mut conn.partial);
+        self.drop_part(partial);
         self.closing.push_back((now.plus(LINGER), id));
         let conn = self.get_mut(id).expect("it was just looked at");
         if !conn.sending {
@@ -472,6 +540,7 @@ impl Conns {
                 pool.release(buffer);
             }
         }
+        self.drop_part(conn.partial);
         self.free.push(idx as u32);
         self.count -= 1;
     }
@@ -490,6 +559,9 @@ impl Conns {
         self.get_mut(id)?;
         let idx = Self::idx(id);
         let conn = self.conns[idx].take().expect("it was just looked at");
+        if is_long(&conn.partial) {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
         self.free.push(idx as u32);
         self.count -= 1;
         for piece in &conn.out {

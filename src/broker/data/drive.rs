@@ -84,6 +84,8 @@ pub struct Drive {
     pub started: flume::Sender<(u16, Result<(), String>)>,
     /// Most connections.
     pub connections_max: u32,
+    /// Connections that may have the start of a long frame at a time.
+    pub parts_max: u32,
     /// How long a shutdown waits for clients to hang up.
     pub drain_timeout: Duration,
 }
@@ -117,7 +119,7 @@ impl Drive {
         let mut running = Running {
             engine,
             effects,
-            conns: Conns::new(),
+            conns: Conns::new(self.parts_max),
             leaving: VecDeque::new(),
             write_ns: latency_histogram(),
             failed: None,
@@ -188,6 +190,10 @@ impl Drive {
         let now = Mono(Monotonic::now().as_nanos());
         if now.0 - running.ticked >= TICK_NS {
             running.ticked = now.0;
+            let code = Code::TimedOut;
+            for conn in running.conns.stalled(Monotonic::from_nanos(now.0)) {
+                self.step(running, now, Input::Malformed { conn, code });
+            }
             self.step(running, now, Input::Tick { wall_us: wall_us() });
             if let Some(flow) = running.engine.flow() {
                 let refusals = flow.stats().refusals;
@@ -222,6 +228,9 @@ impl Drive {
         self.receive(running, now);
         self.step(running, now, Input::TurnEnd);
         self.perform(running);
+        // What has room now is read in a turn of its own; nothing else may call for one.
+        let engine = &running.engine;
+        running.conns.read_again(|conn| engine.is_read(conn));
         if !running.told_started && (running.engine.is_running() || running.engine.has_failed()) {
             running.told_started = true;
             let outcome = match &running.failed {
@@ -427,7 +436,6 @@ impl Drive {
         } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
-        conns.read_again(|conn| engine.is_read(conn));
         for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
             let Some(id) = conns.next_readable() else {
                 break;

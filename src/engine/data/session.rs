@@ -102,6 +102,8 @@ pub struct Session {
     pub channels_open: u32,
     /// Bytes given to the shell and not yet taken by the socket.
     pub unsent: u64,
+    /// When the socket last took bytes, or had taken all.
+    pub took: Mono,
     /// These were too many: its consumers are offered nothing until they are few.
     pub behind: bool,
     /// When the peer was last heard.
@@ -129,6 +131,7 @@ impl Session {
             channels: Vec::new(),
             channels_open: 0,
             unsent: 0,
+            took: now,
             behind: false,
             heard: now,
             spoke: now,

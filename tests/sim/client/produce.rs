@@ -778,12 +778,14 @@ impl Client {
                                 || routed.may_be_volatile
                                 || routed.may_miss
                                 || scene.plan.faults.has(Fault::NoSpace)
+                                || scene.plan.faults.has(Fault::TinySegments)
                                 || scene.plan.faults.has(Fault::FileError))
                     })
             }
-            Code::DiskFull => {
-                scene.plan.faults.has(Fault::NoSpace) || scene.plan.faults.has(Fault::FileError)
-            }
+            // Few and small slots are a small disk.
+            Code::DiskFull => [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
+                .iter()
+                .any(|fault| scene.plan.faults.has(*fault)),
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
             // Credit is a promise of memory, with one exception: what a connection publishes beside
