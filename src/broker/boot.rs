@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringpost_engine::Mono;
 use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
+use ringpost_engine::{FailCause, Mono};
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
@@ -18,7 +18,7 @@ use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
 use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
-use crate::data::drive::{CoreMail, Drive, Reporter};
+use crate::data::drive::{CoreMail, Drive, Failure, Reporter};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::store::Store;
 use crate::rt::disk::{self, DirectIo, DirectoryLock};
@@ -246,10 +246,14 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
         Ok(admin) => (Some(admin), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let mut kind = BootErrorKind::Environment;
     for _ in 0..cores {
         match starts.recv() {
             Ok((_, Ok(()))) => {}
-            Ok((number, Err(reason))) => {
+            Ok((number, Err(Failure { cause, reason }))) => {
+                if cause == FailCause::Content && sentence.is_none() {
+                    kind = BootErrorKind::Damage;
+                }
                 sentence.get_or_insert(format!("core {number} cannot start: {reason}"));
             }
             // A core ended without a word: its own result says why.
@@ -273,7 +277,7 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             *sentence = died.unwrap_or_else(|| "a core ended at once".to_owned());
             sentence.push_str("; `ringpost doctor` says what the machine lacks");
         }
-        return Err(environment(std::mem::take(sentence)));
+        return Err(BootError::new(kind, std::mem::take(sentence)));
     }
     Ok(running)
 }
@@ -292,7 +296,7 @@ struct Parts {
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
     report: Reporter,
-    started: flume::Sender<(u16, Result<(), String>)>,
+    started: flume::Sender<(u16, Result<(), Failure>)>,
 }
 
 impl Parts {
@@ -305,12 +309,16 @@ impl Parts {
             (Err(error), _) => {
                 let reason = format!("cannot read {}: {error}", self.directory.display());
                 // Whoever started the core hears it, or has given up.
-                let _ = self.started.send((self.number, Err(reason)));
+                let _ = self
+                    .started
+                    .send((self.number, Err(Failure::of_machine(reason))));
                 return;
             }
             (_, Err(error)) => {
                 let reason = format!("no memory for buffers: {error}; lower `memory`");
-                let _ = self.started.send((self.number, Err(reason)));
+                let _ = self
+                    .started
+                    .send((self.number, Err(Failure::of_machine(reason))));
                 return;
             }
         };

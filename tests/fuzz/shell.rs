@@ -579,7 +579,7 @@ impl Shell {
             }
             Effect::Release { buffer } => self.pool.release(buffer),
             Effect::File { op, what } => self.in_flight.push_back((op, Work::File(what))),
-            Effect::FailStop { reason } => {
+            Effect::FailStop { reason, .. } => {
                 self.fail_stop.get_or_insert(reason);
             }
             Effect::Report { severity, text } => match severity {

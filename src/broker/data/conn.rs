@@ -429,11 +429,11 @@ impl Conns {
         if self.crowded.is_empty() {
             return Vec::new();
         }
-        let is_stalled = |conn: &&Box<Conn>| {
-            is_long(&conn.partial) && now >= conn.part_heard.plus(PART_PATIENCE)
-        };
+        let is_stalled =
+            |conn: &Conn| is_long(&conn.partial) && now >= conn.part_heard.plus(PART_PATIENCE);
         let conns = self.conns.iter().flatten();
-        conns.filter(is_stalled).map(|conn| conn.id).collect()
+        let stalled = conns.filter(|conn| is_stalled(conn));
+        stalled.map(|conn| conn.id).collect()
     }
 
     /// Queues bytes of this turn's arena.

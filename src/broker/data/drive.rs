@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use ringpost_engine::core::Core;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{Effect, Effects, Input, IoFault, Mono};
+use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
 use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
@@ -58,6 +58,26 @@ pub enum CoreMail {
 /// Where a core's reports go. Must not block.
 pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
 
+/// Why a core serves nobody.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What has failed.
+    pub cause: FailCause,
+    /// For people.
+    pub reason: String,
+}
+
+impl Failure {
+    /// Of the machine, not of what is stored.
+    #[must_use]
+    pub fn of_machine(reason: impl Into<String>) -> Self {
+        Self {
+            cause: FailCause::Disk,
+            reason: reason.into(),
+        }
+    }
+}
+
 /// The loop of one core and everything it works with.
 pub struct Drive {
     /// Number of the core.
@@ -81,7 +101,7 @@ pub struct Drive {
     /// Where its reports go.
     pub report: Reporter,
     /// Told once when recovery is over, or why it failed.
-    pub started: flume::Sender<(u16, Result<(), String>)>,
+    pub started: flume::Sender<(u16, Result<(), Failure>)>,
     /// Most connections.
     pub connections_max: u32,
     /// Connections that may have the start of a long frame at a time.
@@ -98,7 +118,7 @@ struct Running {
     /// Connections whose handover found the lane full.
     leaving: VecDeque<(PeerIdx, CoreMail)>,
     write_ns: Histogram<u64>,
-    failed: Option<String>,
+    failed: Option<Failure>,
     told_started: bool,
     accepting: bool,
     shutting_down: bool,
@@ -138,9 +158,10 @@ impl Drive {
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
         {
-            let _ = self
-                .started
-                .send((self.core, Err(format!("cannot listen: {error}"))));
+            let _ = self.started.send((
+                self.core,
+                Err(Failure::of_machine(format!("cannot listen: {error}"))),
+            ));
             return;
         }
         let mut events = Events::new();
@@ -169,7 +190,7 @@ impl Drive {
                 (self.report)(Severity::Error, text);
                 let _ = self
                     .started
-                    .send((self.core, Err("the poller failed".to_owned())));
+                    .send((self.core, Err(Failure::of_machine("the poller failed"))));
                 return;
             }
             self.turn(&mut running, &mut events);
@@ -237,7 +258,7 @@ impl Drive {
                 None if running.engine.is_running() => Ok(()),
                 reason => Err(reason
                     .clone()
-                    .unwrap_or_else(|| "recovery failed".to_owned())),
+                    .unwrap_or_else(|| Failure::of_machine("recovery failed"))),
             };
             // The rest of the process may have given up waiting; then nobody needs to hear it.
             let _ = self.started.send((self.core, outcome));
@@ -330,8 +351,8 @@ impl Drive {
     fn snapshot(&self, running: &Running) -> CoreSnapshot {
         let mut snapshot = CoreSnapshot {
             phase: match &running.failed {
-                Some(reason) => Phase::FailStopped {
-                    reason: reason.clone(),
+                Some(failure) => Phase::FailStopped {
+                    reason: failure.reason.clone(),
                 },
                 None if running.shutting_down => Phase::Draining,
                 None if running.engine.is_running() => Phase::Serving,
@@ -600,13 +621,13 @@ impl Drive {
                     assert!(posted.is_ok(), "the engine keeps to the lanes' capacity");
                 }
             }
-            Effect::FailStop { reason } => {
+            Effect::FailStop { cause, reason } => {
                 let text = format!(
                     "the journal has failed: {reason}; nothing durable is confirmed or delivered \
                      until a restart"
                 );
                 (self.report)(Severity::Error, text);
-                running.failed = Some(reason);
+                running.failed = Some(Failure { cause, reason });
             }
             Effect::Report { severity, text } => (self.report)(severity, text),
         }

@@ -343,8 +343,9 @@ fn named(segment: &Segment) -> NamedSegment {
     }
 }
 
-/// Whether a checkpoint should be begun: enough was written since the last one, or segments
-/// without anything live wait for one to become free.
+/// Whether a checkpoint should be begun: there is none yet, enough was written since the last one, or
+/// segments without anything live wait for one to become free. The first one bounds what damage at
+/// the beginning of a new journal can cost.
 #[must_use]
 pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let known = &journal.checkpoints;
@@ -358,7 +359,7 @@ pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let free = journal.table.count(SlotState::Free);
     let is_freeing = dead > 0
         && (free <= RESERVE_SLOTS || dead * segment_bytes >= DEAD_RATIO * known.last_bytes);
-    is_written || is_freeing
+    known.generation == 0 || is_written || is_freeing
 }
 
 /// Whether one is being made.

@@ -12,7 +12,7 @@ use crate::data::journal::{
     CHECKPOINT_SLOTS, CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead,
     SealedBlock, SlotTask, State, WATERMARK_MS, WriteInFlight, partition_of, partition_slot,
 };
-use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use crate::effect::{Buffers, Effect, Effects, FailCause, FileOp, Severity};
 use crate::ids::{Mono, OpId};
 use crate::input::{FileReply, IoFault};
 use ringpost_wire::checksum::crc32c;
@@ -350,7 +350,8 @@ impl Journal {
     pub(super) fn fail(&mut self, reason: String, effects: &mut Effects) {
         self.state = State::Failed;
         self.sealed.clear();
-        effects.push(Effect::FailStop { reason });
+        let cause = FailCause::Disk;
+        effects.push(Effect::FailStop { cause, reason });
     }
 
     /// Takes the answer of a file effect.
