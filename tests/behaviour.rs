@@ -13,6 +13,7 @@
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
+//! | `resident.rs` | the memory of a loaded broker |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
 //! | `stalled.rs` | P-41: consumers that do not read |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
@@ -45,6 +46,8 @@ mod malformed;
 mod pressure;
 #[path = "behaviour/publish.rs"]
 mod publish;
+#[path = "behaviour/resident.rs"]
+mod resident;
 #[path = "behaviour/restart.rs"]
 mod restart;
 #[path = "behaviour/routing.rs"]

@@ -129,14 +129,13 @@ impl Core {
                 return self.sleeps;
             }
             if !is_busy {
-                self.sleep(look);
+                self.sleep(look, is_told);
             }
         }
     }
 
-    fn sleep(&mut self, look: Look) {
-        // What woke it last was looked at: an old stop is not a reason to stay awake.
-        let was_told = self.stop.load(Ordering::Acquire);
+    /// `was_told` is what it knew when it last looked: an old stop is no reason to stay awake.
+    fn sleep(&mut self, look: Look, was_told: bool) {
         self.sleeps += 1;
         self.own.sleep.announce_sleep();
         let is_idle = self.asked.is_empty()

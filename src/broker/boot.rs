@@ -6,21 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringpost_engine::Mono;
 use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
 use ringpost_engine::effect::Effects;
-use ringpost_wire::FRAME_BYTES_MAX;
+use ringpost_engine::{FailCause, Mono};
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
-use crate::budget::{Budget, Demand, Pool, SEND_BUFFER_BYTES};
+use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::identity::Identity;
 use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
-use crate::data::conn::{ConnLimits, RECEIVE_BYTES};
-use crate::data::drive::{CoreMail, Drive, Reporter};
+use crate::data::conn::ConnLimits;
+use crate::data::drive::{CoreMail, Drive, Failure, Reporter};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::store::Store;
 use crate::rt::disk::{self, DirectIo, DirectoryLock};
@@ -204,8 +203,8 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             engine: engine_config(&config, &identity, &budget, number, cores),
             buffers: budget.core.buffers.count,
             connections_max: config.connections_max.div_ceil(u32::from(cores)),
+            conn_limits: conn_limits(&budget.core),
             drain_timeout: config.drain_timeout,
-            conn_limits: conn_limits(&budget),
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
@@ -233,36 +232,37 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
     handles.reverse();
     ports.reverse();
     drop(started);
-    let mut failure = None;
+    // Before the journals are read, so that whoever asks hears that, and not a refused connection.
+    let admin = admin::start(AdminOptions {
+        listen: config.admin_listen,
+        hosts: config.admin_hosts.clone(),
+        cores: ports.clone(),
+        answer_within: admin::ANSWER_WITHIN,
+        connection_within: admin::CONNECTION_WITHIN,
+        budget: Some(budget),
+        log_dropped: log.map(Log::dropped).unwrap_or_default(),
+    });
+    let (admin, mut sentence) = match admin {
+        Ok(admin) => (Some(admin), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let mut kind = BootErrorKind::Environment;
     for _ in 0..cores {
         match starts.recv() {
             Ok((_, Ok(()))) => {}
-            Ok((number, Err(reason))) => {
-                failure.get_or_insert(format!("core {number} cannot start: {reason}"));
+            Ok((number, Err(Failure { cause, reason }))) => {
+                if cause == FailCause::Content && sentence.is_none() {
+                    kind = BootErrorKind::Damage;
+                }
+                sentence.get_or_insert(format!("core {number} cannot start: {reason}"));
             }
             // A core ended without a word: its own result says why.
             Err(_) => {
-                failure.get_or_insert_with(String::new);
+                sentence.get_or_insert_with(String::new);
                 break;
             }
         }
     }
-    let admin = match failure {
-        Some(_) => None,
-        None => Some(admin::start(AdminOptions {
-            listen: config.admin_listen,
-            hosts: config.admin_hosts.clone(),
-            cores: ports.clone(),
-            answer_within: admin::ANSWER_WITHIN,
-            budget: Some(budget),
-            log_dropped: log.map(Log::dropped).unwrap_or_default(),
-        })),
-    };
-    let (admin, mut sentence) = match admin {
-        Some(Ok(admin)) => (Some(admin), failure),
-        Some(Err(error)) => (None, Some(error.to_string())),
-        None => (None, failure),
-    };
     let running = Running {
         addr,
         admin,
@@ -277,7 +277,7 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             *sentence = died.unwrap_or_else(|| "a core ended at once".to_owned());
             sentence.push_str("; `ringpost doctor` says what the machine lacks");
         }
-        return Err(environment(std::mem::take(sentence)));
+        return Err(BootError::new(kind, std::mem::take(sentence)));
     }
     Ok(running)
 }
@@ -290,13 +290,13 @@ struct Parts {
     engine: CoreConfig,
     buffers: u32,
     connections_max: u32,
-    drain_timeout: std::time::Duration,
     conn_limits: ConnLimits,
+    drain_timeout: std::time::Duration,
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
     report: Reporter,
-    started: flume::Sender<(u16, Result<(), String>)>,
+    started: flume::Sender<(u16, Result<(), Failure>)>,
 }
 
 impl Parts {
@@ -309,12 +309,16 @@ impl Parts {
             (Err(error), _) => {
                 let reason = format!("cannot read {}: {error}", self.directory.display());
                 // Whoever started the core hears it, or has given up.
-                let _ = self.started.send((self.number, Err(reason)));
+                let _ = self
+                    .started
+                    .send((self.number, Err(Failure::of_machine(reason))));
                 return;
             }
             (_, Err(error)) => {
                 let reason = format!("no memory for buffers: {error}; lower `memory`");
-                let _ = self.started.send((self.number, Err(reason)));
+                let _ = self
+                    .started
+                    .send((self.number, Err(Failure::of_machine(reason))));
                 return;
             }
         };
@@ -324,6 +328,7 @@ impl Parts {
             slots: listing.slots,
             checkpoints: listing.checkpoints,
         };
+        let buffers_free_min = self.engine.limits.buffers_free_min;
         let engine = Core::boot(self.engine, found, now);
         let drive = Drive {
             core: self.number,
@@ -334,12 +339,13 @@ impl Parts {
             store,
             pool,
             buffers: self.buffers,
+            buffers_free_min,
             requests: self.requests,
             report: self.report,
             started: self.started,
             connections_max: self.connections_max,
-            drain_timeout: self.drain_timeout,
             conn_limits: self.conn_limits,
+            drain_timeout: self.drain_timeout,
         };
         drive.run(engine, effects).await;
     }
@@ -414,14 +420,11 @@ fn pin(asked: &Cpus, usable: &[usize], number: u16, cores: u16) -> Option<usize>
     }
 }
 
-/// What the connections of a core may keep, beside what each keeps when it is idle.
-fn conn_limits(budget: &Budget) -> ConnLimits {
-    let bytes = |pool: Pool| usize::try_from(pool.bytes()).unwrap_or(usize::MAX);
-    // One slab is what is received into, the others make places for the starts of long frames.
-    let partials_bytes = bytes(budget.core.receive_slabs).saturating_sub(RECEIVE_BYTES);
+fn conn_limits(budget: &CoreBudget) -> ConnLimits {
     ConnLimits {
-        copied_bytes_max: bytes(budget.core.send_buffers),
-        partials_max: (partials_bytes / FRAME_BYTES_MAX).max(1),
+        // One slab is read into; each other has room for two frames.
+        parts_max: 2 * (budget.receive_slabs.count - 1),
+        copied_bytes_max: usize::try_from(budget.send_buffers.bytes()).unwrap_or(usize::MAX),
     }
 }
 
@@ -447,7 +450,13 @@ fn engine_config(
             handshake_ms: u64::from(millis(config.handshake_timeout)),
             message_bytes_max: config.message_bytes_max,
             hold_bytes_max: core_budget.hold.bytes(),
-            unsent_bytes_max: SEND_BUFFER_BYTES,
+            // A few that stand still shall not take it all.
+            unsent_bytes_max: defaults
+                .unsent_bytes_max
+                .min(u32::try_from(core_budget.send_buffers.bytes() / 64).unwrap_or(u32::MAX)),
+            unsent_bytes_total: core_budget.send_buffers.bytes(),
+            // Half of a core's parcels are for publishes, half for deliveries.
+            parcel_bytes_max: parcel_bytes_max(core_budget, cores),
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block
             // cache, enough is kept free for what one turn appends and reads back.
             volatile_buffers: buffers / 4,
@@ -458,6 +467,11 @@ fn engine_config(
             ..defaults
         },
     }
+}
+
+fn parcel_bytes_max(budget: &CoreBudget, cores: u16) -> u32 {
+    let others = u64::from(cores - 1).max(1);
+    u32::try_from(budget.parcels.bytes() / 2 / others).unwrap_or(u32::MAX)
 }
 
 fn millis(duration: Duration) -> u32 {

@@ -223,8 +223,8 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
             parcels,
             parcel_weight,
         ),
-        // For consumers that hold up the block cache.
-        want("send buffers", SEND_BUFFER_BYTES, 32, 6),
+        // For connections that do not keep up, and for those that do within a turn.
+        want("send buffers", SEND_BUFFER_BYTES, 64, 6),
         // 131,072 messages; beyond it publishes find no credit.
         want("message index", INDEX_PAGE_BYTES, 64, 40),
         // 1 MiB: some ten thousand bindings.

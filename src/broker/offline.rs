@@ -9,6 +9,7 @@ use ringpost_engine::control::catalog::Catalog;
 use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable};
 use ringpost_engine::control::recovery;
 use ringpost_engine::core::META;
+use ringpost_engine::data::journal::record::PARTITION_META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
 use ringpost_wire::ids::PartitionId;
@@ -180,7 +181,16 @@ fn range_name(core: u16, damage: &EngineDamage) -> String {
     } else {
         damage.upto.to_string()
     };
-    format!("{core}:{}:{}-{upto}", damage.partition.0, damage.first)
+    let partition = partition_name(damage.partition);
+    format!("{core}:{partition}:{}-{upto}", damage.first)
+}
+
+/// What people call a partition.
+fn partition_name(partition: PartitionId) -> String {
+    match partition {
+        PARTITION_META => "topology".to_owned(),
+        PartitionId(number) => number.to_string(),
+    }
 }
 
 /// The name of messages of a queue that cannot be read.
@@ -208,6 +218,7 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
     let (_lock, identity) = claim(directory)?;
     let catalog = catalog_of(&identity)?;
     let mut survey = Survey::default();
+    let mut has_lost_topology = false;
     for core in 0..identity.cores {
         let (heads, checkpoints) = listed(&identity, core)?;
         survey.files += (heads.len() + checkpoints.len()) as u64;
@@ -226,12 +237,13 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         survey.bytes += verified.report.read_bytes;
         let mut journal = opened(&identity, core, false)?;
         let known = journal.damages().to_vec();
+        has_lost_topology |= core == META.0 && known.iter().any(|d| d.partition == PARTITION_META);
         for damage in &verified.report.damages {
             let what = records_text(damage);
             if known.contains(damage) {
                 survey.damage.push(Damage {
                     range: range_name(core, damage),
-                    partitions: damage.partition.0.to_string(),
+                    partitions: partition_name(damage.partition),
                     what: format!("{what} are lost"),
                 });
             } else {
@@ -241,6 +253,18 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
                     .notes
                     .push(format!("journal {core}: {what} are damaged"));
             }
+        }
+        let unknown = journal
+            .queues
+            .keys()
+            .filter(|id| catalog.queue(**id).is_none());
+        let unknown: Vec<_> = unknown.map(|id| id.0.to_string()).collect();
+        if has_lost_topology && !unknown.is_empty() {
+            survey.notes.push(format!(
+                "journal {core}: has messages of queues that the topology does not know any more \
+                 (numbers {}); they go with what it has lost",
+                unknown.join(", ")
+            ));
         }
         let is_told = |lost: &Unreadable| {
             known.iter().any(|damage| {
@@ -259,7 +283,7 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
             }
             survey.damage.push(Damage {
                 range: messages_name(core, queue.partition, &lost),
-                partitions: queue.partition.0.to_string(),
+                partitions: partition_name(queue.partition),
                 what: format!(
                     "messages {} to {} of queue {} ({}) cannot be read",
                     lost.range.first.0,
@@ -303,9 +327,13 @@ fn records_text(damage: &EngineDamage) -> String {
         u64::MAX => "on, as far as anybody knows,".to_owned(),
         upto => format!("to {}", upto - 1),
     };
+    let whose = match damage.partition {
+        PARTITION_META => "the topology".to_owned(),
+        PartitionId(number) => format!("partition {number}"),
+    };
     format!(
-        "records {} {upto} of partition {} (segment {}, offset {})",
-        damage.first, damage.partition.0, damage.segment_number.0, damage.offset
+        "records {} {upto} of {whose} (segment {}, offset {})",
+        damage.first, damage.segment_number.0, damage.offset
     )
 }
 

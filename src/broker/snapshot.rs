@@ -28,8 +28,6 @@ pub enum Phase {
     Recovering {
         /// Bytes read.
         done_bytes: u64,
-        /// Bytes to read in all.
-        total_bytes: u64,
     },
     /// Serves.
     #[default]
@@ -60,12 +58,9 @@ impl Phase {
     pub fn hindrance(&self) -> Option<String> {
         match self {
             Phase::Serving => None,
-            Phase::Recovering {
-                done_bytes,
-                total_bytes,
-            } => Some(format!(
-                "reading its journal, {done_bytes} of {total_bytes} bytes"
-            )),
+            Phase::Recovering { done_bytes } => {
+                Some(format!("reading its journal, {done_bytes} bytes so far"))
+            }
             Phase::Draining => Some("shutting down".into()),
             Phase::FailStopped { reason } => Some(format!(
                 "the journal has failed ({reason}): find out why, then restart the broker"

@@ -572,6 +572,12 @@ impl Checker {
     }
 
     fn settle(&mut self, queue: QueueNo, id: MessageId, to: State) {
+        // Also of what should not have come from this queue: the next delivery descends for it.
+        if to == State::Returned
+            && let Some(queue) = self.queues.get_mut(queue.0 as usize)
+        {
+            queue.returns += 1;
+        }
         let copy = self
             .find(id)
             .and_then(|(producer, at)| {
@@ -588,9 +594,6 @@ impl Checker {
         if copy.state != State::Gone {
             copy.state = to;
             copy.acked = crashes;
-        }
-        if to == State::Returned {
-            self.queues[queue.0 as usize].returns += 1;
         }
     }
 

@@ -239,6 +239,16 @@ fn order_of_deliveries() {
 }
 
 #[test]
+fn what_came_from_the_wrong_queue_returns_like_any_other() {
+    let wrong = "sent 7.1 a durable 1?;confirmed 7.1-1 durable;delivered 0 0 1 7.1 a first 0;\
+                 returned 0 7.1;delivered 0 0 1 7.1 a again 1;end";
+    check(
+        &format!("{START}{wrong}"),
+        &[Kind::CrossQueue, Kind::CrossQueue],
+    );
+}
+
+#[test]
 fn places_are_kept_and_unique() {
     let sent = "sent 7.1 a durable 0;sent 7.2 b durable 0;confirmed 7.1-2 durable;\
                 delivered 0 0 1 7.1 a first 0";

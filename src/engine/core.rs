@@ -48,6 +48,8 @@ pub struct Limits {
     pub window_bytes_max: u64,
     /// Bytes a socket may be behind before its consumers pause.
     pub unsent_bytes_max: u32,
+    /// Bytes that all sockets of a core may be behind before nobody is offered anything.
+    pub unsent_bytes_total: u64,
     /// Bytes of publishes that may be on their way to each other core; one frame always may.
     pub parcel_bytes_max: u32,
     /// Bytes of deliveries that may be on their way to another core, per consumer.
@@ -91,6 +93,7 @@ impl Default for Limits {
             window_bytes_min: 256 << 10,
             window_bytes_max: 16 << 20,
             unsent_bytes_max: 1 << 20,
+            unsent_bytes_total: 64 << 20,
             parcel_bytes_max: 1 << 20,
             forward_bytes_max: 512 << 10,
             requests_per_peer_max: 256,
@@ -305,7 +308,7 @@ fn refuse(input: Input<'_>, effects: &mut Effects) {
 impl Running {
     fn next_deadline(&self, now: Mono) -> Option<Mono> {
         let flow = &self.flow;
-        if !flow.awake.is_empty()
+        if (!flow.awake.is_empty() && !flow.is_crowded())
             || !flow.dirty_producers.is_empty()
             || !flow.settling.is_empty()
             || self.topology.wants_turn()
@@ -318,10 +321,12 @@ impl Running {
         // Those that were due when they were last looked at wait for something else.
         let gets = flow.gets.iter().map(|get| get.deadline);
         let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
-        let journal = flow.journal.next_deadline();
+        // A journal that has failed has nothing more to do, and nothing is packed.
+        let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
+        let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
         let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
-        let compactor = self.compactor.next_deadline();
-        let last = flow.shut_down.filter(|_| !self.checkpointed);
+        let is_free = !checkpoint::is_underway(&flow.journal);
+        let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         [sweep, gets, journal, hold, compactor, last]
             .into_iter()
@@ -403,10 +408,11 @@ impl Running {
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
         flow.journal.set_wall(wall_us);
-        // The last checkpoint says that nobody holds anything, so it waits for those who do; not for
-        // another core that has died.
+        // The last checkpoint says that nobody holds anything, so it waits for those who do, and for
+        // the one before it; not for another core that has died.
         let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;
-        let last = flow.shut_down.is_some_and(left) && !self.checkpointed;
+        let is_free = !checkpoint::is_underway(&flow.journal);
+        let last = flow.shut_down.is_some_and(left) && !self.checkpointed && is_free;
         if last {
             flow.abandon(effects);
         }
@@ -528,6 +534,11 @@ impl Running {
                     return;
                 }
             };
+            if self.flow.is_deaf(conn) {
+                let reason = "it asks and does not read the answers";
+                self.flow.violate(conn, Code::Overloaded, reason, effects);
+                return;
+            }
             let (this, rest) = bytes.split_at(length);
             let end = FRAME_HEADER_BYTES + header.body_bytes as usize;
             let padding_is_zero = this[end..].iter().all(|byte| *byte == 0);
@@ -605,6 +616,9 @@ impl Running {
                 return flow.publish_fragment(conn, header, body, buffers, effects);
             }
             _ => frame::check_body(&header, body)?,
+        }
+        if header.flags != 0 && asks(header.kind) {
+            return flow.refuse_flags(conn, header, effects);
         }
         match header.kind {
             FrameKind::Heartbeat => Ok(()),
@@ -729,7 +743,7 @@ impl Running {
             self.attached(conn, header.sequence, effects);
             return Ok(());
         }
-        let session = flow.sessions.remove(conn).expect("it was just looked at");
+        let session = flow.remove_session(conn).expect("it was just looked at");
         let handover = crate::data::session::Handover {
             agreed,
             client: session.client,
@@ -774,6 +788,10 @@ impl Running {
         let flow = &mut self.flow;
         match request {
             Request::Publish(publish) => flow.take_forwarded(from, id, publish, buffers, effects),
+            Request::Fence { producer, epoch } => {
+                let known = flow.fence(producer, epoch, effects);
+                flow.reply(from, id, Reply::Fenced(known), effects);
+            }
             Request::Subscribe {
                 conn,
                 channel,
@@ -868,6 +886,9 @@ impl Running {
                 }
                 flow.dirty(producer);
             }
+            (Waiter::Fence { opening }, Reply::Fenced(known)) => {
+                flow.fenced(opening, known, effects);
+            }
             (
                 Waiter::Large(rest),
                 Reply::Published {
@@ -903,6 +924,59 @@ impl Running {
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),
         }
+    }
+}
+
+/// Whether a frame that is stepped here has an answer; none of these has a flag (P-92). `Settle` has,
+/// and looks at them itself.
+const fn asks(kind: FrameKind) -> bool {
+    match kind {
+        FrameKind::Attach
+        | FrameKind::ProducerOpen
+        | FrameKind::ProducerClose
+        | FrameKind::ConsumerOpen
+        | FrameKind::ConsumerClose
+        | FrameKind::Get
+        | FrameKind::QueueDeclare
+        | FrameKind::QueueDelete
+        | FrameKind::QueuePurge
+        | FrameKind::QueueInspect
+        | FrameKind::QueueList
+        | FrameKind::ExchangeDeclare
+        | FrameKind::ExchangeDelete
+        | FrameKind::ExchangeList
+        | FrameKind::Bind
+        | FrameKind::Unbind
+        | FrameKind::BindingList
+        | FrameKind::TenantDeclare
+        | FrameKind::TenantDelete
+        | FrameKind::TenantList => true,
+        FrameKind::Hello
+        | FrameKind::Welcome
+        | FrameKind::Heartbeat
+        | FrameKind::Close
+        | FrameKind::Attached
+        | FrameKind::Failed
+        | FrameKind::Done
+        | FrameKind::ProducerOpened
+        | FrameKind::Publish
+        | FrameKind::PublishFragment
+        | FrameKind::Confirm
+        | FrameKind::Refused
+        | FrameKind::ProducerCredit
+        | FrameKind::ProducerClosed
+        | FrameKind::ConsumerOpened
+        | FrameKind::ConsumerCredit
+        | FrameKind::Deliver
+        | FrameKind::DeliverFragment
+        | FrameKind::Settle
+        | FrameKind::Settled
+        | FrameKind::ConsumerClosed
+        | FrameKind::GetDone
+        | FrameKind::QueueInfo
+        | FrameKind::ExchangeInfo
+        | FrameKind::BindingInfo
+        | FrameKind::TenantInfo => false,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod admit;
 pub mod consumer;
 pub mod dedup;
 pub mod deliver;
+pub mod fence;
 pub mod flow;
 pub mod journal;
 pub mod notes;

@@ -128,6 +128,8 @@ pub enum Effect {
     },
     /// The journal has failed and says why; nothing durable is confirmed or delivered any more.
     FailStop {
+        /// What has failed.
+        cause: FailCause,
         /// For people.
         reason: String,
     },
@@ -138,6 +140,15 @@ pub enum Effect {
         /// For people: what, with which values.
         text: String,
     },
+}
+
+/// What a journal fails of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailCause {
+    /// The disk answered with an error, or wrongly.
+    Disk,
+    /// What is on the disk is damaged, or not for this version: the next start ends like this one.
+    Content,
 }
 
 /// How bad a report is.

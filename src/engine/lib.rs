@@ -38,6 +38,6 @@ pub mod input;
 pub mod mesh;
 pub mod mutant;
 
-pub use effect::{Buffers, Effect, Effects, FileOp};
+pub use effect::{Buffers, Effect, Effects, FailCause, FileOp};
 pub use ids::{BufferId, ConnId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};
 pub use input::{FileReply, Input, IoFault, SlotHead};

@@ -8,6 +8,7 @@
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
+use crate::data::dedup::Known;
 use crate::ids::ConnId;
 
 /// A message between two cores.
@@ -61,6 +62,14 @@ pub struct RemotePublish {
 pub enum Request {
     /// Take these messages; answered when they are as durable as their queues.
     Publish(Box<RemotePublish>),
+    /// A producer is being opened: end its older ones, store nothing of them any more, and say what
+    /// you knew of it.
+    Fence {
+        /// The producer.
+        producer: ProducerId,
+        /// Its new epoch.
+        epoch: u32,
+    },
     /// Open a consumer for a connection of the asking core.
     Subscribe {
         /// The connection, on the asking core.
@@ -212,6 +221,8 @@ pub enum Reply {
         /// The vector that came with the request, emptied unless it is a large message.
         bytes: Vec<u8>,
     },
+    /// To `Fence`.
+    Fenced(Known),
     /// To `Subscribe`: the consumer's key on the owning core.
     Subscribed(Result<u64, Code>),
     /// To `Forward`; the vector comes back for reuse.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
-use ringpost::boot::{self, Running};
+use ringpost::boot::{self, BootError, BootErrorKind, Running};
 use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
 
@@ -76,6 +76,19 @@ impl Broker {
         assert!(self.running.is_none(), "it was stopped");
         self.running = Some(start(self.directory.path(), self.cores, &self.settings));
         self
+    }
+
+    /// Why it does not start: something is damaged.
+    pub fn refusal(&self) -> String {
+        assert!(self.running.is_none(), "it was stopped");
+        let started = try_start(self.directory.path(), self.cores, &self.settings);
+        match started {
+            Ok(_) => panic!("it has started"),
+            Err(error) => {
+                assert_eq!(error.kind(), BootErrorKind::Damage, "{error}");
+                error.to_string()
+            }
+        }
     }
 
     /// A broker that is not started, in a copy of the directory as it is now: of one that runs, what
@@ -149,6 +162,14 @@ pub fn memory_least(cores: u16, connections_max: u32) -> String {
 }
 
 fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> Running {
+    try_start(directory, cores, settings).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_start(
+    directory: &Path,
+    cores: u16,
+    settings: &[(&'static str, String)],
+) -> Result<Running, BootError> {
     let mut flags = vec![
         ("listen", "127.0.0.1:0".to_owned()),
         ("admin_listen", "127.0.0.1:0".to_owned()),
@@ -170,5 +191,5 @@ fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> R
         ..Sources::default()
     };
     let config = Config::resolve(&sources).unwrap_or_else(|errors| panic!("{errors}"));
-    boot::start(config, None).unwrap_or_else(|error| panic!("{error}"))
+    boot::start(config, None)
 }

@@ -653,6 +653,37 @@ fn unknown_flags_are_refused(setup: &Setup) {
     let id = wire.request(FrameKind::QueueDelete, &delete);
     assert_eq!(wire.failed(id), Code::SettingInvalid);
     assert_eq!(wire.inspect(b"q").consumers, 0);
+    // Nor has a frame a flag that the page does not name.
+    wire.consume(3, &consumer(b"q", 0));
+    let producer = wire.producer(4, Level::Durable);
+    let mut asks = |kind, channel, body: &[u8]| {
+        let id = wire.next_id();
+        let header = FrameHeader {
+            flags: 0x80,
+            count: u32::from(kind == FrameKind::Get),
+            ..FrameHeader::bare(kind, channel, id)
+        };
+        wire.send_frame(header, body);
+        assert_eq!(wire.failed(id), Code::SettingInvalid, "{kind:?}");
+    };
+    let bytes = |body: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        body(&mut out);
+        out
+    };
+    let open = bytes(&|out| consumer(b"q", 1).encode(out));
+    asks(FrameKind::ConsumerOpen, 1, &open);
+    let declare = bytes(&|out| queue(b"r").encode(out));
+    asks(FrameKind::QueueDeclare, 0, &declare);
+    asks(FrameKind::QueueList, 0, b"");
+    asks(FrameKind::Get, 3, &[0; 8]);
+    asks(FrameKind::ConsumerClose, 3, b"");
+    asks(FrameKind::ProducerClose, 4, b"");
+    // Nothing has changed.
+    assert_eq!(wire.queues().len(), 1);
+    assert_eq!(wire.inspect(b"q").consumers, 1);
+    producer.close(&mut wire);
+    wire.close_consumer(3);
     wire.bye();
 }
 

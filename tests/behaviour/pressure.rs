@@ -105,7 +105,7 @@ fn one_connection_publishes_consumes_and_fills_its_queue(setup: &Setup) {
         let mut settled = 0;
         while stored < 1_000 {
             producer.publish(&mut wire, 0, &[to_queue(b"q", b"m")]);
-            if producer.next % 60 == 0 {
+            if producer.next.is_multiple_of(60) {
                 producer.settle(&mut wire);
                 stored = producer.next - 1 - refused(&producer);
                 while settled < stored {

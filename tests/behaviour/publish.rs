@@ -5,7 +5,8 @@ use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameKind};
 
 use crate::wire::{
-    Wire, consumer, exchange, filler, payloads, queue, queue_on, to, to_queue, volatile,
+    Frame, Producer, Wire, consumer, exchange, filler, payloads, queue, queue_on, to, to_queue,
+    volatile,
 };
 use crate::{Setup, on_cores};
 
@@ -26,6 +27,9 @@ on_cores! {
     frames_after_a_close_are_ignored
     many_producers_on_one_connection
     a_producer_needs_a_name
+    a_newer_epoch_ends_the_older
+    a_producer_goes_on_where_it_was
+    what_a_fenced_producer_published_is_known
 }
 
 /// Where a producer's connection and a queue are on different cores, and where they are not.
@@ -426,6 +430,133 @@ fn a_producer_needs_a_name(setup: &Setup) {
     };
     let id = wire.request_on(FrameKind::ProducerOpen, 1, &open);
     assert_eq!(wire.failed(id), Code::SettingInvalid);
+}
+
+/// A name for a producer that no other test has.
+fn name() -> u64 {
+    static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    1 << 63 | u64::from(std::process::id()) << 24 | number
+}
+
+/// Asks for a producer of that name and epoch; returns the answer.
+#[track_caller]
+fn open_named(wire: &mut Wire, channel: u16, producer: u64, epoch: u32) -> Frame {
+    let open = ProducerOpen {
+        producer,
+        epoch,
+        level: Level::Durable as u8,
+        flags: 0,
+        reserved: 0,
+    };
+    let id = wire.request_on(FrameKind::ProducerOpen, channel, &open);
+    wire.answer(id)
+}
+
+/// A connection on each core, and a queue there.
+fn on_every_core(setup: &Setup) -> Vec<(Wire, Vec<u8>)> {
+    let there = |core: u16| {
+        let name = format!("on-{core}").into_bytes();
+        let mut wire = setup.wire();
+        wire.declare(&queue_on(&name, core));
+        wire.attach(&name);
+        assert_eq!(wire.core, core);
+        (wire, name)
+    };
+    (0..setup.cores()).map(there).collect()
+}
+
+/// P-30
+fn a_newer_epoch_ends_the_older(setup: &Setup) {
+    let mut wires = on_every_core(setup);
+    let count = wires.len();
+    for (old, new) in (0..count).flat_map(|old| (0..count).map(move |new| (old, new))) {
+        let producer = name();
+        let wire = &mut wires[old].0;
+        assert_eq!(
+            open_named(wire, 1, producer, 5).kind(),
+            FrameKind::ProducerOpened
+        );
+        // Two of one connection, too.
+        let wire = &mut wires[new].0;
+        assert_eq!(
+            open_named(wire, 2, producer, 6).kind(),
+            FrameKind::ProducerOpened
+        );
+        let closed = wires[old].0.wait_on(FrameKind::ProducerClosed, 1);
+        assert_eq!(closed.header.sequence, 0, "nobody asked");
+        assert_eq!(closed.code(), Code::ProducerFenced);
+        // Nobody may go back, on no core.
+        for (wire, _) in &mut wires {
+            let refused = open_named(wire, 1, producer, 5);
+            assert_eq!(refused.kind(), FrameKind::Failed);
+            assert_eq!(refused.code(), Code::ProducerFenced);
+        }
+        let wire = &mut wires[new].0;
+        let id = wire.request_bare(FrameKind::ProducerClose, 2);
+        let closed = wire.answer(id);
+        assert_eq!(
+            (closed.kind(), closed.code()),
+            (FrameKind::ProducerClosed, Code::Normal)
+        );
+    }
+}
+
+/// P-30, P-32, P-38: wherever it is opened again, and wherever its messages are.
+fn a_producer_goes_on_where_it_was(setup: &Setup) {
+    let mut wires = on_every_core(setup);
+    let names: Vec<Vec<u8>> = wires.iter().map(|(_, name)| name.clone()).collect();
+    let count = wires.len();
+    for queue in &names {
+        let producer = name();
+        for epoch in 1..=2 * count as u64 {
+            let wire = &mut wires[epoch as usize % count].0;
+            let opened = open_named(wire, 1, producer, 2 * epoch as u32 - 1);
+            let mut opened = Producer::opened(&opened);
+            assert_eq!(opened.next, 10 * (epoch - 1) + 1);
+            let parts: Vec<_> = (0..10).map(|_| to_queue(queue, b"once")).collect();
+            opened.confirm(wire, &parts);
+            opened.close(wire);
+            // The same again under its own sequences.
+            let again = open_named(wire, 1, producer, 2 * epoch as u32);
+            let mut again = Producer::opened(&again);
+            (again.next, again.confirmed) = (again.next - 10, again.confirmed - 10);
+            again.confirm(wire, &parts);
+            again.close(wire);
+            assert_eq!(wire.inspect(queue).published, 10 * epoch);
+        }
+    }
+}
+
+/// P-30: what an older one has on its way is stored before the newer one is open, or never.
+fn what_a_fenced_producer_published_is_known(setup: &Setup) {
+    let mut wires = on_every_core(setup);
+    let names: Vec<Vec<u8>> = wires.iter().map(|(_, name)| name.clone()).collect();
+    let count = wires.len();
+    for round in 0..10 * count {
+        let (old, new, target) = (round % count, (round + 1) % count, (round / 2) % count);
+        let producer = name();
+        let queue = &names[target];
+        let wire = &mut wires[old].0;
+        let before = wire.inspect(queue).published;
+        let mut older = Producer::opened(&open_named(wire, 1, producer, 1));
+        let parts: Vec<_> = (0..50).map(|_| to_queue(queue, b"once")).collect();
+        older.publish(wire, 0, &parts);
+        // The other connection does not wait for any of it.
+        let wire = &mut wires[new].0;
+        let mut newer = Producer::opened(&open_named(wire, 2, producer, 2));
+        let known = newer.next - 1;
+        (newer.next, newer.confirmed) = (1, 0);
+        newer.confirm(wire, &parts);
+        newer.close(wire);
+        let stored = wire.inspect(queue).published - before;
+        assert!(known <= 50);
+        assert_eq!(stored, 50, "each once, {known} of them before");
+        // Its outcomes came before its end, or never.
+        let wire = &mut wires[old].0;
+        wire.wait_on(FrameKind::ProducerClosed, 1);
+        wire.sync();
+    }
 }
 
 /// P-18, P-33: acks are read although nothing may be published.

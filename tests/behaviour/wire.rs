@@ -89,6 +89,8 @@ pub struct Wire {
     /// Each is answered by one.
     pub answers_heartbeats: bool,
     pub core: u16,
+    /// Cores of the broker.
+    pub cores: u16,
     pub heartbeat_ms: u32,
     pub message_bytes_max: u32,
 }
@@ -217,6 +219,7 @@ impl Wire {
             heartbeats: 0,
             answers_heartbeats: false,
             core: 0,
+            cores: 0,
             heartbeat_ms: 0,
             message_bytes_max: 0,
         }
@@ -243,28 +246,35 @@ impl Wire {
 
     /// An open connection that said this.
     pub fn greet(broker: &Broker, hello: &Hello<'_>) -> Self {
-        Self::dial(broker.addr()).greeted(broker, hello)
+        let wire = Self::greet_at(broker.addr(), hello);
+        assert_eq!(wire.cores, broker.cores());
+        wire
     }
 
-    /// The same for a connection whose kernel keeps as little as it can of what is not read.
+    /// An open connection to a broker of which only the address is known.
+    pub fn greet_at(addr: SocketAddr, hello: &Hello<'_>) -> Self {
+        Self::dial(addr).greeted(hello)
+    }
+
+    /// An open connection whose kernel keeps as little as it can of what is not read.
     pub fn greet_small(broker: &Broker, hello: &Hello<'_>) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.expect("a descriptor");
         socket.set_recv_buffer_size(4 << 10).expect("an option");
         let connected = socket.connect(&broker.addr().into());
         connected.expect("the broker listens");
-        Self::over(socket.into()).greeted(broker, hello)
+        Self::over(socket.into()).greeted(hello)
     }
 
-    fn greeted(self, broker: &Broker, hello: &Hello<'_>) -> Self {
+    fn greeted(self, hello: &Hello<'_>) -> Self {
         let mut wire = self;
         wire.send(FrameHeader::bare(FrameKind::Hello, 0, 0), hello);
         let frame = wire.read();
         assert_eq!(frame.kind(), FrameKind::Welcome, "{frame:?}");
         let welcome = Welcome::decode(&frame.body).expect("a body of its kind");
         assert_eq!(welcome.magic, MAGIC);
-        assert_eq!(welcome.cores, broker.cores());
         wire.core = welcome.core;
+        wire.cores = welcome.cores;
         wire.heartbeat_ms = welcome.heartbeat_ms;
         wire.message_bytes_max = welcome.message_bytes_max;
         wire

@@ -125,6 +125,8 @@ class Golden(unittest.TestCase):
     def test_every_kind_has_a_vector(self):
         self.assertEqual(set(FRAMES), set(r.KINDS))
         files = {path.stem for path in GOLDEN.glob("*.hex")}
+        # Those of the journal have a test of their own.
+        files = {name for name in files if not name.startswith("journal_")}
         frames = {f"frame_{number:02}_{kind}" for kind, number in r.KINDS.items()}
         self.assertEqual(files, frames | set(MESSAGES) | {"message_later", "table"})
 

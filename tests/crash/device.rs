@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::fuse::{Channel, Errno, Request};
@@ -27,8 +27,8 @@ pub enum Entry {
         /// What.
         bytes: Arc<[u8]>,
     },
-    /// A flush was done: everything before it stays. Since when the disk was made.
-    Flush(Duration),
+    /// A flush was done: everything before it stays.
+    Flush,
 }
 
 /// What a disk does wrong.
@@ -78,7 +78,6 @@ struct Shared {
     freed: Condvar,
     /// Entries since the disk was made. Apart from the state, since clocks read it all the time.
     position: AtomicU64,
-    made: Instant,
 }
 
 #[derive(Debug)]
@@ -150,7 +149,7 @@ impl Shared {
                     return Err(Errno::IO);
                 }
                 if !state.faults.lies {
-                    self.log(&mut state, Entry::Flush(self.made.elapsed()));
+                    self.log(&mut state, Entry::Flush);
                 }
                 Ok(())
             }
@@ -186,7 +185,6 @@ impl Device {
             }),
             freed: Condvar::new(),
             position: AtomicU64::new(0),
-            made: Instant::now(),
         });
         let channel = Channel::mount(&file, bytes)?;
         let served = Arc::clone(&shared);
@@ -291,9 +289,19 @@ impl Log {
     #[must_use]
     pub fn before_flush(&self, position: u64) -> u64 {
         let from = (position - self.start) as usize;
-        let is_flush = |entry: &Entry| matches!(entry, Entry::Flush(_));
+        let is_flush = |entry: &Entry| matches!(entry, Entry::Flush);
         let found = self.entries[from..].iter().position(is_flush);
         position + found.unwrap_or(self.entries.len() - from) as u64
+    }
+
+    /// The position behind the last flush before a position, the `lies` last ones left out.
+    #[must_use]
+    pub fn flushed(&self, position: u64, lies: usize) -> u64 {
+        let entries = self.entries[..(position - self.start) as usize].iter();
+        let flushes = entries.enumerate().rev();
+        let mut flushes = flushes.filter(|(_, entry)| matches!(entry, Entry::Flush));
+        let honest = flushes.nth(lies);
+        self.start + honest.map_or(0, |(place, _)| place as u64 + 1)
     }
 
     /// Writes, bytes of them, and flushes.
@@ -306,7 +314,7 @@ impl Log {
                     writes += 1;
                     bytes_total += bytes.len() as u64;
                 }
-                Entry::Flush(_) => flushes += 1,
+                Entry::Flush => flushes += 1,
             }
         }
         (writes, bytes_total, flushes)
@@ -324,37 +332,23 @@ impl Log {
 }
 
 impl Replay<'_> {
-    /// The position up to which everything was flushed, as far as this went.
-    #[must_use]
-    pub fn flushed(&self) -> u64 {
-        self.log.start + self.flushed as u64
-    }
-
     /// What is on the disk if the power goes at a position, which may not be before that of an
-    /// earlier call: everything up to the last flush before it that is at least `lie` old, and of the
-    /// rest what luck decides.
+    /// earlier call: everything up to the last flush before it, but for the `lies` last ones, and of
+    /// the rest what luck decides.
     ///
     /// # Panics
     /// If the position is not one of the log.
-    pub fn cut(&mut self, position: u64, lie: Duration, random: &mut Random) -> Volume {
+    pub fn cut(&mut self, position: u64, lies: usize, random: &mut Random) -> Volume {
         let end = (position - self.log.start) as usize;
         let entries = &self.log.entries[..end];
-        let now = entries.iter().rev().find_map(|entry| match entry {
-            Entry::Flush(at) => Some(*at),
-            Entry::Write { .. } => None,
-        });
-        let honest = |entry: &Entry| match entry {
-            Entry::Flush(at) => now.is_some_and(|now| lie.is_zero() || *at + lie < now),
-            Entry::Write { .. } => false,
-        };
-        let flushed = entries.iter().rposition(honest).map_or(0, |last| last + 1);
+        let flushed = (self.log.flushed(position, lies) - self.log.start) as usize;
         for entry in &self.log.entries[self.flushed..flushed.max(self.flushed)] {
             apply(&mut self.volume, entry);
         }
         self.flushed = self.flushed.max(flushed);
         let mut volume = self.volume.clone();
         let mut cached: Vec<&Entry> = entries[self.flushed..].iter().collect();
-        let luck = match lie.is_zero() {
+        let luck = match lies == 0 {
             true => *random.pick(&[Luck::Nothing, Luck::Everything, Luck::Mixed, Luck::Mixed]),
             // So that what the file system needs lies as far back as what the broker does.
             false => Luck::Nothing,
@@ -380,7 +374,7 @@ impl Replay<'_> {
 fn apply(volume: &mut Volume, entry: &Entry) {
     match entry {
         Entry::Write { position, bytes } => volume.write(*position, bytes),
-        Entry::Flush(_) => {}
+        Entry::Flush => {}
     }
 }
 
@@ -445,24 +439,23 @@ mod tests {
 
     #[test]
     fn what_was_flushed_stays_and_the_rest_is_luck() {
-        let at = Duration::from_millis;
         let log = log(vec![
             write(0, 1, 4),
-            Entry::Flush(at(1)),
+            Entry::Flush,
             write(0, 2, 4),
             write(2048, 3, 1),
-            Entry::Flush(at(2)),
+            Entry::Flush,
         ]);
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..2_000 {
             let mut random = Random::new(seed);
             let mut replay = log.replay();
-            let before = replay.cut(11, Duration::ZERO, &mut random);
+            let before = replay.cut(11, 0, &mut random);
             assert!(sectors(&before, 4).iter().all(|byte| *byte <= 1));
-            let flushed = replay.cut(12, Duration::ZERO, &mut random);
+            let flushed = replay.cut(12, 0, &mut random);
             assert_eq!(sectors(&flushed, 5), [1, 1, 1, 1, 0]);
-            seen.insert(sectors(&replay.cut(14, Duration::ZERO, &mut random), 5));
-            let all = replay.cut(15, Duration::ZERO, &mut random);
+            seen.insert(sectors(&replay.cut(14, 0, &mut random), 5));
+            let all = replay.cut(15, 0, &mut random);
             assert_eq!(sectors(&all, 5), [2, 2, 2, 2, 3]);
         }
         // Each of five sectors old or new, in every combination.
@@ -471,25 +464,18 @@ mod tests {
 
     #[test]
     fn a_disk_that_lies_forgets_what_it_flushed_lately() {
-        let at = Duration::from_millis;
         let log = log(vec![
             write(0, 1, 1),
-            Entry::Flush(at(10)),
+            Entry::Flush,
             write(0, 2, 1),
-            Entry::Flush(at(20)),
+            Entry::Flush,
             write(0, 3, 1),
-            Entry::Flush(at(30)),
+            Entry::Flush,
         ]);
-        let mut least = u8::MAX;
-        for seed in 0..100 {
-            let mut random = Random::new(seed);
-            let state = log.replay().cut(16, at(15), &mut random);
-            least = least.min(sectors(&state, 1)[0]);
+        for (lies, byte) in [(1, 2), (2, 1), (3, 0), (4, 0)] {
+            let state = log.replay().cut(16, lies, &mut Random::new(1));
+            assert_eq!(sectors(&state, 1), [byte], "{lies} lies");
         }
-        assert_eq!(
-            least, 1,
-            "the flush at 10 ms is the last that was none of the lies"
-        );
     }
 
     #[test]
@@ -500,7 +486,7 @@ mod tests {
         let state = |seed| {
             let mut random = Random::new(seed);
             let mut bytes = Vec::new();
-            let volume = log.replay().cut(110, Duration::ZERO, &mut random);
+            let volume = log.replay().cut(110, 0, &mut random);
             volume.read(0, BYTES as usize, &mut bytes);
             bytes
         };

@@ -195,7 +195,7 @@ impl Rig {
             mounted.unmount()?;
         }
         let (_, end) = log.positions();
-        let volume = log.replay().cut(end, Duration::ZERO, &mut self.random);
+        let volume = log.replay().cut(end, 0, &mut self.random);
         self.device.load(volume);
         self.mount()
     }
@@ -325,7 +325,7 @@ fn hang(rig: &mut Rig, _: &Plan) -> Outcome<()> {
     rig.judged()?;
 
     let (_, end) = log.positions();
-    let volume = log.replay().cut(end, Duration::ZERO, &mut rig.random);
+    let volume = log.replay().cut(end, 0, &mut rig.random);
     if let Some(mounted) = rig.mounted.take() {
         mounted.unmount()?;
     }
@@ -362,7 +362,7 @@ fn lying_disk(rig: &mut Rig, _: &Plan) -> Outcome<()> {
     // Of all that was flushed nothing is there: as it was when the lies began.
     let (first, _) = rig.device.log().positions();
     let log = rig.device.log();
-    let volume = log.replay().cut(first, Duration::ZERO, &mut rig.random);
+    let volume = log.replay().cut(first, 0, &mut rig.random);
     if let Some(mounted) = rig.mounted.take() {
         mounted.unmount()?;
     }

@@ -7,36 +7,31 @@
 //! An input that asks for it has all checksums made right after its changes: what they say is then
 //! anything at all, no promise is left but the first, and it must hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use ringpost_engine::SlotId;
 use ringpost_engine::control::recovery;
+use ringpost_engine::data::journal;
 use ringpost_engine::data::journal::block::{
     BLOCK_ALIGN, BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader,
 };
 use ringpost_engine::data::journal::record::{
     RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
 };
-use ringpost_engine::data::journal::{self};
 use ringpost_engine::ids::JournalId;
 use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::control::{
-    Body, ConsumerOpen, Durability, ExchangeDeclare, ExchangeKind, Hello, Level, PARTITION_BY_NAME,
-    ProducerOpen, QueueDeclare,
+    Bind, Body, Durability, ExchangeDeclare, ExchangeKind, Named, QUEUE_DAMAGED, QueueInfo,
 };
-use ringpost_wire::version::MAGIC;
-use ringpost_wire::{
-    DeliverHead, FrameHeader, FrameKind, MessageParts, Messages, SettleRange, frame, header,
-};
+use ringpost_wire::{DeliverHead, FrameHeader, FrameKind, Messages, SettleRange, header};
 
+use crate::client::{Client, PRODUCER};
 use crate::input::Input;
 use crate::shell::{CLUSTER, Disk, Heard, PARTITIONS, Shell, Size};
 
 /// The durable queues of every workload.
 const QUEUES: [&[u8]; 3] = [b"orders", b"bills", b"notes"];
-/// Channel of the producer; consumers have those above it.
-const PRODUCER: u16 = 1;
 
 /// First byte of an input: which disk.
 /// Second byte: checksums are made right afterwards.
@@ -196,8 +191,8 @@ impl Found {
     /// Takes everything out of every queue.
     fn of(shell: &mut Shell, trust: Trust) -> Self {
         let mut client = Client::greet(shell);
-        for at in 0..QUEUES.len() {
-            client.open_consumer(shell, at, 0);
+        for (at, name) in QUEUES.iter().enumerate() {
+            client.open_consumer(shell, channel_of(at), name);
         }
         let mut found = Self {
             queues: core::array::from_fn(|_| Some(Vec::new())),
@@ -246,8 +241,7 @@ impl Found {
 
     /// Queues that hold back what they cannot read say so in their figures.
     fn mark_damaged(&mut self, shell: &mut Shell) {
-        let client = Client::greet(shell);
-        let inspected = client.inspect(shell);
+        let inspected = inspect(&mut Client::greet(shell), shell);
         for (at, is_damaged) in inspected.into_iter().enumerate() {
             if is_damaged {
                 self.queues[at] = None;
@@ -635,7 +629,7 @@ impl Recipe {
         let mut shell = Shell::boot(size, Disk::default());
         shell.start();
         let mut client = Client::greet(&mut shell);
-        client.declare(&mut shell);
+        declare(&mut client, &mut shell);
         let mut number = 0;
         client.open_producer(&mut shell);
         for round in 0..self.rounds {
@@ -651,7 +645,10 @@ impl Recipe {
             let first = number + 1;
             number += self.publishes;
             let is_last = round + 1 == self.rounds;
-            client.publish(&mut shell, at, first..=number, self.filler);
+            let payloads: Vec<Vec<u8>> = (first..=number)
+                .map(|number| payload(number, at, self.filler))
+                .collect();
+            client.publish(&mut shell, QUEUES[at], &payloads);
             if is_last && let End::Crash(_) = self.end {
                 // Sealed and handed to the disk, which does not answer.
                 shell.turn();
@@ -663,7 +660,8 @@ impl Recipe {
             assert!(client.is_confirmed(), "what rests is confirmed");
             image.books[at].must.extend(first..=number);
             if round % 2 == 1 {
-                client.ack_some(&mut shell, &mut image.books, self.ack_one_in);
+                ack_some(&mut shell, &mut image.books, self.ack_one_in);
+                client.hear(&mut shell);
             }
             shell.pass(40);
             shell.rest();
@@ -687,237 +685,107 @@ impl Recipe {
     }
 }
 
-/// A client that keeps to the rules.
-struct Client {
-    conn: ringpost_engine::ConnId,
-    said: Vec<Heard>,
-    /// Sequence of the next publish and the last confirmed.
-    next: u64,
-    confirmed: u64,
-    request: u64,
+/// Declares the topology of every workload.
+fn declare(client: &mut Client, shell: &mut Shell) {
+    for name in QUEUES {
+        client.declare_queue(shell, name);
+    }
+    let exchange = ExchangeDeclare {
+        kind: ExchangeKind::Topic as u8,
+        durability: Durability::Durable as u8,
+        flags: 0,
+        reserved: 0,
+        name: b"shop",
+        arguments: b"",
+    };
+    client.ask(shell, FrameKind::ExchangeDeclare, 0, &exchange);
+    let bind = Bind {
+        exchange: b"shop",
+        queue: QUEUES[0],
+        key: b"order.#",
+        arguments: b"",
+    };
+    client.ask(shell, FrameKind::Bind, 0, &bind);
+    let is_done = |heard: &&Heard| heard.header.kind == FrameKind::Done;
+    let done = client.said.iter().filter(is_done).count();
+    assert_eq!(done, QUEUES.len() + 2, "the topology is made");
 }
 
-impl Client {
-    fn greet(shell: &mut Shell) -> Self {
-        let conn = shell.open();
-        let mut client = Self {
-            conn,
-            said: Vec::new(),
-            next: 1,
-            confirmed: 0,
-            request: 0,
-        };
-        let hello = Hello {
-            magic: MAGIC,
-            version_min: 1,
-            version_max: 1,
-            heartbeat_ms: 0,
-            message_bytes_max: 0,
-            tenant: b"",
-            client: b"fuzz",
-        };
-        client.ask(shell, FrameKind::Hello, 0, &hello);
-        client
-    }
-
-    fn send(&self, shell: &mut Shell, header: FrameHeader, body: &[u8]) {
-        let mut bytes = Vec::new();
-        frame::write(&mut bytes, header, body);
-        shell.arrive(self.conn, &bytes);
-    }
-
-    /// Sends a request and waits until everything rests.
-    fn ask<'a>(&mut self, shell: &mut Shell, kind: FrameKind, channel: u16, body: &impl Body<'a>) {
-        self.request += 1;
-        let mut bytes = Vec::new();
-        body.encode(&mut bytes);
-        self.send(
-            shell,
-            FrameHeader::bare(kind, channel, self.request),
-            &bytes,
-        );
-        shell.rest();
-        self.hear(shell);
-    }
-
-    fn hear(&mut self, shell: &mut Shell) {
-        for heard in shell.take_heard() {
-            if heard.conn != self.conn {
+/// A second connection takes what is there, settles some of it for good, and leaves.
+fn ack_some(shell: &mut Shell, books: &mut [Book; QUEUES.len()], one_in: u32) {
+    let mut taker = Client::greet(shell);
+    for (at, book) in books.iter_mut().enumerate() {
+        taker.open_consumer(shell, channel_of(at), QUEUES[at]);
+        let channel = channel_of(at);
+        let mut acked = Vec::new();
+        for heard in core::mem::take(&mut taker.said) {
+            // What another queue gives late is left alone.
+            if heard.header.kind != FrameKind::Deliver || heard.header.channel != channel {
                 continue;
             }
-            if heard.header.kind == FrameKind::Confirm {
-                self.confirmed = self.confirmed.max(heard.header.sequence);
+            let (_, messages) = DeliverHead::split(&heard.body).expect("it was read");
+            for (message, tag) in Messages::new(messages).zip(heard.header.sequence..) {
+                let message = message.expect("it was read");
+                let number = number_of(message.envelope.payload(), at).expect("it was published");
+                if number.is_multiple_of(one_in) {
+                    acked.push((number, tag));
+                }
             }
-            self.said.push(heard);
         }
-    }
-
-    fn is_confirmed(&self) -> bool {
-        self.confirmed + 1 == self.next
-    }
-
-    fn declare(&mut self, shell: &mut Shell) {
-        for name in QUEUES {
-            let declare = QueueDeclare {
-                messages_max: 0,
-                bytes_max: 0,
-                durability: Durability::Durable as u8,
-                flags: 0,
-                partition: PARTITION_BY_NAME,
-                name,
-                arguments: b"",
-            };
-            self.ask(shell, FrameKind::QueueDeclare, 0, &declare);
+        if acked.is_empty() {
+            continue;
         }
-        let exchange = ExchangeDeclare {
-            kind: ExchangeKind::Topic as u8,
-            durability: Durability::Durable as u8,
-            flags: 0,
-            reserved: 0,
-            name: b"shop",
-            arguments: b"",
-        };
-        self.ask(shell, FrameKind::ExchangeDeclare, 0, &exchange);
-        let bind = ringpost_wire::control::Bind {
-            exchange: b"shop",
-            queue: QUEUES[0],
-            key: b"order.#",
-            arguments: b"",
-        };
-        self.ask(shell, FrameKind::Bind, 0, &bind);
-        let is_done = |heard: &Heard| heard.header.kind == FrameKind::Done;
-        let done = self.said.iter().filter(|heard| is_done(heard)).count();
-        assert_eq!(done, QUEUES.len() + 2, "the topology is made");
-    }
-
-    fn open_producer(&mut self, shell: &mut Shell) {
-        let open = ProducerOpen {
-            producer: 0xF0,
-            epoch: 1,
-            level: Level::Durable as u8,
-            flags: 0,
-            reserved: 0,
-        };
-        self.ask(shell, FrameKind::ProducerOpen, PRODUCER, &open);
-        let opened = self.said.iter().rev();
-        let mut opened = opened.filter(|heard| heard.header.kind == FrameKind::ProducerOpened);
-        let opened = opened.next().expect("a producer opens");
-        let opened = ringpost_wire::control::ProducerOpened::decode(&opened.body).expect("read");
-        self.next = opened.sequence;
-        self.confirmed = self.next - 1;
-    }
-
-    fn publish(
-        &mut self,
-        shell: &mut Shell,
-        at: usize,
-        numbers: core::ops::RangeInclusive<u32>,
-        filler: usize,
-    ) {
         let mut body = Vec::new();
-        let mut header = FrameHeader::bare(FrameKind::Publish, PRODUCER, self.next);
-        for number in numbers {
-            let payload = payload(number, at, filler);
-            let parts = MessageParts {
-                routing_key: QUEUES[at],
-                payload: &payload,
-                ..MessageParts::default()
-            };
-            parts.write(&mut body).expect("its parts are small");
-            header.count += 1;
+        for (_, tag) in &acked {
+            body.extend(
+                SettleRange {
+                    first: *tag,
+                    last: *tag,
+                }
+                .encode(),
+            );
         }
-        self.next += u64::from(header.count);
-        self.send(shell, header, &body);
-    }
-
-    fn open_consumer(&mut self, shell: &mut Shell, at: usize, credit_bytes: u64) {
-        let open = ConsumerOpen {
-            credit_bytes,
-            credit_messages: 100_000,
-            flags: 0,
-            queue: QUEUES[at],
+        let settle = FrameHeader {
+            flags: header::SETTLE_ACK | header::SETTLE_CONFIRM,
+            count: acked.len() as u32,
+            ..FrameHeader::bare(FrameKind::Settle, channel, 77)
         };
-        let channel = PRODUCER + 1 + at as u16;
-        self.ask(shell, FrameKind::ConsumerOpen, channel, &open);
-    }
-
-    /// A second connection takes what is there, settles some of it for good, and leaves.
-    fn ack_some(&self, shell: &mut Shell, books: &mut [Book; QUEUES.len()], one_in: u32) {
-        let mut taker = Client::greet(shell);
-        for (at, book) in books.iter_mut().enumerate() {
-            taker.open_consumer(shell, at, 0);
-            let channel = PRODUCER + 1 + at as u16;
-            let mut acked = Vec::new();
-            for heard in core::mem::take(&mut taker.said) {
-                if heard.header.kind != FrameKind::Deliver {
-                    continue;
-                }
-                let (_, messages) = DeliverHead::split(&heard.body).expect("it was read");
-                for (message, tag) in Messages::new(messages).zip(heard.header.sequence..) {
-                    let message = message.expect("it was read");
-                    let number =
-                        number_of(message.envelope.payload(), at).expect("it was published");
-                    if number.is_multiple_of(one_in) {
-                        acked.push((number, tag));
-                    }
-                }
-            }
-            if acked.is_empty() {
-                continue;
-            }
-            let mut body = Vec::new();
-            for (_, tag) in &acked {
-                body.extend(
-                    SettleRange {
-                        first: *tag,
-                        last: *tag,
-                    }
-                    .encode(),
-                );
-            }
-            let settle = FrameHeader {
-                flags: header::SETTLE_ACK | header::SETTLE_CONFIRM,
-                count: acked.len() as u32,
-                ..FrameHeader::bare(FrameKind::Settle, channel, 77)
-            };
-            taker.send(shell, settle, &body);
-            shell.rest();
-            taker.hear(shell);
-            let is_settled = |heard: &Heard| heard.header.kind == FrameKind::Settled;
-            assert!(taker.said.iter().any(is_settled), "what rests is settled");
-            for (number, _) in acked {
-                assert!(book.must.remove(&number));
-                book.gone.insert(number);
-            }
-        }
-        shell.hang_up(taker.conn);
+        taker.send(shell, settle, &body);
         shell.rest();
-        let others = shell.take_heard();
-        assert!(
-            others
-                .iter()
-                .all(|heard| heard.conn != self.conn || heard.body.len() < 64)
-        );
-    }
-
-    /// Whether each queue says that it is damaged.
-    fn inspect(mut self, shell: &mut Shell) -> Vec<bool> {
-        let mut all = Vec::new();
-        for name in QUEUES {
-            let named = ringpost_wire::control::Named { name };
-            self.said.clear();
-            self.ask(shell, FrameKind::QueueInspect, 0, &named);
-            let info = self
-                .said
-                .iter()
-                .find(|heard| heard.header.kind == FrameKind::QueueInfo);
-            all.push(info.is_none_or(|heard| {
-                let info = ringpost_wire::control::QueueInfo::decode(&heard.body).expect("read");
-                info.flags & ringpost_wire::control::QUEUE_DAMAGED != 0
-            }));
+        taker.hear(shell);
+        let is_settled = |heard: &Heard| heard.header.kind == FrameKind::Settled;
+        assert!(taker.said.iter().any(is_settled), "what rests is settled");
+        for (number, _) in acked {
+            assert!(book.must.remove(&number));
+            book.gone.insert(number);
         }
-        all
     }
+    shell.hang_up(taker.conn);
+    shell.rest();
+}
+
+/// Whether each queue says that it is damaged.
+fn inspect(client: &mut Client, shell: &mut Shell) -> Vec<bool> {
+    let mut all = Vec::new();
+    for name in QUEUES {
+        let named = Named { name };
+        client.said.clear();
+        client.ask(shell, FrameKind::QueueInspect, 0, &named);
+        let info = client
+            .said
+            .iter()
+            .find(|heard| heard.header.kind == FrameKind::QueueInfo);
+        all.push(info.is_none_or(|heard| {
+            let info = QueueInfo::decode(&heard.body).expect("read");
+            info.flags & QUEUE_DAMAGED != 0
+        }));
+    }
+    all
+}
+
+/// The channel of the consumer of a queue.
+const fn channel_of(at: usize) -> u16 {
+    PRODUCER + 1 + at as u16
 }
 
 /// The payload of a message: everything in it follows from its number and queue.
@@ -933,16 +801,4 @@ fn number_of(bytes: &[u8], at: usize) -> Option<u32> {
     let number = u32::from_le_bytes(*bytes.first_chunk()?);
     let filler = bytes.len().checked_sub(5)?;
     (bytes == payload(number, at, filler)).then_some(number)
-}
-
-/// By queue name, what a disk promises; for the seeds' generator and for people.
-#[must_use]
-pub fn promises(image: usize) -> BTreeMap<&'static str, (usize, usize, usize)> {
-    let books = &images()[image].books;
-    let names = ["orders", "bills", "notes"];
-    names
-        .into_iter()
-        .zip(books)
-        .map(|(name, book)| (name, (book.must.len(), book.may.len(), book.gone.len())))
-        .collect()
 }

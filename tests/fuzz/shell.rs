@@ -377,20 +377,31 @@ impl Shell {
         );
     }
 
-    /// Completes everything and turns until the engine waits for time to pass.
+    /// Completes everything and turns until the engine waits for time to pass, or for somebody. What
+    /// it only holds for a moment is waited for, but not for ever: a client may be stuck.
     ///
     /// # Panics
     /// If it never does.
     pub fn rest(&mut self) {
         const TURNS_MAX: u32 = 20_000;
+        const MOMENT_MS: u64 = 1;
+        let mut moments = 100;
         for _ in 0..TURNS_MAX {
             while !self.in_flight.is_empty() {
                 self.complete(0);
             }
             self.turn();
             let deadline = self.core.next_deadline(Mono(self.now));
-            if self.in_flight.is_empty() && deadline.is_none_or(|at| at.0 > self.now) {
-                return;
+            if !self.in_flight.is_empty() || deadline.is_some_and(|at| at.0 <= self.now) {
+                continue;
+            }
+            let moment = Mono(self.now).plus_ms(MOMENT_MS);
+            match deadline.filter(|at| *at <= moment && moments > 0) {
+                Some(at) => {
+                    moments -= 1;
+                    self.now = at.0;
+                }
+                None => return,
             }
         }
         panic!("the engine never comes to rest");
@@ -568,7 +579,7 @@ impl Shell {
             }
             Effect::Release { buffer } => self.pool.release(buffer),
             Effect::File { op, what } => self.in_flight.push_back((op, Work::File(what))),
-            Effect::FailStop { reason } => {
+            Effect::FailStop { reason, .. } => {
                 self.fail_stop.get_or_insert(reason);
             }
             Effect::Report { severity, text } => match severity {

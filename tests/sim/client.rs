@@ -65,6 +65,8 @@ enum Request {
 #[derive(Debug)]
 enum Channel {
     Producer(usize),
+    /// Of a producer that was opened again on another one: what still comes says nothing.
+    Fenced,
     Consumer(Box<Consumer>),
 }
 
@@ -274,6 +276,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
+                Channel::Fenced => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }

@@ -47,6 +47,7 @@ fn limits(plan: &Plan) -> Limits {
             4 << 20
         },
         unsent_bytes_max: random.scale(4 << 10..=1 << 20) as u32,
+        unsent_bytes_total: if tiny { 256 << 10 } else { 16 << 20 },
         forward_bytes_max: random.scale(4 << 10..=512 << 10) as u32,
         requests_per_peer_max: requests_per_peer_max(plan),
         volatile_buffers: if tiny { 4 } else { 16 },

@@ -843,7 +843,7 @@ impl World {
                     },
                 );
             }
-            Effect::FailStop { reason } => self.fail_stop(core, &reason),
+            Effect::FailStop { reason, .. } => self.fail_stop(core, &reason),
             Effect::Report { severity, text } => {
                 say!(self.scene, "core {core} reports {severity:?}: {text}");
                 if severity == Severity::Error {

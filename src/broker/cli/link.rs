@@ -52,13 +52,13 @@ pub fn host_and_port(text: &str) -> Result<String, String> {
 }
 
 impl BrokerArgs {
-    /// A broker at an address, with defaults for the rest.
+    /// A broker at an address, which may take so long to answer.
     #[must_use]
-    pub fn at(broker: String) -> Self {
+    pub fn at(broker: String, timeout: Duration) -> Self {
         BrokerArgs {
             broker,
             tenant: None,
-            timeout: Duration::from_secs(10),
+            timeout,
         }
     }
 

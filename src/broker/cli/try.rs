@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let config = config(&args, directory.path())?;
     let is_durable = matches!(probe_direct_io(directory.path()), Ok(DirectIo::Durable));
     let running = boot::start(config, None)?;
-    let broker = BrokerArgs::at(running.addr().to_string());
+    let broker = BrokerArgs::at(running.addr().to_string(), STALL);
     let outcome = link::block_on(trial(&broker, workload, args.rate));
     let ended = running.shutdown();
     let kept = if args.keep {

@@ -28,6 +28,9 @@ use crate::snapshot::{AdminRequest, QueuesSnapshot};
 
 /// How long a core may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// How long one HTTP connection may last, whatever it does: a scraper connects again, and whoever
+/// says nothing, or a byte a second, must not keep a health check waiting for its place.
+pub const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
 /// HTTP connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
 /// How long a stopping admin thread waits for answers that are being written.
@@ -53,6 +56,8 @@ pub struct AdminOptions {
     pub cores: Vec<CorePort>,
     /// How long a core may take to answer: [`ANSWER_WITHIN`].
     pub answer_within: Duration,
+    /// How long a connection may last: [`CONNECTION_WITHIN`].
+    pub connection_within: Duration,
     /// How memory was divided.
     pub budget: Option<Budget>,
     /// Log lines dropped; shared with everybody who logs, see [`super::log`].
@@ -180,6 +185,7 @@ async fn serve(
     let listener = BoundedListener {
         listener: tokio::net::TcpListener::from_std(listener)?,
         places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        connection_within: options.connection_within,
     };
     let (stopping, told) = oneshot::channel();
     let told_to_stop = async move {
@@ -494,6 +500,7 @@ fn resident_bytes() -> Option<u64> {
 struct BoundedListener {
     listener: tokio::net::TcpListener,
     places: Arc<Semaphore>,
+    connection_within: Duration,
 }
 
 impl axum::serve::Listener for BoundedListener {
@@ -507,6 +514,7 @@ impl axum::serve::Listener for BoundedListener {
         (
             Placed {
                 stream,
+                end: Box::pin(tokio::time::sleep(self.connection_within)),
                 _place: place,
             },
             address,
@@ -521,7 +529,19 @@ impl axum::serve::Listener for BoundedListener {
 /// A connection and the place it takes.
 struct Placed {
     stream: TcpStream,
+    /// Passes when the connection has lasted long enough.
+    end: Pin<Box<tokio::time::Sleep>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Placed {
+    /// The error that ends the connection, once its time is up.
+    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.end.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl AsyncRead for Placed {
@@ -530,6 +550,7 @@ impl AsyncRead for Placed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check_time(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -540,6 +561,7 @@ impl AsyncWrite for Placed {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_time(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -592,6 +614,7 @@ mod tests {
             hosts: vec!["broker.example".into()],
             cores,
             answer_within,
+            connection_within: Duration::from_secs(1),
             budget: None,
             log_dropped: Arc::default(),
         })
@@ -666,10 +689,7 @@ mod tests {
 
     #[test]
     fn a_recovering_core_is_not_ready() {
-        let phase = Phase::Recovering {
-            done_bytes: 1,
-            total_bytes: 3,
-        };
+        let phase = Phase::Recovering { done_bytes: 3 };
         let admin = admin(
             vec![core(CoreSnapshot {
                 phase,
@@ -680,7 +700,7 @@ mod tests {
         let (code, body) = ask_page(&admin, "/readyz", "localhost");
         assert_eq!(code, 503);
         assert!(
-            body.contains("core 0: reading its journal, 1 of 3 bytes"),
+            body.contains("core 0: reading its journal, 3 bytes so far"),
             "{body}"
         );
     }
@@ -761,11 +781,22 @@ mod tests {
             hosts: Vec::new(),
             cores: Vec::new(),
             answer_within: ANSWER_WITHIN,
+            connection_within: CONNECTION_WITHIN,
             budget: None,
             log_dropped: Arc::default(),
         })
         .expect_err("the port is taken");
         assert!(error.to_string().contains("is taken"), "{error}");
+    }
+
+    #[test]
+    fn connections_that_say_nothing_give_up_their_places() {
+        let admin = admin(Vec::new(), ANSWER_WITHIN);
+        let _mute: Vec<_> = (0..2 * CONNECTIONS_MAX)
+            .map(|_| std::net::TcpStream::connect(admin.addr()).expect("connects"))
+            .collect();
+        assert_eq!(ask_page(&admin, "/healthz", "localhost").0, 200);
+        admin.shutdown();
     }
 
     #[test]

@@ -136,7 +136,8 @@ impl Identity {
             );
             return Err(BootError::new(BootErrorKind::Environment, sentence));
         }
-        let stored: Stored = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        let stored: Stored =
+            toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
         let cluster =
             u64::from_str_radix(&stored.cluster, 16).map_err(|error| damaged(error.to_string()))?;
         if stored.partitions == 0 || stored.cores == 0 {
@@ -316,6 +317,10 @@ mod tests {
             std::fs::write(directory.path().join(FILE), text).expect("it is writable");
             let error = Identity::read(directory.path()).expect_err(to).to_string();
             assert!(error.contains(words), "{to}: {error}");
+            assert!(
+                !error.contains('\n'),
+                "{to}: one sentence, on one line: {error}"
+            );
         }
     }
 }

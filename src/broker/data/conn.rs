@@ -20,25 +20,36 @@ use crate::rt::{Poller, SocketEvent, Token};
 /// never keeps a whole one out.
 pub const RECEIVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
 /// A partial frame up to this long stays with an idle connection; a longer one takes one of the
-/// places of [`ConnLimits::partials_max`].
+/// places of [`ConnLimits::parts_max`].
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-/// Longer vectors kept for partial frames and unsent bytes, per core; none is longer than a frame.
-const SPARES_MAX: usize = 16;
-/// How long a socket may take nothing of a buffer before the rest is copied out of it.
+/// How long a peer that has sent the start of a long frame may be silent while others wait for the
+/// place of its rest.
+const PART_PATIENCE: Duration = Duration::from_secs(10);
+/// Vectors kept for the starts of long frames, per core.
+const SPARES_MAX: usize = 4;
+/// How long a connection may hold buffers that its socket does not take before it gets a copy.
 const COPY_AFTER: Duration = Duration::from_millis(10);
+/// A copy is no longer, so that little is kept of what was sent already.
+const COPY_BYTES_MAX: usize = 4 << 10;
 /// Slices of one vectored send.
 const SLICES_MAX: usize = 64;
 /// How long a peer that was told `Close` may take to hang up (P-11).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What the connections of one core may keep.
+/// What the connections of one core may keep, beside what each keeps when it is idle.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnLimits {
-    /// Bytes copied for sockets that take too little. Who finds no room goes on holding the buffers.
+    /// Connections that may have the start of a long frame at a time, at least one; others wait in
+    /// their sockets.
+    pub parts_max: u32,
+    /// Bytes that may be copied out of buffers for sockets which take too little. Who finds no room
+    /// goes on holding the buffers.
     pub copied_bytes_max: usize,
-    /// Connections that may keep more than 4 KiB of a frame which is not whole. Others are not read
-    /// beyond that until there is a place, which a frame that becomes whole gives back.
-    pub partials_max: usize,
+}
+
+/// Whether the start of a frame is more than every connection may keep.
+const fn is_long(partial: &[u8]) -> bool {
+    partial.len() > PARTIAL_BYTES_KEPT
 }
 
 /// Bytes that wait to be sent.
@@ -59,6 +70,8 @@ struct Conn {
     socket: Connection,
     /// The start of a frame that is not whole yet.
     partial: Vec<u8>,
+    /// When the last of it came, if it is long.
+    part_heard: Monotonic,
     /// In order; arena pieces only during a turn.
     out: VecDeque<Piece>,
     /// The first frame is here, which is a small one (P-7).
@@ -73,10 +86,10 @@ struct Conn {
     listed: bool,
     /// Is on the list of those with something to send.
     sending: bool,
-    /// When what it holds of buffers is to be copied out of them; none if it holds nothing.
+    /// When the buffers that it holds are to be copied out of; none if it holds none.
     copy_at: Option<Monotonic>,
     /// Is on the list of those for whose copy there was no room.
-    held: bool,
+    lacks_room: bool,
     /// Everything is to be sent, then the peer hangs up; the engine has forgotten it. What still
     /// comes is read and dropped: bytes that nobody reads would take the `Close` with them.
     closing: bool,
@@ -107,52 +120,63 @@ pub struct Conns {
     readable: VecDeque<ConnId>,
     /// Connections that are not read for now, though they may have bytes.
     unread: Vec<ConnId>,
+    /// Connections with the start of a long frame.
+    parts: u32,
+    /// Connections that are not read until there is a place for the start of a long frame.
+    crowded: Vec<ConnId>,
+    /// When to look for those that have such a place and are silent; none if nobody waits for one.
+    look_at: Option<Monotonic>,
     /// Connections with something to send.
     sending: Vec<ConnId>,
     /// Connections that began to hold buffers, with the time when that has lasted too long; in order.
     /// An entry counts if it is the connection's own time still.
-    stalled: VecDeque<(Monotonic, ConnId)>,
-    /// Connections for whose copy there was no room; the one that waits longest first.
-    held: VecDeque<ConnId>,
-    /// Connections that are not read before there is a place for a long partial frame.
-    crowded: VecDeque<ConnId>,
-    /// Connections that have such a place.
-    partials: usize,
-    /// Bytes copied for sockets that take too little.
+    pinning: VecDeque<(Monotonic, ConnId)>,
+    /// Connections for whose copy there was no room; who waits longest first.
+    lacking_room: VecDeque<ConnId>,
+    /// Memory of what was copied for sockets that did not take it.
     copied_bytes: usize,
     /// A buffer became free here and not by the engine's word.
     freed: bool,
-    limits: ConnLimits,
     /// Connections that are closing, with the time when they are cut off; in order.
     closing: VecDeque<(Monotonic, ConnId)>,
     /// Where bytes are received; one partial frame, then what arrives.
     slab: Vec<u8>,
     spares: Vec<Vec<u8>>,
+    /// Empty; what a connection has to send is put together anew in it.
+    pieces: VecDeque<Piece>,
     count: u32,
+    limits: ConnLimits,
 }
 
 impl Conns {
     /// No connection yet.
+    ///
+    /// # Panics
+    ///
+    /// If no long frame could ever come.
     #[must_use]
     pub fn new(limits: ConnLimits) -> Self {
+        assert!(limits.parts_max > 0, "long frames need a place");
         Self {
             conns: Vec::new(),
             free: Vec::new(),
             generation: 0,
             readable: VecDeque::new(),
             unread: Vec::new(),
+            parts: 0,
+            crowded: Vec::new(),
+            look_at: None,
             sending: Vec::new(),
-            stalled: VecDeque::new(),
-            held: VecDeque::new(),
-            crowded: VecDeque::new(),
-            partials: 0,
+            pinning: VecDeque::new(),
+            lacking_room: VecDeque::new(),
             copied_bytes: 0,
             freed: false,
-            limits,
             closing: VecDeque::new(),
             slab: vec![0; RECEIVE_BYTES + ALIGN],
             spares: Vec::new(),
+            pieces: VecDeque::new(),
             count: 0,
+            limits,
         }
     }
 
@@ -219,10 +243,10 @@ impl Conns {
             self.free.push(idx);
             return Err(error);
         }
+        self.parts += u32::from(is_long(&partial));
         // Registration reports what the socket is ready for, but bytes that came along with it are
         // known only here.
         let listed = !partial.is_empty();
-        self.partials += usize::from(is_long(&partial));
         if listed {
             self.readable.push_back(id);
         }
@@ -230,6 +254,7 @@ impl Conns {
             id,
             socket,
             partial,
+            part_heard: Monotonic::now(),
             out: VecDeque::new(),
             greeted,
             readable: listed,
@@ -238,7 +263,7 @@ impl Conns {
             listed,
             sending: false,
             copy_at: None,
-            held: false,
+            lacks_room: false,
             closing: false,
             finished: false,
         }));
@@ -313,42 +338,23 @@ impl Conns {
     }
 
     /// Receives once from a connection that may have bytes, and gives what is whole to `take`.
-    pub fn receive(&mut self, id: ConnId, take: impl FnMut(ConnId, Arrival<'_>)) {
-        self.receive_one(id, take);
-        self.let_in();
-    }
-
-    /// Lets the next connection be read that waits for a place, if there is one.
-    fn let_in(&mut self) {
-        while self.partials < self.limits.partials_max {
-            let Some(id) = self.crowded.pop_front() else {
-                return;
-            };
-            if self.get_mut(id).is_some() {
-                // It lets in the next one when it was read.
-                self.readable.push_back(id);
-                return;
-            }
-        }
-    }
-
-    fn receive_one(&mut self, id: ConnId, mut take: impl FnMut(ConnId, Arrival<'_>)) {
+    pub fn receive(&mut self, id: ConnId, mut take: impl FnMut(ConnId, Arrival<'_>)) {
         let base = self.slab.as_ptr().align_offset(ALIGN);
         let idx = Self::idx(id);
         let Some(conn) = self.conns[idx].as_deref_mut().filter(|conn| conn.id == id) else {
             return;
         };
-        if conn.closing {
-            conn.partial.clear();
-        }
         let had = conn.partial.len();
-        let has_place = is_long(&conn.partial) || self.partials < self.limits.partials_max;
-        let room = match has_place {
-            true => RECEIVE_BYTES,
-            false => PARTIAL_BYTES_KEPT,
+        let was_long = is_long(&conn.partial);
+        // What is read and is not whole must be kept.
+        let room = if was_long || self.parts < self.limits.parts_max {
+            RECEIVE_BYTES
+        } else {
+            PARTIAL_BYTES_KEPT
         };
         if had >= room {
-            self.crowded.push_back(id);
+            self.crowded.push(id);
+            self.look_at.get_or_insert_with(Monotonic::now);
             return;
         }
         conn.listed = false;
@@ -397,9 +403,13 @@ impl Conns {
         } else {
             end..filled
         };
-        self.partials -= usize::from(is_long(&conn.partial));
-        keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
-        self.partials += usize::from(is_long(&conn.partial));
+        Self::keep_partial(&mut self.spares, &mut conn.partial, &slab[rest]);
+        if is_long(&conn.partial) {
+            conn.part_heard = Monotonic::now();
+            self.parts += u32::from(!was_long);
+        } else if was_long {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
         let again = conn.readable && malformed.is_none();
         if again {
             conn.listed = true;
@@ -415,6 +425,64 @@ impl Conns {
         } else if gone {
             take(id, Arrival::Gone);
         }
+    }
+
+    /// Keeps the start of a frame: little of it with the connection, much of it in a vector with room
+    /// for any frame.
+    fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
+        partial.clear();
+        let is_borrowed = partial.capacity() > PARTIAL_BYTES_KEPT;
+        if rest.len() > PARTIAL_BYTES_KEPT && !is_borrowed {
+            *partial = spares.pop().unwrap_or_default();
+            partial.clear();
+            partial.reserve_exact(FRAME_BYTES_MAX);
+        } else if rest.len() <= PARTIAL_BYTES_KEPT && is_borrowed {
+            let spare = std::mem::take(partial);
+            if spares.len() < SPARES_MAX {
+                spares.push(spare);
+            }
+        }
+        if rest.len() <= PARTIAL_BYTES_KEPT {
+            partial.reserve_exact(rest.len());
+        }
+        partial.extend_from_slice(rest);
+    }
+
+    /// There is a place for the start of one more long frame.
+    fn part_ended(parts: &mut u32, crowded: &mut Vec<ConnId>, readable: &mut VecDeque<ConnId>) {
+        *parts -= 1;
+        readable.extend(crowded.drain(..));
+    }
+
+    /// Drops the start of a frame.
+    fn drop_part(&mut self, partial: Vec<u8>) {
+        if is_long(&partial) {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
+    }
+
+    /// Connections that have begun a long frame and do not go on with it, while others wait for its
+    /// place.
+    #[must_use]
+    pub fn silent(&mut self, now: Monotonic) -> Vec<ConnId> {
+        let mut silent = Vec::new();
+        if self.look_at.is_none_or(|at| now < at) {
+            return silent;
+        }
+        self.look_at = None;
+        if self.crowded.is_empty() {
+            return silent;
+        }
+        let begun = |conn: &&Box<Conn>| is_long(&conn.partial);
+        for conn in self.conns.iter().flatten().filter(begun) {
+            let late = conn.part_heard.plus(PART_PATIENCE);
+            if late <= now {
+                silent.push(conn.id);
+            } else {
+                self.look_at = Some(self.look_at.map_or(late, |first| first.min(late)));
+            }
+        }
+        silent
     }
 
     /// Queues bytes of this turn's arena.
@@ -450,6 +518,8 @@ impl Conns {
     pub fn close(&mut self, id: ConnId, now: Monotonic) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.closing = true;
+        let partial = std::mem::take(&mut conn.partial);
+        self.drop_part(partial);
         self.closing.push_back((now.plus(LINGER), id));
         let conn = self.get_mut(id).expect("it was just looked at");
         if !conn.sending {
@@ -458,10 +528,12 @@ impl Conns {
         }
     }
 
-    /// When the next connection that is closing is to be cut off.
+    /// When the next connection is to be cut off, looked for or copied for.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        self.closing.front().map(|(deadline, _)| *deadline)
+        let closing = self.closing.front().map(|(deadline, _)| *deadline);
+        let copy = self.pinning.front().map(|(due, _)| *due);
+        [closing, copy, self.look_at].into_iter().flatten().min()
     }
 
     /// Cuts off the connections that had their time to hang up.
@@ -484,79 +556,83 @@ impl Conns {
         }
     }
 
-    /// When the next connection has held buffers for too long.
-    #[must_use]
-    pub fn next_stalled(&self) -> Option<Monotonic> {
-        self.stalled.front().map(|(due, _)| *due)
-    }
-
     /// Copies what sockets have not taken for too long out of the pool's buffers, as far as there is
     /// room for copies, so that those who do not read keep no memory from those who do.
     pub fn copy_out(&mut self, now: Monotonic, pool: &mut BufferPool) {
-        while let Some((due, id)) = self.stalled.front().copied() {
-            if due > now {
-                break;
+        while let Some((due, id)) = self.pinning.front().copied() {
+            let holds = self
+                .get_mut(id)
+                .filter(|conn| conn.copy_at == Some(due) && !conn.lacks_room);
+            if let Some(conn) = holds {
+                if now < due {
+                    break;
+                }
+                conn.lacks_room = true;
+                self.lacking_room.push_back(id);
             }
-            self.stalled.pop_front();
-            if let Some(conn) = self.get_mut(id)
-                && conn.copy_at == Some(due)
-                && !conn.held
-            {
-                conn.held = true;
-                self.held.push_back(id);
-            }
+            self.pinning.pop_front();
         }
-        while let Some(id) = self.held.front().copied() {
-            let left = self
-                .limits
-                .copied_bytes_max
-                .saturating_sub(self.copied_bytes);
+        while let Some(id) = self.lacking_room.front().copied() {
+            let left = self.limits.copied_bytes_max;
+            let left = left.saturating_sub(self.copied_bytes);
             if let Some(conn) = self.get_mut(id) {
-                let bytes = conn.held_bytes();
-                if bytes > left {
+                if conn.pinned_bytes() > left {
                     return;
                 }
-                conn.held = false;
-                if bytes > 0 {
-                    self.copy_one(id, pool);
-                }
+                conn.lacks_room = false;
+                conn.copy_at = None;
+                self.copy_pieces(id, Pins::CopiedOut, &[], pool);
             }
-            self.held.pop_front();
+            self.lacking_room.pop_front();
         }
     }
 
-    /// Makes one copied piece of everything that a connection has to send.
-    fn copy_one(&mut self, id: ConnId, pool: &mut BufferPool) {
-        let conn = self.get_mut(id).expect("it was just looked at");
-        conn.copy_at = None;
-        let bytes = conn.out.iter().map(|piece| piece.length()).sum();
-        let mut copy = Vec::with_capacity(bytes);
-        let mut before = 0;
-        let mut freed = false;
-        for piece in conn.out.drain(..) {
-            // No piece is of an arena: the turn is over.
-            copy.extend_from_slice(piece.bytes(&[], pool));
-            match piece {
-                Piece::Buffer(buffer, _) => freed |= pool.release(buffer),
-                Piece::Copied(bytes, _) => before += bytes.len(),
-                Piece::Arena(_) => {}
+    /// Replaces pieces by copies that survive the turn.
+    fn copy_pieces(&mut self, id: ConnId, pins: Pins, arena: &[u8], pool: &mut BufferPool) {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let conn = self.conns[Self::idx(id)].as_deref_mut();
+        let out = &mut conn.expect("it was just looked at").out;
+        std::mem::swap(out, &mut pieces);
+        for piece in pieces.drain(..) {
+            match (piece, pins) {
+                (Piece::Buffer(buffer, range), Pins::Kept) => {
+                    out.push_back(Piece::Buffer(buffer, range));
+                }
+                (Piece::Buffer(buffer, range), Pins::CopiedOut) => {
+                    self.copied_bytes += copy(out, pool.bytes(buffer, range));
+                    self.freed |= pool.release(buffer);
+                }
+                (Piece::Arena(range), _) => {
+                    let bytes = &arena[range.start as usize..range.end as usize];
+                    self.copied_bytes += copy(out, bytes);
+                }
+                (Piece::Copied(bytes, from), _) => match out.back() {
+                    // Small ones that a buffer lay between come together.
+                    Some(Piece::Copied(last, _))
+                        if last.len() + bytes.len() - from <= COPY_BYTES_MAX =>
+                    {
+                        self.copied_bytes += copy(out, &bytes[from..]);
+                        self.copied_bytes -= bytes.capacity();
+                    }
+                    _ => out.push_back(Piece::Copied(bytes, from)),
+                },
             }
         }
-        conn.out.push_back(Piece::Copied(copy, 0));
-        self.copied_bytes = self.copied_bytes + bytes - before;
-        self.freed |= freed;
+        self.pieces = pieces;
     }
 
     /// Cuts off the connection that has held buffers for longest without room for a copy; says
     /// whether there was one. The engine hears of it as of any peer that is gone.
-    pub fn cut_longest(&mut self, pool: &mut BufferPool) -> bool {
-        while let Some(id) = self.held.pop_front() {
+    pub fn cut_longest_pinning(&mut self, pool: &mut BufferPool) -> bool {
+        while let Some(id) = self.lacking_room.pop_front() {
             let Some(conn) = self.get_mut(id) else {
                 continue;
             };
-            conn.held = false;
-            if conn.held_bytes() > 0 {
+            conn.lacks_room = false;
+            if conn.pinned_bytes() > 0 {
                 let _ = conn.socket.shutdown(Shutdown::Both);
+                // What the engine may offer it still is dropped as well.
+                conn.blocked = false;
                 self.give_up(id, pool);
                 return true;
             }
@@ -566,30 +642,30 @@ impl Conns {
 
     /// Offers a socket nothing more; the next read finds that its peer is gone.
     fn give_up(&mut self, id: ConnId, pool: &mut BufferPool) {
-        let conn = self.get_mut(id).expect("it was just looked at");
+        let Some(conn) = self.get_mut(id) else { return };
         conn.copy_at = None;
         conn.readable = true;
         let list = !conn.listed;
         conn.listed = true;
-        let out = std::mem::take(&mut conn.out);
-        self.forget_pieces(out, pool);
+        let mut out = std::mem::take(&mut conn.out);
+        self.forget_pieces(&mut out, pool);
         if list {
             self.readable.push_back(id);
         }
     }
 
-    fn forget_pieces(&mut self, out: VecDeque<Piece>, pool: &mut BufferPool) {
-        for piece in out {
+    fn forget_pieces(&mut self, out: &mut VecDeque<Piece>, pool: &mut BufferPool) {
+        for piece in out.drain(..) {
             match piece {
                 Piece::Buffer(buffer, _) => self.freed |= pool.release(buffer),
-                Piece::Copied(bytes, _) => self.copied_bytes -= bytes.len(),
+                Piece::Copied(bytes, _) => self.copied_bytes -= bytes.capacity(),
                 Piece::Arena(_) => {}
             }
         }
     }
 
     /// Whether a buffer became free since the last call, of which the engine does not know: it may
-    /// have waited for one.
+    /// wait for one.
     pub fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.freed)
     }
@@ -600,14 +676,13 @@ impl Conns {
         if self.get_mut(id).is_none() {
             return;
         }
-        let conn = self.conns[idx].take().expect("it was just looked at");
+        let mut conn = self.conns[idx].take().expect("it was just looked at");
         // The executor learns of a close only at its next turn; the peer shall learn at once.
         let _ = conn.socket.shutdown(Shutdown::Both);
-        self.partials -= usize::from(is_long(&conn.partial));
-        self.forget_pieces(conn.out, pool);
+        self.forget_pieces(&mut conn.out, pool);
+        self.drop_part(conn.partial);
         self.free.push(idx as u32);
         self.count -= 1;
-        self.let_in();
     }
 
     /// Takes a connection out to hand it to another core: the socket, and what was received but is
@@ -623,13 +698,14 @@ impl Conns {
         self.flush_one(id, Monotonic::now(), arena, pool, &mut |_, _| {});
         self.get_mut(id)?;
         let idx = Self::idx(id);
-        let conn = self.conns[idx].take().expect("it was just looked at");
-        self.partials -= usize::from(is_long(&conn.partial));
+        let mut conn = self.conns[idx].take().expect("it was just looked at");
+        if is_long(&conn.partial) {
+            Self::part_ended(&mut self.parts, &mut self.crowded, &mut self.readable);
+        }
         self.free.push(idx as u32);
         self.count -= 1;
         let is_left = !conn.out.is_empty();
-        self.forget_pieces(conn.out, pool);
-        self.let_in();
+        self.forget_pieces(&mut conn.out, pool);
         if poller.deregister(conn.socket.as_fd()).is_err() || is_left {
             // A client attaches before it has asked for anything, so nothing is left to send
             // unless it does not read; such a one is dropped.
@@ -664,7 +740,7 @@ impl Conns {
         pool: &mut BufferPool,
         sent: &mut impl FnMut(ConnId, u32),
     ) {
-        let (spares, copied_bytes) = (&mut self.spares, &mut self.copied_bytes);
+        let copied_bytes = &mut self.copied_bytes;
         let Some(conn) = self
             .conns
             .get_mut(Self::idx(id))
@@ -689,26 +765,19 @@ impl Conns {
                 Ok(Sent::Bytes(taken)) => {
                     conn.blocked = taken < offered;
                     total += taken;
-                    self.freed |= advance(&mut conn.out, taken, spares, copied_bytes, pool);
+                    self.freed |= advance(&mut conn.out, taken, copied_bytes, pool);
                 }
                 Ok(Sent::WouldBlock) => conn.blocked = true,
                 Err(_) => gone = true,
             }
         }
-        if !gone && !conn.out.is_empty() {
-            *copied_bytes += keep_arena(&mut conn.out, spares, arena);
+        if gone {
+            // The receive side will report the end.
+            self.give_up(id, pool);
+        } else {
+            self.keep_rest(id, now, arena, pool);
         }
-        let holds = conn
-            .out
-            .iter()
-            .any(|piece| matches!(piece, Piece::Buffer(..)));
-        if !holds {
-            conn.copy_at = None;
-        } else if conn.copy_at.is_none() {
-            let due = now.plus(COPY_AFTER);
-            conn.copy_at = Some(due);
-            self.stalled.push_back((due, id));
-        }
+        let conn = self.get_mut(id).expect("it was just looked at");
         let over = conn.closing && gone;
         if conn.closing && conn.out.is_empty() && !conn.finished {
             conn.finished = true;
@@ -720,21 +789,45 @@ impl Conns {
         }
         if over {
             self.drop_gone(id, pool);
-        } else if gone {
-            // The receive side will report the end.
-            self.give_up(id, pool);
+        }
+    }
+
+    /// Makes what a socket did not take last: the arena's bytes are copied at once, a buffer is held
+    /// for a while.
+    fn keep_rest(&mut self, id: ConnId, now: Monotonic, arena: &[u8], pool: &mut BufferPool) {
+        let conn = self.get_mut(id).expect("it was just looked at");
+        let is_arena = |piece: &Piece| matches!(piece, Piece::Arena(_));
+        if conn.out.iter().any(is_arena) {
+            self.copy_pieces(id, Pins::Kept, arena, pool);
+        }
+        let conn = self.get_mut(id).expect("it was just looked at");
+        if conn.pinned_bytes() == 0 {
+            conn.copy_at = None;
+        } else if conn.copy_at.is_none() {
+            let due = now.plus(COPY_AFTER);
+            conn.copy_at = Some(due);
+            self.pinning.push_back((due, id));
         }
     }
 }
 
+/// What becomes of buffers when pieces are copied.
+#[derive(Clone, Copy, Debug)]
+enum Pins {
+    /// They stay where they are.
+    Kept,
+    /// Their bytes are copied, too.
+    CopiedOut,
+}
+
 impl Conn {
-    /// Bytes that it has to send, if some of them are a buffer's.
-    fn held_bytes(&self) -> usize {
-        let holds = |piece: &Piece| matches!(piece, Piece::Buffer(..));
-        match self.out.iter().any(holds) {
-            true => self.out.iter().map(Piece::length).sum(),
-            false => 0,
-        }
+    /// Bytes of buffers that it has to send.
+    fn pinned_bytes(&self) -> usize {
+        let bytes = |piece: &Piece| match piece {
+            Piece::Buffer(_, range) => (range.end - range.start) as usize,
+            Piece::Copied(..) | Piece::Arena(_) => 0,
+        };
+        self.out.iter().map(bytes).sum()
     }
 }
 
@@ -755,59 +848,36 @@ impl Piece {
     }
 }
 
-/// Whether a vector for a partial frame is one of those that are counted.
-fn is_long(partial: &Vec<u8>) -> bool {
-    partial.capacity() > PARTIAL_BYTES_KEPT
-}
-
-/// Keeps the start of a frame: little of it with the connection, much of it in a borrowed vector.
-fn keep_partial(spares: &mut Vec<Vec<u8>>, partial: &mut Vec<u8>, rest: &[u8]) {
-    if rest.len() > PARTIAL_BYTES_KEPT {
-        if !is_long(partial) {
-            *partial = spares.pop().unwrap_or_default();
+/// Appends a copy of bytes, to the last one if that has room; says how much more memory it takes.
+fn copy(out: &mut VecDeque<Piece>, mut bytes: &[u8]) -> usize {
+    let mut more = 0;
+    while !bytes.is_empty() {
+        if let Some(Piece::Copied(last, _)) = out.back_mut()
+            && last.len() < COPY_BYTES_MAX
+        {
+            let room = COPY_BYTES_MAX - last.len();
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            let before = last.capacity();
+            if last.len() + now.len() > before {
+                let capacity = (2 * before).clamp(last.len() + now.len(), COPY_BYTES_MAX);
+                last.reserve_exact(capacity - last.len());
+            }
+            last.extend_from_slice(now);
+            more += last.capacity() - before;
+            bytes = later;
+        } else {
+            let last = Vec::with_capacity(bytes.len().min(COPY_BYTES_MAX));
+            more += last.capacity();
+            out.push_back(Piece::Copied(last, 0));
         }
-    } else if is_long(partial) {
-        spare(spares, std::mem::take(partial));
     }
-    partial.clear();
-    // Not more than is needed, since what there is stays with an idle connection.
-    partial.reserve_exact(rest.len());
-    partial.extend_from_slice(rest);
-}
-
-/// Keeps a vector for its memory, if there is not enough of that already.
-fn spare(spares: &mut Vec<Vec<u8>>, bytes: Vec<u8>) {
-    let is_useful = PARTIAL_BYTES_KEPT..=FRAME_BYTES_MAX;
-    if spares.len() < SPARES_MAX && is_useful.contains(&bytes.capacity()) {
-        spares.push(bytes);
-    }
-}
-
-/// Copies what is left of a turn's arena; says how much that was.
-fn keep_arena(out: &mut VecDeque<Piece>, spares: &mut Vec<Vec<u8>>, arena: &[u8]) -> usize {
-    let mut copied = 0;
-    for idx in 0..out.len() {
-        let Piece::Arena(range) = &out[idx] else {
-            continue;
-        };
-        let bytes = &arena[range.start as usize..range.end as usize];
-        copied += bytes.len();
-        let mut copy = match bytes.len() > PARTIAL_BYTES_KEPT {
-            true => spares.pop().unwrap_or_default(),
-            false => Vec::new(),
-        };
-        copy.clear();
-        copy.extend_from_slice(bytes);
-        out[idx] = Piece::Copied(copy, 0);
-    }
-    copied
+    more
 }
 
 /// Drops `taken` bytes from the front of what is to be sent; says whether a buffer is free now.
 fn advance(
     out: &mut VecDeque<Piece>,
     mut taken: usize,
-    spares: &mut Vec<Vec<u8>>,
     copied_bytes: &mut usize,
     pool: &mut BufferPool,
 ) -> bool {
@@ -824,10 +894,7 @@ fn advance(
         taken -= length;
         match out.pop_front().expect("it was just looked at") {
             Piece::Buffer(buffer, _) => freed |= pool.release(buffer),
-            Piece::Copied(bytes, _) => {
-                *copied_bytes -= bytes.len();
-                spare(spares, bytes);
-            }
+            Piece::Copied(bytes, _) => *copied_bytes -= bytes.capacity(),
             Piece::Arena(_) => {}
         }
     }

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use ringpost_engine::core::Core;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{Effect, Effects, Input, IoFault, Mono};
+use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
 use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
@@ -30,8 +30,6 @@ const RECEIVES_PER_TURN_MAX: usize = 64;
 const MESH_PER_TURN_MAX: usize = 256;
 /// Connections that one turn accepts.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// When fewer than one in so many buffers is free, who reads too little and holds some is cut off.
-const BUFFERS_SHORT_PART: usize = 8;
 /// Rounds of performing effects and telling the engine what came of it, in one turn.
 const ROUNDS_PER_TURN_MAX: usize = 8;
 /// When to try again to accept after the kernel refused: no event tells that it would not any more.
@@ -64,6 +62,26 @@ pub enum CoreMail {
 /// Where a core's reports go. Must not block.
 pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
 
+/// Why a core serves nobody.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What has failed.
+    pub cause: FailCause,
+    /// For people.
+    pub reason: String,
+}
+
+impl Failure {
+    /// Of the machine, not of what is stored.
+    #[must_use]
+    pub fn of_machine(reason: impl Into<String>) -> Self {
+        Self {
+            cause: FailCause::Disk,
+            reason: reason.into(),
+        }
+    }
+}
+
 /// The loop of one core and everything it works with.
 pub struct Drive {
     /// Number of the core.
@@ -82,18 +100,20 @@ pub struct Drive {
     pub pool: BufferPool,
     /// Buffers in all.
     pub buffers: u32,
+    /// Free buffers that the engine's block cache leaves; with fewer it has nothing left to give.
+    pub buffers_free_min: u32,
     /// What it is asked from outside.
     pub requests: flume::Receiver<AdminRequest>,
     /// Where its reports go.
     pub report: Reporter,
     /// Told once when recovery is over, or why it failed.
-    pub started: flume::Sender<(u16, Result<(), String>)>,
+    pub started: flume::Sender<(u16, Result<(), Failure>)>,
     /// Most connections.
     pub connections_max: u32,
-    /// How long a shutdown waits for clients to hang up.
-    pub drain_timeout: Duration,
     /// What its connections may keep.
     pub conn_limits: ConnLimits,
+    /// How long a shutdown waits for clients to hang up.
+    pub drain_timeout: Duration,
 }
 
 /// What is known of the connections that wait at the listener. An event tells of them once, so a turn
@@ -116,7 +136,7 @@ struct Running {
     /// Connections whose handover found the lane full.
     leaving: VecDeque<(PeerIdx, CoreMail)>,
     write_ns: Histogram<u64>,
-    failed: Option<String>,
+    failed: Option<Failure>,
     told_started: bool,
     arrivals: Arrivals,
     shutting_down: bool,
@@ -125,6 +145,7 @@ struct Running {
     ticked: u64,
     turns: u64,
     write_bytes: u64,
+    read_bytes: u64,
     accepted: u64,
     handovers: u64,
     notices: Notices,
@@ -147,6 +168,7 @@ impl Drive {
             ticked: 0,
             turns: 0,
             write_bytes: 0,
+            read_bytes: 0,
             accepted: 0,
             handovers: 0,
             notices: Notices::default(),
@@ -154,9 +176,10 @@ impl Drive {
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
         {
-            let _ = self
-                .started
-                .send((self.core, Err(format!("cannot listen: {error}"))));
+            let _ = self.started.send((
+                self.core,
+                Err(Failure::of_machine(format!("cannot listen: {error}"))),
+            ));
             return;
         }
         let mut events = Events::new();
@@ -176,7 +199,7 @@ impl Drive {
                 (self.report)(Severity::Error, text);
                 let _ = self
                     .started
-                    .send((self.core, Err("the poller failed".to_owned())));
+                    .send((self.core, Err(Failure::of_machine("the poller failed"))));
                 return;
             }
             self.turn(&mut running, &mut events);
@@ -202,6 +225,10 @@ impl Drive {
                 let refusals = flow.stats().refusals;
                 running.notices.tell(now, &refusals, &self.report);
             }
+        }
+        let code = Code::TimedOut;
+        for conn in running.conns.silent(Monotonic::from_nanos(now.0)) {
+            self.step(running, now, Input::Malformed { conn, code });
         }
         for completion in events.completions.drain(..) {
             let input = self.store.completed(completion, &mut self.pool);
@@ -234,13 +261,16 @@ impl Drive {
         self.receive(running, now);
         self.step(running, now, Input::TurnEnd);
         self.perform(running);
+        // What has room now is read in a turn of its own; nothing else may call for one.
+        let engine = &running.engine;
+        running.conns.read_again(|conn| engine.is_read(conn));
         if !running.told_started && (running.engine.is_running() || running.engine.has_failed()) {
             running.told_started = true;
             let outcome = match &running.failed {
                 None if running.engine.is_running() => Ok(()),
                 reason => Err(reason
                     .clone()
-                    .unwrap_or_else(|| "recovery failed".to_owned())),
+                    .unwrap_or_else(|| Failure::of_machine("recovery failed"))),
             };
             // The rest of the process may have given up waiting; then nobody needs to hear it.
             let _ = self.started.send((self.core, outcome));
@@ -331,14 +361,13 @@ impl Drive {
     fn snapshot(&self, running: &Running) -> CoreSnapshot {
         let mut snapshot = CoreSnapshot {
             phase: match &running.failed {
-                Some(reason) => Phase::FailStopped {
-                    reason: reason.clone(),
+                Some(failure) => Phase::FailStopped {
+                    reason: failure.reason.clone(),
                 },
                 None if running.shutting_down => Phase::Draining,
                 None if running.engine.is_running() => Phase::Serving,
                 None => Phase::Recovering {
-                    done_bytes: 0,
-                    total_bytes: 0,
+                    done_bytes: running.read_bytes,
                 },
             },
             connections: running.conns.len(),
@@ -439,7 +468,6 @@ impl Drive {
         } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
-        conns.read_again(|conn| engine.is_read(conn));
         for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
             let Some(id) = conns.next_readable() else {
                 break;
@@ -502,27 +530,27 @@ impl Drive {
             effects.clear();
             running.effects = effects;
             let now = Mono(now.as_nanos());
-            let has_failed = !answers.is_empty();
+            let again = !answers.is_empty();
             for input in answers {
                 self.step(running, now, input);
             }
-            let has_sent = !sent.is_empty();
             for (conn, bytes) in sent {
                 self.step(running, now, Input::Sent { conn, bytes });
             }
-            // Consumers that keep up are given more before anybody else is looked at, a few times.
-            if has_failed || has_sent && running.engine_wants(now) {
+            if again {
                 self.step(running, now, Input::TurnEnd);
             }
         }
         self.relieve(running);
     }
 
-    /// Takes back the buffers of those who do not read.
+    /// Takes buffers back from those who do not read: by copies, or, if there is no room for those and
+    /// the engine is short of buffers, from one at a time by cutting it off.
     fn relieve(&mut self, running: &mut Running) {
         running.conns.copy_out(Monotonic::now(), &mut self.pool);
-        let short = self.buffers as usize / BUFFERS_SHORT_PART;
-        while self.pool.free_count() < short && running.conns.cut_longest(&mut self.pool) {
+        if self.pool.free_count() < self.buffers_free_min as usize
+            && running.conns.cut_longest_pinning(&mut self.pool)
+        {
             running.notices.cut += 1;
         }
     }
@@ -591,6 +619,7 @@ impl Drive {
                 buffer,
                 range,
             } => {
+                running.read_bytes += (range.end - range.start) as u64;
                 let queued = self.store.read(
                     op,
                     slot,
@@ -617,13 +646,13 @@ impl Drive {
                     assert!(posted.is_ok(), "the engine keeps to the lanes' capacity");
                 }
             }
-            Effect::FailStop { reason } => {
+            Effect::FailStop { cause, reason } => {
                 let text = format!(
                     "the journal has failed: {reason}; nothing durable is confirmed or delivered \
                      until a restart"
                 );
                 (self.report)(Severity::Error, text);
-                running.failed = Some(reason);
+                running.failed = Some(Failure { cause, reason });
             }
             Effect::Report { severity, text } => (self.report)(severity, text),
         }
@@ -644,43 +673,31 @@ impl Running {
     /// event will tell again has to be named here, or it waits for somebody else's event.
     fn deadline(&mut self) -> Option<Monotonic> {
         let now = Monotonic::now();
-        let (conns, engine) = (&mut self.conns, &self.engine);
-        conns.read_again(|conn| engine.is_read(conn));
-        let is_left = conns.has_readable()
-            || conns.has_sending()
-            || conns.take_freed()
+        let is_left = self.conns.has_readable()
+            || self.conns.has_sending()
+            || self.conns.take_freed()
             || !self.effects.list.is_empty();
         if is_left {
             return Some(now);
         }
-        let engine = engine.next_deadline(Mono(now.as_nanos()));
+        let engine = self.engine.next_deadline(Mono(now.as_nanos()));
         let engine = engine.map(|mono| Monotonic::from_nanos(mono.0));
+        let conns = self.conns.next_deadline();
         let leaving = (!self.leaving.is_empty()).then(|| now.plus(LANE_AGAIN));
-        let (closing, stalled) = (self.conns.next_deadline(), self.conns.next_stalled());
-        let all = [
-            engine,
-            leaving,
-            closing,
-            stalled,
-            self.cut_off,
-            self.accepts_at(),
-        ];
+        let all = [engine, conns, leaving, self.cut_off, self.accepts_at()];
         all.into_iter().flatten().min()
     }
 
     /// When to accept connections; nobody is let in before the core serves.
     fn accepts_at(&self) -> Option<Monotonic> {
+        if !self.engine.is_running() {
+            return None;
+        }
         match self.arrivals {
-            _ if !self.engine.is_running() => None,
             Arrivals::None => None,
             Arrivals::Waiting => Some(Monotonic::from_nanos(0)),
             Arrivals::Refused(until) => Some(until),
         }
-    }
-
-    /// Whether the engine has work that it left for the end of a turn.
-    fn engine_wants(&self, now: Mono) -> bool {
-        self.engine.next_deadline(now).is_some_and(|at| at <= now)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use super::disk::{SegmentFile, create_segment};
@@ -17,6 +17,8 @@ use crate::data::buffers::BufferPool;
 
 /// Edges of each kind.
 const EDGES: u32 = 1_000;
+/// Words that a core may say before anybody hears them: all, so that it never waits to say one.
+const WORDS_MAX: usize = EDGES as usize + 1;
 /// Threads that compute beside the cores.
 const NEIGHBOURS: usize = 4;
 /// How long an edge may take before it counts as lost; on a machine with nothing else to do, a
@@ -70,7 +72,7 @@ fn heard<T>(from: &Receiver<T>) -> T {
 
 /// Waits for the core to end, which takes a last edge.
 fn ended<T: Send + 'static>(core: CoreHandle<T>) -> T {
-    let (say, said) = mpsc::channel();
+    let (say, said) = mpsc::sync_channel(WORDS_MAX);
     std::thread::spawn(move || say.send(core.join()));
     heard(&said).expect("the core ends well")
 }
@@ -88,7 +90,7 @@ fn rings() {
     let config = config();
     let bell = config.bell.clone();
     let (mut post, mut inbox) = ring::<u32>(2);
-    let (answer, answers) = mpsc::channel();
+    let (answer, answers) = mpsc::sync_channel(WORDS_MAX);
     let core = spawn_core(config, move |mut core| async move {
         let (mut events, mut expected) = (Events::new(), 0);
         while expected < EDGES {
@@ -164,7 +166,7 @@ fn sockets() {
 }
 
 /// Says each time that a write is complete or a deadline has come.
-async fn write_and_rest(mut core: CoreRuntime, file: SegmentFile, say: Sender<()>) {
+async fn write_and_rest(mut core: CoreRuntime, file: SegmentFile, say: SyncSender<()>) {
     let mut pool = BufferPool::new(1, 4096).expect("there is address space");
     let block = pool.acquire().expect("one is free");
     pool.open_bytes(block, 0).fill(1);
@@ -200,7 +202,7 @@ fn writes_and_deadlines() {
     let path = directory.path().join("segment");
     create_segment(&path, 64 << 10, |_| ()).expect("there is room");
     let file = SegmentFile::open_for_writing(&path).expect("direct I/O works here");
-    let (say, said) = mpsc::channel();
+    let (say, said) = mpsc::sync_channel(WORDS_MAX);
     let core = spawn_core(config(), move |core| write_and_rest(core, file, say));
     for _ in 0..2 * EDGES {
         heard(&said);
@@ -210,7 +212,7 @@ fn writes_and_deadlines() {
 
 /// Two tasks beside a driver that waits for nothing but the end: one that another thread wakes, and
 /// one that sleeps.
-async fn tasks(mut core: CoreRuntime, asked: flume::Receiver<u32>, say: Sender<Option<u32>>) {
+async fn tasks(mut core: CoreRuntime, asked: flume::Receiver<u32>, say: SyncSender<Option<u32>>) {
     let over = Arc::new(AtomicBool::new(false));
     let (background, say_too) = (core.background.clone(), say.clone());
     let sleeper = core.background.spawn(async move {
@@ -239,7 +241,7 @@ async fn tasks(mut core: CoreRuntime, asked: flume::Receiver<u32>, say: Sender<O
 
 fn background() {
     let (ask, asked) = flume::bounded(1);
-    let (say, said) = mpsc::channel();
+    let (say, said) = mpsc::sync_channel(WORDS_MAX);
     let core = spawn_core(config(), move |core| tasks(core, asked, say));
     let (mut answered, mut slept) = (0, 0);
     for edge in 0..EDGES {

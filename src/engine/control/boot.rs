@@ -16,7 +16,7 @@ use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Journal};
 use crate::data::queue::{self, Queue, Ranges, Settings};
 use crate::data::route::Router;
-use crate::effect::{Buffers, Severity};
+use crate::effect::{Buffers, FailCause, Severity};
 use crate::ids::{JournalId, Mono};
 use crate::input::Input;
 use crate::mesh::{MeshMessage, Reply, Request};
@@ -149,7 +149,7 @@ impl Boot {
         match recovery.step(buffers, effects, &mut self.restore) {
             Status::Working => {}
             Status::Failed(reason) => {
-                effects.push(Effect::FailStop { reason });
+                effects.push(content_failure(reason));
                 self.stage = Stage::Failed;
             }
             Status::Done => {
@@ -158,11 +158,20 @@ impl Boot {
                     unreachable!("the stage was just looked at")
                 };
                 let (mut journal, _) = recovery.finish(effects);
-                if let Some(fault) = self.restore.contradictions.first() {
+                if let Some(fault) = self.restore.contradiction(journal.damages()) {
                     let reason = format!(
                         "the journal contradicts itself: {fault}; run `ringpost verify` and report this"
                     );
-                    effects.push(Effect::FailStop { reason });
+                    effects.push(content_failure(reason));
+                    return;
+                }
+                if self.restore.has_lost_topology(journal.damages()) {
+                    let reason =
+                        "the topology has lost records, and what was declared in them is not \
+                                  known; `ringpost verify` names the range, `ringpost repair \
+                                  --accept-loss` gives it up"
+                            .to_owned();
+                    effects.push(content_failure(reason));
                     return;
                 }
                 self.queues = self.restore.finish();
@@ -269,6 +278,11 @@ fn restore_queue(
     state
         .queue
         .set_limits(declared.messages_max, declared.bytes_max);
+}
+
+const fn content_failure(reason: String) -> Effect {
+    let cause = FailCause::Content;
+    Effect::FailStop { cause, reason }
 }
 
 /// Lets a queue refuse service rather than skip what is missing (rulings 10).

@@ -544,6 +544,14 @@ impl Catalog {
         Ok(self.version)
     }
 
+    /// Leaves free the numbers that so many lost changes may have taken.
+    pub fn skip_numbers(&mut self, changes: u32) {
+        let exchanges = changes.saturating_mul(PREDECLARED.len() as u32);
+        self.tenant_next = self.tenant_next.saturating_add(changes);
+        self.exchange_next = self.exchange_next.saturating_add(exchanges);
+        self.queue_next = self.queue_next.saturating_add(changes);
+    }
+
     /// Whether a change can be applied.
     ///
     /// # Errors

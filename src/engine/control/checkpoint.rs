@@ -6,8 +6,10 @@
 //! durable, so replay starts behind it and applies nothing twice. Two generations are on disk, and a
 //! segment is reused only when neither needs it: rot in one of them costs nothing.
 
-use crate::data::journal::block::{BlockSequence, SegmentNumber};
-use crate::data::journal::record::{u32_at, u64_at};
+use std::collections::BTreeSet;
+
+use crate::data::journal::block::{BLOCK_ALIGN, BlockSequence, SegmentNumber};
+use crate::data::journal::record::{NUMBER_MAX, u32_at, u64_at};
 use crate::data::journal::segment::{IndexBody, IndexPart, OpenIndex, Segment, SlotState};
 use crate::data::journal::{Config, Damage, Journal, PendingCheckpoint, RESERVE_SLOTS};
 use crate::effect::{Buffers, Effects};
@@ -190,8 +192,50 @@ impl Checkpoint {
             });
         }
         checkpoint.state = take.bytes()?.to_vec();
-        take.0.is_empty().then_some(checkpoint)
+        let is_whole = take.0.is_empty() && checkpoint.is_possible(config);
+        is_whole.then_some(checkpoint)
     }
+
+    /// Whether a journal of that configuration can have come to this. What recovery adds to and
+    /// reads at is bounded here, so that a checkpoint whose checksum is right and whose content is
+    /// not is one that cannot be read, like any other.
+    fn is_possible(&self, config: &Config) -> bool {
+        let numbers = [
+            self.generation,
+            self.next_sequence.0,
+            self.next_number.0,
+            u64::from(self.incarnation) << 30,
+        ];
+        let nexts = self.partitions.iter().map(|(_, next)| *next);
+        let is_counted = numbers
+            .into_iter()
+            .chain(nexts)
+            .all(|number| (1..NUMBER_MAX).contains(&number));
+        let named = || self.segments.iter().chain(&self.open);
+        let slots: BTreeSet<SlotId> = named().map(|segment| segment.slot).collect();
+        is_counted
+            && slots.len() == named().count()
+            && named().all(|segment| {
+                segment.slot.0 < config.slots_max
+                    && (segment.journal != config.journal || segment.number < self.next_number)
+                    && is_boundary(config, segment.written_bytes)
+                    && segment.parts.iter().all(|part| {
+                        let ends = [
+                            part.covers_from,
+                            part.covers_upto,
+                            part.first_copy,
+                            part.second_copy,
+                        ];
+                        part.covers_from <= part.covers_upto
+                            && ends.into_iter().all(|end| is_boundary(config, end))
+                    })
+            })
+    }
+}
+
+/// Whether a block of a segment may begin or end there.
+fn is_boundary(config: &Config, offset: u32) -> bool {
+    offset.is_multiple_of(BLOCK_ALIGN) && offset <= config.segment_bytes
 }
 
 struct Put<'a>(&'a mut Vec<u8>);
@@ -299,12 +343,13 @@ fn named(segment: &Segment) -> NamedSegment {
     }
 }
 
-/// Whether a checkpoint should be begun: enough was written since the last one, or segments
-/// without anything live wait for one to become free.
+/// Whether a checkpoint should be begun: there is none yet, enough was written since the last one, or
+/// segments without anything live wait for one to become free. The first one bounds what damage at
+/// the beginning of a new journal can cost.
 #[must_use]
 pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let known = &journal.checkpoints;
-    if !journal.is_ready() || known.pending.is_some() || journal.is_backing_off(now) {
+    if !journal.is_ready() || is_underway(journal) || journal.is_backing_off(now) {
         return false;
     }
     let segment_bytes = u64::from(journal.config.segment_bytes);
@@ -314,7 +359,13 @@ pub fn is_due(journal: &Journal, now: Mono) -> bool {
     let free = journal.table.count(SlotState::Free);
     let is_freeing = dead > 0
         && (free <= RESERVE_SLOTS || dead * segment_bytes >= DEAD_RATIO * known.last_bytes);
-    is_written || is_freeing
+    known.generation == 0 || is_written || is_freeing
+}
+
+/// Whether one is being made.
+#[must_use]
+pub fn is_underway(journal: &Journal) -> bool {
+    journal.checkpoints.pending.is_some()
 }
 
 /// Begins a checkpoint: call between turns, with the engine's state after everything appended.
@@ -325,7 +376,7 @@ pub fn begin(
     buffers: &mut impl Buffers,
     effects: &mut Effects,
 ) {
-    if !journal.is_ready() || journal.checkpoints.pending.is_some() {
+    if !journal.is_ready() || is_underway(journal) {
         return;
     }
     journal.seal_open(buffers);
@@ -434,7 +485,11 @@ mod tests {
             wall_us: 1,
             partitions: vec![(PartitionId(u16::MAX), 4), (PartitionId(0), 9)],
             segments: vec![segment.clone()],
-            open: Some(segment),
+            open: Some(NamedSegment {
+                slot: SlotId(5),
+                number: SegmentNumber(10),
+                ..segment
+            }),
             open_index: vec![1, 2, 3],
             damages: vec![Damage {
                 partition: PartitionId(3),
@@ -446,6 +501,32 @@ mod tests {
                 offset: 4096,
             }],
             state: vec![7; 100],
+        }
+    }
+
+    /// A right checksum does not make a number that recovery would count or read with possible.
+    #[test]
+    fn what_no_journal_can_have_come_to_is_no_checkpoint() {
+        let config = Config::new(JournalId(1), 42);
+        let changes: [fn(&mut Checkpoint); 12] = [
+            |checkpoint| checkpoint.generation = u64::MAX,
+            |checkpoint| checkpoint.next_sequence.0 = u64::MAX,
+            |checkpoint| checkpoint.next_number.0 = 0,
+            |checkpoint| checkpoint.next_number.0 = 10,
+            |checkpoint| checkpoint.incarnation = u32::MAX,
+            |checkpoint| checkpoint.partitions[0].1 = u64::MAX,
+            |checkpoint| checkpoint.segments[0].slot.0 = u32::MAX,
+            |checkpoint| checkpoint.segments[0].slot.0 = 5,
+            |checkpoint| checkpoint.segments[0].written_bytes = 4095,
+            |checkpoint| checkpoint.segments[0].written_bytes = (32 << 20) + 4096,
+            |checkpoint| checkpoint.segments[0].parts[0].covers_from = 8192,
+            |checkpoint| checkpoint.segments[0].parts[0].second_copy = u32::MAX,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut checkpoint = sample();
+            change(&mut checkpoint);
+            let bytes = checkpoint.encode(&config);
+            assert_eq!(Checkpoint::decode(&config, &bytes), None, "change {number}");
         }
     }
 

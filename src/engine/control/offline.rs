@@ -152,7 +152,7 @@ pub fn open<D: Disk>(
     }
     let (mut journal, _) = recovery.finish(&mut effects);
     effects.clear();
-    if let Some(fault) = restore.contradictions.first() {
+    if let Some(fault) = restore.contradiction(journal.damages()) {
         return Err(format!("the journal contradicts itself: {fault}"));
     }
     let queues = restore.finish();
@@ -280,7 +280,7 @@ impl<D: Disk> Opened<D> {
                         self.journal.file_done(op, result, self.now, effects);
                     }
                     Effect::Release { buffer } => pool.free.push(buffer),
-                    Effect::FailStop { reason } => return Err(reason),
+                    Effect::FailStop { reason, .. } => return Err(reason),
                     Effect::Report {
                         severity: Severity::Error,
                         text,

@@ -185,8 +185,6 @@ pub struct Recovery {
     /// Segments that are not continued, and of whose own index nothing behind this is believed: they
     /// have a hole.
     closed: BTreeSet<SegmentIdx>,
-    /// Slots whose file is shorter than it was made.
-    short: BTreeSet<SegmentIdx>,
     /// Segments that end with their footer.
     complete: BTreeSet<SegmentIdx>,
     prev_partitions: u64,
@@ -259,7 +257,6 @@ impl Recovery {
             index_segment: None,
             made: OpenIndex::default(),
             closed: BTreeSet::new(),
-            short: BTreeSet::new(),
             complete: BTreeSet::new(),
             prev_partitions: 0,
             pieces: BTreeMap::new(),
@@ -289,9 +286,11 @@ impl Recovery {
                 self.table.get_mut(slot).state = SlotState::Free;
             } else if let Some(header) = header {
                 // A file is whole before a block is written to it, and never changes its length.
-                self.table.get_mut(slot).state = SlotState::Free;
+                let mut segment = self.table.get_mut(slot);
+                segment.state = SlotState::Free;
+                segment.is_short = true;
+                drop(segment);
                 self.closed.insert(slot);
-                self.short.insert(slot);
                 self.report.findings.push(format!(
                     "slot {} holds segment {} and has {} bytes instead of {}",
                     head.slot.0, header.segment_number.0, head.file_bytes, config.segment_bytes
@@ -327,6 +326,7 @@ impl Recovery {
             let index = SegmentIdx(named.slot.0);
             let mut segment = self.table.get_mut(index);
             if segment.state == SlotState::Absent {
+                segment.is_short = true;
                 self.report.findings.push(format!(
                     "segment {} is named by checkpoint {} but its file, slot {}, is missing or short",
                     named.number.0, checkpoint.generation, named.slot.0
@@ -344,6 +344,7 @@ impl Recovery {
                 unit_bytes: named.unit_bytes,
                 named_generation: checkpoint.generation,
                 is_damaged: named.is_damaged,
+                is_short: segment.is_short,
                 ..Segment::absent(named.slot, named.journal)
             };
             self.named.push(index);
@@ -353,6 +354,10 @@ impl Recovery {
             self.base.position = Some((index, open.written_bytes));
             self.base.number = open.number;
             self.index_segment = Some(index);
+            if self.table.get(index).is_short {
+                // Nothing is written to what is not there.
+                self.closed.insert(index);
+            }
             match checkpoint::open_index(&checkpoint) {
                 // Of a file that was cut, the blocks say what is left.
                 Some(_) if self.closed.contains(&index) => {}
@@ -1157,6 +1162,7 @@ impl Recovery {
             number: block.header.segment_number,
             named_generation: generation,
             is_damaged: self.closed.contains(&block.segment),
+            is_short: entry.is_short,
             ..Segment::absent(entry.slot, entry.journal)
         };
     }
@@ -1460,9 +1466,8 @@ impl Recovery {
         let mut segments_since = 0;
         for index in 0..self.table.len() {
             let index = SegmentIdx(index as u32);
-            let is_short = self.short.contains(&index);
             let mut entry = self.table.get_mut(index);
-            if is_short && entry.state == SlotState::Free {
+            if entry.is_short && entry.state == SlotState::Free {
                 entry.state = SlotState::Absent;
             }
             if entry.state == SlotState::Sealed && !self.named.contains(&index) {

@@ -10,7 +10,8 @@ use ringpost_wire::{FragmentHead, padded};
 use crate::control::catalog::{Catalog, Change};
 use crate::control::{recovery, state};
 use crate::data::dedup::Dedup;
-use crate::data::journal::record::{Kind, RecordHead};
+use crate::data::journal::Damage;
+use crate::data::journal::record::{Kind, PARTITION_META, RecordHead, u64_at};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
 use crate::data::queue::{self, Marking, Settings};
@@ -34,8 +35,16 @@ pub struct Restore {
     /// What the producers have stored.
     pub dedup: Dedup,
     /// What did not fit, for people: proved records that contradict each other are bugs or worse.
-    pub contradictions: Vec<String>,
+    contradictions: Vec<String>,
+    /// Topology changes that did not fit, as those behind a lost one may.
+    topology_faults: Vec<String>,
+    /// Somebody gave up topology changes that were lost.
+    topology_loss_accepted: bool,
 }
+
+/// Numbers skipped for topology changes that are lost from a place on, as far as anybody knows: more
+/// than a segment of the smallest ones.
+const LOST_CHANGES_MAX: u64 = 1 << 20;
 
 impl Restore {
     /// Nothing said yet. `catalog` is given for the meta core's journal.
@@ -47,7 +56,26 @@ impl Restore {
             pieces: BTreeMap::new(),
             dedup: Dedup::default(),
             contradictions: Vec::new(),
+            topology_faults: Vec::new(),
+            topology_loss_accepted: false,
         }
+    }
+
+    /// Whether changes of the topology are lost. Without them the messages of a queue would be those
+    /// of one that was deleted, and a publish would miss a binding: unlike a partition's, the loss is
+    /// not bounded, so nothing can be served (rulings 10).
+    #[must_use]
+    pub fn has_lost_topology(&self, damages: &[Damage]) -> bool {
+        self.catalog.is_some() && damages.iter().any(|d| d.partition == PARTITION_META)
+    }
+
+    /// What contradicts what: a bug or worse. Topology changes behind lost ones need not fit.
+    #[must_use]
+    pub fn contradiction(&self, damages: &[Damage]) -> Option<&str> {
+        let has_hole = self.has_lost_topology(damages) || self.topology_loss_accepted;
+        let faults: &[String] = if has_hole { &[] } else { &self.topology_faults };
+        let mut all = self.contradictions.iter().chain(faults);
+        all.next().map(String::as_str)
     }
 
     fn queue(&mut self, id: QueueId) -> &mut queue::Replay {
@@ -259,8 +287,17 @@ impl recovery::Replay for Restore {
                             .map_err(|fault| format!("{fault:?}"))
                     });
                 if let Err(fault) = applied {
-                    self.contradictions
+                    self.topology_faults
                         .push(format!("a topology change: {fault}"));
+                }
+            }
+            Kind::Loss if head.partition == PARTITION_META => {
+                self.topology_loss_accepted = true;
+                // What the lost ones numbered is in the journal still and must not come to belong to
+                // others.
+                if let (Some(catalog), 16) = (&mut self.catalog, body.len()) {
+                    let count = u64_at(body, 8).saturating_sub(u64_at(body, 0));
+                    catalog.skip_numbers(count.min(LOST_CHANGES_MAX) as u32);
                 }
             }
             // The journal's own, and what it hands over in other ways.

@@ -1058,6 +1058,13 @@ impl Flow {
         }
     }
 
+    /// The last sequence of what is under way, if it is of this producer.
+    pub(super) fn underway_of(&self, producer: ProducerId) -> Option<u64> {
+        let underway = self.underway.as_ref();
+        let of_producer = underway.filter(|underway| underway.producer == producer);
+        of_producer.map(|underway| underway.first + u64::from(underway.count) - 1)
+    }
+
     /// Gives up what is under way: the broker shuts down and its producer is gone.
     pub(crate) fn abandon(&mut self, effects: &mut Effects) {
         if let Some(mut underway) = self.underway.take() {

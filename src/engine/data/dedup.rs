@@ -15,6 +15,8 @@ use crate::data::table::Table;
 pub const WINDOW: u64 = 1_024;
 /// Pairs of producer and queue remembered; beyond them the oldest is forgotten.
 pub const WINDOWS_MAX: usize = 8_192;
+/// Producers whose epoch is remembered although no queue here has stored anything of them.
+pub const EPOCHS_MAX: usize = 8_192;
 
 const WORDS: usize = (WINDOW / 64) as usize;
 
@@ -134,6 +136,59 @@ pub struct Dedup {
     /// Pairs by age, oldest first.
     ages: BTreeMap<u64, Pair>,
     made: u64,
+    epochs: Epochs,
+}
+
+/// The newest epoch of the producers opened last. Gone with the process: what is stored under an
+/// epoch says so in its window.
+#[derive(Default)]
+struct Epochs {
+    /// By producer: its epoch, and when it was noted.
+    newest: Table<u64, (u32, u64)>,
+    /// Producers by when they were noted, oldest first.
+    ages: BTreeMap<u64, u64>,
+    noted: u64,
+}
+
+impl Epochs {
+    fn of(&self, producer: ProducerId) -> u32 {
+        self.newest.get(&producer.0).map_or(0, |(epoch, _)| *epoch)
+    }
+
+    fn note(&mut self, producer: ProducerId, epoch: u32) {
+        let mut newest = epoch;
+        if let Some((before, age)) = self.newest.remove(&producer.0) {
+            newest = newest.max(before);
+            self.ages.remove(&age);
+        } else if self.newest.len() >= EPOCHS_MAX
+            && let Some((_, oldest)) = self.ages.pop_first()
+        {
+            self.newest.remove(&oldest);
+        }
+        self.noted += 1;
+        self.ages.insert(self.noted, producer.0);
+        self.newest.insert(producer.0, (newest, self.noted));
+    }
+}
+
+/// What a core knows of a producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// The sequence after the highest one stored, over all queues of the core; 1 if there is none.
+    pub next: u64,
+    /// The newest epoch it was opened or stored with, 0 if there is none.
+    pub epoch: u32,
+}
+
+impl Known {
+    /// What two cores know together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            next: self.next.max(other.next),
+            epoch: self.epoch.max(other.epoch),
+        }
+    }
 }
 
 impl Dedup {
@@ -182,6 +237,7 @@ impl Dedup {
         match self.window((producer.0, queue.0)) {
             Some(window) if epoch < window.epoch => Seen::Fenced,
             Some(window) => window.judge(sequence),
+            None if epoch < self.epochs.of(producer) => Seen::Fenced,
             None => Seen::New,
         }
     }
@@ -195,8 +251,10 @@ impl Dedup {
         queue: QueueId,
         first: u64,
     ) -> bool {
-        self.window_mut((producer.0, queue.0))
-            .is_none_or(|window| epoch >= window.epoch && first > window.highest)
+        match self.window_mut((producer.0, queue.0)) {
+            Some(window) => epoch >= window.epoch && first > window.highest,
+            None => epoch >= self.epochs.of(producer),
+        }
     }
 
     /// Sequences `first..=last` are stored in a queue.
@@ -221,16 +279,35 @@ impl Dedup {
         self.add(pair, window);
     }
 
-    /// The sequence after the highest one stored of a producer, over all queues of this core.
+    /// What is known of a producer.
     #[must_use]
-    pub fn next(&self, producer: ProducerId) -> u64 {
-        self.ages
-            .values()
-            .filter(|pair| pair.0 == producer.0)
-            .filter_map(|pair| self.window(*pair))
-            .map(|window| window.highest + 1)
-            .max()
-            .unwrap_or(1)
+    pub fn known(&self, producer: ProducerId) -> Known {
+        let none = Known {
+            next: 1,
+            epoch: self.epochs.of(producer),
+        };
+        let of_producer = self.ages.values().filter(|pair| pair.0 == producer.0);
+        let windows = of_producer.filter_map(|pair| self.window(*pair));
+        windows.fold(none, |known, window| {
+            known.and(Known {
+                next: window.highest + 1,
+                epoch: window.epoch,
+            })
+        })
+    }
+
+    /// A producer was opened with `epoch`: nothing is stored under an older one any more. Says what
+    /// was known before.
+    //= P-30
+    pub fn fence(&mut self, producer: ProducerId, epoch: u32) -> Known {
+        let before = self.known(producer);
+        self.epochs.note(producer, epoch);
+        for pair in self.ages.values().filter(|pair| pair.0 == producer.0) {
+            let place = self.places.get(pair).expect("every pair has a place");
+            let window = &mut self.windows[*place as usize];
+            window.epoch = window.epoch.max(epoch);
+        }
+        before
     }
 
     /// Takes the windows of queues for which `takes` says so from `other`.
@@ -316,7 +393,7 @@ mod tests {
         assert_eq!(judge(&dedup, 21), Seen::New);
         assert!(dedup.is_ahead(PRODUCER, 0, QUEUE, 21));
         assert!(!dedup.is_ahead(PRODUCER, 0, QUEUE, 20));
-        assert_eq!(dedup.next(PRODUCER), 21);
+        assert_eq!(dedup.known(PRODUCER).next, 21);
         assert_eq!(dedup.judge(PRODUCER, 0, QueueId(4), 5), Seen::New);
     }
 
@@ -379,6 +456,28 @@ mod tests {
     }
 
     #[test]
+    fn an_open_fences_before_anything_is_stored() {
+        let mut dedup = Dedup::default();
+        dedup.store(PRODUCER, 2, QUEUE, (1, 3));
+        let before = dedup.fence(PRODUCER, 5);
+        assert_eq!(before, Known { next: 4, epoch: 2 });
+        for queue in [QUEUE, QueueId(4)] {
+            assert_eq!(dedup.judge(PRODUCER, 4, queue, 9), Seen::Fenced);
+            assert!(!dedup.is_ahead(PRODUCER, 4, queue, 9));
+            assert!(dedup.is_ahead(PRODUCER, 5, queue, 9));
+        }
+        // An older one that comes late changes nothing.
+        assert_eq!(dedup.fence(PRODUCER, 3), Known { next: 4, epoch: 5 });
+        assert_eq!(dedup.known(PRODUCER).epoch, 5);
+        for number in 0..2 * EPOCHS_MAX as u64 {
+            dedup.fence(ProducerId(100 + number), 1);
+        }
+        assert!(dedup.epochs.newest.len() <= EPOCHS_MAX);
+        // What is stored is known longer.
+        assert_eq!(dedup.judge(PRODUCER, 4, QUEUE, 9), Seen::Fenced);
+    }
+
+    #[test]
     fn a_newer_epoch_fences_and_state_survives() {
         let mut dedup = Dedup::default();
         dedup.store(PRODUCER, 4, QUEUE, (1, 3));
@@ -388,7 +487,7 @@ mod tests {
         dedup.encode(&mut bytes);
         let decoded = Dedup::decode(&bytes).expect("it was just written");
         assert_eq!(decoded.judge(PRODUCER, 5, QUEUE, 3), Seen::Before);
-        assert_eq!(decoded.next(PRODUCER), 4);
+        assert_eq!(decoded.known(PRODUCER), Known { next: 4, epoch: 4 });
         for len in 0..bytes.len() {
             assert!(Dedup::decode(&bytes[..len]).is_none(), "cut at {len}");
         }

@@ -189,7 +189,7 @@ impl Flow {
 
     /// Offers nothing more to the consumers of a connection whose socket takes too little.
     pub(crate) fn look_behind(&mut self, conn: ConnId) {
-        let limit = u64::from(self.config.limits.unsent_bytes_max);
+        let limit = self.unsent_bytes_max();
         let here = self.config.core;
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
@@ -336,6 +336,7 @@ impl Flow {
             if let Err(code) = verdict {
                 let reason = format!("{:?} frame refused", header.kind);
                 self.violate(conn, code, &reason, effects);
+                return;
             }
         }
     }
@@ -355,6 +356,27 @@ impl Flow {
         self.say(conn, effects, |out| {
             write_failure(out, header, code, reason)
         });
+    }
+
+    /// Refuses a request with a flag that is not known.
+    //= P-92
+    pub(crate) fn refuse_flags(
+        &mut self,
+        conn: ConnId,
+        request: FrameHeader,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        if matches!(
+            request.kind,
+            FrameKind::ProducerOpen | FrameKind::ConsumerOpen
+        ) {
+            // Frames may be on their way to the channel already (P-10).
+            let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
+            session.ask(request.channel)?;
+        }
+        let reason = "a flag of the frame is not known";
+        self.fail(conn, request, Code::SettingInvalid, reason, effects);
+        Ok(())
     }
 
     /// Where the consumer of a channel lives; `None` if the frame is late and ignored, or kept until
@@ -377,7 +399,9 @@ impl Flow {
                 Ok(None)
             }
             Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
-            Some(Channel::Producer(_) | Channel::Free) | None => Err(Code::UnexpectedFrame),
+            Some(Channel::ProducerOpening(_) | Channel::Producer(_) | Channel::Free) | None => {
+                Err(Code::UnexpectedFrame)
+            }
         }
     }
 
@@ -951,7 +975,12 @@ impl Flow {
 
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
     pub(crate) fn dispatch<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
-        let mut budget = DISPATCH_BYTES_PER_TURN;
+        let room = self
+            .config
+            .limits
+            .unsent_bytes_total
+            .saturating_sub(self.unsent);
+        let mut budget = DISPATCH_BYTES_PER_TURN.min(usize::try_from(room).unwrap_or(usize::MAX));
         self.send_larges(&mut budget, buffers, effects);
         let mut left = self.awake.len();
         while left > 0 && budget > 0 {
@@ -1133,20 +1162,10 @@ impl Flow {
             .get(offer.key.0)
             .expect("a queue's consumers have sinks");
         let message_bytes_max = sink.message_bytes_max as usize;
-        // A connection that does not read is not to hold more than the limit, or one message.
-        let limit = u64::from(self.config.limits.unsent_bytes_max);
-        let session = self.sessions.get(sink.conn);
-        let unsent = session.filter(|_| sink.core == self.config.core);
-        let room = limit.saturating_sub(unsent.map_or(0, |session| session.unsent));
+        // A frame takes no more than its connection may be behind, if that is more than a message.
+        let room = (*budget).min(self.config.limits.unsent_bytes_max as usize);
         let lengths = &mut self.lengths;
-        let fit = fitting(
-            run,
-            start as usize,
-            offer,
-            (*budget).min(usize::try_from(room).unwrap_or(usize::MAX)),
-            message_bytes_max,
-            lengths,
-        );
+        let fit = fitting(run, start as usize, offer, room, message_bytes_max, lengths);
         let bytes = match fit {
             Ok(bytes) => bytes,
             Err(Code::MessageTooLarge) => {
@@ -1264,9 +1283,9 @@ impl Flow {
             return;
         }
         let conn = sink.conn;
-        let Some(session) = self.sessions.get_mut(conn) else {
+        if self.sessions.get(conn).is_none() {
             return;
-        };
+        }
         let mut sent = effects.send(conn, |out| {
             out.extend_from_slice(&header.encode());
             out.extend_from_slice(head);
@@ -1286,8 +1305,7 @@ impl Flow {
                 sent += effects.send(conn, |out| out.resize(out.len() + padding, 0));
             }
         }
-        session.unsent += u64::from(sent);
-        session.spoke = self.now;
+        self.note_unsent(conn, sent);
         self.look_behind(conn);
     }
 
@@ -1579,8 +1597,12 @@ impl Flow {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        session.unsent = session.unsent.saturating_sub(u64::from(bytes));
-        let low = u64::from(self.config.limits.unsent_bytes_max) / 2;
+        session.took = self.now;
+        let taken = u64::from(bytes).min(session.unsent);
+        session.unsent -= taken;
+        self.unsent -= taken;
+        let low = self.unsent_bytes_max() / 2;
+        let session = self.sessions.get_mut(conn).expect("it was just looked at");
         if !session.behind || session.unsent > low {
             return;
         }
@@ -1616,12 +1638,15 @@ impl Flow {
 
     /// Forgets a connection and everything it had.
     pub(crate) fn forget_connection(&mut self, conn: ConnId, effects: &mut Effects) {
-        let Some(session) = self.sessions.remove(conn) else {
+        let Some(session) = self.remove_session(conn) else {
             return;
         };
         //= P-17
         for (_, channel) in session.channels() {
             match channel {
+                Channel::ProducerOpening(key) => {
+                    self.openings.remove(key);
+                }
                 Channel::Producer(key) => self.drop_producer(key),
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
                 Channel::ConsumerOpening { .. }

@@ -1,7 +1,7 @@
 //! The state that messages flow through on one core, and the helpers its stages share.
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use ringpost_wire::control::write_failure;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
@@ -11,6 +11,7 @@ use crate::core::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
+use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
@@ -24,6 +25,11 @@ use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
 use crate::{Effect, Effects};
+
+/// Bytes of answers that a connection may leave unread, deliveries apart.
+const ANSWERS_UNREAD_MAX: u64 = 1 << 20;
+/// How long a socket may take nothing while the memory for such bytes is used up.
+const STALLED_MS: u64 = 10_000;
 
 /// A queue of this core, with what connects it to the journal.
 pub struct QueueState {
@@ -225,6 +231,11 @@ pub enum Waiter {
         /// Bytes that were sent.
         bytes: u64,
     },
+    /// A producer that is being opened: its key among the openings.
+    Fence {
+        /// The key.
+        opening: u64,
+    },
     /// A large message, and the cores that get it after this one.
     Large(Box<LargeRest>),
     /// A channel that becomes a consumer.
@@ -326,6 +337,10 @@ pub struct Flow {
     pub(crate) now: Mono,
     pub(crate) sessions: Sessions,
     pub(crate) producers: Slab<Producer>,
+    /// The names of producers, with their keys: who is ended by a newer epoch.
+    pub(crate) names: BTreeSet<(u64, u64)>,
+    /// Producers that other cores are asked about.
+    pub(crate) openings: Slab<Opening>,
     pub(crate) sinks: Slab<Sink>,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
@@ -383,6 +398,8 @@ pub struct Flow {
     pub(crate) starved: bool,
     /// Bytes of large messages on their way in or to their queues.
     pub(crate) assembly_bytes: u64,
+    /// Bytes given to connections and not taken by their sockets.
+    pub(crate) unsent: u64,
     /// Bytes of credit given beyond everybody's least and not come to rest.
     pub(crate) granted_bytes: u64,
 
@@ -415,6 +432,8 @@ impl Flow {
             now,
             sessions: Sessions::default(),
             producers: Slab::default(),
+            names: BTreeSet::new(),
+            openings: Slab::default(),
             sinks: Slab::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
@@ -452,6 +471,7 @@ impl Flow {
             starved: false,
             assembly_bytes: 0,
             granted_bytes: 0,
+            unsent: 0,
             targets: Vec::new(),
             targets_other: Vec::new(),
             address_decides: true,
@@ -484,10 +504,50 @@ impl Flow {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        if let Some(session) = self.sessions.get_mut(conn) {
-            session.unsent += u64::from(effects.send(conn, write));
-            session.spoke = self.now;
+        if self.sessions.get(conn).is_some() {
+            let bytes = effects.send(conn, write);
+            self.note_unsent(conn, bytes);
         }
+    }
+
+    /// So many bytes more were given to a connection.
+    pub(crate) fn note_unsent(&mut self, conn: ConnId, bytes: u32) {
+        let session = self.sessions.get_mut(conn).expect("it is there");
+        if session.unsent == 0 {
+            session.took = self.now;
+        }
+        session.unsent += u64::from(bytes);
+        session.spoke = self.now;
+        self.unsent += u64::from(bytes);
+    }
+
+    /// Whether sockets are so far behind that nobody is offered anything.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.unsent >= self.config.limits.unsent_bytes_total
+    }
+
+    /// Bytes that a connection may be behind before its consumers pause: nothing, while there is
+    /// little memory for that.
+    pub(crate) fn unsent_bytes_max(&self) -> u64 {
+        let limits = &self.config.limits;
+        if self.unsent * 2 >= limits.unsent_bytes_total {
+            0
+        } else {
+            u64::from(limits.unsent_bytes_max)
+        }
+    }
+
+    /// Whether a connection leaves more answers unread than deliveries alone can be.
+    pub(crate) fn is_deaf(&self, conn: ConnId) -> bool {
+        let unsent = self.sessions.get(conn).map_or(0, |session| session.unsent);
+        unsent > u64::from(self.config.limits.unsent_bytes_max) + ANSWERS_UNREAD_MAX
+    }
+
+    /// Removes a session, and what was not sent to it from the sum.
+    pub(crate) fn remove_session(&mut self, conn: ConnId) -> Option<Box<Session>> {
+        let session = self.sessions.remove(conn)?;
+        self.unsent -= session.unsent;
+        Some(session)
     }
 
     /// Asks another core.
@@ -823,6 +883,17 @@ impl Flow {
             {
                 quiet.push(session.conn);
             }
+        }
+        if self.is_crowded()
+            && let Some(session) = self
+                .sessions
+                .iter()
+                .filter(|session| session.unsent > 0)
+                .min_by_key(|session| session.took.0)
+            && self.now.ms_since(session.took) >= STALLED_MS
+        {
+            let reason = "it takes nothing, and there is no more memory for what waits for it";
+            self.violate(session.conn, Code::Overloaded, reason, effects);
         }
         for conn in late {
             self.violate(conn, Code::TimedOut, "nothing was heard in time", effects);

@@ -532,6 +532,8 @@ pub struct Journal {
     unreadable: Vec<Place>,
     slot_task: Option<(OpId, SlotTask)>,
     create_after: Option<Mono>,
+    /// Whether it was reported that there is no space, and not yet that there is again.
+    is_short_of_space: bool,
     /// Since when more slots are free than are kept ready, and the fewest that were free since.
     spare_since: Option<(Mono, usize)>,
     /// Free slots that are to be given back.
@@ -620,6 +622,7 @@ impl Journal {
             unreadable: Vec::new(),
             slot_task: None,
             create_after: None,
+            is_short_of_space: false,
             spare_since: None,
             surplus: 0,
             is_publish_refused: false,
@@ -632,6 +635,12 @@ impl Journal {
         };
         for (partition, next) in start.partitions {
             journal.raise_partition(partition, next);
+        }
+        // What acks took of the reserve before is not for publishes now, unless there is more.
+        if let Some(segment) = segment
+            && journal.table.count(SlotState::Free) < RESERVE_SLOTS
+        {
+            journal.table.get_mut(segment).is_reserve = true;
         }
         journal
     }

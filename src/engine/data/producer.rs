@@ -337,7 +337,9 @@ impl Producer {
         match outcome {
             Ok(()) => span.stored = true,
             Err(code) => {
-                span.stored |= span.failed.is_some() && span.kept != taken;
+                // Who cannot tell may have it, whatever the others say.
+                span.stored |=
+                    code == Code::Indeterminate || (span.failed.is_some() && span.kept != taken);
                 span.kept = span.kept.min(taken);
                 span.failed = span.failed.or(Some(code));
             }
@@ -358,6 +360,7 @@ impl Producer {
                 span.stored = true;
             }
             Err(code) => {
+                span.stored |= code == Code::Indeterminate;
                 span.kept = 0;
                 span.failed = span.failed.or(Some(code));
             }
@@ -525,6 +528,10 @@ mod tests {
         );
         for answers in [[(Ok(()), 0), (full, 4)], [(full, 4), (Ok(()), 0)]] {
             check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);
+        }
+        let unsure = Err(Code::Indeterminate);
+        for answers in [[(unsure, 0), (full, 0)], [(full, 0), (unsure, 0)]] {
+            check(&answers, &[refused(0, 9, Code::Indeterminate), confirm]);
         }
         for answers in [[(full, 7), (full, 4)], [(full, 4), (full, 7)]] {
             check(&answers, &[refused(4, 9, Code::Indeterminate), confirm]);

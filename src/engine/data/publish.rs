@@ -1,9 +1,7 @@
 //! From a publish frame to the open block, and from the durable prefix to the confirm.
 //! Does not know sockets, and not how a block becomes durable.
 
-use ringpost_wire::control::{
-    Body, Level, PRODUCER_DOWNGRADE, ProducerCredit, ProducerOpen, ProducerOpened, write_failure,
-};
+use ringpost_wire::control::{Level, ProducerCredit, write_failure};
 use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::{
@@ -71,59 +69,6 @@ impl Span {
 }
 
 impl Flow {
-    /// `ProducerOpen` (P-30).
-    pub(crate) fn producer_open(
-        &mut self,
-        conn: ConnId,
-        header: FrameHeader,
-        body: &[u8],
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let open = ProducerOpen::decode(body)?;
-        let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
-        let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
-        session.ask(header.channel)?;
-        let full = self.producers.len() >= self.config.limits.producers_max as usize;
-        let refusal = if open.flags & !PRODUCER_DOWNGRADE != 0 {
-            Some((Code::SettingInvalid, "a flag of the producer is not known"))
-        } else if open.producer == 0 {
-            Some((Code::SettingInvalid, "a producer's name is not 0"))
-        } else if full {
-            let reason = "this core has as many producers as its limit allows";
-            Some((Code::LimitReached, reason))
-        } else {
-            None
-        };
-        let level = Level::from_number(open.level);
-        let (Some(level), None) = (level, refusal) else {
-            let unknown = (Code::SettingInvalid, "the level is not 0, 1 or 2");
-            let (code, reason) = refusal.unwrap_or(unknown);
-            self.fail(conn, header, code, reason, effects);
-            return Ok(());
-        };
-        let id = ProducerId(open.producer);
-        let mut producer = Producer::new(conn, header.channel, tenant, id, open.epoch, level);
-        producer.downgrade = open.flags & PRODUCER_DOWNGRADE != 0;
-        self.grant(&mut producer);
-        producer.told = producer.granted;
-        let opened = ProducerOpened {
-            sequence: self.dedup.next(id),
-            messages: producer.granted.0,
-            bytes: producer.granted.1,
-        };
-        let key = self.producers.insert(producer);
-        let session = self.sessions.get_mut(conn).expect("it was just looked at");
-        session.claim(header.channel, Channel::Producer(key));
-        self.say(conn, effects, |out| {
-            let kind = FrameKind::ProducerOpened;
-            opened.write(
-                out,
-                FrameHeader::bare(kind, header.channel, header.sequence),
-            );
-        });
-        Ok(())
-    }
-
     /// `ProducerClose`: answered when everything published before it has its outcome.
     //= P-39
     pub(crate) fn producer_close(&mut self, conn: ConnId, header: FrameHeader) -> Result<(), Code> {
@@ -142,6 +87,7 @@ impl Flow {
         let Some(producer) = self.producers.remove(key) else {
             return;
         };
+        self.names.remove(&(producer.id.0, key));
         self.granted_bytes -= producer.reserved;
         for held in &producer.held {
             self.held_bytes -= held.cost();

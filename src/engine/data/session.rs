@@ -19,6 +19,8 @@ pub enum Channel {
     Free,
     /// Was used, or asked for, and is free again: frames that are late for it are ignored (P-15).
     Closed,
+    /// A producer that the other cores are asked about: its key among the openings of this core.
+    ProducerOpening(u64),
     /// A producer: its key on this core.
     Producer(u64),
     /// A consumer whose owning core has been asked to open it.
@@ -100,6 +102,8 @@ pub struct Session {
     pub channels_open: u32,
     /// Bytes given to the shell and not yet taken by the socket.
     pub unsent: u64,
+    /// When the socket last took bytes, or had taken all.
+    pub took: Mono,
     /// These were too many: its consumers are offered nothing until they are few.
     pub behind: bool,
     /// When the peer was last heard.
@@ -127,6 +131,7 @@ impl Session {
             channels: Vec::new(),
             channels_open: 0,
             unsent: 0,
+            took: now,
             behind: false,
             heard: now,
             spoke: now,

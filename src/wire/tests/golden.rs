@@ -317,7 +317,9 @@ fn every_kind_has_a_vector_and_no_vector_is_forgotten() {
         .expect("the folder of the vectors")
         .filter_map(|entry| {
             let name = entry.expect("an entry").file_name();
-            Some(name.to_str()?.strip_suffix(".hex")?.to_string())
+            let name = name.to_str()?.strip_suffix(".hex")?;
+            // Those of the journal belong to the engine's test.
+            (!name.starts_with("journal_")).then(|| name.to_string())
         })
         .collect();
     assert_eq!(found, wanted);

@@ -157,8 +157,28 @@ impl Client {
             self.open_producer(at, channel, scene);
         } else if !open.is_empty() && self.random.below(6) == 0 {
             let at = *self.random.pick(&open);
-            self.close_producer(at, scene);
+            if self.random.below(3) == 0 {
+                self.take_over(at, scene);
+            } else {
+                self.close_producer(at, scene);
+            }
         }
+    }
+
+    /// Opens a producer again that is open: the newer epoch ends the older (P-30).
+    fn take_over(&mut self, at: usize, scene: &mut Scene) {
+        let producer = &self.producers[at];
+        if producer.level == Level::None || producer.kept.len() > KEPT_MAX {
+            return;
+        }
+        let Some(channel) = self.free_channel() else {
+            return;
+        };
+        scene.marks.hit("client takes a producer over");
+        self.channels
+            .insert(self.producers[at].channel, Channel::Fenced);
+        self.producers[at].gone(scene);
+        self.open_producer(at, channel, scene);
     }
 
     fn producers_in(&self, state: State) -> Vec<usize> {
@@ -552,6 +572,9 @@ impl Client {
         body: &[u8],
         scene: &mut Scene,
     ) -> Result<(), String> {
+        if let Some(Channel::Fenced) = self.channels.get(&head.channel) {
+            return self.on_fenced(head, body);
+        }
         let Some(Channel::Producer(at)) = self.channels.get(&head.channel) else {
             return if self.is_guilty {
                 Ok(())
@@ -755,12 +778,14 @@ impl Client {
                                 || routed.may_be_volatile
                                 || routed.may_miss
                                 || scene.plan.faults.has(Fault::NoSpace)
+                                || scene.plan.faults.has(Fault::TinySegments)
                                 || scene.plan.faults.has(Fault::FileError))
                     })
             }
-            Code::DiskFull => {
-                scene.plan.faults.has(Fault::NoSpace) || scene.plan.faults.has(Fault::FileError)
-            }
+            // Few and small slots are a small disk.
+            Code::DiskFull => [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
+                .iter()
+                .any(|fault| scene.plan.faults.has(*fault)),
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
             // Credit is a promise of memory, with one exception: what a connection publishes beside
@@ -839,6 +864,19 @@ impl Client {
             .retain(|_, request| !matches!(request, Request::ProducerClose(other) if *other == at));
         self.producers[at].gone(scene);
         self.channels.remove(&head.channel);
+        Ok(())
+    }
+
+    /// A frame for a producer that was opened again elsewhere.
+    fn on_fenced(&mut self, head: &FrameHeader, body: &[u8]) -> Result<(), String> {
+        if head.kind == FrameKind::ProducerClosed {
+            let failure = Failure::decode(body).map_err(|c| format!("closed: {c}"))?;
+            let code = Code::from_number(failure.code);
+            if code != Code::ProducerFenced || head.sequence != 0 {
+                return Err(format!("the older producer ended with {code}"));
+            }
+            self.channels.remove(&head.channel);
+        }
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use crate::rt::{CoreConfig, CoreRuntime, Events, spawn_core};
 
 const SLICE: u32 = 64 << 10;
 const ROOMY: ConnLimits = ConnLimits {
+    parts_max: 16,
     copied_bytes_max: usize::MAX,
-    partials_max: 16,
 };
 
 fn on_core<Driver, T>(drive: impl FnOnce(CoreRuntime) -> Driver + Send + 'static) -> T
@@ -78,7 +78,7 @@ fn what_a_socket_does_not_take_is_copied_out_after_ten_milliseconds() {
         let offered = stall(&mut conns, id, buffer, start, &mut pool);
         pool.release(buffer);
         let due = start.plus(COPY_AFTER);
-        assert_eq!(conns.next_stalled(), Some(due));
+        assert_eq!(conns.next_deadline(), Some(due));
         conns.copy_out(start.plus(COPY_AFTER - Duration::from_nanos(1)), &mut pool);
         assert_eq!(pool.free_count(), 0, "it is too early");
         assert!(!conns.take_freed());
@@ -86,7 +86,7 @@ fn what_a_socket_does_not_take_is_copied_out_after_ten_milliseconds() {
         assert_eq!(pool.free_count(), 1);
         assert!(conns.take_freed(), "the engine has to hear of it");
         assert!(conns.copied_bytes > 0 && conns.copied_bytes <= SLICE as usize);
-        assert_eq!(conns.next_stalled(), None);
+        assert_eq!(conns.next_deadline(), None);
 
         // The peer reads at last, and finds every byte.
         let (say, said) = mpsc::channel();
@@ -136,7 +136,50 @@ fn who_reads_in_time_is_not_copied_for() {
         }
         conns.copy_out(start.plus(COPY_AFTER), &mut pool);
         assert_eq!(conns.copied_bytes, 0);
-        assert_eq!(conns.next_stalled(), None, "what is over is forgotten");
+        assert_eq!(conns.next_deadline(), None, "what is over is forgotten");
+    });
+}
+
+#[test]
+fn a_copy_is_as_long_as_what_is_left_and_goes_with_it() {
+    on_core(|mut core| async move {
+        let mut pool = BufferPool::new(1, SLICE).expect("there is address space");
+        let mut conns = Conns::new(ROOMY);
+        let (id, _peer) = connect(&mut conns, &mut core);
+        let buffer = buffer(&mut pool);
+        let start = Monotonic::now();
+        stall(&mut conns, id, buffer, start, &mut pool);
+        conns.copy_out(start.plus(COPY_AFTER), &mut pool);
+        // Small frames, as an idle queue has them: a head of the arena, a body, padding.
+        let arena = [7; 48];
+        for number in 1..=1_000 {
+            let now = start.plus(COPY_AFTER * number);
+            conns.send_arena(id, 0..40);
+            conns.send_buffer(id, buffer, 0..100, &mut pool);
+            conns.send_arena(id, 40..48);
+            conns.flush(now, &arena, &mut pool, |_, _| {});
+            conns.copy_out(now, &mut pool);
+        }
+        conns.copy_out(start.plus(COPY_AFTER * 1_001), &mut pool);
+        assert_eq!(pool.references(buffer), 1, "the test's own");
+        let unsent: usize = conn(&mut conns, id).out.iter().map(Piece::length).sum();
+        assert!(unsent >= 148 * 1_000);
+        let memory: usize = conn(&mut conns, id)
+            .out
+            .iter()
+            .map(|piece| match piece {
+                Piece::Copied(bytes, _) => bytes.capacity(),
+                Piece::Arena(_) | Piece::Buffer(..) => panic!("{piece:?} is left"),
+            })
+            .sum();
+        assert_eq!(conns.copied_bytes, memory);
+        assert!(
+            memory <= unsent + 2 * COPY_BYTES_MAX,
+            "{memory} for {unsent}"
+        );
+        assert!(conn(&mut conns, id).out.len() <= unsent / COPY_BYTES_MAX + 2);
+        conns.drop_gone(id, &mut pool);
+        assert_eq!(conns.copied_bytes, 0);
     });
 }
 
@@ -157,11 +200,14 @@ fn without_room_for_copies_who_holds_longest_is_cut_off() {
             pool.release(buffer);
             (id, buffer, peer)
         });
-        assert!(!conns.cut_longest(&mut pool), "none has held one for long");
+        assert!(
+            !conns.cut_longest_pinning(&mut pool),
+            "none has held one for long"
+        );
         conns.copy_out(start.plus(COPY_AFTER * 2), &mut pool);
         assert_eq!(pool.free_count(), 0);
         for (number, (id, buffer, _)) in peers.iter().enumerate() {
-            assert!(conns.cut_longest(&mut pool));
+            assert!(conns.cut_longest_pinning(&mut pool));
             assert!(conns.take_freed());
             assert_eq!(pool.free_count(), number + 1);
             assert_eq!(pool.references(*buffer), 0);
@@ -173,7 +219,7 @@ fn without_room_for_copies_who_holds_longest_is_cut_off() {
             assert!(is_gone, "the engine hears of it");
             conns.drop_gone(*id, &mut pool);
         }
-        assert!(!conns.cut_longest(&mut pool));
+        assert!(!conns.cut_longest_pinning(&mut pool));
         assert_eq!(conns.len(), 0);
     });
 }
@@ -220,46 +266,101 @@ async fn read_until(
     }
 }
 
-fn partial(conns: &mut Conns, id: ConnId) -> &Vec<u8> {
-    &conns.get_mut(id).expect("it lives").partial
+fn conn(conns: &mut Conns, id: ConnId) -> &mut Conn {
+    conns.get_mut(id).expect("it lives")
 }
 
+/// One connection for each that began a long frame of 40,000 bytes, with 20,000 of them; the first
+/// has the only place.
+async fn crowd<const COUNT: usize>(
+    conns: &mut Conns,
+    core: &mut CoreRuntime,
+) -> [(ConnId, TcpStream); COUNT] {
+    let frame = long_frame();
+    let start = &frame[..20_000];
+    let mut peers = [(); COUNT].map(|()| connect(conns, core));
+    for (number, (id, peer)) in peers.iter_mut().enumerate() {
+        peer.write_all(start).expect("the core lives");
+        let has_come = |conns: &mut Conns, _: &[_]| match number {
+            0 => conn(conns, *id).partial.len() == start.len(),
+            _ => conns.crowded.len() == number,
+        };
+        let frames = read_until(conns, core, has_come).await;
+        assert_eq!(frames, []);
+    }
+    peers
+}
+
+const ONE_PLACE: ConnLimits = ConnLimits {
+    parts_max: 1,
+    ..ROOMY
+};
+
 #[test]
-fn long_partial_frames_wait_for_a_place_and_idle_connections_keep_little() {
+fn starts_of_long_frames_wait_for_a_place_and_idle_connections_keep_little() {
     on_core(|mut core| async move {
-        let mut conns = Conns::new(ConnLimits {
-            partials_max: 1,
-            ..ROOMY
-        });
+        let mut conns = Conns::new(ONE_PLACE);
         let mut pool = BufferPool::new(1, SLICE).expect("there is address space");
         let frame = long_frame();
-        let (start, end) = frame.split_at(20_000);
-        let mut peers = [(); 4].map(|()| connect(&mut conns, &mut core));
-        for (number, (id, peer)) in peers.iter_mut().enumerate() {
-            peer.write_all(start).expect("the core lives");
-            let has_come = |conns: &mut Conns, _: &[_]| match number {
-                0 => partial(conns, *id).len() == start.len(),
-                _ => conns.crowded.len() == number,
-            };
-            let frames = read_until(&mut conns, &mut core, has_come).await;
-            assert_eq!(frames, []);
-        }
-        assert_eq!(conns.partials, 1);
-        assert!(is_long(partial(&mut conns, peers[0].0)));
+        let mut peers = crowd::<4>(&mut conns, &mut core).await;
+        assert_eq!(conns.parts, 1);
         for (id, _) in &peers[1..] {
-            assert_eq!(partial(&mut conns, *id).len(), PARTIAL_BYTES_KEPT);
-            assert!(!is_long(partial(&mut conns, *id)));
+            let partial = &conn(&mut conns, *id).partial;
+            assert_eq!(partial.len(), PARTIAL_BYTES_KEPT);
+            assert_eq!(partial.capacity(), PARTIAL_BYTES_KEPT);
         }
         // One that waits goes, and nobody waits for it.
         conns.drop_gone(peers[1].0, &mut pool);
-        for number in [0, 2, 3] {
+        // Each that waits gets in when the one before it is done.
+        for left in [&[0, 2, 3][..], &[2, 3], &[3]] {
+            let holds = |number: &usize| is_long(&conn(&mut conns, peers[*number].0).partial);
+            let mut holding = left.iter().copied().filter(holds);
+            let number = holding.next().expect("somebody has the place");
+            assert_eq!(holding.next(), None);
+            drop(holding);
             let (id, peer) = &mut peers[number];
-            peer.write_all(end).expect("the core lives");
-            let is_whole = |_: &mut Conns, frames: &[_]| !frames.is_empty();
+            peer.write_all(&frame[20_000..]).expect("the core lives");
+            let is_whole = |conns: &mut Conns, frames: &[_]| {
+                !frames.is_empty() && (left.len() == 1 || conns.parts == 1)
+            };
             let frames = read_until(&mut conns, &mut core, is_whole).await;
             assert_eq!(frames, [(*id, frame.len())]);
-            assert!(!is_long(partial(&mut conns, *id)));
+            assert_eq!(conn(&mut conns, *id).partial.capacity(), 0);
         }
-        assert_eq!(conns.partials, 0);
+        assert_eq!(conns.parts, 0);
+    });
+}
+
+#[test]
+fn who_holds_a_place_in_silence_is_found_once_somebody_waits_for_it() {
+    on_core(|mut core| async move {
+        let mut conns = Conns::new(ONE_PLACE);
+        let (holder, _peer) = crowd::<1>(&mut conns, &mut core)
+            .await
+            .into_iter()
+            .next()
+            .expect("one");
+        let heard = conn(&mut conns, holder).part_heard;
+        let late = heard.plus(PART_PATIENCE);
+        assert_eq!(conns.next_deadline(), None, "nobody waits");
+        assert_eq!(conns.silent(late), []);
+
+        let (waits, mut peer) = connect(&mut conns, &mut core);
+        peer.write_all(&long_frame()[..20_000])
+            .expect("the core lives");
+        let is_crowded = |conns: &mut Conns, _: &[_]| !conns.crowded.is_empty();
+        read_until(&mut conns, &mut core, is_crowded).await;
+        let look = conns.next_deadline().expect("somebody waits");
+        assert_eq!(conns.silent(look), [], "it was heard of a moment ago");
+        assert_eq!(
+            conns.next_deadline(),
+            Some(late),
+            "and is looked for in time"
+        );
+        assert_eq!(conns.silent(late), [holder]);
+        conns.close(holder, late);
+        let has_place = |conns: &mut Conns, _: &[_]| is_long(&conn(conns, waits).partial);
+        read_until(&mut conns, &mut core, has_place).await;
+        assert_eq!(conns.parts, 1);
     });
 }

@@ -1,7 +1,8 @@
 //! Where a journal ends, decided from what a scan saw: torn or rotten, cut or hole.
 //! Does not read, and does not know what records are in a block.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::data::journal::block::{BlockHeader, BlockSequence, Content, SegmentNumber};
 use crate::ids::SegmentIdx;
@@ -83,6 +84,8 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
     let mut next = base.next_sequence;
     let mut prev_crc = base.prev_crc;
     let mut incarnation = base.incarnation;
+    // A slot holds one segment and a segment lies in one slot: what says otherwise was misdirected.
+    let mut left: BTreeSet<SegmentIdx> = BTreeSet::new();
     loop {
         // The block that must come now: chained, not of an abandoned incarnation, and either right
         // behind the last one or first of a later segment.
@@ -92,7 +95,9 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                 let header = &block.header;
                 let is_behind = position == Some((block.segment, header.offset))
                     && header.segment_number == number;
-                let is_first = header.offset == 0 && header.segment_number > number;
+                let is_first = header.offset == 0
+                    && header.segment_number > number
+                    && is_home(block, position, number, &left);
                 let follows = header.prev_crc == prev_crc && header.incarnation >= incarnation;
                 (follows || crate::mutant!(BlockChainIgnored)) && (is_behind || is_first)
             };
@@ -126,7 +131,9 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                 }
                 match chained {
                     Some(index) => Step::Damaged(index),
-                    None => match resume(seen, &by_sequence, next, incarnation) {
+                    None => match resume(seen, &by_sequence, next, incarnation, |block| {
+                        is_home(block, position, number, &left)
+                    }) {
                         Some(index) => {
                             let header = &seen[index].header;
                             if header.sequence > next {
@@ -137,6 +144,9 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                                 });
                             }
                             // Go on as if the chain led there: the block itself may be torn.
+                            if header.segment_number > number {
+                                left.extend(position.map(|(segment, _)| segment));
+                            }
                             position = Some((seen[index].segment, header.offset));
                             number = header.segment_number;
                             next = header.sequence;
@@ -167,6 +177,9 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
         };
         let block = &seen[index];
         steps.push(step);
+        if block.header.segment_number > number {
+            left.extend(position.map(|(segment, _)| segment));
+        }
         position = Some((block.segment, block.header.offset + block.header.bytes()));
         number = block.header.segment_number;
         next = BlockSequence(block.header.sequence.0 + 1);
@@ -187,6 +200,22 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
     }
 }
 
+/// Whether a block lies in the one slot that its segment can be in, if the chain has come to
+/// `position` in segment `number` and has `left` others.
+fn is_home(
+    block: &Seen,
+    position: Option<(SegmentIdx, u32)>,
+    number: SegmentNumber,
+    left: &BTreeSet<SegmentIdx>,
+) -> bool {
+    let is_here = position.is_some_and(|(segment, _)| segment == block.segment);
+    match block.header.segment_number.cmp(&number) {
+        Ordering::Less => false,
+        Ordering::Equal => is_here,
+        Ordering::Greater => !is_here && !left.contains(&block.segment),
+    }
+}
+
 /// The first block behind a hole at `next` that may be believed: one that states the hole was
 /// synced, or one that such a block is chained to.
 fn resume(
@@ -194,6 +223,7 @@ fn resume(
     by_sequence: &BTreeMap<BlockSequence, Vec<usize>>,
     next: BlockSequence,
     incarnation: u32,
+    is_home: impl Fn(&Seen) -> bool,
 ) -> Option<usize> {
     let mut first = seen
         .iter()
@@ -202,6 +232,7 @@ fn resume(
             block.header.sequence > next
                 && block.header.incarnation >= incarnation
                 && block.header.durable_upto >= next
+                && is_home(block)
         })
         .min_by_key(|(_, block)| {
             let newest = u32::MAX - block.header.incarnation;
@@ -217,7 +248,9 @@ fn resume(
         let linked = by_sequence.get(&before).and_then(|candidates| {
             candidates.iter().copied().find(|index| {
                 let candidate = &seen[*index].header;
-                candidate.header_crc == header.prev_crc && candidate.incarnation >= incarnation
+                candidate.header_crc == header.prev_crc
+                    && candidate.incarnation >= incarnation
+                    && is_home(&seen[*index])
             })
         });
         match linked {
@@ -390,6 +423,19 @@ mod tests {
         let mut sketch = sketch(4, 3);
         sketch.seen[3].header.segment_number = SegmentNumber(1);
         check(&sketch, &base(), "www", 4);
+    }
+
+    /// A block in a slot that holds another segment was misdirected: the chain does not go back to a
+    /// slot that it has left.
+    #[test]
+    fn a_misdirected_block_is_not_followed() {
+        let mut misdirected = sketch(12, 3);
+        misdirected.seen[7].segment = misdirected.seen[0].segment;
+        check(&misdirected, &base(), "wwwwwwwhwwww", 13);
+        // Beside the real one it changes nothing.
+        let mut both = sketch(12, 3);
+        both.seen.insert(0, misdirected.seen[7]);
+        check(&both, &base(), "wwwwwwwwwwww", 13);
     }
 
     /// Any subset of blocks, any of them bad: it ends, in order, and never follows a gap that

@@ -29,7 +29,7 @@
 //! | 112 | 16 | zero |
 
 use crate::data::journal::record::{
-    self, RECORD_HEAD_BYTES, RecordFault, RecordHead, align_record, u32_at, u64_at,
+    self, NUMBER_MAX, RECORD_HEAD_BYTES, RecordFault, RecordHead, align_record, u32_at, u64_at,
 };
 use crate::ids::{JournalId, SlotId};
 use ringpost_wire::checksum::{crc32c, crc32c_append};
@@ -167,7 +167,9 @@ impl BlockHeader {
             && header.used >= BLOCK_HEADER_BYTES
             && header.used <= u32::MAX - BLOCK_ALIGN
             && header.offset.is_multiple_of(BLOCK_ALIGN)
-            && header.sequence.0 > 0
+            && (1..NUMBER_MAX).contains(&header.sequence.0)
+            && (1..NUMBER_MAX).contains(&header.segment_number.0)
+            && u64::from(header.incarnation) << 30 < NUMBER_MAX
             && header.durable_upto < header.sequence;
         possible.then_some(header)
     }

@@ -37,6 +37,10 @@ use ringpost_wire::limits::{ALIGN, ENVELOPE_BYTES, padded};
 /// Bytes of a record's head.
 pub const RECORD_HEAD_BYTES: u32 = 64;
 
+/// Numbers of blocks, segments and records stay below it for longer than any disk lives: one that
+/// does not is no number of ours.
+pub const NUMBER_MAX: u64 = 1 << 60;
+
 /// The partition of records that belong to no partition but need an order: topology.
 pub const PARTITION_META: PartitionId = PartitionId(u16::MAX);
 
@@ -229,7 +233,8 @@ pub enum RecordFault {
     Cut,
     /// A kind this version does not know. It proves itself, or the fault would be another.
     KindUnknown(Unknown),
-    /// Reserved bytes are not zero, or a body of messages does not walk.
+    /// Reserved bytes are not zero, a number is beyond all reason, or a body of messages does not
+    /// walk.
     Malformed,
     /// The checksum does not fit.
     Checksum,
@@ -268,7 +273,8 @@ impl RecordHead {
             return Err(fault_of_kind(bytes));
         };
         let length = u32_at(head, 4);
-        if length < RECORD_HEAD_BYTES || u32_at(head, 60) != 0 {
+        let is_possible = u64_at(head, 16) < NUMBER_MAX && u64_at(head, 32) < NUMBER_MAX;
+        if length < RECORD_HEAD_BYTES || u32_at(head, 60) != 0 || !is_possible {
             return Err(RecordFault::Malformed);
         }
         Ok(Self {

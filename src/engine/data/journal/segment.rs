@@ -103,6 +103,8 @@ pub struct Segment {
     pub is_damaged: bool,
     /// It was opened when publishes may not take another one.
     pub is_reserve: bool,
+    /// Its file is missing or too short: it must be made anew before anything is written to it.
+    pub is_short: bool,
 }
 
 impl Segment {
@@ -125,6 +127,7 @@ impl Segment {
             pin_count: 0,
             is_damaged: false,
             is_reserve: false,
+            is_short: false,
         }
     }
 

@@ -42,7 +42,11 @@ impl Journal {
                 && segment.pin_count == 0
                 && durable >= segment.named_generation + 2
             {
-                segment.state = SlotState::Free;
+                segment.state = if segment.is_short {
+                    SlotState::Absent
+                } else {
+                    SlotState::Free
+                };
                 self.cache.drop_segment(index, effects);
                 self.unreadable.retain(|place| place.segment != index);
             }

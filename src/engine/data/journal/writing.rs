@@ -12,7 +12,7 @@ use crate::data::journal::{
     CHECKPOINT_SLOTS, CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead,
     SealedBlock, SlotTask, State, WATERMARK_MS, WriteInFlight, partition_of, partition_slot,
 };
-use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use crate::effect::{Buffers, Effect, Effects, FailCause, FileOp, Severity};
 use crate::ids::{Mono, OpId};
 use crate::input::{FileReply, IoFault};
 use ringpost_wire::checksum::crc32c;
@@ -350,7 +350,8 @@ impl Journal {
     pub(super) fn fail(&mut self, reason: String, effects: &mut Effects) {
         self.state = State::Failed;
         self.sealed.clear();
-        effects.push(Effect::FailStop { reason });
+        let cause = FailCause::Disk;
+        effects.push(Effect::FailStop { cause, reason });
     }
 
     /// Takes the answer of a file effect.
@@ -388,16 +389,36 @@ impl Journal {
     ) {
         match (task, result) {
             (SlotTask::Create(slot), Ok(FileReply::Done)) => {
-                self.table.get_mut(slot).state = SlotState::Free;
+                let mut made = self.table.get_mut(slot);
+                made.state = SlotState::Free;
+                made.is_short = false;
+                drop(made);
                 self.slot_freed();
+                if std::mem::take(&mut self.is_short_of_space) {
+                    effects.push(Effect::Report {
+                        severity: Severity::Info,
+                        text: "the journal has space again".to_owned(),
+                    });
+                }
             }
             (SlotTask::Create(slot), Err(fault)) => {
                 self.table.get_mut(slot).state = SlotState::Absent;
                 self.create_after = Some(now.plus_ms(CREATE_RETRY_MS));
-                effects.push(Effect::Report {
-                    severity: Severity::Warning,
-                    text: format!("journal slot {} not created: {fault:?}", slot.0),
-                });
+                // It is tried again until there is space; once is enough to be told.
+                if !std::mem::replace(&mut self.is_short_of_space, true) {
+                    let why = match fault {
+                        IoFault::NoSpace => "the file system is full".to_owned(),
+                        fault => format!("{fault:?}"),
+                    };
+                    effects.push(Effect::Report {
+                        severity: Severity::Warning,
+                        text: format!(
+                            "journal slot {} cannot be created: {why}; publishes are refused when \
+                             what is spare is full: consume, or free space",
+                            slot.0
+                        ),
+                    });
+                }
             }
             (SlotTask::Remove(slot), Ok(FileReply::Done)) => {
                 self.table.get_mut(slot).state = SlotState::Absent;

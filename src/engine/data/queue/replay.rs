@@ -59,9 +59,11 @@ impl Queue {
     }
 
     /// The same when nothing is delivered any more, in a checkpoint behind the last record: what
-    /// nobody holds was delivered as often as was counted, and needs no mark.
+    /// nobody holds was delivered as often as was counted, and needs no mark. Acks that got no record
+    /// are lost, and what they were for was delivered once more than was counted.
     pub fn encode_last_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
-        if self.unacked + self.pending == 0 {
+        let recorded: u64 = acked.iter().map(SequenceRange::count).sum();
+        if self.unacked == 0 && self.pending == recorded {
             self.encode(0, acked, out);
         } else {
             self.encode_state(acked, out);

@@ -1340,6 +1340,42 @@ fn deliveries_are_counted_over_two_crashes_under_one_mark() {
 }
 
 #[test]
+fn a_good_end_counts_exactly_though_acks_are_on_their_way() {
+    let mut queue = Queue::new(DURABLE);
+    consume(&mut queue, 1, 100);
+    publish(&mut queue, 2, 5);
+    assert_eq!(sequences_taken(&mut queue).len(), 10);
+    let mut acked = Ranges::new();
+    let range = SettleRange { first: 1, last: 4 };
+    let done = queue.settle(ConsumerKey(1), range, Outcome::Ack, &mut acked);
+    done.expect("outstanding");
+    queue.remove_consumer(ConsumerKey(1)).expect("it is there");
+    let restored = |acked: &[SequenceRange]| {
+        let mut state = Vec::new();
+        queue.encode_last_state(acked, &mut state);
+        let mut replay = Replay::decode(DURABLE, &state).expect("as written");
+        for record in 0..2 {
+            let first = QueueSequence(record * 5 + 1);
+            let run = replay.run(first, 5, 320, place(record as u32), Marking::Plain);
+            run.expect("in order");
+        }
+        let mut queue = replay.finish().ok().expect("whole");
+        queue.hold_restored();
+        let mut counts = Vec::new();
+        queue.take_counts(&mut counts);
+        let numbers = |count: &CountRange| {
+            let CountRange { range, deliveries } = *count;
+            (range.first.0, range.last.0, deliveries)
+        };
+        counts.iter().map(numbers).collect::<Vec<_>>()
+    };
+    // What is acked in the checkpoint needs no mark, and the others came back before it.
+    assert_eq!(restored(acked.as_slice()), [(5, 10, 1)]);
+    // Acks of which no record was appended are lost: what they were for was delivered all the same.
+    assert_eq!(restored(&[]), [(1, 4, 1), (5, 10, 2)]);
+}
+
+#[test]
 fn what_was_marked_before_a_crash_counts_as_delivered_and_needs_a_new_mark() {
     let mut replay = Replay::new(DURABLE);
     let at = place(1);

@@ -225,7 +225,7 @@ impl Disk {
                 }
                 Effect::Release { buffer } => pool.release(buffer),
                 Effect::File { op, what } => self.files.push_back((op, what)),
-                Effect::FailStop { reason } => self.fail_stop = Some(reason),
+                Effect::FailStop { reason, .. } => self.fail_stop = Some(reason),
                 Effect::Report { text, .. } => self.reports.push(text),
                 other => panic!("no business of a journal: {other:?}"),
             }

@@ -114,7 +114,10 @@ impl Producer {
         let mut bytes = Vec::new();
         open.write(&mut bytes, FrameHeader::bare(FrameKind::ProducerOpen, 1, 1));
         machine.send(core, conn, &bytes);
-        machine.turn();
+        // Other cores are asked first what they know of it.
+        while machine.received(core, conn).is_empty() {
+            machine.turn();
+        }
         let (_, body, _) = whole(machine.received(core, conn));
         let opened = ProducerOpened::decode(body).expect("it is open");
         machine.received(core, conn).clear();

@@ -307,7 +307,7 @@ impl Place {
                 Effect::Mesh { .. } => {}
                 Effect::Close { conn } => panic!("connection {conn:?} was closed"),
                 Effect::Handover { .. } => panic!("nobody attaches here"),
-                Effect::FailStop { reason } => panic!("{reason}"),
+                Effect::FailStop { reason, .. } => panic!("{reason}"),
                 Effect::Report { severity, text } => {
                     assert!(*severity == Severity::Info, "{text}");
                 }
