@@ -125,7 +125,7 @@ impl Disk for Files {
     }
 
     fn file(&mut self, what: &FileOp) -> Result<(), IoFault> {
-        perform(&self.directory, what).map_err(|error| fault(&error))
+        perform(&self.directory, what, |_| {}).map_err(|error| fault(&error))
     }
 }
 

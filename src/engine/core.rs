@@ -198,6 +198,18 @@ impl Core {
         }
     }
 
+    /// Whether a slot that is being made is needed as soon as it can be had.
+    #[must_use]
+    pub fn is_short_of_slots(&self) -> bool {
+        match &self.stage {
+            Stage::Booting(_) | Stage::Failed => true,
+            Stage::Running(running) => {
+                let flow = &running.flow;
+                flow.is_shutting_down() || flow.journal.is_short_of_slots()
+            }
+        }
+    }
+
     /// Whether a shutdown is complete: everything is on disk.
     #[must_use]
     pub fn is_drained(&self) -> bool {
