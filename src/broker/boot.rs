@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::config::{CoreConfig, Limits};
+use ringpost_engine::core::Core;
 use ringpost_engine::effect::Effects;
+use ringpost_engine::input::Found;
 use ringpost_engine::{FailCause, Mono};
 use ringpost_wire::ids::CoreId;
 

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ringpost_engine::config::META;
 use ringpost_engine::control::catalog::Catalog;
 use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable};
 use ringpost_engine::control::recovery;
-use ringpost_engine::core::META;
 use ringpost_engine::data::journal::record::PARTITION_META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
@@ -125,7 +125,7 @@ impl Disk for Files {
     }
 
     fn file(&mut self, what: &FileOp) -> Result<(), IoFault> {
-        perform(&self.directory, what).map_err(|error| fault(&error))
+        perform(&self.directory, what, |_| {}).map_err(|error| fault(&error))
     }
 }
 

@@ -117,3 +117,12 @@ pub enum Input<'a> {
     /// The broker is going down: refuse new work, settle what is there, write a checkpoint.
     Shutdown,
 }
+
+/// What was found in a core's journal directory.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Every slot file.
+    pub slots: Vec<SlotHead>,
+    /// The content of every checkpoint file.
+    pub checkpoints: Vec<Vec<u8>>,
+}

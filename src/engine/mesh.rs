@@ -1,6 +1,6 @@
 //! What cores say to each other: requests, each answered by exactly one reply. Does not know rings.
 //!
-//! A core has at most [`Limits::requests_per_peer_max`](crate::core::Limits) requests unanswered at
+//! A core has at most [`Limits::requests_per_peer_max`](crate::config::Limits) requests unanswered at
 //! each other core, and the shell's reply lane holds as many, so a reply never waits and a request
 //! lane never overflows (rulings 2). What cannot be sent yet stays with its sender, bounded by the
 //! credit of the producers and consumers it belongs to.

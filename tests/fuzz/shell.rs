@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::config::{CoreConfig, Limits};
+use ringpost_engine::core::Core;
 use ringpost_engine::data::flow::Flow;
 use ringpost_engine::effect::Severity;
+use ringpost_engine::input::Found;
 use ringpost_engine::{
     BufferId, Buffers, ConnId, Effect, Effects, FileOp, FileReply, Input, IoFault, Mono, OpId,
     SlotHead, SlotId,

@@ -1,7 +1,9 @@
 //! The one place that names the engine's core: how the simulator starts it, and how small it makes
 //! it. Does not know worlds.
 
-use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::config::{CoreConfig, Limits};
+use ringpost_engine::core::Core;
+use ringpost_engine::input::Found;
 use ringpost_engine::{Buffers, ConnId, Effects, Input, Mono, SlotHead};
 use ringpost_wire::ids::CoreId;
 

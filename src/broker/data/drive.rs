@@ -261,6 +261,7 @@ impl Drive {
         self.receive(running, now);
         self.step(running, now, Input::TurnEnd);
         self.perform(running);
+        self.store.hurry(running.engine.is_short_of_slots());
         // What has room now is read in a turn of its own; nothing else may call for one.
         let engine = &running.engine;
         running.conns.read_again(|conn| engine.is_read(conn));

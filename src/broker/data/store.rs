@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ringpost_engine::{BufferId, FileOp, FileReply, Input, IoFault, OpId, SlotHead, SlotId};
 
@@ -18,6 +20,11 @@ const HEAD_BYTES: usize = 4096;
 const CHECKPOINT_BYTES_MAX: usize = 1 << 30;
 /// File operations that may wait for the thread.
 const FILE_OPS_MAX: usize = 64;
+/// Of the time in which a segment is made that nothing waits for, the disk is left to others for so
+/// many times as long as it is used.
+const LEFT_TO_OTHERS: u32 = 3;
+/// The longest pause of that: when something begins to wait it is not noticed earlier.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Suffix of slot files.
 const SLOT_SUFFIX: &str = "seg";
 
@@ -36,6 +43,8 @@ pub struct Store {
     files: Vec<Option<SegmentFile>>,
     requests: flume::Sender<(OpId, FileOp)>,
     answers: flume::Receiver<(OpId, Result<(), IoFault>)>,
+    /// Whether something waits for a segment that is being made.
+    hurry: Arc<AtomicBool>,
     /// Operations of the thread that are not answered.
     waiting: usize,
     writes: Vec<Timed>,
@@ -74,12 +83,22 @@ impl Store {
         let listing = Listing { slots, checkpoints };
         let (requests, inbox) = flume::bounded::<(OpId, FileOp)>(FILE_OPS_MAX);
         let (outbox, answers) = flume::bounded(FILE_OPS_MAX);
+        let hurry = Arc::new(AtomicBool::new(true));
+        let is_hurried = hurry.clone();
         let root = directory.to_path_buf();
         let thread = std::thread::Builder::new()
             .name(format!("{name}-files"))
             .spawn(move || {
                 while let Ok((op, what)) = inbox.recv() {
-                    let result = perform(&root, &what).map_err(|error| fault(&error));
+                    let mut since = Instant::now();
+                    let give_way = |_| {
+                        if !is_hurried.load(Ordering::Relaxed) {
+                            let pause = since.elapsed() * LEFT_TO_OTHERS;
+                            std::thread::sleep(pause.min(PAUSE_MAX));
+                        }
+                        since = Instant::now();
+                    };
+                    let result = perform(&root, &what, give_way).map_err(|error| fault(&error));
                     if outbox.send((op, result)).is_err() {
                         return;
                     }
@@ -91,6 +110,7 @@ impl Store {
             files,
             requests,
             answers,
+            hurry,
             waiting: 0,
             writes: Vec::new(),
             write_ns: Vec::new(),
@@ -109,6 +129,12 @@ impl Store {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting == 0 && self.writes.is_empty()
+    }
+
+    /// Says whether something waits for a segment that is being made. If nothing does, making it gives
+    /// way to what is written meanwhile: at full speed it would take most of the disk's time.
+    pub fn hurry(&self, is_waited_for: bool) {
+        self.hurry.store(is_waited_for, Ordering::Relaxed);
     }
 
     /// The next answer of the file thread, as the engine takes it.
@@ -229,6 +255,7 @@ impl Store {
 
     /// Ends the file thread; everything it was asked is done.
     pub fn close(mut self) {
+        self.hurry(true);
         drop(self.requests);
         drop(self.answers);
         if let Some(thread) = self.thread.take() {
@@ -305,15 +332,16 @@ pub fn fault(error: &io::Error) -> IoFault {
     }
 }
 
-/// Performs a file operation on the journal at `root`; durable when it returns.
+/// Performs a file operation on the journal at `root`; durable when it returns. `give_way` is called
+/// between the pieces of a long one, with the bytes written.
 ///
 /// # Errors
 ///
 /// What the file system answers.
-pub fn perform(root: &Path, what: &FileOp) -> io::Result<()> {
+pub fn perform(root: &Path, what: &FileOp, give_way: impl FnMut(u64)) -> io::Result<()> {
     match what {
         FileOp::CreateSlot { slot, bytes } => {
-            disk::create_segment(&slot_path(root, *slot), *bytes, |_| {})
+            disk::create_segment(&slot_path(root, *slot), *bytes, give_way)
         }
         FileOp::RemoveSlot { slot } => {
             disk::unlink(&slot_path(root, *slot))?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::memory::IO_ALIGNMENT;
 
 /// How much [`create_segment`] writes at once.
-pub const ZERO_CHUNK_BYTES: usize = 1 << 20;
+pub const ZERO_CHUNK_BYTES: usize = 256 << 10;
 /// What the name of a file ends with until it is whole.
 const UNFINISHED_SUFFIX: &str = ".tmp";
 /// `statfs` type of tmpfs, where nothing is durable.
@@ -82,7 +82,7 @@ impl AsFd for SegmentFile {
     }
 }
 
-/// A megabyte of zeroes, aligned for direct I/O.
+/// Zeroes, aligned for direct I/O.
 #[repr(align(4096))]
 struct Zeroes([u8; ZERO_CHUNK_BYTES]);
 
@@ -471,7 +471,7 @@ mod tests {
         let mut progress = Vec::new();
         let bytes = ZERO_CHUNK_BYTES as u64 * 2 + IO_ALIGNMENT as u64;
         create_segment(&path, bytes, |written| progress.push(written)).expect("there is room");
-        assert_eq!(progress, [1 << 20, 2 << 20, bytes]);
+        assert_eq!(progress, [256 << 10, 512 << 10, bytes]);
         let contents = fs::read(&path).expect("it exists");
         assert_eq!(contents.len() as u64, bytes);
         assert!(contents.iter().all(|&byte| byte == 0));

@@ -3,22 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ringpost_wire::control::Durability;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId};
 
+use crate::config::{CoreConfig, META};
 use crate::control::catalog::{self, Catalog};
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
-use crate::control::topology::Topology;
-use crate::core::{CoreConfig, Found, META};
-use crate::data::flow::{Flow, QueueState, ReadAhead};
+use crate::control::topology::{Topology, queue_state};
+use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Journal};
-use crate::data::queue::{self, Queue, Ranges, Settings};
+use crate::data::queue::{self, Ranges};
 use crate::data::route::Router;
 use crate::effect::{Buffers, FailCause, Severity};
 use crate::ids::{JournalId, Mono};
-use crate::input::Input;
+use crate::input::{Found, Input};
 use crate::mesh::{MeshMessage, Reply, Request};
 use crate::{Effect, Effects};
 
@@ -326,33 +325,5 @@ fn journal_config(config: &CoreConfig) -> journal::Config {
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,
         ..defaults
-    }
-}
-
-/// An empty queue as it was declared.
-#[must_use]
-pub fn queue_state(queue: &catalog::Queue) -> QueueState {
-    let settings = Settings {
-        durability: queue.durability,
-        messages_max: queue.messages_max,
-        bytes_max: queue.bytes_max,
-    };
-    QueueState {
-        id: queue.id,
-        tenant: queue.tenant,
-        partition: PartitionId(queue.partition.0),
-        durable: queue.durability == Durability::Durable,
-        damaged: false,
-        queue: Queue::new(settings),
-        waits_for: 0,
-        appended: VecDeque::new(),
-        awake: false,
-        settled: Ranges::default(),
-        settling: false,
-        counting: false,
-        counts: Vec::new(),
-        counts_upto: None,
-        mark_due: None,
-        ahead: ReadAhead::default(),
     }
 }

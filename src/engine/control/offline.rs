@@ -13,10 +13,10 @@ use std::ops::Range;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, envelope, padded};
 
-use crate::control::boot::queue_state;
 use crate::control::catalog::Catalog;
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
+use crate::control::topology::queue_state;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
@@ -414,7 +414,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     }
     for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
         let mut bytes = Vec::new();
-        let catalog = (CoreId(core as u16) == crate::core::META).then_some(&catalog);
+        let catalog = (CoreId(core as u16) == crate::config::META).then_some(&catalog);
         let (acked, moment) = (std::iter::empty(), state::Moment::Last);
         state::encode(catalog, &target.dedup, queues, acked, moment, &mut bytes);
         checkpoint::begin(

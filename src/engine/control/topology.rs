@@ -20,9 +20,10 @@ use ringpost_wire::ids::{CoreId, QueueId, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::Effects;
-use crate::control::catalog::{Catalog, Change, Plan, QueueUse, Request as Asked};
-use crate::core::META;
-use crate::data::flow::{Flow, Waiter};
+use crate::config::META;
+use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
+use crate::data::flow::{Flow, QueueState, Waiter};
+use crate::data::queue::Settings;
 use crate::effect::Buffers;
 use crate::ids::ConnId;
 use crate::mesh::{ChangeRequest, Changed, QueueFigures, Reply, Request};
@@ -477,7 +478,7 @@ impl Topology {
             .expect("every core applies every change in the same order");
         match change {
             Change::QueueCreated(queue) => {
-                flow.add_queue(super::boot::queue_state(queue));
+                flow.add_queue(queue_state(queue));
                 0
             }
             Change::QueueDeleted { id, .. } => flow.delete_queue(*id, effects),
@@ -866,4 +867,15 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
         },
         _ => return Err(Code::UnexpectedFrame),
     })
+}
+
+/// An empty queue as it was declared.
+#[must_use]
+pub fn queue_state(queue: &catalog::Queue) -> QueueState {
+    let settings = Settings {
+        durability: queue.durability,
+        messages_max: queue.messages_max,
+        bytes_max: queue.bytes_max,
+    };
+    QueueState::new(queue.id, queue.tenant, queue.partition, settings)
 }

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use ringpost_wire::control::write_failure;
+use ringpost_wire::control::{Durability, write_failure};
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
-use crate::core::CoreConfig;
+use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
@@ -17,7 +17,7 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
-use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange};
+use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange, Settings};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
@@ -65,6 +65,31 @@ pub struct QueueState {
     pub mark_due: Option<QueueSequence>,
     /// What was asked for ahead of dispatch, while messages come from disk.
     pub ahead: ReadAhead,
+}
+
+impl QueueState {
+    /// A queue without messages and consumers.
+    #[must_use]
+    pub fn new(id: QueueId, tenant: TenantId, partition: PartitionId, settings: Settings) -> Self {
+        Self {
+            id,
+            tenant,
+            partition,
+            durable: settings.durability == Durability::Durable,
+            damaged: false,
+            queue: Queue::new(settings),
+            waits_for: 0,
+            appended: VecDeque::new(),
+            awake: false,
+            settled: Ranges::default(),
+            settling: false,
+            counting: false,
+            counts: Vec::new(),
+            counts_upto: None,
+            mark_due: None,
+            ahead: ReadAhead::default(),
+        }
+    }
 }
 
 /// Windows that a queue asked for before it needs them, in the order in which it will.

@@ -851,6 +851,13 @@ impl Journal {
             || self.is_full()
     }
 
+    /// Whether publishes will soon wait for a slot: a file that is being made for one shall be done as
+    /// fast as the disk can. Otherwise it shall leave the disk to what is written.
+    #[must_use]
+    pub fn is_short_of_slots(&self) -> bool {
+        self.table.count(SlotState::Free) <= RESERVE_SLOTS + 1
+    }
+
     fn is_full(&self) -> bool {
         let count = self.table.len() - self.table.count(SlotState::Absent);
         count >= self.config.slots_max as usize

@@ -49,7 +49,7 @@ pub struct Arriving {
 }
 
 /// A large message on its way in. Its pieces are kept until it is whole, so that it takes its place
-/// in its queues at once and a slow sender holds nobody up; [`crate::core::Limits`] bounds them.
+/// in its queues at once and a slow sender holds nobody up; [`crate::config::Limits`] bounds them.
 #[derive(Debug)]
 pub struct Assembly {
     /// Whole message in bytes.

@@ -8,7 +8,7 @@ use ringpost_wire::{
     CHANNELS_MAX, Code, FRAME_BYTES_MAX, FrameHeader, FrameKind, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN,
 };
 
-use crate::core::CoreConfig;
+use crate::config::CoreConfig;
 use crate::ids::{ConnId, Mono};
 
 /// A channel of a connection.

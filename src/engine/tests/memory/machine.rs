@@ -6,8 +6,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use ringpost_engine::core::{Core, CoreConfig, Found, Limits};
+use ringpost_engine::config::{CoreConfig, Limits};
+use ringpost_engine::core::Core;
 use ringpost_engine::effect::{Buffers, Effect, Effects, FileOp, Severity};
+use ringpost_engine::input::Found;
 use ringpost_engine::input::{FileReply, Input};
 use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{BufferId, ConnId, Mono, OpId};
