@@ -455,8 +455,8 @@ fn engine_config(
             // A few that stand still shall not take it all.
             unsent_bytes_max: defaults
                 .unsent_bytes_max
-                .min(u32::try_from(core_budget.send_buffers.bytes() / 64).unwrap_or(u32::MAX)),
-            unsent_bytes_total: core_budget.send_buffers.bytes(),
+                .min(u32::try_from(core_budget.unsent_bytes() / 64).unwrap_or(u32::MAX)),
+            unsent_bytes_total: core_budget.unsent_bytes(),
             // Half of a core's parcels are for publishes, half for deliveries.
             parcel_bytes_max: parcel_bytes_max(core_budget, cores),
             // A quarter of the buffers may be taken by volatile queues; of the rest, which is block

@@ -24,7 +24,7 @@ pub const RECEIVE_SLAB_BYTES: u32 = 512 << 10;
 pub const PARCEL_BYTES: u32 = 256 << 10;
 /// The hold for publishes that wait is counted in pieces of this many bytes: a frame at its largest.
 pub const HOLD_BYTES: u32 = 256 << 10;
-/// Bytes that a consumer which does not keep up may have copied out of the block cache.
+/// Bytes that connections do not take are counted in pieces of this many.
 pub const SEND_BUFFER_BYTES: u32 = 64 << 10;
 /// Bytes of a connection that is idle: partial frame (at most 4 KiB), session, socket bookkeeping.
 pub const CONNECTION_BYTES: u32 = 6 << 10;
@@ -102,7 +102,7 @@ pub struct CoreBudget {
     pub large: Pool,
     /// Parcels to other cores, of [`PARCEL_BYTES`]; none on a single core.
     pub parcels: Pool,
-    /// Copies for consumers that do not keep up, of [`SEND_BUFFER_BYTES`].
+    /// What connections do not take, and the copies of it, of [`SEND_BUFFER_BYTES`].
     pub send_buffers: Pool,
     /// Index of ready and unsettled messages.
     pub index: Pool,
@@ -113,6 +113,13 @@ pub struct CoreBudget {
 }
 
 impl CoreBudget {
+    /// Bytes that all connections of the core may be behind before nobody is offered anything: what
+    /// is copied of it takes somewhat more, since a copy goes when its last byte is sent.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> u64 {
+        self.send_buffers.bytes() / 5 * 4
+    }
+
     /// Most messages whose place the index can hold.
     #[must_use]
     pub fn index_messages_max(&self) -> u64 {
@@ -223,8 +230,9 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
             parcels,
             parcel_weight,
         ),
-        // For connections that do not keep up, and for those that do within a turn.
-        want("send buffers", SEND_BUFFER_BYTES, 64, 6),
+        // For connections that do not keep up, and for those that do within a turn: 4 MiB of them,
+        // and a quarter more for copies of which a part is sent.
+        want("send buffers", SEND_BUFFER_BYTES, 80, 6),
         // 131,072 messages; beyond it publishes find no credit.
         want("message index", INDEX_PAGE_BYTES, 64, 40),
         // 1 MiB: some ten thousand bindings.

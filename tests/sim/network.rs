@@ -54,6 +54,8 @@ pub struct Link {
     pub up_scheduled: bool,
     /// Something is scheduled that moves `kernel`.
     pub give_scheduled: bool,
+    /// Something is scheduled that copies `down`.
+    pub copy_scheduled: bool,
     /// The client does not read before this time.
     pub paused_until: u64,
     /// Bytes that arrived and are not a whole frame.
@@ -78,6 +80,7 @@ impl Link {
             up: VecDeque::new(),
             up_scheduled: false,
             give_scheduled: false,
+            copy_scheduled: false,
             paused_until: 0,
             partial: Vec::new(),
             is_deaf: false,
@@ -133,21 +136,28 @@ impl Link {
         Arrived::Frames(core::mem::replace(&mut self.partial, rest))
     }
 
-    /// Copies what the kernel has no room for out of the buffers of a core.
-    pub fn unpin(&mut self, core: usize, pool: &mut Pool) {
+    /// Copies what the kernel has no room for out of the buffers that it is in.
+    pub fn copy_out(&mut self, pools: &mut [Option<Pool>]) {
         for (_, chunk) in &mut self.down {
             if let Chunk::Buffer {
-                core: holder,
+                core,
                 buffer,
                 range,
             } = chunk
-                && *holder == core
+                && let Some(pool) = &mut pools[*core]
             {
                 let bytes = pool.shell_bytes(*buffer, range.clone()).to_vec();
                 pool.unhold(*buffer);
                 *chunk = Chunk::Bytes(bytes);
             }
         }
+    }
+
+    /// Whether buffers are held for what the kernel has no room for.
+    #[must_use]
+    pub fn holds_buffers(&self) -> bool {
+        let mut chunks = self.down.iter();
+        chunks.any(|(_, chunk)| matches!(chunk, Chunk::Buffer { .. }))
     }
 
     /// Whether what is left of arrived bytes should be looked at again.

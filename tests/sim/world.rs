@@ -13,9 +13,7 @@ use ringpost_check::{Event, Kind, Verdict};
 use ringpost_engine::data::session::Handover;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{
-    BufferId, Buffers, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId,
-};
+use ringpost_engine::{BufferId, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId};
 use ringpost_wire::Code;
 use ringpost_wire::ids::CoreId;
 
@@ -38,9 +36,11 @@ const BUSY_MAX: u64 = 10 * SECOND;
 const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 /// Happenings after which a busy world calms down.
 const BUSY_HAPPENINGS_MAX: u64 = 200_000;
-/// Virtual time in which a calm world must have answered everything, or have drained.
 /// Bytes of one receive.
 const RECEIVE_BYTES: u64 = 256 << 10;
+/// How long a connection may hold buffers that the kernel does not take, as in the shell.
+const COPY_AFTER: u64 = 10 * MS;
+/// Virtual time in which a calm world must have answered everything, or have drained.
 const CALM_MAX: u64 = 100 * SECOND;
 /// Happenings after which a calm world counts as spinning.
 const HAPPENINGS_MAX: u64 = 1_500_000;
@@ -78,6 +78,10 @@ enum Happening {
     },
     Give {
         link: u64,
+    },
+    CopyOut {
+        link: u64,
+        life: u32,
     },
     Act {
         client: usize,
@@ -351,7 +355,9 @@ impl World {
                 life,
             } if life == self.life => self.mesh_arrives(from, to, is_reply),
             Happening::Adopt { link, life } if life == self.life => self.adopt(link),
+            Happening::CopyOut { link, life } if life == self.life => self.copy_out(link),
             Happening::Turn { .. }
+            | Happening::CopyOut { .. }
             | Happening::Deadline { .. }
             | Happening::Disk { .. }
             | Happening::Mesh { .. }
@@ -715,13 +721,20 @@ impl World {
         if let Some(slot) = self.cores.get_mut(core) {
             slot.effects = effects;
         }
-        // As the shell does: those who do not read keep no memory from those who do.
-        let few = Engine::memory(&self.scene.plan).1 / 2;
-        if let Some(Some(pool)) = self.pools.get_mut(core)
-            && pool.available() < few
-        {
-            for link in self.links.values_mut() {
-                link.unpin(core, pool);
+    }
+
+    /// As the shell does: those who do not read keep no memory from those who do, beyond a while.
+    fn copy_out(&mut self, id: u64) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.copy_scheduled = false;
+        if link.holds_buffers() {
+            self.scene.marks.hit("shell copies out");
+            link.copy_out(&mut self.pools);
+            // The engine may wait for a buffer.
+            for core in 0..self.cores.len() {
+                self.give_input(core, Waiting::Tick);
             }
         }
     }
@@ -764,6 +777,7 @@ impl World {
                     let entry = self.links.get_mut(&link).expect("it was found");
                     entry.send_buffer(pool, buffer, range);
                     self.take(link);
+                    self.schedule_copy(link);
                 }
             }
             Effect::Close { conn } => self.close(core, conn),
@@ -1123,6 +1137,18 @@ impl World {
             _ if is_closed => {}
             Arrived::Frames(bytes) => self.give_input(core, Waiting::Frames(conn, bytes)),
             Arrived::Malformed(code) => self.give_input(core, Waiting::Malformed(conn, code)),
+        }
+    }
+
+    /// What the kernel does not take for some time is copied.
+    fn schedule_copy(&mut self, id: u64) {
+        if let Some(link) = self.links.get_mut(&id)
+            && !link.copy_scheduled
+            && link.holds_buffers()
+        {
+            link.copy_scheduled = true;
+            let life = self.life;
+            self.at(COPY_AFTER, Happening::CopyOut { link: id, life });
         }
     }
 
