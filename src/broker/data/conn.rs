@@ -473,8 +473,10 @@ impl Conns {
         if self.crowded.is_empty() {
             return silent;
         }
-        let begun = |conn: &&Box<Conn>| is_long(&conn.partial);
-        for conn in self.conns.iter().flatten().filter(begun) {
+        for conn in self.conns.iter().flatten() {
+            if !is_long(&conn.partial) {
+                continue;
+            }
             let late = conn.part_heard.plus(PART_PATIENCE);
             if late <= now {
                 silent.push(conn.id);
