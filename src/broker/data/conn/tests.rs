@@ -89,7 +89,7 @@ fn what_a_socket_does_not_take_is_copied_out_after_ten_milliseconds() {
         assert_eq!(conns.next_deadline(), None);
 
         // The peer reads at last, and finds every byte.
-        let (say, said) = mpsc::channel();
+        let (say, said) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let mut bytes = vec![0; offered];
             let read = peer.read_exact(&mut bytes);
@@ -184,6 +184,40 @@ fn a_copy_is_as_long_as_what_is_left_and_goes_with_it() {
 }
 
 #[test]
+fn who_found_no_room_for_a_copy_gets_it_when_there_is_some() {
+    on_core(|mut core| async move {
+        let mut pool = BufferPool::new(2, SLICE).expect("there is address space");
+        let mut conns = Conns::new(ConnLimits {
+            copied_bytes_max: 2 * SLICE as usize,
+            ..ROOMY
+        });
+        let start = Monotonic::now();
+        let [first, second] = [(); 2].map(|()| {
+            let (id, peer) = connect(&mut conns, &mut core);
+            let buffer = buffer(&mut pool);
+            stall(&mut conns, id, buffer, start, &mut pool);
+            // More than one slice and at most two: one of them finds room, both do not.
+            conns.send_buffer(id, buffer, 0..SLICE, &mut pool);
+            conns.flush(start, &[], &mut pool, |_, _| {});
+            pool.release(buffer);
+            (id, buffer, peer)
+        });
+        let due = start.plus(COPY_AFTER);
+        conns.copy_out(due, &mut pool);
+        assert_eq!(pool.references(first.1), 0);
+        assert_eq!(pool.references(second.1), 2);
+        assert_eq!(conns.next_deadline(), None, "nobody is woken for nothing");
+        conns.copy_out(due.plus(LINGER), &mut pool);
+        assert_eq!(pool.references(second.1), 2);
+        conns.drop_gone(first.0, &mut pool);
+        conns.copy_out(due, &mut pool);
+        assert_eq!(pool.free_count(), 2);
+        assert!(conns.copied_bytes > SLICE as usize);
+        assert!(!conns.cut_longest_pinning(&mut pool), "it holds nothing");
+    });
+}
+
+#[test]
 fn without_room_for_copies_who_holds_longest_is_cut_off() {
     on_core(|mut core| async move {
         let mut pool = BufferPool::new(2, SLICE).expect("there is address space");
@@ -206,6 +240,7 @@ fn without_room_for_copies_who_holds_longest_is_cut_off() {
         );
         conns.copy_out(start.plus(COPY_AFTER * 2), &mut pool);
         assert_eq!(pool.free_count(), 0);
+        assert_eq!(conns.next_deadline(), None, "nobody is woken for nothing");
         for (number, (id, buffer, _)) in peers.iter().enumerate() {
             assert!(conns.cut_longest_pinning(&mut pool));
             assert!(conns.take_freed());
