@@ -424,6 +424,8 @@ impl Drive {
 
     fn accept(&mut self, running: &mut Running, now: Mono) {
         let Some(listener) = &self.listener else {
+            // It was closed in the turn that heard of them: nobody is let in any more.
+            running.arrivals = Arrivals::None;
             return;
         };
         for _ in 0..ACCEPTS_PER_TURN_MAX {
