@@ -23,6 +23,9 @@ fn survives(cores: u16, ending: Ending) -> Report {
         producers: 5,
         seed: u64::from(cores),
         ending,
+        until: None,
+        tails: None,
+        flips: 0,
     };
     match run(&plan) {
         Ok(report) => {

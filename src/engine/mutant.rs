@@ -81,7 +81,7 @@ mutants! {
     HashNeedsAWord = "hash-needs-a-word";
     /// What was routed before is routed so again, though bindings have changed.
     StaleRoute = "stale-route";
-    /// A producer of an older epoch may publish where a newer one has (Kafka KIP-890).
+    /// A producer of an older epoch may publish where a newer one has (Kafka KIP 890).
     OlderEpochPasses = "older-epoch-passes";
     /// What producers have stored is forgotten by a restart.
     DedupForgottenAtRestart = "dedup-forgotten-at-restart";

@@ -74,7 +74,10 @@ pub fn drain_what_serves(shared: &Shared, address: &str) -> Outcome<Vec<QueueNo>
                     FrameKind::ConsumerClosed | FrameKind::Failed
                 );
                 if is_end && frame.failure().0 == Code::QueueDamaged {
-                    refusing.push(consumer.queue());
+                    let queue = consumer.queue();
+                    refusing.push(queue);
+                    // It gives nothing more, and says so.
+                    history.record([Event::Dropped { queue }]);
                     continue;
                 }
                 consumer.take(&frame, &mut link, history)?;

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`kill`] | cycles of SIGKILL under load and during recovery, or of SIGTERM |
+//! | [`rot`] | torn writes at the end of a journal, and bits that rot |
 //! | [`broker`], [`tool`] | the program as a process, and other programs |
 //! | [`scene`], [`worker`], [`producer`], [`consumer`], [`drain`], [`link`] | the load, by the wire alone |
 //! | [`history`], [`offline`] | what was done, seen and found |
@@ -24,6 +25,7 @@ pub mod link;
 pub mod offline;
 pub mod producer;
 pub mod random;
+pub mod rot;
 pub mod scene;
 pub mod tool;
 pub mod worker;

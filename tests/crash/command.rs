@@ -78,6 +78,9 @@ fn run_kill(flags: &Flags, directory: PathBuf) -> Outcome<()> {
         producers: flags.number("producers", 5)? as usize,
         seed: flags.number("seed", 1)?,
         ending: kill::Ending::Kill,
+        until: None,
+        tails: None,
+        flips: 0,
     };
     println!("{}", kill::run(&plan)?);
     Ok(())
