@@ -545,3 +545,37 @@ fn figures_and_log_tell_what_happened() {
         assert!(log.contains(words), "{words:?} is not in {log}");
     }
 }
+
+#[test]
+fn a_machine_is_proved() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments = ["prove", ".", "--cycles", "3", "--flips", "2", "--json"];
+    let output = ringpost(directory.path(), &arguments)
+        .output()
+        .expect("runs");
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["lost"], 0);
+    for count in ["confirmed_durable", "acks_confirmed", "torn_writes"] {
+        assert!(found[count].as_u64() > Some(0), "{count}: {found}");
+    }
+    assert_eq!(
+        found["kills"]
+            .as_u64()
+            .zip(found["good_ends"].as_u64())
+            .map(|(kills, ends)| kills + ends),
+        Some(3)
+    );
+    let flips = found["flipped_bits"].as_object().expect("an object");
+    let flips: u64 = flips.values().filter_map(serde_json::Value::as_u64).sum();
+    assert_eq!(flips, 6);
+    let left = std::fs::read_dir(directory.path()).expect("a directory");
+    assert_eq!(left.count(), 0, "it takes its data with it");
+}
+
+#[test]
+fn prove_needs_a_directory() {
+    fails(&["prove", "/nowhere"], 5, &["/nowhere", "choose another"]);
+    fails(&["prove", ".", "--cores", "0"], 2, &["--cores"]);
+}

@@ -2,7 +2,7 @@
 //! `cargo test --test kill`; `RINGPOST_KILL_CYCLES=500` makes it long. A kill leaves the page
 //! cache and the drive alone, so this proves recovery, not that confirmed bytes were synced.
 
-use ringpost_crash::kill::{Ending, Plan, Report, run};
+use ringpost_prove::kill::{Ending, Plan, Report, run};
 
 /// Cycles of one run, unless asked otherwise.
 const CYCLES: u32 = 13;
@@ -23,6 +23,9 @@ fn survives(cores: u16, ending: Ending) -> Report {
         producers: 5,
         seed: u64::from(cores),
         ending,
+        until: None,
+        tails: None,
+        flips: 0,
     };
     match run(&plan) {
         Ok(report) => {

@@ -16,6 +16,7 @@ mod link;
 mod man;
 mod message;
 mod output;
+mod prove;
 mod r#pub;
 mod queue;
 mod repair;
@@ -67,6 +68,7 @@ enum Command {
     Tenant(tenant::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Prove(prove::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Completions(completions::Args),
@@ -153,6 +155,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Prove(args) => prove::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Completions(args) => completions::run(args),

@@ -9,6 +9,7 @@ use ringpost_engine::config::META;
 use ringpost_engine::control::catalog::Catalog;
 use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable};
 use ringpost_engine::control::recovery;
+use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
 use ringpost_engine::data::journal::record::PARTITION_META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
@@ -304,6 +305,47 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         }
     }
     Ok(survey)
+}
+
+/// Where the journals of a directory end: the file of each one's last block, and the offset behind
+/// it. A journal without a block is left out.
+///
+/// # Errors
+/// The directory cannot be read, or a broker uses it.
+pub fn tails(directory: &Path) -> Result<Vec<(PathBuf, u64)>, OfflineError> {
+    let (_lock, identity) = claim(directory)?;
+    let mut tails = Vec::new();
+    for core in 0..identity.cores {
+        let journal = identity.journal_directory(core);
+        let unreadable = |error| OfflineError::Unreadable {
+            directory: journal.clone(),
+            error,
+        };
+        let (heads, _) = listed(&identity, core)?;
+        let mut last: Option<(BlockSequence, PathBuf, u64)> = None;
+        for head in heads {
+            let path = slot_path(&journal, head.slot);
+            let content = disk::read_file(&path, identity.segment_bytes as usize);
+            let content = content.map_err(unreadable)?;
+            let mut at = 0;
+            // Blocks of one life of the slot follow each other.
+            let mut number = None;
+            while let Some(block) = content.get(at..).and_then(BlockHeader::decode)
+                && *number.get_or_insert(block.segment_number) == block.segment_number
+                && block.journal_uuid == journal_config(&identity, core).journal_uuid
+            {
+                at += block.bytes() as usize;
+                if last
+                    .as_ref()
+                    .is_none_or(|(sequence, ..)| *sequence < block.sequence)
+                {
+                    last = Some((block.sequence, path.clone(), at as u64));
+                }
+            }
+        }
+        tails.extend(last.map(|(_, path, end)| (path, end)));
+    }
+    Ok(tails)
 }
 
 /// Reads every message that a start would find and gives it to `each`, queue by queue. Writes

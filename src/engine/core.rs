@@ -316,8 +316,9 @@ impl Running {
         if last {
             flow.abandon(effects);
         }
-        if !flow.failed && !flow.is_in_pieces() && (last || checkpoint::is_due(&flow.journal, now))
-        {
+        // Nothing may come behind the last one: any other says what may have been delivered.
+        let is_due = !self.checkpointed && checkpoint::is_due(&flow.journal, now);
+        if !flow.failed && !flow.is_in_pieces() && (last || is_due) {
             self.checkpointed |= last;
             let catalog = (flow.config.core == META).then(|| self.topology.appended());
             let mut bytes = Vec::new();

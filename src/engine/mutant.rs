@@ -63,6 +63,44 @@ mutants! {
     PurgeOfDamaged = "purge-of-damaged";
     /// Of several arguments with one name all count, not the first (once shipped here).
     RepeatedArguments = "repeated-arguments";
+    /// Refused is said though another core could not tell whether it took it (once shipped here).
+    RefusedThoughUnsure = "refused-though-unsure";
+    /// A segment is used again while a checkpoint on disk names it (RabbitMQ ra #589).
+    EarlyReuse = "early-reuse";
+    /// A moved message counts as moved before its new place is synced.
+    MovedBeforeSync = "moved-before-sync";
+    /// A checkpoint is written before the blocks that it covers are synced (BookKeeper #3329).
+    CheckpointBeforeSync = "checkpoint-before-sync";
+    /// A message that came back is offered as if it had never been delivered.
+    CountForgotten = "count-forgotten";
+    /// A message that came back is offered before its delivery count is synced (once shipped here).
+    CountBeforeSync = "count-before-sync";
+    /// A queue's limit counts what is ready only.
+    LimitWithoutUnacked = "limit-without-unacked";
+    /// `#` stands for one word or more.
+    HashNeedsAWord = "hash-needs-a-word";
+    /// What was routed before is routed so again, though bindings have changed.
+    StaleRoute = "stale-route";
+    /// A producer of an older epoch may publish where a newer one has (Kafka KIP 890).
+    OlderEpochPasses = "older-epoch-passes";
+    /// What producers have stored is forgotten by a restart.
+    DedupForgottenAtRestart = "dedup-forgotten-at-restart";
+    /// Below the window everything is new.
+    BelowTheWindowIsNew = "below-the-window-is-new";
+    /// A publish to other cores waits for one of them too few.
+    FanOutOneShort = "fan-out-one-short";
+    /// Another core says that it has a publish before it has synced it.
+    ForwardedBeforeSync = "forwarded-before-sync";
+    /// A large message of which pieces are missing is kept by recovery.
+    IncompleteKept = "incomplete-kept";
+    /// A cumulative settle takes the next delivery too.
+    SettleOneMore = "settle-one-more";
+    /// A consumer gets one message more than its credit.
+    CreditOneMore = "credit-one-more";
+    /// A purge is not recorded.
+    PurgeNotRecorded = "purge-not-recorded";
+    /// Of two blocks for one place in the chain the abandoned one is taken (Iggy #3946).
+    AbandonedBlockTaken = "abandoned-block-taken";
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost";
 }

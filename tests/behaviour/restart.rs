@@ -226,6 +226,32 @@ fn recycled_segments_keep_what_is_live() {
     assert_eq!(payloads(&all), expected);
 }
 
+/// A checkpoint that only frees segments, behind the last one, must not take it back.
+#[test]
+fn a_good_end_counts_exactly_though_segments_have_just_died() {
+    let mut broker = Broker::start(1, &[]);
+    for round in 0..4_u32 {
+        let mut wire = Wire::open(&broker);
+        wire.declare(&queue_on(b"q", 0));
+        let mut producer = wire.producer(1, Level::Durable);
+        let payload = filler(u64::from(round), 100_000);
+        // Three segments, of which the acks are the last thing that happens.
+        for _ in 0..13 {
+            let parts: Vec<_> = (0..10).map(|_| to_queue(b"q", &payload)).collect();
+            producer.confirm(&mut wire, &parts);
+        }
+        wire.consume(2, &consumer(b"q", 1_000));
+        let left = u64::from(round > 0);
+        let all = wire.deliveries(2, 130 + left as usize);
+        if round > 0 {
+            assert_eq!((all[0].count, all[1].count), (1, 0), "round {round}");
+        }
+        // All but the last.
+        wire.settle_surely(2, 0, &[(0, 129 + left)]);
+        broker.restart();
+    }
+}
+
 /// P-11: clients are told, and what they had not heard of is stored or not, but never half.
 #[test]
 fn a_shutdown_under_load() {

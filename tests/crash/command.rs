@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ringpost_crash::file_system::Kind;
-use ringpost_crash::{Outcome, faults, images, kill};
+use ringpost_crash::{faults, images};
+use ringpost_prove::{Outcome, kill};
 
 const USAGE: &str = "\
 usage: ringpost-crash kill    [--cycles N] [--cores N] [--producers N]
@@ -77,6 +78,9 @@ fn run_kill(flags: &Flags, directory: PathBuf) -> Outcome<()> {
         producers: flags.number("producers", 5)? as usize,
         seed: flags.number("seed", 1)?,
         ending: kill::Ending::Kill,
+        until: None,
+        tails: None,
+        flips: 0,
     };
     println!("{}", kill::run(&plan)?);
     Ok(())

@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::Outcome;
 use crate::fuse::{Channel, Errno, Request};
-use crate::random::Random;
-use crate::tool;
 use crate::volume::Volume;
+use ringpost_prove::Outcome;
+use ringpost_prove::random::Random;
+use ringpost_prove::tool;
 
 /// What a crash may tear a write into.
 const SECTOR_BYTES: usize = 512;
@@ -211,7 +211,7 @@ impl Device {
 
     /// Entries so far, as a clock that never goes back.
     #[must_use]
-    pub fn clock(&self) -> crate::history::Clock {
+    pub fn clock(&self) -> ringpost_prove::history::Clock {
         let shared = Arc::clone(&self.shared);
         Box::new(move || shared.position.load(Ordering::Acquire))
     }

@@ -23,21 +23,21 @@ use std::time::{Duration, Instant};
 use ringpost_check::{Event, Level};
 use ringpost_wire::{Code, FrameKind};
 
-use crate::Outcome;
-use crate::broker::{Broker, Program};
-use crate::consumer::{Consumer, Habit};
 use crate::device::{Device, Faults};
-use crate::drain::drain;
 use crate::file_system::{Kind, Mounted};
-use crate::history::{History, judge, write};
-use crate::kill::{self, wait_for_events};
-use crate::link::Link;
-use crate::producer::Producer;
-use crate::random::Random;
-use crate::scene::{Scene, Volatile};
-use crate::tool;
 use crate::volume::Volume;
-use crate::worker::{Crew, Load, Shared};
+use ringpost_prove::Outcome;
+use ringpost_prove::broker::{Broker, Program};
+use ringpost_prove::consumer::{Consumer, Habit};
+use ringpost_prove::drain::drain;
+use ringpost_prove::history::{History, judge, write};
+use ringpost_prove::kill::{self, wait_for_events};
+use ringpost_prove::link::Link;
+use ringpost_prove::producer::Producer;
+use ringpost_prove::random::Random;
+use ringpost_prove::scene::{Scene, Volatile};
+use ringpost_prove::tool;
+use ringpost_prove::worker::{Crew, Load, Shared};
 
 /// Producers of a load.
 const PRODUCERS: usize = 4;

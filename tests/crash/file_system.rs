@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Outcome;
-use crate::tool;
+use ringpost_prove::Outcome;
+use ringpost_prove::tool;
 
 /// A kind of file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

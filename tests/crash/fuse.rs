@@ -10,8 +10,8 @@ use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::Outcome;
-use crate::tool;
+use ringpost_prove::Outcome;
+use ringpost_prove::tool;
 
 /// Most bytes of one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;

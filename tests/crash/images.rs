@@ -19,20 +19,20 @@ use std::time::{Duration, Instant};
 
 use ringpost_check::{Event, Level};
 
-use crate::Outcome;
-use crate::broker::Program;
 use crate::device::{Device, Log};
-use crate::drain::drain;
 use crate::file_system::{Kind, Mounted};
-use crate::history::{History, judge, write};
-use crate::kill::{self, wait_for_events};
-use crate::link::Link;
-use crate::offline::{deliver, messages};
-use crate::random::Random;
-use crate::scene::{Scene, Volatile};
-use crate::tool;
 use crate::volume::Volume;
-use crate::worker::{Crew, Shared};
+use ringpost_prove::Outcome;
+use ringpost_prove::broker::Program;
+use ringpost_prove::drain::drain;
+use ringpost_prove::history::{History, judge, write};
+use ringpost_prove::kill::{self, wait_for_events};
+use ringpost_prove::link::Link;
+use ringpost_prove::offline::{deliver, messages};
+use ringpost_prove::random::Random;
+use ringpost_prove::scene::{Scene, Volatile};
+use ringpost_prove::tool;
+use ringpost_prove::worker::{Crew, Shared};
 
 /// Most images of one recording.
 const IMAGES_PER_RECORDING: usize = 60;

@@ -1,10 +1,9 @@
-//! The real broker, started, loaded, killed and started again, and its history judged by
-//! `ringpost-check`. Does not know the broker's insides: only its command line, its log and the
-//! wire.
+//! The real broker over disks that lose power or fail, under the load of `ringpost-prove`, and its
+//! history judged by `ringpost-check`. Does not know the broker's insides.
 //!
 //! | module | what it does to the broker |
 //! |---|---|
-//! | [`kill`] | SIGKILL under load and during recovery, SIGTERM under load; needs nothing |
+//! | `ringpost_prove::kill` | SIGKILL under load and during recovery, SIGTERM under load; needs nothing |
 //! | [`images`] | power cuts at any write of a disk, made up afterwards; needs root, FUSE and loop devices |
 //! | [`faults`] | a disk that fails, hangs, lies or is full, and a file system that stops; needs the same |
 //!
@@ -20,24 +19,9 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-pub mod broker;
-pub mod consumer;
 pub mod device;
-pub mod drain;
 pub mod faults;
 pub mod file_system;
 pub mod fuse;
-pub mod history;
 pub mod images;
-pub mod kill;
-pub mod link;
-pub mod offline;
-pub mod producer;
-pub mod random;
-pub mod scene;
-pub mod tool;
 pub mod volume;
-pub mod worker;
-
-/// What a run of this crate ends with if it cannot go on or something is wrong: a text for people.
-pub type Outcome<T> = Result<T, String>;

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::Outcome;
+use ringpost_prove::Outcome;
 
 /// Bytes that are copied together.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -103,7 +103,7 @@ fn split(position: u64) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use ringpost_prove::random::Random;
 
     #[test]
     fn a_copy_does_not_see_later_writes() {

@@ -165,7 +165,7 @@ impl Compactor {
 
     fn report_durable(&mut self, journal: &mut Journal, relocate: &mut impl Relocate) {
         while let Some(pending) = self.pending.front()
-            && pending.block <= journal.durable_block()
+            && (pending.block <= journal.durable_block() || crate::mutant!(MovedBeforeSync))
         {
             let moved = pending.moved;
             self.pending.pop_front();

@@ -1401,7 +1401,7 @@ impl Recovery {
                     .seen
                     .last()
                     .is_some_and(|last| last + 1 == pieces.count);
-            if !is_whole {
+            if !is_whole && !crate::mutant!(IncompleteKept) {
                 replay.incomplete(queue, sequence);
             }
         }

@@ -224,12 +224,14 @@ impl recovery::Replay for Restore {
         self.note("a run", head.queue, result);
         let first = head.producer_sequence.0;
         let last = first + u64::from(head.count).saturating_sub(1);
-        self.dedup.store(
-            head.producer,
-            head.producer_epoch,
-            head.queue,
-            (first, last),
-        );
+        if !crate::mutant!(DedupForgottenAtRestart) {
+            self.dedup.store(
+                head.producer,
+                head.producer_epoch,
+                head.queue,
+                (first, last),
+            );
+        }
     }
 
     fn fragment(&mut self, head: &RecordHead, body: &[u8], place: Place) {

@@ -59,7 +59,10 @@ impl Window {
         if sequence > self.highest {
             Seen::New
         } else if self.highest - sequence >= WINDOW {
-            Seen::TooOld
+            match crate::mutant!(BelowTheWindowIsNew) {
+                true => Seen::New,
+                false => Seen::TooOld,
+            }
         } else {
             let (word, bit) = Self::slot(sequence);
             if self.bits[word] & bit == 0 {
@@ -235,7 +238,9 @@ impl Dedup {
     #[must_use]
     pub fn judge(&self, producer: ProducerId, epoch: u32, queue: QueueId, sequence: u64) -> Seen {
         match self.window((producer.0, queue.0)) {
-            Some(window) if epoch < window.epoch => Seen::Fenced,
+            Some(window) if epoch < window.epoch && !crate::mutant!(OlderEpochPasses) => {
+                Seen::Fenced
+            }
             Some(window) => window.judge(sequence),
             None if epoch < self.epochs.of(producer) => Seen::Fenced,
             None => Seen::New,

@@ -752,6 +752,9 @@ impl Flow {
         }
         //= P-69
         let purged = state.queue.purge(&mut state.settled);
+        if crate::mutant!(PurgeNotRecorded) {
+            state.settled.clear();
+        }
         if !state.settled.is_empty() && !state.settling {
             state.settling = true;
             self.settling.push(id);

@@ -360,7 +360,7 @@ impl Producer {
                 span.stored = true;
             }
             Err(code) => {
-                span.stored |= code == Code::Indeterminate;
+                span.stored |= code == Code::Indeterminate && !crate::mutant!(RefusedThoughUnsure);
                 span.kept = 0;
                 span.failed = span.failed.or(Some(code));
             }
@@ -400,7 +400,8 @@ impl Producer {
         // First what may be confirmed, then what is at rest: at level volatile a confirm is earlier.
         for span in self.spans.iter().skip(self.confirmed) {
             let early = self.level != Level::Durable && span.level != Level::Durable;
-            if span.waits > 0 || (span.block > durable && !early) {
+            let is_waiting = span.waits > u32::from(crate::mutant!(FanOutOneShort));
+            if is_waiting || (span.block > durable && !early) {
                 break;
             }
             self.confirmed += 1;

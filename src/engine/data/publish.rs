@@ -659,7 +659,7 @@ impl Flow {
     pub(crate) fn answer_forwarded(&mut self, effects: &mut Effects) {
         let durable = self.journal.durable_block().0;
         while let Some((block, _)) = self.forwarded.front() {
-            if *block > durable && !self.failed {
+            if *block > durable && !self.failed && !crate::mutant!(ForwardedBeforeSync) {
                 break;
             }
             let (block, waits) = self.forwarded.pop_front().expect("it was just looked at");
@@ -673,7 +673,8 @@ impl Flow {
         waits: ForwardedPublish,
         effects: &mut Effects,
     ) {
-        let (outcome, taken) = if block > self.journal.durable_block().0 {
+        let is_unsure = block > self.journal.durable_block().0;
+        let (outcome, taken) = if is_unsure && !crate::mutant!(ForwardedBeforeSync) {
             (Err(Code::Indeterminate), 0)
         } else {
             (waits.outcome, waits.taken)

@@ -322,8 +322,12 @@ impl Queue {
 
     /// Whether so many messages and padded bytes more would pass a limit.
     #[must_use]
-    pub const fn would_overflow(&self, count: u32, bytes: u64) -> bool {
-        let messages = self.ready + self.unacked + count as u64;
+    pub fn would_overflow(&self, count: u32, bytes: u64) -> bool {
+        let unacked = match crate::mutant!(LimitWithoutUnacked) {
+            true => 0,
+            false => self.unacked,
+        };
+        let messages = self.ready + unacked + u64::from(count);
         let bytes = self.bytes + bytes;
         (self.settings.messages_max > 0 && messages > self.settings.messages_max)
             || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
@@ -666,7 +670,11 @@ impl Queue {
         let last = span.last().min(run.last()).min(end);
         let offer = self.offer(slot, turn, run, span.first, last, self.returned_walked);
         Offer {
-            delivery_count: span.deliveries,
+            delivery_count: if crate::mutant!(CountForgotten) {
+                0
+            } else {
+                span.deliveries
+            },
             source: Source::Returned,
             ..offer
         }
@@ -1166,7 +1174,7 @@ impl Spans {
 }
 
 fn give_back(returned: &mut ReturnedSet, span: Returned, hold: bool) {
-    if hold {
+    if hold && !crate::mutant!(CountBeforeSync) {
         returned.hold(span);
     } else {
         returned.insert(span);

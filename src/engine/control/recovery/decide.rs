@@ -106,8 +106,13 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                 .copied()
                 .filter(is_chained)
                 .max_by_key(|index| {
+                    let incarnation = seen[*index].header.incarnation;
                     (
-                        seen[*index].header.incarnation,
+                        if crate::mutant!(AbandonedBlockTaken) {
+                            u32::MAX - incarnation
+                        } else {
+                            incarnation
+                        },
                         seen[*index].content.is_good(),
                     )
                 })

@@ -475,7 +475,8 @@ impl Journal {
         let Some(pending) = &mut self.checkpoints.pending else {
             return;
         };
-        if pending.op.is_some() || pending.after > durable {
+        let is_synced = pending.after <= durable || crate::mutant!(CheckpointBeforeSync);
+        if pending.op.is_some() || !is_synced {
             return;
         }
         pending.op = Some(next_op);

@@ -74,6 +74,7 @@ impl Consumer {
             .messages
             .saturating_sub(outstanding)
             .saturating_add(self.granted)
+            .saturating_add(u32::from(crate::mutant!(CreditOneMore)))
     }
 
     /// Bytes it may take now.

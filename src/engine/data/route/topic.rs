@@ -133,7 +133,10 @@ impl Trie {
             }
             node.mark = self.mark;
             set.push(index);
-            index = node.hash;
+            index = match crate::mutant!(HashNeedsAWord) {
+                true => NONE,
+                false => node.hash,
+            };
         }
     }
 

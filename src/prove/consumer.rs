@@ -107,6 +107,12 @@ impl Consumer {
         self.number
     }
 
+    /// Its queue.
+    #[must_use]
+    pub fn queue(&self) -> QueueNo {
+        self.queue
+    }
+
     /// Deliveries so far.
     #[must_use]
     pub fn delivered(&self) -> u64 {

@@ -93,7 +93,7 @@ impl Link {
             heartbeat_ms: 0,
             message_bytes_max: 0,
             tenant: b"",
-            client: b"ringpost-crash",
+            client: b"ringpost-prove",
         };
         link.send(&hello, FrameHeader::bare(FrameKind::Hello, 0, 0));
         let answer = link.wait(|frame| frame.header.channel == 0)?;

@@ -1,6 +1,6 @@
-//! Kills the broker under load, during recovery and politely, reads what it left and starts it
-//! again. Does not know devices: what a kill leaves is what the page cache and the drive have, so
-//! this tests recovery, not durability.
+//! Kills the broker under load, during recovery and politely, reads what it left, lets bytes of it
+//! tear and rot if asked to, and starts it again. Does not know devices: what a kill leaves is what
+//! the page cache and the drive have, so this tests recovery, not durability.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::history::{History, judge, write};
 use crate::link::Link;
 use crate::offline::{deliver, messages};
 use crate::random::Random;
+use crate::rot::{self, Rot, Tails};
 use crate::scene::{Scene, Volatile};
 use crate::worker::{Crew, Load, Shared};
 
@@ -32,12 +33,18 @@ pub struct Plan {
     pub cores: u16,
     /// Kills under load.
     pub cycles: u32,
+    /// When no further cycle is begun.
+    pub until: Option<Instant>,
     /// Producers, each with a connection and some consumers.
     pub producers: usize,
     /// Plans the run.
     pub seed: u64,
     /// How the broker is ended.
     pub ending: Ending,
+    /// Says where journals end, if writes there shall be torn.
+    pub tails: Option<Tails>,
+    /// Bits that rot after each good end, each in a copy.
+    pub flips: u32,
 }
 
 /// How the broker is ended.
@@ -60,15 +67,33 @@ pub struct Report {
     pub kills_in_recovery: u32,
     /// SIGTERMs.
     pub terminations: u32,
+    /// Journals that ended with a torn write.
+    pub tears: u32,
+    /// Bits that rotted without harm, over which queues refused service, and over which the broker
+    /// did not start.
+    pub flips: [u32; 3],
 }
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} kills under load, {} in recovery, {} SIGTERMs; {}",
-            self.kills, self.kills_in_recovery, self.terminations, self.verdict
-        )
+            "{} kills under load, {} in recovery, {} SIGTERMs; ",
+            self.kills, self.kills_in_recovery, self.terminations
+        )?;
+        if self.tears > 0 {
+            write!(f, "{} torn writes; ", self.tears)?;
+        }
+        if self.flips != [0; 3] {
+            let [harmless, refused, not_started] = self.flips;
+            write!(
+                f,
+                "{} flipped bits: {harmless} harmless, {refused} named and refused by their queues, \
+                 {not_started} by the start; ",
+                harmless + refused + not_started
+            )?;
+        }
+        write!(f, "{}", self.verdict)
     }
 }
 
@@ -77,12 +102,20 @@ impl std::fmt::Display for Report {
 /// # Errors
 /// What went wrong, and where the history and the broker's log are.
 pub fn run(plan: &Plan) -> Outcome<Report> {
+    run_and_tell(plan, &mut |_, _| {})
+}
+
+/// The same; tells after each cycle how far it is, with the events so far.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_and_tell(plan: &Plan, tell: &mut dyn FnMut(&Report, usize)) -> Outcome<Report> {
     let volatile = match plan.ending {
         Ending::Kill => Volatile::Allow,
         Ending::Terminate => Volatile::Avoid,
     };
     let shared = Shared::new(History::default(), Scene::new(volatile));
-    let outcome = Run::new(plan, &shared).run();
+    let outcome = Run::new(plan, &shared).run(tell);
     let events = shared.history.all();
     let history = plan.directory.join("history.txt");
     let verdict = judge(&events);
@@ -125,12 +158,17 @@ impl<'a> Run<'a> {
                 kills: 0,
                 kills_in_recovery: 0,
                 terminations: 0,
+                tears: 0,
+                flips: [0; 3],
             },
         }
     }
 
-    fn run(mut self) -> Outcome<Report> {
+    fn run(mut self, tell: &mut dyn FnMut(&Report, usize)) -> Outcome<Report> {
         for _ in 0..self.plan.cycles {
+            if self.plan.until.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
             self.kill_in_recovery()?;
             let mut broker = self.start()?;
             let publishes_max = self.random.between(100, 1_500);
@@ -147,12 +185,16 @@ impl<'a> Run<'a> {
                 load.join(&mut self.crew)?;
             }
             if self.plan.ending == Ending::Kill {
-                self.shared.history.record([Event::Crash]);
-                let restarted = self.shared.scene.restarted();
-                self.shared.history.record(restarted);
+                self.ended();
                 self.read_without_a_broker()?;
             }
             waited?;
+            if let Some(tails) = self.plan.tails {
+                let data = &self.program.data;
+                self.report.tears += rot::tear(tails, data, &mut self.random)?;
+            }
+            self.rot()?;
+            tell(&self.report, self.shared.history.len());
         }
         let broker = self.start()?;
         drain(self.shared, broker.address())?;
@@ -171,6 +213,13 @@ impl<'a> Run<'a> {
         Ok(broker)
     }
 
+    /// What is volatile is gone.
+    fn ended(&self) {
+        self.shared.history.record([Event::Crash]);
+        let restarted = self.shared.scene.restarted();
+        self.shared.history.record(restarted);
+    }
+
     /// What `ringpost verify` finds must be what a start would, which nobody has told yet.
     fn read_without_a_broker(&self) -> Outcome<()> {
         let found = messages(&self.program, &self.plan.directory)?;
@@ -181,6 +230,27 @@ impl<'a> Run<'a> {
             true => Ok(()),
             false => Err(format!("without a broker: {verdict}")),
         }
+    }
+
+    /// Lets bits rot in copies of what a good end leaves. What a kill leaves has an end that is in
+    /// doubt: there, rot cannot be told from a torn write.
+    fn rot(&mut self) -> Outcome<()> {
+        if self.plan.flips == 0 {
+            return Ok(());
+        }
+        self.start()?.terminate()?;
+        self.ended();
+        for _ in 0..self.plan.flips {
+            let directory = &self.plan.directory;
+            let rot = rot::flip(&self.program, self.shared, directory, &mut self.random)?;
+            let place = match rot {
+                Rot::Harmless => 0,
+                Rot::Refused => 1,
+                Rot::NotStarted => 2,
+            };
+            self.report.flips[place] += 1;
+        }
+        Ok(())
     }
 
     fn kill_in_recovery(&mut self) -> Outcome<()> {

@@ -84,6 +84,20 @@ impl Program {
     /// # Errors
     /// The program cannot be run, or ends instead.
     pub fn start(&self) -> Outcome<Broker> {
+        match self.start_or_status()? {
+            Started::Serving(broker) => Ok(broker),
+            Started::Ended(status) => Err(format!(
+                "the broker did not start ({status}): {}",
+                last_words(&self.log)
+            )),
+        }
+    }
+
+    /// The same where it may rightly end instead.
+    ///
+    /// # Errors
+    /// The program cannot be run, or does not say whether it serves.
+    pub fn start_or_status(&self) -> Outcome<Started> {
         let mut broker = self.spawn()?;
         let line = broker.first_line()?;
         let addresses = line
@@ -94,13 +108,27 @@ impl Program {
             });
         let Some((clients, admin)) = addresses else {
             let status = broker.child.wait();
-            return Err(format!(
-                "the broker did not start ({status:?}): {}",
-                broker.last_words()
-            ));
+            let status = status.map_err(|error| format!("cannot wait for the broker: {error}"))?;
+            return Ok(Started::Ended(status));
         };
         (broker.clients, broker.admin) = (clients.to_owned(), admin.to_owned());
-        Ok(broker)
+        Ok(Started::Serving(broker))
+    }
+
+    /// Runs `ringpost verify` on its data; how that ended.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn verify(&self) -> Outcome<ExitStatus> {
+        Command::new(&self.path)
+            .arg("verify")
+            .arg("--data-dir")
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(|error| format!("cannot run {}: {error}", self.path.display()))
     }
 
     /// The whole log of all starts.
@@ -110,6 +138,15 @@ impl Program {
     pub fn log_text(&self) -> Outcome<String> {
         read_text(&self.log)
     }
+}
+
+/// What came of a start.
+#[derive(Debug)]
+pub enum Started {
+    /// It serves.
+    Serving(Broker),
+    /// It has ended instead.
+    Ended(ExitStatus),
 }
 
 /// A file as text.
@@ -247,11 +284,8 @@ impl Broker {
         }
     }
 
-    /// The end of its log.
     fn last_words(&self) -> String {
-        let text = read_text(&self.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
+        last_words(&self.log)
     }
 
     /// Gets a page of the admin port: status code and content.
@@ -287,4 +321,11 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The end of a log.
+fn last_words(log: &Path) -> String {
+    let text = read_text(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
 }

@@ -1,8 +1,8 @@
 //! Takes everything out of every queue, so that what is missing is known to be missing. Does not
 //! judge.
 
-use ringpost_check::Event;
-use ringpost_wire::FrameKind;
+use ringpost_check::{Event, QueueNo};
+use ringpost_wire::{Code, FrameKind};
 
 use crate::Outcome;
 use crate::consumer::{Consumer, Habit};
@@ -20,6 +20,21 @@ const QUIET_ROUNDS_MAX: u32 = 200;
 /// # Errors
 /// A queue says that it holds messages and does not give them, or the broker is gone.
 pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
+    let refusing = drain_what_serves(shared, address)?;
+    match refusing.first() {
+        None => Ok(()),
+        Some(queue) => Err(format!(
+            "{} refuses service over damage that nobody made",
+            shared.scene.queue_name(*queue)
+        )),
+    }
+}
+
+/// The same where something is damaged. Says which queues refuse service because of it.
+///
+/// # Errors
+/// As [`drain`].
+pub fn drain_what_serves(shared: &Shared, address: &str) -> Outcome<Vec<QueueNo>> {
     let history = &shared.history;
     let mut admin = Link::open(address)?;
     let mut link = Link::open(address)?;
@@ -43,6 +58,7 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
             )
         })
         .collect();
+    let mut refusing: Vec<QueueNo> = Vec::new();
     let mut quiet_looks = 0;
     let mut quiet_rounds = 0;
     let left = loop {
@@ -53,6 +69,17 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
                 let place = usize::from(frame.header.channel).checked_sub(1);
                 let consumer = place.and_then(|place| consumers.get_mut(place));
                 let consumer = consumer.ok_or("a frame on no channel")?;
+                let is_end = matches!(
+                    frame.header.kind,
+                    FrameKind::ConsumerClosed | FrameKind::Failed
+                );
+                if is_end && frame.failure().0 == Code::QueueDamaged {
+                    let queue = consumer.queue();
+                    refusing.push(queue);
+                    // It gives nothing more, and says so.
+                    history.record([Event::Dropped { queue }]);
+                    continue;
+                }
                 consumer.take(&frame, &mut link, history)?;
                 continue;
             }
@@ -62,14 +89,15 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
             continue;
         }
         let mut left = Vec::new();
-        for queue in &queues {
+        for queue in queues.iter().filter(|queue| !refusing.contains(queue)) {
             let name = shared.scene.queue_name(*queue);
             let (ready, unacked) = admin.inspect(name)?;
             if (ready, unacked) != (0, 0) {
                 left.push(format!("{name}: {ready} ready, {unacked} unacked"));
             }
         }
-        let is_settled = consumers.iter().all(Consumer::is_settled);
+        let serves = |consumer: &&Consumer| !refusing.contains(&consumer.queue());
+        let is_settled = consumers.iter().filter(serves).all(Consumer::is_settled);
         quiet_rounds += 1;
         if (left.is_empty() && is_settled) || quiet_rounds > QUIET_ROUNDS_MAX {
             if !is_settled {
@@ -83,5 +111,5 @@ pub fn drain(shared: &Shared, address: &str) -> Outcome<()> {
         return Err(format!("the queues do not drain: {}", left.join("; ")));
     }
     history.record([Event::End]);
-    Ok(())
+    Ok(refusing)
 }
