@@ -355,7 +355,7 @@ fn change(disk: &mut Disk, input: &mut Input<'_>) -> bool {
             if let Some(slot) = slots.get(usize::from(input.byte()) % slots.len().max(1)) {
                 let file = disk.slots[slot].clone();
                 disk.slots
-                    .insert(SlotId(u32::from(input.byte() % 32)), file);
+                    .insert(SlotId(u32::from(input.byte()) % 32), file);
             }
             false
         }
@@ -377,7 +377,8 @@ fn change(disk: &mut Disk, input: &mut Input<'_>) -> bool {
         }
         Change::CheckpointLose => {
             let which = input.byte();
-            let (lost, kept) = (usize::from(which % 2), usize::from((which + 1) % 2));
+            let lost = usize::from(which % 2);
+            let kept = 1 - lost;
             disk.checkpoints[lost] = match which & 2 {
                 0 => None,
                 _ => disk.checkpoints[kept].clone(),

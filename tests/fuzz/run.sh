@@ -23,11 +23,19 @@ build() {
     for tool in cargo rustc c++; do
         command -v "$tool" >/dev/null || { echo "missing: $tool"; return 1; }
     done
-    # What nightly's cargo-fuzz passes. RUSTC_BOOTSTRAP lets the stable compiler take -Z.
+    # What nightly's cargo-fuzz passes; RUSTC_BOOTSTRAP lets the stable compiler take -Z. Coverage is
+    # counted in this workspace only: the crates around it would only slow the fuzzer down.
+    mkdir -p "$dir"
+    cat >"$dir/counted" <<'SH'
+#!/bin/sh
+exec "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+SH
+    chmod +x "$dir/counted"
     RUSTC_BOOTSTRAP=1 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$dir" \
-    RUSTFLAGS="-Zsanitizer=address -Cforce-frame-pointers=yes -Cpasses=sancov-module \
--Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
--Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares" \
+    RUSTC_WORKSPACE_WRAPPER="$dir/counted" \
+    RUSTFLAGS="-Zsanitizer=address -Cforce-frame-pointers=yes" \
         cargo build --profile sim --target "$triple" --package ringpost --package ringpost-fuzz \
         --features ringpost-fuzz/libfuzzer --bin ringpost --bin ringpost-fuzz
 }
