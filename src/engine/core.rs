@@ -112,6 +112,16 @@ impl Core {
         }
     }
 
+    /// Whether something comes back to its queue later: another core has not answered, or delivery
+    /// counts are not durable yet.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.flow.is_returning(),
+            Stage::Booting(_) | Stage::Failed => false,
+        }
+    }
+
     /// The flow of messages, once the core runs: for figures and for tests.
     #[must_use]
     pub const fn flow(&self) -> Option<&Flow> {

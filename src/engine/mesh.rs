@@ -12,7 +12,7 @@ use crate::data::dedup::Known;
 use crate::ids::ConnId;
 
 /// A message between two cores.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum MeshMessage {
     /// Asks for something; answered by one [`MeshMessage::Reply`] with the same number.
     Request {
@@ -39,7 +39,7 @@ impl MeshMessage {
 }
 
 /// Messages of one producer for queues of one other core.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RemotePublish {
     /// The producer.
     pub producer: ProducerId,
@@ -58,7 +58,7 @@ pub struct RemotePublish {
 }
 
 /// What one core asks of another.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Request {
     /// Take these messages; answered when they are as durable as their queues.
     Publish(Box<RemotePublish>),
@@ -176,7 +176,7 @@ pub enum Request {
 }
 
 /// A topology request on its way to the meta core.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ChangeRequest {
     /// Tenant of the connection that asks.
     pub tenant: ringpost_wire::ids::TenantId,
@@ -210,7 +210,7 @@ pub struct QueueFigures {
 }
 
 /// Answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Reply {
     /// To `Publish`: how it ended, and the bytes back for reuse.
     Published {
@@ -287,6 +287,12 @@ impl<W> Peer<W> {
     pub fn ask(&mut self, effects: &mut crate::Effects, request: Request, waiter: W) {
         self.outbox.push_back((request, waiter));
         self.flush(effects);
+    }
+
+    /// Whether nothing is unanswered, nor waits to be asked.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.free.len() == self.waiting.len() && self.outbox.is_empty()
     }
 
     /// Sends what there is room for.

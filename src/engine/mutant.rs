@@ -59,6 +59,8 @@ mutants! {
     RefusedThoughStored = "refused-though-stored";
     /// A settle is confirmed though the journal had no room for its record (once shipped here).
     SettledWithoutRoom = "settled-without-room";
+    /// After the journal has failed, settles are confirmed at once (once shipped here).
+    SettledAfterFailure = "settled-after-failure";
     /// A queue with a damaged range is purged like any other (once shipped here).
     PurgeOfDamaged = "purge-of-damaged";
     /// Of several arguments with one name all count, not the first (once shipped here).

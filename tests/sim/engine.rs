@@ -136,6 +136,12 @@ impl Engine {
         self.0.is_running()
     }
 
+    /// Whether something comes back to its queue later.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        self.0.is_returning()
+    }
+
     /// Whether its journal has failed, or could not be recovered.
     #[must_use]
     pub fn has_failed(&self) -> bool {

@@ -154,6 +154,8 @@ pub struct Scene {
     /// Queues of consumers without acks that are gone, though the owner of the queue may not know:
     /// it goes on sending, and what it sends is settled.
     swallowing: Vec<(u64, QueueNo)>,
+    /// Publishes that will have no answer and may still be under way, since when.
+    unanswered: Vec<(u64, MessageId)>,
     queue_next: u32,
     consumer_next: u32,
     queue_settings: Vec<(Durability, bool)>,
@@ -181,6 +183,7 @@ impl Scene {
             producers: Vec::new(),
             open_changes: Vec::new(),
             swallowing: Vec::new(),
+            unanswered: Vec::new(),
             queue_next: 0,
             consumer_next: 0,
             queue_settings: Vec::new(),
@@ -254,6 +257,7 @@ impl Scene {
 
     /// A publish goes out, for the first time or again.
     pub fn sent(&mut self, message: MessageId, routed: Routed) {
+        self.unanswered.retain(|(_, left)| *left != message);
         self.in_flight.insert(message, routed);
         self.route(message);
     }
@@ -321,7 +325,14 @@ impl Scene {
         })
     }
 
-    /// Nothing of this producer is in flight any more.
+    /// A publish will have no answer. Its frame may still be under way, so it is routed as the
+    /// topology changes until that is out of the question.
+    pub fn left_unanswered(&mut self, message: MessageId) {
+        self.event(Event::Unknown { message });
+        self.unanswered.push((self.now, message));
+    }
+
+    /// Nothing of this producer will be answered any more.
     pub fn forget_producer(&mut self, producer: u64) {
         let range = MessageId {
             producer,
@@ -330,7 +341,10 @@ impl Scene {
             producer,
             sequence: u64::MAX,
         };
-        let gone: Vec<MessageId> = self.in_flight.range(range).map(|(id, _)| *id).collect();
+        let in_flight = self.in_flight.range(range).map(|(id, _)| *id);
+        let is_left =
+            |message: &MessageId| !self.unanswered.iter().any(|(_, left)| left == message);
+        let gone: Vec<MessageId> = in_flight.filter(is_left).collect();
         for message in gone {
             self.in_flight.remove(&message);
         }
@@ -361,6 +375,9 @@ impl Scene {
             .collect();
         for message in affected {
             self.route(message);
+            if self.unanswered.iter().any(|(_, left)| *left == message) {
+                self.event(Event::Unknown { message });
+            }
         }
         true
     }
@@ -376,7 +393,8 @@ impl Scene {
         self.swallowing.push((self.now, queue));
     }
 
-    /// Ends changes without an answer, and the doubt about consumers without acks, that were left open before `until`.
+    /// Ends changes and publishes without an answer, and the doubt about consumers without acks, that
+    /// were left open before `until`.
     pub fn end_open_changes(&mut self, until: u64) {
         let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.open_changes)
             .into_iter()
@@ -392,6 +410,13 @@ impl Scene {
         self.swallowing = young;
         for (_, queue) in old {
             self.event(Event::Dropped { queue });
+        }
+        let (old, young): (Vec<_>, Vec<_>) = core::mem::take(&mut self.unanswered)
+            .into_iter()
+            .partition(|(left, _)| *left < until);
+        self.unanswered = young;
+        for (_, message) in old {
+            self.in_flight.remove(&message);
         }
     }
 

@@ -1395,6 +1395,9 @@ impl World {
                 // when the world calmed down takes its inputs late.
                 let is_idle = self.cores.iter().all(|core| core.waiting.is_empty())
                     && self.mesh.values().all(VecDeque::is_empty);
+                // A disk that hung holds up requests between cores, consumers to be closed among them;
+                // and what came back is offered when its delivery counts are on the disk.
+                let is_idle = is_idle && !self.cores.iter().any(|core| core.engine.is_returning());
                 if is_idle && now > self.mesh_busy_at + 300 * MS {
                     self.begin_draining();
                 }

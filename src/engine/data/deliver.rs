@@ -767,6 +767,24 @@ impl Flow {
         self.finish_consumer(key, 0, code, reason, effects);
     }
 
+    /// Ends the consumers of all durable queues: the journal has failed, so nothing is delivered any
+    /// more, and what they settle is not recorded.
+    pub(crate) fn end_durable_consumers(&mut self, effects: &mut Effects) {
+        if crate::mutant!(SettledAfterFailure) {
+            return;
+        }
+        let keys: Vec<u64> = self.sinks.keys().collect();
+        for key in keys {
+            let queue = self.sinks.get(key).map(|sink| sink.queue);
+            let state = queue.and_then(|queue| self.queues.get(queue));
+            if state.is_some_and(|state| state.durable) {
+                self.stats.refusals.add(Code::JournalFailed, 1);
+                let reason = subscribe_text(Code::JournalFailed);
+                self.finish_consumer(key, 0, Code::JournalFailed, reason, effects);
+            }
+        }
+    }
+
     fn finish_consumer(
         &mut self,
         key: u64,
@@ -863,14 +881,18 @@ impl Flow {
             let durable = state.is_some_and(|state| state.durable);
             // What the journal had no room for is in no block yet, and tried again.
             let is_left = state.is_some_and(|state| state.settling);
+            if durable && self.failed && !crate::mutant!(SettledAfterFailure) {
+                // It is in no journal, and its consumer has ended.
+                return false;
+            }
             if durable && is_left && !crate::mutant!(SettledWithoutRoom) {
-                return !self.failed;
+                return true;
             }
             // A requeue of what was never recorded waits for nothing.
             let is_at_rest = self.journal.open_block() <= self.journal.durable_block();
             if !durable || is_at_rest || crate::mutant!(SettledBeforeSync) {
                 self.settled(key, sequence, effects);
-            } else if !self.failed {
+            } else {
                 self.settle_waits
                     .push_back((self.journal.open_block().0, key, sequence));
             }

@@ -517,6 +517,13 @@ impl Flow {
             && self.underway.is_none()
     }
 
+    /// Whether something comes back to its queue later: consumers that are to be closed on other
+    /// cores, or messages of which the delivery counts are not durable yet.
+    pub(crate) fn is_returning(&self) -> bool {
+        let is_held = !self.failed && self.queues.iter().any(|state| state.queue.is_holding());
+        is_held || self.peers.iter().any(|peer| !peer.is_idle())
+    }
+
     /// Whether the shutdown has begun.
     pub(crate) const fn is_shutting_down(&self) -> bool {
         self.shut_down.is_some()
@@ -983,6 +990,7 @@ impl Flow {
         self.mark_waits.clear();
         self.count_waits.clear();
         self.answer_forwarded(effects);
+        self.end_durable_consumers(effects);
     }
 }
 

@@ -105,12 +105,10 @@ impl Producer {
         for publish in &mut self.kept {
             if publish.fate == Fate::Waiting {
                 publish.fate = Fate::Unknown;
-                let message = MessageId {
+                scene.left_unanswered(MessageId {
                     producer: self.id,
                     sequence: publish.sequence,
-                };
-                scene.event(Event::Unknown { message });
-                scene.settled(message);
+                });
             }
         }
         self.pieces_sent = 0;
