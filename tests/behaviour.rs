@@ -18,6 +18,7 @@
 //! | `stalled.rs` | P-41: consumers that do not read |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
 //! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
+//! | `twin.rs` | the engines decide by nothing but their inputs: recorded and repeated |
 //! | `client.rs` | the same broker through the client crate |
 //!
 //! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
@@ -56,6 +57,8 @@ mod routing;
 mod stalled;
 #[path = "behaviour/topology.rs"]
 mod topology;
+#[path = "behaviour/twin.rs"]
+mod twin;
 #[path = "behaviour/wire.rs"]
 mod wire;
 

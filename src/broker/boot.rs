@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost_engine::config::{CoreConfig, Limits};
-use ringpost_engine::core::Core;
 use ringpost_engine::effect::Effects;
 use ringpost_engine::input::Found;
 use ringpost_engine::{FailCause, Mono};
@@ -22,6 +21,7 @@ use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
 use crate::data::conn::ConnLimits;
 use crate::data::drive::{CoreMail, Drive, Failure, Reporter};
+use crate::data::engine::{Engine, Recording};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::store::Store;
 use crate::rt::disk::{self, DirectIo, DirectoryLock};
@@ -145,6 +145,18 @@ impl Running {
 /// # Errors
 /// What the machine, the settings or the data directory lack.
 pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
+    start_recorded(config, log, None)
+}
+
+/// The same; everything that the engines are given and want goes to `record`, which slows them down.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_recorded(
+    config: Config,
+    log: Option<&Log>,
+    record: Option<flume::Sender<Recording>>,
+) -> Result<Running, BootError> {
     let cpus = probe_cpus();
     let budget = Budget::derive(Demand::of(&config, cpus.len()))
         .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
@@ -210,6 +222,7 @@ pub fn start(config: Config, log: Option<&Log>) -> Result<Running, BootError> {
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
+            record: record.clone(),
             report: Box::new(move |severity, text| {
                 if let Some(log) = &log {
                     log.report(severity, text);
@@ -297,6 +310,7 @@ struct Parts {
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
+    record: Option<flume::Sender<Recording>>,
     report: Reporter,
     started: flume::Sender<(u16, Result<(), Failure>)>,
 }
@@ -331,7 +345,7 @@ impl Parts {
             checkpoints: listing.checkpoints,
         };
         let buffers_free_min = self.engine.limits.buffers_free_min;
-        let engine = Core::boot(self.engine, found, now);
+        let engine = Engine::boot(self.engine, found, now, self.record);
         let drive = Drive {
             core: self.number,
             poller: runtime.poller,

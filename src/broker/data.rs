@@ -4,6 +4,8 @@
 pub mod buffers;
 pub mod conn;
 pub mod drive;
+pub mod engine;
 pub mod mesh;
 pub mod notices;
 pub mod store;
+pub mod twin;

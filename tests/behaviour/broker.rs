@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use ringpost::boot::{self, BootError, BootErrorKind, Running};
 use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
+use ringpost::data::engine::Recording;
 
 /// A broker that ends with its last user; its directory goes with it.
 pub struct Broker {
@@ -15,22 +16,36 @@ pub struct Broker {
     directory: tempfile::TempDir,
     settings: Vec<(&'static str, String)>,
     cores: u16,
+    record: Option<Record>,
 }
+
+/// Takes what the engines of a broker do.
+pub type Record = flume::Sender<Recording>;
 
 impl Broker {
     /// A broker of its own, in an empty directory.
     pub fn start(cores: u16, settings: &[(&'static str, &str)]) -> Self {
+        Self::launch(cores, settings, None)
+    }
+
+    /// The same; what its engines do in all its lives is recorded.
+    pub fn recorded(cores: u16, settings: &[(&'static str, &str)], record: Record) -> Self {
+        Self::launch(cores, settings, Some(record))
+    }
+
+    fn launch(cores: u16, settings: &[(&'static str, &str)], record: Option<Record>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let settings: Vec<_> = settings
             .iter()
             .map(|(name, text)| (*name, (*text).to_owned()))
             .collect();
-        let running = start(directory.path(), cores, &settings);
+        let running = start(directory.path(), cores, &settings, record.clone());
         Self {
             running: Some(running),
             directory,
             settings,
             cores,
+            record,
         }
     }
 
@@ -68,20 +83,35 @@ impl Broker {
     pub fn restart_on(&mut self, cores: u16) {
         self.stop();
         self.cores = cores;
-        self.running = Some(start(self.directory.path(), cores, &self.settings));
+        self.running = Some(start(
+            self.directory.path(),
+            cores,
+            &self.settings,
+            self.record.clone(),
+        ));
     }
 
     /// Starts again after it was stopped.
     pub fn started(mut self) -> Self {
         assert!(self.running.is_none(), "it was stopped");
-        self.running = Some(start(self.directory.path(), self.cores, &self.settings));
+        self.running = Some(start(
+            self.directory.path(),
+            self.cores,
+            &self.settings,
+            self.record.clone(),
+        ));
         self
     }
 
     /// Why it does not start: something is damaged.
     pub fn refusal(&self) -> String {
         assert!(self.running.is_none(), "it was stopped");
-        let started = try_start(self.directory.path(), self.cores, &self.settings);
+        let started = try_start(
+            self.directory.path(),
+            self.cores,
+            &self.settings,
+            self.record.clone(),
+        );
         match started {
             Ok(_) => panic!("it has started"),
             Err(error) => {
@@ -101,6 +131,7 @@ impl Broker {
             directory,
             settings: self.settings.clone(),
             cores: self.cores,
+            record: None,
         }
     }
 
@@ -161,14 +192,20 @@ pub fn memory_least(cores: u16, connections_max: u32) -> String {
     format!("{}B", Budget::memory_min(&demand))
 }
 
-fn start(directory: &Path, cores: u16, settings: &[(&'static str, String)]) -> Running {
-    try_start(directory, cores, settings).unwrap_or_else(|error| panic!("{error}"))
+fn start(
+    directory: &Path,
+    cores: u16,
+    settings: &[(&'static str, String)],
+    record: Option<Record>,
+) -> Running {
+    try_start(directory, cores, settings, record).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn try_start(
     directory: &Path,
     cores: u16,
     settings: &[(&'static str, String)],
+    record: Option<Record>,
 ) -> Result<Running, BootError> {
     let mut flags = vec![
         ("listen", "127.0.0.1:0".to_owned()),
@@ -191,5 +228,5 @@ fn try_start(
         ..Sources::default()
     };
     let config = Config::resolve(&sources).unwrap_or_else(|errors| panic!("{errors}"));
-    boot::start(config, None)
+    boot::start_recorded(config, None, record)
 }

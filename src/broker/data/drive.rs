@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use ringpost_engine::core::Core;
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
@@ -14,6 +13,7 @@ use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
 use crate::data::conn::{Arrival, ConnLimits, Conns};
+use crate::data::engine::Engine;
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
 use crate::data::notices::Notices;
 use crate::data::store::Store;
@@ -130,7 +130,7 @@ enum Arrivals {
 
 /// The parts that change from turn to turn.
 struct Running {
-    engine: Core,
+    engine: Engine,
     effects: Effects,
     conns: Conns,
     /// Connections whose handover found the lane full.
@@ -153,7 +153,7 @@ struct Running {
 
 impl Drive {
     /// Runs until a shutdown is complete.
-    pub async fn run(mut self, engine: Core, effects: Effects) {
+    pub async fn run(mut self, engine: Engine, effects: Effects) {
         let mut running = Running {
             engine,
             effects,
@@ -513,6 +513,7 @@ impl Drive {
                 break;
             }
             let mut effects = std::mem::take(&mut running.effects);
+            running.engine.performing(&effects, &self.pool);
             let mut answers: Vec<Input<'static>> = Vec::new();
             for effect in effects.list.drain(..) {
                 self.perform_one(running, effect, &effects.bytes, &mut answers);
