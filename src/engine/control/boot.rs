@@ -345,7 +345,7 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         damaged: false,
         queue: Queue::new(settings),
         waits_for: 0,
-        appended: VecDeque::new(),
+        waits_at: 0,
         awake: false,
         settled: Ranges::default(),
         settling: false,
