@@ -40,8 +40,6 @@ const PIECES_AHEAD: usize = 3;
 const WINDOWS_AHEAD: usize = 4;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
-/// Acks of at most so many queues are written in every turn.
-const SETTLING_FEW: usize = 32;
 /// Acks of so many messages are written however short they have waited.
 const SETTLING_MESSAGES_MAX: u64 = 64 * 1024;
 
@@ -872,7 +870,7 @@ impl Flow {
     /// much as their messages do, so they are gathered for as long as that wait may be: then one record
     /// says what each settled in many turns.
     fn are_acks_due(&mut self) -> bool {
-        let is_many = self.settling.len() > SETTLING_FEW
+        let is_many = self.settling.len() > self.config.limits.acks_apart_max as usize
             && self.settling_messages < SETTLING_MESSAGES_MAX
             && self.settle_asks.is_empty()
             && !self.is_settling_urgent
