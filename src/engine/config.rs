@@ -50,6 +50,9 @@ pub struct Limits {
     pub writes_in_flight: u32,
     /// Longest time that acknowledgements alone wait for company in the journal, in ms.
     pub trickle_ms: u64,
+    /// Acknowledgements of at most so many queues are journaled in every turn; those of more are
+    /// gathered for as long as they may wait.
+    pub acks_apart_max: u32,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
 }
@@ -84,6 +87,7 @@ impl Default for Limits {
             slots_max: 1 << 16,
             writes_in_flight: 2,
             trickle_ms: 20,
+            acks_apart_max: 32,
             assembly_bytes_max: 32 << 20,
         }
     }

@@ -220,7 +220,8 @@ impl Running {
         let flow = &self.flow;
         if (!flow.awake.is_empty() && !flow.is_crowded())
             || !flow.dirty_producers.is_empty()
-            || !flow.settling.is_empty()
+            || !flow.forgetting.is_empty()
+            || (!flow.settling.is_empty() && flow.settling_since.is_none())
             || self.topology.wants_turn()
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
@@ -238,7 +239,8 @@ impl Running {
         let is_free = !checkpoint::is_underway(&flow.journal);
         let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
-        [sweep, gets, journal, hold, compactor, last]
+        let acks = flow.acks_deadline();
+        [sweep, gets, journal, hold, compactor, last, acks]
             .into_iter()
             .flatten()
             .min()

@@ -49,6 +49,19 @@ pub fn cut(bytes: &[u8], frame_bytes_max: usize) -> Cut {
     }
 }
 
+/// Length of the frame at the start of `bytes`, if its header says that it is all there and as long as
+/// frames may be. Proves nothing: for those who only hand frames on to who [cuts](cut) them, which tells
+/// what is wrong with those of which this says nothing.
+#[must_use]
+pub fn whole(bytes: &[u8], frame_bytes_max: usize) -> Option<usize> {
+    let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    let is_possible = length >= FRAME_HEADER_BYTES
+        && length.is_multiple_of(ALIGN)
+        && length <= frame_bytes_max.min(FRAME_BYTES_MAX)
+        && length <= bytes.len();
+    is_possible.then_some(length)
+}
+
 /// What of a body its frame's `body_crc` covers (P-5): nothing of a `Publish` and the head of a
 /// `Deliver`, whose messages carry checksums of their own; everything of any other.
 #[must_use]
@@ -122,6 +135,34 @@ mod tests {
                 cut(&bytes[before..], FRAME_BYTES_MAX),
                 Cut::Complete { length: 48, .. }
             ));
+        }
+    }
+
+    #[test]
+    fn whole_frames_are_as_long_as_cut_ones() {
+        let mut bytes = Vec::new();
+        write(
+            &mut bytes,
+            FrameHeader::bare(FrameKind::Get, 3, 9),
+            b"hello",
+        );
+        bytes.extend_from_slice(&[7; 20]);
+        assert_eq!(bytes.len(), 68);
+        for end in 0..bytes.len() {
+            let expected = match cut(&bytes[..end], FRAME_BYTES_MAX) {
+                Cut::Complete { length, .. } => Some(length),
+                Cut::Incomplete { .. } | Cut::Malformed(_) => None,
+            };
+            assert_eq!(whole(&bytes[..end], FRAME_BYTES_MAX), expected);
+        }
+        assert_eq!(whole(&bytes, 47), None);
+        for length in [0u32, 16, 31, 33, 64, 1 << 20, u32::MAX] {
+            let mut wrong = bytes.clone();
+            wrong[..4].copy_from_slice(&length.to_le_bytes());
+            assert_eq!(
+                whole(&wrong, FRAME_BYTES_MAX).map(|whole| whole as u32),
+                (length == 64).then_some(64)
+            );
         }
     }
 

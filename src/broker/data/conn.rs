@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ringpost_engine::{BufferId, ConnId};
+use ringpost_wire::frame::whole;
 use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, cut};
 
 use crate::data::buffers::BufferPool;
@@ -386,17 +387,15 @@ impl Conns {
                 true => FRAME_BYTES_MAX,
                 false => FRAME_BYTES_MAX_HANDSHAKE,
             };
-            match cut(&slab[end..filled], frame_bytes_max) {
-                Cut::Complete { length, .. } => {
-                    conn.greeted = true;
-                    end += length;
-                }
-                Cut::Incomplete { .. } => break,
-                Cut::Malformed(code) => {
+            // The engine cuts them again, and proves them: once is enough.
+            let Some(length) = whole(&slab[end..filled], frame_bytes_max) else {
+                if let Cut::Malformed(code) = cut(&slab[end..filled], frame_bytes_max) {
                     malformed = Some(code);
-                    break;
                 }
-            }
+                break;
+            };
+            conn.greeted = true;
+            end += length;
         }
         let rest = if malformed.is_some() {
             end..end

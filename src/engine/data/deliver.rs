@@ -25,7 +25,7 @@ use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, S
 use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::effect::Buffers;
-use crate::ids::{BufferId, ConnId, Place};
+use crate::ids::{BufferId, ConnId, Mono, Place};
 use crate::mesh::Request;
 use crate::{Effect, Effects};
 
@@ -40,6 +40,8 @@ const PIECES_AHEAD: usize = 3;
 const WINDOWS_AHEAD: usize = 4;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
+/// Acks of so many messages are written however short they have waited.
+const SETTLING_MESSAGES_MAX: u64 = 64 * 1024;
 
 impl Flow {
     /// `ConsumerOpen` (P-40).
@@ -717,10 +719,7 @@ impl Flow {
                 }
             }
         }
-        if !state.settled.is_empty() && !state.settling {
-            state.settling = true;
-            self.settling.push(queue);
-        }
+        self.note_settled(queue, messages);
         if outcome == Outcome::Requeue {
             self.stats.returned += messages;
             self.note_counts(queue);
@@ -854,6 +853,8 @@ impl Flow {
         };
         if state.durable {
             state.counting = true;
+            // The messages are offered again when that is on disk.
+            self.is_settling_urgent = true;
             if !state.settling {
                 state.settling = true;
                 self.settling.push(queue);
@@ -861,13 +862,68 @@ impl Flow {
         }
     }
 
+    /// Puts a queue on the list of those with settled messages, if it has some: so many more.
+    pub(crate) fn note_settled(&mut self, queue: QueueId, messages: u64) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        if state.settled.is_empty() {
+            return;
+        }
+        if state.durable {
+            self.settling_messages += messages;
+        }
+        if !state.settling {
+            state.settling = true;
+            if state.durable {
+                self.settling.push(queue);
+            } else {
+                self.forgetting.push(queue);
+            }
+        }
+    }
+
+    /// Whether acks are to be written now. Those of a few queues are, into the block that is open or
+    /// into one that waits for company itself. A record for each of many queues in every turn would cost as
+    /// much as their messages do, so they are gathered for as long as that wait may be: then one record
+    /// says what each settled in many turns.
+    fn are_acks_due(&mut self) -> bool {
+        let is_many = self.settling.len() > self.config.limits.acks_apart_max as usize
+            && self.settling_messages < SETTLING_MESSAGES_MAX
+            && self.settle_asks.is_empty()
+            && !self.is_settling_urgent
+            && !self.failed
+            && !self.is_shutting_down();
+        if !is_many {
+            return true;
+        }
+        let since = *self.settling_since.get_or_insert(self.now);
+        self.now.ms_since(since) >= self.config.limits.trickle_ms
+    }
+
+    /// When acks that are gathered are due.
+    pub(crate) fn acks_deadline(&self) -> Option<Mono> {
+        let since = self.settling_since?;
+        Some(since.plus_ms(self.config.limits.trickle_ms))
+    }
+
     /// Writes the acks and delivery counts of this turn into the open block.
     pub(crate) fn journal_settled<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
-        let urgency = if self.settle_asks.is_empty() {
-            Urgency::Trickle
-        } else {
-            Urgency::Now
+        let mut forgetting = std::mem::take(&mut self.forgetting);
+        for queue in forgetting.drain(..) {
+            self.forget_volatile(queue, effects);
+        }
+        self.forgetting = forgetting;
+        if !self.are_acks_due() {
+            return;
+        }
+        // What was gathered has waited enough.
+        let urgency = match (self.settling_since.take(), self.settle_asks.is_empty()) {
+            (None, true) => Urgency::Trickle,
+            (Some(_), _) | (_, false) => Urgency::Now,
         };
+        self.settling_messages = 0;
+        self.is_settling_urgent = false;
         let mut settling = std::mem::take(&mut self.settling);
         settling.retain(|queue| self.settle_queue(*queue, urgency, buffers, effects));
         settling.append(&mut self.settling);
@@ -901,7 +957,22 @@ impl Flow {
         self.settle_asks = asks;
     }
 
-    /// Journals what was settled in one queue. Returns whether something is left for the next turn.
+    /// What was settled in a volatile queue is forgotten at once: nothing on a disk says so.
+    fn forget_volatile(&mut self, queue: QueueId, effects: &mut Effects) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        state.settling = false;
+        let volatile = &mut self.volatile;
+        state
+            .queue
+            .forget(state.settled.as_slice(), &mut |segment, count| {
+                volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+            });
+        state.settled.clear();
+    }
+
+    /// Journals what was settled in one durable queue. Returns whether something is left for the next turn.
     fn settle_queue<B: Buffers>(
         &mut self,
         queue: QueueId,
@@ -913,16 +984,6 @@ impl Flow {
             return false;
         };
         state.settling = false;
-        if !state.durable {
-            let volatile = &mut self.volatile;
-            state
-                .queue
-                .forget(state.settled.as_slice(), &mut |segment, count| {
-                    volatile.drop_live(Place { segment, offset: 0 }, count, effects);
-                });
-            state.settled.clear();
-            return false;
-        }
         if self.failed {
             state.settled.clear();
             state.counts.clear();
@@ -1211,9 +1272,8 @@ impl Flow {
         let tag = state
             .queue
             .take(offer, start, &self.lengths, &mut state.settled);
-        if !state.settled.is_empty() && !state.settling {
-            state.settling = true;
-            self.settling.push(queue);
+        if !state.settled.is_empty() {
+            self.note_settled(queue, u64::from(count));
         }
         self.count_delivered(offer, count, bytes as u64, budget);
         let head = deliver_head(offer).encode();
@@ -1507,10 +1567,7 @@ impl Flow {
             for range in large.settled.as_slice() {
                 state.settled.push(*range);
             }
-            if !state.settling {
-                state.settling = true;
-                self.settling.push(queue);
-            }
+            self.note_settled(queue, large.settled.count());
         }
     }
 

@@ -45,10 +45,10 @@ pub struct QueueState {
     pub damaged: bool,
     /// Messages and consumers.
     pub queue: Queue,
-    /// The block it last put itself on the waiting list for.
+    /// The block it last put itself on the waiting list for, and where it stands there.
     pub waits_for: u64,
-    /// Last queue sequence in each block that is not yet durable.
-    pub appended: VecDeque<(u64, u64)>,
+    /// See [`QueueWaits::add`].
+    pub waits_at: u64,
     /// Is on the list of queues to dispatch.
     pub awake: bool,
     /// Ranges of queue sequences settled in this turn.
@@ -79,7 +79,7 @@ impl QueueState {
             damaged: false,
             queue: Queue::new(settings),
             waits_for: 0,
-            appended: VecDeque::new(),
+            waits_at: 0,
             awake: false,
             settled: Ranges::default(),
             settling: false,
@@ -118,13 +118,42 @@ impl ReadAhead {
     }
 }
 
-impl QueueState {
-    /// Notes that everything up to `sequence` is in `block` or an earlier one.
-    pub fn note(&mut self, block: u64, sequence: u64) {
-        match self.appended.back_mut() {
-            Some(last) if last.0 == block => last.1 = sequence,
-            _ => self.appended.push_back((block, sequence)),
-        }
+/// Which queues have messages in blocks that are not durable, in the order of blocks. What a queue
+/// waits for stands here and not with the queue: the list is walked, and is where it was left.
+#[derive(Debug, Default)]
+pub(crate) struct QueueWaits {
+    /// Block, queue, and its last message in that block.
+    list: VecDeque<(u64, QueueId, QueueSequence)>,
+    /// Entries that were taken off the front.
+    passed: u64,
+}
+
+impl QueueWaits {
+    /// A queue has messages up to `last` in `block`. Returns where that stands, for
+    /// [`QueueWaits::extend`].
+    fn add(&mut self, block: u64, queue: QueueId, last: QueueSequence) -> u64 {
+        self.list.push_back((block, queue, last));
+        self.passed + self.list.len() as u64 - 1
+    }
+
+    /// More messages of the same queue came into the same block, which is not durable.
+    fn extend(&mut self, at: u64, last: QueueSequence) {
+        let entry = usize::try_from(at - self.passed).ok();
+        let entry = entry.and_then(|idx| self.list.get_mut(idx));
+        entry.expect("what is not durable is waited for").2 = last;
+    }
+
+    /// Takes the first entry, if its block is durable.
+    fn next_durable(&mut self, durable: u64) -> Option<(QueueId, QueueSequence)> {
+        let (_, queue, last) = *self.list.front().filter(|(block, ..)| *block <= durable)?;
+        self.list.pop_front();
+        self.passed += 1;
+        Some((queue, last))
+    }
+
+    fn clear(&mut self) {
+        self.passed += self.list.len() as u64;
+        self.list.clear();
     }
 }
 
@@ -380,7 +409,7 @@ pub struct Flow {
     pub(crate) stats: Stats,
 
     // What waits for a block to be durable, in the order of blocks.
-    pub(crate) queue_waits: VecDeque<(u64, QueueId)>,
+    pub(crate) queue_waits: QueueWaits,
     pub(crate) confirm_waits: VecDeque<(u64, u64)>,
     pub(crate) settle_waits: VecDeque<(u64, u64, u64)>,
     pub(crate) forget_waits: VecDeque<(u64, QueueId, SequenceRange)>,
@@ -405,7 +434,16 @@ pub struct Flow {
     // What to look at when the turn ends.
     pub(crate) dirty_producers: Vec<u64>,
     pub(crate) awake: VecDeque<QueueId>,
+    /// Durable queues with something settled: see [`Flow::are_acks_due`].
     pub(crate) settling: Vec<QueueId>,
+    /// Since when acks of many queues are gathered.
+    pub(crate) settling_since: Option<Mono>,
+    /// Messages settled since acks were last written.
+    pub(crate) settling_messages: u64,
+    /// What is to be journaled does not wait for company.
+    pub(crate) is_settling_urgent: bool,
+    /// Volatile queues with something settled.
+    pub(crate) forgetting: Vec<QueueId>,
     /// Settle frames that asked for an answer: consumer, sequence.
     pub(crate) settle_asks: Vec<(u64, u64)>,
     /// Remote sinks with frames to forward.
@@ -469,7 +507,7 @@ impl Flow {
             failed: false,
             shut_down: None,
             stats: Stats::default(),
-            queue_waits: VecDeque::new(),
+            queue_waits: QueueWaits::default(),
             confirm_waits: VecDeque::new(),
             settle_waits: VecDeque::new(),
             forget_waits: VecDeque::new(),
@@ -486,6 +524,10 @@ impl Flow {
             dirty_producers: Vec::new(),
             awake: VecDeque::new(),
             settling: Vec::new(),
+            settling_since: None,
+            settling_messages: 0,
+            is_settling_urgent: false,
+            forgetting: Vec::new(),
             settle_asks: Vec::new(),
             outgoing: Vec::new(),
             larges: Vec::new(),
@@ -512,6 +554,7 @@ impl Flow {
     pub(crate) fn is_left(&self) -> bool {
         self.sinks.is_empty()
             && self.settling.is_empty()
+            && self.forgetting.is_empty()
             && self.forget_waits.is_empty()
             && self.count_waits.is_empty()
             && self.underway.is_none()
@@ -652,22 +695,11 @@ impl Flow {
     /// for it moves on.
     pub(crate) fn durable_advanced(&mut self, effects: &mut Effects) {
         let durable = self.journal.durable_block().0;
-        while let Some((block, queue)) = self.queue_waits.front().copied()
-            && block <= durable
-        {
-            self.queue_waits.pop_front();
-            let Some(state) = self.queues.get_mut(queue) else {
-                continue;
-            };
-            while let Some((block, sequence)) = state.appended.front().copied()
-                && block <= durable
-            {
-                state.appended.pop_front();
-                state
-                    .queue
-                    .durable_through(ringpost_wire::ids::QueueSequence(sequence));
+        while let Some((queue, last)) = self.queue_waits.next_durable(durable) {
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.durable_through(last);
+                self.wake(queue);
             }
-            self.wake(queue);
         }
         while let Some((block, key)) = self.confirm_waits.front().copied()
             && block <= durable
@@ -713,6 +745,17 @@ impl Flow {
             self.settled(consumer, sequence, effects);
         }
         self.answer_forwarded(effects);
+    }
+
+    /// A queue of this core has messages up to `last` in `block`, which is open.
+    pub(crate) fn wait_durable(&mut self, queue: QueueId, block: u64, last: QueueSequence) {
+        let state = self.queues.get_mut(queue).expect("it has messages");
+        if block > state.waits_for {
+            state.waits_for = block;
+            state.waits_at = self.queue_waits.add(block, queue, last);
+        } else {
+            self.queue_waits.extend(state.waits_at, last);
+        }
     }
 
     /// Adds a queue that lives on this core; others are not kept here.
@@ -761,11 +804,9 @@ impl Flow {
         let purged = state.queue.purge(&mut state.settled);
         if crate::mutant!(PurgeNotRecorded) {
             state.settled.clear();
+            return Ok(purged.messages);
         }
-        if !state.settled.is_empty() && !state.settling {
-            state.settling = true;
-            self.settling.push(id);
-        }
+        self.note_settled(id, purged.messages);
         Ok(purged.messages)
     }
 

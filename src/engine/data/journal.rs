@@ -16,7 +16,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use ringpost_wire::FragmentHead;
-use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 
@@ -37,8 +36,8 @@ use block::{
 };
 use cache::{Cache, Origin, Window};
 use record::{
-    FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META, RECORD_HEAD_BYTES,
-    RecordHead, align_record,
+    FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META,
+    RECORD_HEAD_BYTES, RecordHead, align_record,
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
 
@@ -335,8 +334,6 @@ struct OpenRecord {
     at: u32,
     /// Its head, without checksum.
     head: RecordHead,
-    /// What its body folds to so far.
-    folded: u32,
     /// Of a fragment: bytes of the whole message.
     message_bytes: u32,
 }
@@ -354,8 +351,11 @@ struct OpenBlock {
     used: u32,
     /// Records whose head is written.
     record_count: u32,
-    content_crc: u32,
+    /// Of the checksums of those records.
+    content: Gathered,
     last: Option<OpenRecord>,
+    /// What the body of the last record folds to so far.
+    folded: Gathered,
     is_urgent: bool,
     flags: u16,
 }
@@ -668,10 +668,8 @@ impl Journal {
         }
         let need = RECORD_HEAD_BYTES + messages.len() as u32;
         self.make_room(need, Purpose::Publish, buffers, effects)?;
-        let folded = record::fold_messages(0, messages).expect("the caller checked the messages");
-        assert_eq!(folded.count, count, "the caller counted the messages");
         let draft = Draft::of(Kind::Run, head, count);
-        let place = self.push(buffers, &draft, messages, folded.crc);
+        let place = self.push(buffers, &draft, messages);
         self.set_urgent();
         self.count_live(place.segment, count, align_record(need));
         Ok(Appended::New(place))
@@ -713,7 +711,7 @@ impl Journal {
         let need = RECORD_HEAD_BYTES + body.len() as u32;
         self.make_room(need, Purpose::Upkeep, buffers, effects)?;
         let draft = Draft::of(note.kind, &note.head, note.count);
-        let place = self.push(buffers, &draft, body, crc32c(body));
+        let place = self.push(buffers, &draft, body);
         if note.urgency == Urgency::Now {
             self.set_urgent();
         }
@@ -737,11 +735,9 @@ impl Journal {
         self.may_move()?;
         let need = RECORD_HEAD_BYTES + messages.len() as u32;
         self.make_room(need, Purpose::Move, buffers, effects)?;
-        let folded = record::fold_messages(0, messages).expect("the mover checked the messages");
-        assert_eq!(folded.count, count, "the mover counted the messages");
         let mut draft = Draft::of(Kind::Relocated, head, count);
         draft.flags = FLAG_RELOCATED;
-        let place = self.push(buffers, &draft, messages, folded.crc);
+        let place = self.push(buffers, &draft, messages);
         self.count_units(place.segment, count, align_record(need));
         self.table.get_mut(place.segment).pin_count += 1;
         Ok(place)
@@ -783,7 +779,7 @@ impl Journal {
         );
         draft.flags = flags;
         draft.message_bytes = piece.message_bytes;
-        let place = self.push(buffers, &draft, body, crc32c(body));
+        let place = self.push(buffers, &draft, body);
         self.set_urgent();
         self.count_units(place.segment, 1, align_record(need));
         Ok(place)
@@ -927,7 +923,7 @@ impl Journal {
         self.make_room(need, Purpose::Upkeep, buffers, effects)?;
         self.raise_partition(partition, next);
         let draft = Draft::of(Kind::Adopt, &RunHead::of_partition(partition), 0);
-        let place = self.push(buffers, &draft, &left_at, crc32c(&left_at));
+        let place = self.push(buffers, &draft, &left_at);
         self.set_urgent();
         Ok(place)
     }
@@ -1045,12 +1041,10 @@ impl Journal {
         {
             return false;
         }
-        let folded =
-            record::fold_messages(last.folded, messages).expect("the caller checked the messages");
-        assert_eq!(folded.count, count, "the caller counted the messages");
+        let counted = record::gather_messages(&mut open.folded, messages);
+        assert_eq!(counted, Some(count), "the caller checked the messages");
         let tail = buffers.open_bytes(open.buffer, open.start + open.used);
         tail[..messages.len()].copy_from_slice(messages);
-        last.folded = folded.crc;
         last.head.count += count;
         last.head.length += bytes;
         open.used = used;
@@ -1208,7 +1202,7 @@ impl Journal {
             self.open_in_window(need, BLOCK_FLAG_INDEX, buffers, effects);
             let mut draft = Draft::of(Kind::Index, &RunHead::of_partition(PARTITION_META), number);
             draft.flags = flags | copy;
-            self.push(buffers, &draft, &body, crc32c(&body));
+            self.push(buffers, &draft, &body);
             let offset = self.open.as_ref().expect("just opened").offset;
             if copy == 0 {
                 part.first_copy = offset;
@@ -1263,7 +1257,8 @@ impl Journal {
             offset: written,
             used: BLOCK_HEADER_BYTES,
             record_count: 0,
-            content_crc: 0,
+            content: Gathered::new(0),
+            folded: Gathered::new(0),
             last: None,
             is_urgent: false,
             flags,
@@ -1271,13 +1266,7 @@ impl Journal {
     }
 
     /// Copies a record into the open block, which has room for it.
-    fn push(
-        &mut self,
-        buffers: &mut impl Buffers,
-        draft: &Draft,
-        body: &[u8],
-        folded: u32,
-    ) -> Place {
+    fn push(&mut self, buffers: &mut impl Buffers, draft: &Draft, body: &[u8]) -> Place {
         self.close_record(buffers);
         let partition_sequence = if draft.kind.is_sequenced() {
             self.number_record(draft.head.partition)
@@ -1285,6 +1274,17 @@ impl Journal {
             0
         };
         let open = self.open.as_mut().expect("room was made");
+        open.folded = Gathered::new(0);
+        if draft.kind.has_messages() {
+            let counted = record::gather_messages(&mut open.folded, body);
+            assert_eq!(
+                counted,
+                Some(draft.count),
+                "the caller checked the messages"
+            );
+        } else {
+            open.folded.push(body);
+        }
         let length = RECORD_HEAD_BYTES + body.len() as u32;
         let at = open.used;
         let tail = buffers.open_bytes(open.buffer, open.start + at);
@@ -1311,7 +1311,6 @@ impl Journal {
                 producer_sequence: draft.head.producer_sequence,
                 producer_epoch: draft.head.producer_epoch,
             },
-            folded,
             message_bytes: draft.message_bytes,
         });
         Place {
@@ -1342,16 +1341,15 @@ impl Journal {
         let Some(OpenRecord {
             at,
             mut head,
-            folded,
             message_bytes,
         }) = open.last.take()
         else {
             return;
         };
-        let bytes = head.seal(folded);
+        let bytes = head.seal_gathered(&mut open.folded);
         let tail = buffers.open_bytes(open.buffer, open.start + at);
         tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&bytes);
-        open.content_crc = crc32c_append(open.content_crc, &head.crc.to_le_bytes());
+        open.content.push(&head.crc.to_le_bytes());
         open.record_count += 1;
         if head.kind.is_indexed() {
             self.index.add_run(&RunEntry {

@@ -761,11 +761,7 @@ impl Flow {
             self.wake(queue);
             return block;
         }
-        if block > state.waits_for {
-            state.waits_for = block;
-            self.queue_waits.push_back((block, queue));
-        }
-        state.note(block, last.0);
+        self.wait_durable(queue, block, last);
         block
     }
 

@@ -67,6 +67,8 @@ pub struct Cache {
     read: VecDeque<(SegmentIdx, u32)>,
     /// What was found last: records that are wanted one after the other lie side by side.
     last: Option<Last>,
+    /// What was found last before that: queues that are served in turns go to and fro.
+    before: Option<Last>,
     /// Windows with readers.
     awaited: usize,
 }
@@ -89,12 +91,10 @@ impl Cache {
             let window = self.windows[place as usize].as_ref();
             window.is_some_and(|window| window.start <= offset && window.end() >= end)
         };
-        if let Some(last) = self.last
-            && last.segment == segment
-            && offset < last.until
-            && holds(last.place)
-        {
-            return Some(last.place);
+        for last in [self.last, self.before].into_iter().flatten() {
+            if last.segment == segment && offset < last.until && holds(last.place) {
+                return Some(last.place);
+            }
         }
         self.places
             .range((segment, 0)..=(segment, offset))
@@ -134,13 +134,15 @@ impl Cache {
     ) -> Option<&mut Window> {
         let place = self.place(segment, offset, bytes)?;
         let window = self.windows[place as usize].as_mut();
-        if self.last.is_none_or(|last| last.place != place) {
+        if self.before.is_some_and(|before| before.place == place) {
+            std::mem::swap(&mut self.last, &mut self.before);
+        } else if self.last.is_none_or(|last| last.place != place) {
             let start = window.as_ref().map_or(0, |window| window.start);
             let mut above = self
                 .places
                 .range((segment, start + 1)..=(segment, u32::MAX));
             let until = above.next().map_or(u32::MAX, |((_, start), _)| *start);
-            self.last = Some(Last {
+            self.before = self.last.replace(Last {
                 segment,
                 place,
                 until,
@@ -159,6 +161,7 @@ impl Cache {
     pub fn insert(&mut self, segment: SegmentIdx, window: Window, effects: &mut Effects) {
         let key = (segment, window.start);
         self.last = None;
+        self.before = None;
         if self.places.contains_key(&key) {
             self.written.retain(|other| *other != key);
             self.read.retain(|other| *other != key);
@@ -187,6 +190,7 @@ impl Cache {
         self.awaited -= usize::from(readers > 0);
         self.free.push(place);
         self.last = None;
+        self.before = None;
         effects.push(Effect::Release { buffer });
     }
 

@@ -309,9 +309,19 @@ impl RecordHead {
     /// Sets `crc` over a body that folded to `folded`, and returns the bytes on disk.
     #[must_use]
     pub fn seal(&mut self, folded: u32) -> [u8; RECORD_HEAD_BYTES as usize] {
+        self.seal_gathered(&mut Gathered::new(folded))
+    }
+
+    /// As [`RecordHead::seal`], over a body that was gathered.
+    #[must_use]
+    pub(crate) fn seal_gathered(
+        &mut self,
+        folded: &mut Gathered,
+    ) -> [u8; RECORD_HEAD_BYTES as usize] {
         self.crc = 0;
         let mut bytes = self.encode();
-        self.crc = crc32c_append(folded, &bytes);
+        folded.push(&bytes);
+        self.crc = folded.sum();
         bytes[12..16].copy_from_slice(&self.crc.to_le_bytes());
         bytes
     }
@@ -370,6 +380,50 @@ pub fn check(bytes: &[u8]) -> Result<(RecordHead, &[u8]), RecordFault> {
     }
 }
 
+/// Bytes that a [`Gathered`] holds back.
+const GATHERED_BYTES: usize = 128;
+
+/// A checksum of pieces that come one by one. A call for a few bytes costs more than their sum, so
+/// they are summed together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gathered {
+    crc: u32,
+    held: usize,
+    bytes: [u8; GATHERED_BYTES],
+}
+
+impl Gathered {
+    /// Of what `crc` covers, and what follows.
+    pub(crate) const fn new(crc: u32) -> Self {
+        Self {
+            crc,
+            held: 0,
+            bytes: [0; GATHERED_BYTES],
+        }
+    }
+
+    /// Adds a piece.
+    #[inline]
+    pub(crate) fn push(&mut self, piece: &[u8]) {
+        if self.held + piece.len() > GATHERED_BYTES {
+            self.crc = self.sum();
+            self.held = 0;
+        }
+        match self.bytes[self.held..].get_mut(..piece.len()) {
+            Some(place) => {
+                place.copy_from_slice(piece);
+                self.held += piece.len();
+            }
+            None => self.crc = crc32c_append(self.crc, piece),
+        }
+    }
+
+    /// The checksum of all pieces.
+    pub(crate) fn sum(&self) -> u32 {
+        crc32c_append(self.crc, &self.bytes[..self.held])
+    }
+}
+
 /// What a body of messages folds to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Folded {
@@ -383,30 +437,29 @@ pub struct Folded {
 /// `messages` ends.
 #[must_use]
 pub fn fold_messages(crc: u32, messages: &[u8]) -> Option<Folded> {
-    const GATHER: usize = 16;
-    let mut gathered = [0u8; GATHER * 8];
-    let mut folded = Folded { crc, count: 0 };
+    let mut gathered = Gathered::new(crc);
+    let count = gather_messages(&mut gathered, messages)?;
+    let crc = gathered.sum();
+    Some(Folded { crc, count })
+}
+
+/// As [`fold_messages`], into what was gathered before; says how many messages there are. If it is
+/// none, what was gathered is worth nothing.
+#[must_use]
+pub(crate) fn gather_messages(gathered: &mut Gathered, messages: &[u8]) -> Option<u32> {
+    let mut count = 0;
     let mut rest = messages;
-    let mut held = 0;
-    while let Some((first, _)) = rest.split_at_checked(8) {
+    while let Some(first) = rest.first_chunk::<8>() {
         let length = u32_at(first, 4) as usize;
         let taken = padded(length);
         if length < ENVELOPE_BYTES || taken > rest.len() {
             return None;
         }
-        gathered[held * 8..held * 8 + 8].copy_from_slice(first);
-        held += 1;
-        folded.count += 1;
-        if held == GATHER {
-            folded.crc = crc32c_append(folded.crc, &gathered);
-            held = 0;
-        }
+        gathered.push(first);
+        count += 1;
         rest = &rest[taken..];
     }
-    if held > 0 {
-        folded.crc = crc32c_append(folded.crc, &gathered[..held * 8]);
-    }
-    rest.is_empty().then_some(folded)
+    rest.is_empty().then_some(count)
 }
 
 /// Checks every message of a body against its producer's checksum, and that padding is zero.

@@ -15,7 +15,6 @@ use crate::data::journal::{
 use crate::effect::{Buffers, Effect, Effects, FailCause, FileOp, Severity};
 use crate::ids::{Mono, OpId};
 use crate::input::{FileReply, IoFault};
-use ringpost_wire::checksum::crc32c;
 use ringpost_wire::ids::PartitionId;
 
 impl Journal {
@@ -46,7 +45,7 @@ impl Journal {
             },
             wall_us: self.wall_us,
             record_count: open.record_count,
-            content_crc: open.content_crc,
+            content_crc: open.content.sum(),
             prev_partitions: self.prev_partitions,
             next_slot,
             cluster: self.config.cluster,
@@ -237,7 +236,7 @@ impl Journal {
         {
             let head = RunHead::of_partition(PARTITION_META);
             let draft = Draft::of(Kind::Truncate, &head, 0);
-            self.push(buffers, &draft, &body, crc32c(&body));
+            self.push(buffers, &draft, &body);
             self.set_urgent();
             self.state = State::Opening(self.next_sequence);
         }
@@ -265,7 +264,7 @@ impl Journal {
             if self.partitions.len() <= PARTITIONS_MAX {
                 draft.flags = FLAG_COMPLETE;
             }
-            self.push(buffers, &draft, &body, crc32c(&body));
+            self.push(buffers, &draft, &body);
             self.seal_open(buffers);
             self.last_is_watermark = true;
             self.write_free(false, buffers, effects);

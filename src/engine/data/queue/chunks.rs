@@ -25,6 +25,22 @@ pub(crate) struct At {
     idx: usize,
 }
 
+/// Where a value stood when it was found: a guess for the next lookup, right or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hint {
+    chunk: usize,
+    /// In the chunk's memory, so that values taken from its start change nothing.
+    item: usize,
+}
+
+impl Hint {
+    /// No guess.
+    pub(crate) const NONE: Self = Self {
+        chunk: usize::MAX,
+        item: 0,
+    };
+}
+
 struct Chunk<T, const N: usize> {
     /// At most the first value's key, above every key of the chunk before.
     first: u64,
@@ -169,11 +185,13 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
 
     /// The value with the largest key that is at most `key`.
     pub(crate) fn at_or_below(&self, key: u64) -> Option<At> {
-        self.at_or_below_hinted(key, usize::MAX)
+        self.at_or_below_hinted(key, Hint::NONE)
     }
 
-    /// The same, trying the chunk `hint` and its neighbours first.
-    pub(crate) fn at_or_below_hinted(&self, key: u64, hint: usize) -> Option<At> {
+    /// The same, trying where `hint` says and its neighbours first: of a list that is not in the
+    /// processor's cache each value looked at is a wait.
+    pub(crate) fn at_or_below_hinted(&self, key: u64, hint: Hint) -> Option<At> {
+        let Hint { chunk: hint, item } = hint;
         let holds = |chunk: usize| {
             self.directory.get(chunk).is_some_and(|c| c.first <= key)
                 && self
@@ -197,6 +215,15 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
                 .checked_sub(1)?
         };
         let values = self.directory[chunk].values();
+        let is_it = |idx: usize| {
+            values.get(idx).is_some_and(|value| value.key() <= key)
+                && values.get(idx + 1).is_none_or(|after| after.key() > key)
+        };
+        let guess = item.saturating_sub(usize::from(self.directory[chunk].start));
+        let near = [guess, guess + 1, 0].into_iter().find(|idx| is_it(*idx));
+        if let Some(idx) = near {
+            return Some(At { chunk, idx });
+        }
         let at = if values[values.len() - 1].key() <= key {
             values.len()
         } else {
@@ -209,9 +236,12 @@ impl<T: Keyed, const N: usize> Chunks<T, N> {
         }
     }
 
-    /// The chunk of a place, as a hint for [`Chunks::at_or_below_hinted`].
-    pub(crate) fn hint(at: At) -> usize {
-        at.chunk
+    /// A place as a hint for [`Chunks::at_or_below_hinted`].
+    pub(crate) fn hint(&self, at: At) -> Hint {
+        Hint {
+            chunk: at.chunk,
+            item: usize::from(self.directory[at.chunk].start) + at.idx,
+        }
     }
 
     /// Adds a value above all others.
@@ -557,7 +587,13 @@ mod tests {
                         list.push_back(Pair(key, step));
                     }
                     4 | 5 => {
-                        let found = list.at_or_below_hinted(key, below(10) as usize);
+                        let found = list.at_or_below_hinted(
+                            key,
+                            Hint {
+                                chunk: below(10) as usize,
+                                item: below(10) as usize,
+                            },
+                        );
                         let expected = map.range(..=key).next_back();
                         assert_eq!(found.map(|at| list.get(at).0), expected.map(|(k, _)| *k));
                         if let Some(at) = found.filter(|_| step % 2 == 0) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::chunks::{At, Chunks, Keyed, Sweep};
+use super::chunks::{At, Chunks, Hint, Keyed, Sweep};
 use super::settled::SettledSet;
 use crate::data::journal::record::RECORD_HEAD_BYTES;
 use crate::ids::{Place, SegmentIdx};
@@ -177,8 +177,8 @@ const RUNS_PER_CHUNK: usize = 42;
 pub(crate) struct RunIndex {
     runs: Chunks<Run, RUNS_PER_CHUNK>,
     pieces: BTreeMap<u64, Pieces>,
-    /// Chunk of the last lookup: most lookups go on where the one before was.
-    hint: usize,
+    /// Place of the last lookup: most lookups go on where the one before was.
+    hint: Hint,
 }
 
 impl RunIndex {
@@ -186,7 +186,7 @@ impl RunIndex {
         Self {
             runs: Chunks::new(),
             pieces: BTreeMap::new(),
-            hint: 0,
+            hint: Hint::NONE,
         }
     }
 
@@ -236,7 +236,7 @@ impl RunIndex {
     /// The run that holds `sequence`.
     pub(crate) fn find(&mut self, sequence: u64) -> Option<Run> {
         let at = self.runs.at_or_below_hinted(sequence, self.hint)?;
-        self.hint = Chunks::<Run, RUNS_PER_CHUNK>::hint(at);
+        self.hint = self.runs.hint(at);
         let run = self.runs.get(at);
         run.contains(sequence).then_some(run)
     }

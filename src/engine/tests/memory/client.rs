@@ -8,7 +8,7 @@ use ringpost_wire::control::{
     Body, ConsumerOpen, Durability, Hello, PARTITION_BY_NAME, ProducerCredit, ProducerOpen,
     ProducerOpened, QueueDeclare,
 };
-use ringpost_wire::header::{SETTLE_ACK, SETTLE_REQUEUE};
+use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REQUEUE};
 use ringpost_wire::version::{MAGIC, VERSION_MAX};
 use ringpost_wire::{
     Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, MessageParts,
@@ -271,6 +271,35 @@ impl Consumer {
             consumer.work(machine, false);
         }
         consumer
+    }
+
+    /// Acks the next message of its first channel, which was delivered and not taken yet, and asks to
+    /// be told when that is on disk.
+    pub fn ack_durably(&mut self, machine: &mut Machine) {
+        let header = FrameHeader {
+            count: 1,
+            flags: SETTLE_ACK | SETTLE_CONFIRM,
+            ..FrameHeader::bare(FrameKind::Settle, 1, 9)
+        };
+        let last = self.tags[0].0 + 1;
+        let range = SettleRange { first: last, last };
+        let mut bytes = Vec::new();
+        frame::write(&mut bytes, header, &range.encode());
+        machine.send(self.core, self.conn, &bytes);
+    }
+
+    /// Whether it was told. Drops what was delivered.
+    pub fn is_settled(&mut self, machine: &mut Machine) -> bool {
+        let received = machine.received(self.core, self.conn);
+        let mut is_told = false;
+        let mut rest = received.as_slice();
+        while !rest.is_empty() {
+            let (header, _, after) = whole(rest);
+            is_told |= header.kind == FrameKind::Settled && header.sequence == 9;
+            rest = after;
+        }
+        received.clear();
+        is_told
     }
 
     /// Takes what was delivered and settles it: `requeue` of every channel's last message, the rest

@@ -15,6 +15,9 @@ use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{BufferId, ConnId, Mono, OpId};
 use ringpost_wire::ids::CoreId;
 
+/// What passes from one turn to the next.
+pub const TURN_NS: u64 = 200_000;
+
 /// Bytes of a buffer, and so of the largest block.
 pub const BUFFER_BYTES: u32 = 256 << 10;
 
@@ -100,6 +103,7 @@ struct Place {
     received: Vec<Vec<u8>>,
     reads: u64,
     read_bytes: u64,
+    written_bytes: u64,
     checkpoints: u64,
 }
 
@@ -140,6 +144,7 @@ impl Machine {
                 received: Vec::new(),
                 reads: 0,
                 read_bytes: 0,
+                written_bytes: 0,
                 checkpoints: 0,
             }
         };
@@ -177,7 +182,7 @@ impl Machine {
 
     /// Ends a turn of every core and does what they ask for. What is done is told in the next one.
     pub fn turn(&mut self) {
-        self.now = Mono(self.now.0 + 200_000);
+        self.now = Mono(self.now.0 + TURN_NS);
         for core in 0..self.places.len() {
             let place = &mut self.places[core];
             place.hear(self.now);
@@ -203,6 +208,16 @@ impl Machine {
     /// Checkpoints written so far.
     pub fn checkpoints(&self, core: usize) -> u64 {
         self.places[core].checkpoints
+    }
+
+    /// What the clock says.
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// Bytes written to the journal's segments so far.
+    pub fn written_bytes(&self, core: usize) -> u64 {
+        self.places[core].written_bytes
     }
 
     /// Reads from the device so far, and their bytes.
@@ -270,6 +285,7 @@ impl Place {
                     let bytes = self.pool.bytes(*buffer, range.clone());
                     let at = *position as usize;
                     self.slots[slot.0 as usize][at..at + bytes.len()].copy_from_slice(bytes);
+                    self.written_bytes += bytes.len() as u64;
                     self.pool.holders[buffer.0 as usize] += 1;
                     self.done.push_back(Done::Io(*op, *buffer));
                 }
