@@ -208,8 +208,8 @@ fn silence_ends_a_connection() {
     let broker = Broker::start(1, &[("handshake_timeout", "300ms"), ("heartbeat", "1s")]);
     let mut mute = Wire::dial(broker.addr());
     let mut silent = Wire::open(&broker);
+    silent.answers_heartbeats = false;
     let mut lively = Wire::open(&broker);
-    lively.answers_heartbeats = true;
     while lively.heartbeats < 6 {
         lively.sync();
         lively.pause_for_heartbeat();

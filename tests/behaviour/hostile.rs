@@ -56,7 +56,6 @@ fn an_honest_client_among_hostile_ones() {
 /// Publishes durably and takes it back, in order, once, until told to stop; how many messages.
 fn honest(broker: &Broker, is_over: &AtomicBool) -> u64 {
     let mut wire = Wire::tenant(broker, "honest");
-    wire.answers_heartbeats = true;
     wire.declare(&queue(b"h"));
     wire.consume(2, &consumer(b"h", 2 * BATCH as u32));
     let mut producer = wire.producer(1, Level::Durable);
