@@ -508,7 +508,7 @@ fn backlog(bench: &Bench, table: &mut Table) -> Result<()> {
     } else {
         bench.args.backlog
     };
-    let broker = bench.settings("backlog", &["--memory", "3GiB"]).start()?;
+    let broker = bench.settings("backlog", &["--memory", "2GiB"]).start()?;
     let base = Plan {
         queue_prefix: "backlog-".into(),
         warm_up: Duration::ZERO,
