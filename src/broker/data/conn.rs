@@ -20,6 +20,8 @@ use crate::rt::{Poller, SocketEvent, Token};
 /// Bytes one receive may bring: two of the largest frames, so that a partial frame at its start
 /// never keeps a whole one out.
 pub const RECEIVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
+/// After a receive that brought so much another one is tried.
+pub const MUCH_BYTES: usize = 32 << 10;
 /// A partial frame up to this long stays with an idle connection; a longer one takes one of the
 /// places of [`ConnLimits::parts_max`].
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
@@ -368,8 +370,8 @@ impl Conns {
             Ok(Received::Bytes(count)) => {
                 filled += count;
                 // A short read drains the socket: the next bytes come with an event. The end of the
-                // stream may have come with this one.
-                conn.readable = filled == slab.len() || conn.ended;
+                // stream may have come with this one. Whoever sends much has sent more meanwhile.
+                conn.readable = filled == slab.len() || conn.ended || count >= MUCH_BYTES;
             }
             Ok(Received::WouldBlock) => conn.readable = false,
             Ok(Received::Closed) | Err(_) => {

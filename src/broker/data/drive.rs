@@ -12,7 +12,7 @@ use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
 use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
-use crate::data::conn::{Arrival, ConnLimits, Conns};
+use crate::data::conn::{Arrival, ConnLimits, Conns, MUCH_BYTES};
 use crate::data::engine::Engine;
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
 use crate::data::notices::Notices;
@@ -26,6 +26,8 @@ use crate::snapshot::{
 
 /// Connections that one turn reads from.
 const RECEIVES_PER_TURN_MAX: usize = 64;
+/// Bytes after which a turn takes no second helping.
+const TURN_BYTES: usize = 1 << 20;
 /// Messages of other cores that one turn takes, per lane.
 const MESH_PER_TURN_MAX: usize = 256;
 /// Connections that one turn accepts.
@@ -471,7 +473,10 @@ impl Drive {
         } = running;
         let pool = &mut self.pool;
         let mut gone = Vec::new();
-        for _ in 0..conns.readable_count().min(RECEIVES_PER_TURN_MAX) {
+        let mut received = 0;
+        let mut left = conns.readable_count().min(RECEIVES_PER_TURN_MAX);
+        while left > 0 {
+            left -= 1;
             let Some(id) = conns.next_readable() else {
                 break;
             };
@@ -481,6 +486,12 @@ impl Drive {
             }
             conns.receive(id, |conn, arrival| match arrival {
                 Arrival::Frames(bytes) => {
+                    received += bytes.len();
+                    // While one frame is stepped the next may have come: a turn that takes more of
+                    // them has fewer seals, syncs and visits of queues for each message.
+                    if bytes.len() >= MUCH_BYTES && received < TURN_BYTES {
+                        left += 1;
+                    }
                     engine.step(now, Input::Frames { conn, bytes }, pool, effects);
                 }
                 Arrival::Malformed(code) => {

@@ -47,7 +47,7 @@ pub struct QueueState {
     pub queue: Queue,
     /// The block it last put itself on the waiting list for, and where it stands there.
     pub waits_for: u64,
-    /// See [`QueueWaits::add`].
+    /// Its entry in the list of what waits for blocks.
     pub waits_at: u64,
     /// Is on the list of queues to dispatch.
     pub awake: bool,
