@@ -13,6 +13,7 @@ use ringpost_engine::{FailCause, Mono};
 use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
+use crate::boot_error::{BootError, BootErrorKind};
 use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
@@ -20,9 +21,10 @@ use crate::control::identity::Identity;
 use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
 use crate::data::conn::ConnLimits;
-use crate::data::drive::{CoreMail, Drive, Failure, Reporter};
+use crate::data::drive::{CoreMail, Drive, Failure};
 use crate::data::engine::{Engine, Recording};
 use crate::data::mesh::{self, MeshEndpoint};
+use crate::data::notices::Reporter;
 use crate::data::store::Store;
 use crate::rt::disk::{self, DirectIo, DirectoryLock};
 use crate::rt::net::Listener;
@@ -34,47 +36,6 @@ use crate::snapshot::{ADMIN_REQUESTS_MAX, AdminRequest};
 const MESH_CAPACITY: usize = 256;
 /// Journal operations in flight on one core: writes, and reads ahead.
 const OPERATIONS_MAX: u32 = 64;
-
-/// What a failure to start is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BootErrorKind {
-    /// Settings that do not fit each other or the machine.
-    Configuration,
-    /// The machine lacks something: io_uring, memory to lock, a free port, a writable directory.
-    Environment,
-    /// The data directory is damaged.
-    Damage,
-    /// Anything else.
-    Other,
-}
-
-/// Why the broker did not start.
-#[derive(Debug)]
-pub struct BootError {
-    kind: BootErrorKind,
-    sentence: String,
-}
-
-impl BootError {
-    /// A failure of this kind, as a sentence that says what to do.
-    pub(crate) fn new(kind: BootErrorKind, sentence: String) -> Self {
-        Self { kind, sentence }
-    }
-
-    /// What it is about.
-    #[must_use]
-    pub fn kind(&self) -> BootErrorKind {
-        self.kind
-    }
-}
-
-impl std::fmt::Display for BootError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.sentence)
-    }
-}
-
-impl std::error::Error for BootError {}
 
 fn environment(sentence: String) -> BootError {
     BootError::new(BootErrorKind::Environment, sentence)
@@ -287,7 +248,7 @@ pub fn start_recorded(
         _lock: lock,
     };
     if let Some(sentence) = &mut sentence {
-        let died = running.shutdown().err().map(|error| error.sentence);
+        let died = running.shutdown().err().map(|error| error.to_string());
         if sentence.is_empty() {
             *sentence = died.unwrap_or_else(|| "a core ended at once".to_owned());
             sentence.push_str("; `ringpost doctor` says what the machine lacks");

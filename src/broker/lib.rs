@@ -3,6 +3,7 @@
 
 pub mod allowance;
 pub mod boot;
+pub mod boot_error;
 pub mod budget;
 pub mod cli;
 pub mod config;

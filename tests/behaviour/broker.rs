@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
-use ringpost::boot::{self, BootError, BootErrorKind, Running};
+use ringpost::boot::{self, Running};
+use ringpost::boot_error::{BootError, BootErrorKind};
 use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
 use ringpost::data::engine::Recording;

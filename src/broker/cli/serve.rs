@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::settings::SettingsArgs;
 use super::{Exit, Failure};
-use crate::boot::{self, BootError, BootErrorKind};
+use crate::boot;
+use crate::boot_error::{BootError, BootErrorKind};
 use crate::control::log;
 use crate::rt;
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::boot::{BootError, BootErrorKind};
+use crate::boot_error::{BootError, BootErrorKind};
 use crate::config::Config;
 use crate::offline;
 use crate::rt::{disk, random_u64};

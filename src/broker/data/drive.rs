@@ -15,7 +15,7 @@ use crate::data::buffers::BufferPool;
 use crate::data::conn::{Arrival, ConnLimits, Conns, MUCH_BYTES};
 use crate::data::engine::Engine;
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
-use crate::data::notices::Notices;
+use crate::data::notices::{Notices, Reporter};
 use crate::data::store::Store;
 use crate::rt::net::{Connection, Listener};
 use crate::rt::time::{Monotonic, wall_us};
@@ -60,9 +60,6 @@ pub enum CoreMail {
         session: Box<ringpost_engine::data::session::Handover>,
     },
 }
-
-/// Where a core's reports go. Must not block.
-pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
 
 /// Why a core serves nobody.
 #[derive(Clone, Debug)]

@@ -8,7 +8,8 @@ use ringpost_engine::data::flow::Refusals;
 use ringpost_engine::effect::Severity;
 use ringpost_wire::Code;
 
-use crate::data::drive::Reporter;
+/// Where a core's reports go. Must not block.
+pub type Reporter = Box<dyn Fn(Severity, String) + Send>;
 
 /// Codes that say that something is used up: an operator can do something about each.
 const LIMITS: [Code; 4] = [
