@@ -578,4 +578,5 @@ fn a_machine_is_proved() {
 fn prove_needs_a_directory() {
     fails(&["prove", "/nowhere"], 5, &["/nowhere", "choose another"]);
     fails(&["prove", ".", "--cores", "0"], 2, &["--cores"]);
+    fails(&["prove", ".", "--cycles", "0"], 2, &["--cycles"]);
 }

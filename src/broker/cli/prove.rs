@@ -38,10 +38,10 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// Times that the broker is ended
-    #[arg(long, value_name = "number", default_value_t = 25)]
+    #[arg(long, value_name = "number", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     cycles: u32,
     /// Go on for so long instead
-    #[arg(long, value_name = "number", conflicts_with = "cycles")]
+    #[arg(long, value_name = "number", conflicts_with = "cycles", value_parser = clap::value_parser!(u32).range(1..))]
     minutes: Option<u32>,
     /// Cores of the broker
     #[arg(long, value_name = "number", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
