@@ -171,7 +171,10 @@ impl Consumer {
             FrameKind::GetDone => self.is_taking = false,
             FrameKind::ConsumerClosed | FrameKind::Failed => {
                 let (code, reason) = frame.failure();
-                if !matches!(code, Code::ShuttingDown | Code::JournalFailed) {
+                // A file system that stops fails reads before it fails a write. Damage that is there
+                // is in the log and ends the drain.
+                let may_be = [Code::ShuttingDown, Code::JournalFailed, Code::QueueDamaged];
+                if !may_be.contains(&code) {
                     return Err(format!("a consumer ended: {code}: {reason}"));
                 }
                 self.is_open = false;
