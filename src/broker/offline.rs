@@ -238,7 +238,7 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         survey.bytes += verified.report.read_bytes;
         let mut journal = opened(&identity, core, false)?;
         let known = journal.damages().to_vec();
-        has_lost_topology |= core == META.0 && known.iter().any(|d| d.partition == PARTITION_META);
+        has_lost_topology |= journal.has_lost_topology();
         for damage in &verified.report.damages {
             let what = records_text(damage);
             if known.contains(damage) {

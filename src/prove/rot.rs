@@ -169,7 +169,11 @@ fn list(directory: &Path, files: &mut Vec<PathBuf>) -> Outcome<()> {
     Ok(())
 }
 
-fn copy_all(from: &Path, to: &Path) -> Outcome<()> {
+/// Copies a directory with all that is in it.
+///
+/// # Errors
+/// Something of it cannot be read or written.
+pub fn copy_all(from: &Path, to: &Path) -> Outcome<()> {
     let failed = |error| format!("cannot copy {}: {error}", from.display());
     fs::create_dir_all(to).map_err(failed)?;
     for entry in fs::read_dir(from).map_err(failed)? {

@@ -10,6 +10,7 @@ use ringpost::boot_error::{BootError, BootErrorKind};
 use ringpost::budget::{Budget, Demand};
 use ringpost::config::{Config, Sources};
 use ringpost::data::engine::Recording;
+use ringpost_prove::rot::copy_all;
 
 /// A broker that ends with its last user; its directory goes with it.
 pub struct Broker {
@@ -126,7 +127,7 @@ impl Broker {
     /// a crash leaves.
     pub fn copied(&self) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        copy(self.directory.path(), directory.path());
+        copy_all(self.directory.path(), directory.path()).unwrap();
         Self {
             running: None,
             directory,
@@ -165,19 +166,6 @@ impl Drop for Broker {
             if !std::thread::panicking() {
                 ended.expect("every core ends well");
             }
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            std::fs::create_dir(&target).expect("a new directory");
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).expect("room");
         }
     }
 }

@@ -14,31 +14,46 @@ use crate::wire::{Wire, consumer, filler, queue_on, to, to_queue, volatile};
 /// Parts of a record that wait for the twins.
 const WAITING_MAX: usize = 4_096;
 
-/// Repeats what is recorded while it happens. Returns the turns of each core, all lives together.
+/// A twin of each core, and the turns that it has repeated, all lives together.
+#[derive(Default)]
+struct Twins {
+    twins: BTreeMap<u16, Twin>,
+    turns: BTreeMap<u16, u64>,
+}
+
+impl Twins {
+    /// Repeats a part of the record; says what a twin does otherwise.
+    fn repeat(&mut self, core: u16, part: Recorded) -> Result<(), String> {
+        match part {
+            Recorded::Started {
+                config,
+                found,
+                now,
+                buffer_bytes,
+            } => {
+                let twin = Twin::boot(*config, found, now, buffer_bytes);
+                self.twins.insert(core, twin);
+            }
+            Recorded::Turn(turn) => {
+                let twin = self.twins.get_mut(&core).expect("it has started");
+                twin.turn(turn)?;
+                *self.turns.entry(core).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Repeats what is recorded while it happens. Returns the turns of each core.
 fn repeat() -> (Record, JoinHandle<BTreeMap<u16, u64>>) {
     let (record, recorded) = flume::bounded::<Recording>(WAITING_MAX);
     let twins = std::thread::spawn(move || {
-        let mut twins = BTreeMap::new();
-        let mut turns = BTreeMap::new();
+        let mut twins = Twins::default();
         for (core, part) in recorded {
-            match part {
-                Recorded::Started {
-                    config,
-                    found,
-                    now,
-                    buffer_bytes,
-                } => {
-                    twins.insert(core, Twin::boot(*config, found, now, buffer_bytes));
-                }
-                Recorded::Turn(turn) => {
-                    let twin: &mut Twin = twins.get_mut(&core).expect("it has started");
-                    let repeated = twin.turn(turn);
-                    repeated.unwrap_or_else(|what| panic!("core {core}: {what}"));
-                    *turns.entry(core).or_default() += 1;
-                }
-            }
+            let repeated = twins.repeat(core, part);
+            repeated.unwrap_or_else(|what| panic!("core {core}: {what}"));
         }
-        turns
+        twins.turns
     });
     (record, twins)
 }
@@ -48,7 +63,7 @@ fn twins_agree(cores: u16) {
     let mut broker = Broker::recorded(cores, &[], record);
     let names: Vec<_> = (0..6).map(|number| format!("q{number}")).collect();
     let large = filler(3, 700_000);
-    for life in 0..3_u32 {
+    for _ in 0..3 {
         let mut wire = Wire::open(&broker);
         for (partition, name) in names.iter().enumerate() {
             wire.declare(&queue_on(name.as_bytes(), partition as u16));
@@ -69,14 +84,13 @@ fn twins_agree(cores: u16) {
         for (number, name) in names.iter().enumerate() {
             let channel = 10 + number as u16;
             wire.consume(channel, &consumer(name.as_bytes(), 30));
-            let left = 10 * life as usize;
             wire.deliveries(channel, 30);
             // Back, for good, and held when the broker goes.
             wire.settle_surely(channel, 1, &[(1, 5)]);
             wire.deliveries(channel, 5);
             wire.settle_surely(channel, 0, &[(6, 30)]);
             let more = wire.delivered(channel);
-            assert!(!more.is_empty(), "{left} are left from before");
+            assert!(!more.is_empty(), "more is there than was settled");
         }
         broker.restart();
     }
@@ -106,29 +120,20 @@ fn on_4_cores() {
 fn a_twin_that_missed_something_disagrees() {
     let (record, recorded) = flume::bounded::<Recording>(WAITING_MAX);
     let twin = std::thread::spawn(move || {
-        let mut twin = None;
+        let mut twins = Twins::default();
         let mut missed = 0;
-        for (_, part) in recorded {
-            match part {
-                Recorded::Started {
-                    config,
-                    found,
-                    now,
-                    buffer_bytes,
-                } => twin = Some(Twin::boot(*config, found, now, buffer_bytes)),
-                Recorded::Turn(mut turn) => {
-                    let before = turn.steps.len();
-                    let is_long = |given: &Given| match given {
-                        Given::Frames { bytes, .. } => bytes.len() > 2_000,
-                        Given::Read { .. } | Given::Other(_) => false,
-                    };
-                    turn.steps.retain(|step| !is_long(&step.given));
-                    missed += before - turn.steps.len();
-                    let twin = twin.as_mut().expect("it has started");
-                    if let Err(what) = twin.turn(turn) {
-                        return (missed, what);
-                    }
-                }
+        for (core, mut part) in recorded {
+            if let Recorded::Turn(turn) = &mut part {
+                let before = turn.steps.len();
+                let is_long = |given: &Given| match given {
+                    Given::Frames { bytes, .. } => bytes.len() > 2_000,
+                    Given::Read { .. } | Given::Other(_) => false,
+                };
+                turn.steps.retain(|step| !is_long(&step.given));
+                missed += before - turn.steps.len();
+            }
+            if let Err(what) = twins.repeat(core, part) {
+                return (missed, what);
             }
         }
         panic!("it agreed to the end, though it missed {missed} inputs");

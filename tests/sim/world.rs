@@ -1393,11 +1393,12 @@ impl World {
             Phase::Settling(until) if now > until && self.is_serving && self.is_up => {
                 // Lanes of two carry what a whole world left behind, and a core that was stalled
                 // when the world calmed down takes its inputs late.
-                let is_idle = self.cores.iter().all(|core| core.waiting.is_empty())
-                    && self.mesh.values().all(VecDeque::is_empty);
                 // A disk that hung holds up requests between cores, consumers to be closed among them;
                 // and what came back is offered when its delivery counts are on the disk.
-                let is_idle = is_idle && !self.cores.iter().any(|core| core.engine.is_returning());
+                let is_at_rest =
+                    |core: &Core| core.waiting.is_empty() && !core.engine.is_returning();
+                let is_idle =
+                    self.cores.iter().all(is_at_rest) && self.mesh.values().all(VecDeque::is_empty);
                 if is_idle && now > self.mesh_busy_at + 300 * MS {
                     self.begin_draining();
                 }

@@ -12,7 +12,7 @@ use crate::control::restore::Restore;
 use crate::control::topology::{Topology, queue_state};
 use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
-use crate::data::journal::{self, Journal};
+use crate::data::journal::{self, Damage, Journal};
 use crate::data::queue::{self, Ranges};
 use crate::data::route::Router;
 use crate::effect::{Buffers, FailCause, Severity};
@@ -157,19 +157,7 @@ impl Boot {
                     unreachable!("the stage was just looked at")
                 };
                 let (mut journal, _) = recovery.finish(effects);
-                if let Some(fault) = self.restore.contradiction(journal.damages()) {
-                    let reason = format!(
-                        "the journal contradicts itself: {fault}; run `ringpost verify` and report this"
-                    );
-                    effects.push(content_failure(reason));
-                    return;
-                }
-                if self.restore.has_lost_topology(journal.damages()) {
-                    let reason =
-                        "the topology has lost records, and what was declared in them is not \
-                                  known; `ringpost verify` names the range, `ringpost repair \
-                                  --accept-loss` gives it up"
-                            .to_owned();
+                if let Some(reason) = self.refusal(journal.damages()) {
                     effects.push(content_failure(reason));
                     return;
                 }
@@ -185,6 +173,21 @@ impl Boot {
                 self.stage = Stage::Opening(Box::new(journal));
             }
         }
+    }
+
+    /// Why what was read cannot be served.
+    fn refusal(&self, damages: &[Damage]) -> Option<String> {
+        if let Some(fault) = self.restore.contradiction(damages) {
+            return Some(format!(
+                "the journal contradicts itself: {fault}; run `ringpost verify` and report this"
+            ));
+        }
+        let is_lost = self.restore.has_lost_topology(damages);
+        is_lost.then(|| {
+            "the topology has lost records, and what was declared in them is not known; `ringpost \
+             verify` names the range, `ringpost repair --accept-loss` gives it up"
+                .to_owned()
+        })
     }
 
     fn mesh(&mut self, from: CoreId, message: MeshMessage, effects: &mut Effects) {

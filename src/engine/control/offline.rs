@@ -15,7 +15,7 @@ use ringpost_wire::{FragmentHead, envelope, padded};
 
 use crate::control::catalog::Catalog;
 use crate::control::recovery::{Recovery, Status};
-use crate::control::restore::Restore;
+use crate::control::restore::{Restore, has_lost_topology};
 use crate::control::topology::queue_state;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
@@ -179,6 +179,12 @@ impl<D: Disk> Opened<D> {
     #[must_use]
     pub fn damages(&self) -> &[Damage] {
         self.journal.damages()
+    }
+
+    /// Whether changes of the topology are lost: no broker starts on it.
+    #[must_use]
+    pub fn has_lost_topology(&self) -> bool {
+        has_lost_topology(self.catalog.as_ref(), self.damages())
     }
 
     /// Gives up a lost range, durably: records `first..upto` of a partition, and the messages that

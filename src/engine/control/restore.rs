@@ -26,6 +26,13 @@ struct Pieces {
     origin: Option<(ProducerId, u32, u64)>,
 }
 
+/// Whether changes of the topology are lost from the journal that has it. Without them the messages
+/// of a queue would be those of one that was deleted, and a publish would miss a binding: unlike a
+/// partition's, the loss is not bounded, so nothing can be served (rulings 10).
+pub(crate) fn has_lost_topology(catalog: Option<&Catalog>, damages: &[Damage]) -> bool {
+    catalog.is_some() && damages.iter().any(|d| d.partition == PARTITION_META)
+}
+
 /// What a journal has said so far.
 pub struct Restore {
     /// The topology, if this is the meta core's journal.
@@ -61,12 +68,10 @@ impl Restore {
         }
     }
 
-    /// Whether changes of the topology are lost. Without them the messages of a queue would be those
-    /// of one that was deleted, and a publish would miss a binding: unlike a partition's, the loss is
-    /// not bounded, so nothing can be served (rulings 10).
+    /// Whether changes of the topology are lost: nothing can be served then.
     #[must_use]
     pub fn has_lost_topology(&self, damages: &[Damage]) -> bool {
-        self.catalog.is_some() && damages.iter().any(|d| d.partition == PARTITION_META)
+        has_lost_topology(self.catalog.as_ref(), damages)
     }
 
     /// What contradicts what: a bug or worse. Topology changes behind lost ones need not fit.
