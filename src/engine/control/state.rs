@@ -16,7 +16,7 @@ use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
 use crate::data::queue::SequenceRange;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Whether something may be delivered after the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,8 +2,8 @@
 //! connection is not stored twice (rulings 16). Does not know messages or connections.
 //!
 //! Kept per queue, not per partition: a fan-out writes a record for each queue, and a crash can fall
-//! between two of them. Per producer and queue: the highest sequence stored, and a bitmap of the last
-//! [`WINDOW`] below it. Refused publishes are not in it.
+//! between two of them. Per producer and queue: the highest sequence stored, from where on all up to it
+//! are, and a bitmap of the last [`WINDOW`] below it. Refused publishes are not in it.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +37,9 @@ pub enum Seen {
 struct Window {
     epoch: u32,
     highest: u64,
+    /// All from here up to the highest are stored: who publishes to one queue is known however far it
+    /// goes back.
+    solid_from: u64,
     /// Bit `n % WINDOW` is sequence `n`, for the last [`WINDOW`] up to the highest.
     bits: [u64; WORDS],
 }
@@ -46,6 +49,7 @@ impl Window {
         Self {
             epoch,
             highest: 0,
+            solid_from: 1,
             bits: [0; WORDS],
         }
     }
@@ -58,6 +62,8 @@ impl Window {
     fn judge(&self, sequence: u64) -> Seen {
         if sequence > self.highest {
             Seen::New
+        } else if sequence >= self.solid_from {
+            Seen::Before
         } else if self.highest - sequence >= WINDOW {
             match crate::mutant!(BelowTheWindowIsNew) {
                 true => Seen::New,
@@ -74,6 +80,11 @@ impl Window {
     }
 
     fn store(&mut self, first: u64, last: u64) {
+        if first > self.highest + 1 {
+            self.solid_from = first;
+        } else if last + 1 >= self.solid_from {
+            self.solid_from = self.solid_from.min(first);
+        }
         if last > self.highest {
             // What falls between, and was never stored, is not: its bits must not stay from a
             // window's length before.
@@ -327,7 +338,7 @@ impl Dedup {
     }
 
     /// Appends every window, for a checkpoint: count u32, then producer u64, queue u32, epoch u32,
-    /// highest u64, bits.
+    /// highest u64, solid from u64, bits.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.ages.len() as u32).to_le_bytes());
         for pair in self.ages.values() {
@@ -336,6 +347,7 @@ impl Dedup {
             out.extend_from_slice(&pair.1.to_le_bytes());
             out.extend_from_slice(&window.epoch.to_le_bytes());
             out.extend_from_slice(&window.highest.to_le_bytes());
+            out.extend_from_slice(&window.solid_from.to_le_bytes());
             for word in window.bits {
                 out.extend_from_slice(&word.to_le_bytes());
             }
@@ -345,7 +357,7 @@ impl Dedup {
     /// Reads what [`Dedup::encode`] wrote; `None` if the bytes are no such thing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        const ENTRY_BYTES: usize = 24 + 8 * WORDS;
+        const ENTRY_BYTES: usize = 32 + 8 * WORDS;
         let (count, entries) = bytes.split_first_chunk::<4>()?;
         let count = u32::from_le_bytes(*count) as usize;
         if count > WINDOWS_MAX || entries.len() != count * ENTRY_BYTES {
@@ -362,8 +374,12 @@ impl Dedup {
             let numbers = u64_at(entry, 8);
             let mut window = Window::new((numbers >> 32) as u32);
             window.highest = u64_at(entry, 16);
+            window.solid_from = u64_at(entry, 24);
+            if window.solid_from == 0 || window.solid_from > window.highest + 1 {
+                return None;
+            }
             for (idx, word) in window.bits.iter_mut().enumerate() {
-                *word = u64_at(entry, 24 + 8 * idx);
+                *word = u64_at(entry, 32 + 8 * idx);
             }
             let pair = (u64_at(entry, 0), numbers as u32);
             if dedup.places.contains(&pair) {
@@ -405,10 +421,13 @@ mod tests {
     #[test]
     fn the_window_slides() {
         let mut dedup = Dedup::default();
-        dedup.store(PRODUCER, 0, QUEUE, (1, 5_000));
-        for sequence in 1..=5_000 - WINDOW {
+        dedup.store(PRODUCER, 0, QUEUE, (1, 1));
+        dedup.store(PRODUCER, 0, QUEUE, (3, 5_000));
+        for sequence in 1..=2 {
             assert_eq!(judge(&dedup, sequence), Seen::TooOld);
         }
+        // Without a gap nothing is too old.
+        assert_eq!(judge(&dedup, 3), Seen::Before);
         for sequence in 5_001 - WINDOW..=5_000 {
             assert_eq!(judge(&dedup, sequence), Seen::Before);
         }
@@ -420,6 +439,25 @@ mod tests {
         assert_eq!(judge(&dedup, 4_900), Seen::Before);
         dedup.store(PRODUCER, 0, QUEUE, (90_000, 90_000));
         assert_eq!(judge(&dedup, 89_999), Seen::New);
+    }
+
+    /// However much was on its way when the broker died.
+    #[test]
+    fn a_producer_of_one_queue_is_known_to_its_first() {
+        let mut dedup = Dedup::default();
+        for batch in 0..100 {
+            let first = 7 + 1_000 * batch;
+            dedup.store(PRODUCER, 0, QUEUE, (first, first + 999));
+        }
+        let mut bytes = Vec::new();
+        dedup.encode(&mut bytes);
+        let restored = Dedup::decode(&bytes).expect("as written");
+        for dedup in [&dedup, &restored] {
+            assert_eq!(judge(dedup, 6), Seen::TooOld);
+            assert_eq!(judge(dedup, 7), Seen::Before);
+            assert_eq!(judge(dedup, 100_006), Seen::Before);
+            assert_eq!(judge(dedup, 100_007), Seen::New);
+        }
     }
 
     #[test]
@@ -441,19 +479,15 @@ mod tests {
                 .saturating_sub((random >> 33) % 1_200)
                 .max(1);
             let last = first + (random >> 50) % 30;
-            let expected = |sequence: u64| {
-                if sequence > highest {
-                    Seen::New
-                } else if highest - sequence >= WINDOW {
-                    Seen::TooOld
-                } else if stored.contains(&sequence) {
-                    Seen::Before
-                } else {
-                    Seen::New
-                }
-            };
             for sequence in first..=last {
-                assert_eq!(judge(&dedup, sequence), expected(sequence));
+                let is_below = sequence <= highest && highest - sequence >= WINDOW;
+                let is_stored = stored.contains(&sequence);
+                match judge(&dedup, sequence) {
+                    Seen::New => assert!(!is_stored && !is_below, "{sequence}"),
+                    Seen::Before => assert!(is_stored, "{sequence}"),
+                    Seen::TooOld => assert!(is_below, "{sequence}"),
+                    Seen::Fenced => panic!("there is one epoch"),
+                }
             }
             dedup.store(PRODUCER, 0, QUEUE, (first, last));
             stored.extend(first..=last);
