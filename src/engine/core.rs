@@ -287,7 +287,7 @@ impl Running {
             Input::Mesh { from, message } => self.mesh(from, message, buffers, effects),
             Input::Tick { .. } => {}
             Input::TurnEnd => self.turn_end(wall_us, buffers, effects),
-            Input::Shutdown => self.shutdown(effects),
+            Input::Shutdown => self.shutdown(buffers, effects),
         }
     }
 
@@ -316,6 +316,7 @@ impl Running {
         let flow = &mut self.flow;
         let now = flow.now;
         flow.take_held(buffers, effects);
+        flow.place_spread(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -373,8 +374,9 @@ impl Running {
         }
     }
 
-    fn shutdown(&mut self, effects: &mut Effects) {
+    fn shutdown<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
         let flow = &mut self.flow;
+        flow.place_spread(buffers, effects);
         flow.shut_down.get_or_insert(flow.now);
         let conns: Vec<ConnId> = flow.sessions.iter().map(|session| session.conn).collect();
         while let Some(key) = flow.dirty_producers.pop() {
@@ -530,6 +532,8 @@ impl Running {
             }
             _ => frame::check_body(&header, body)?,
         }
+        // Whoever asks sees what was published before.
+        flow.place_spread(buffers, effects);
         if header.flags != 0 && asks(header.kind) {
             return flow.refuse_flags(conn, header, effects);
         }
@@ -679,6 +683,7 @@ impl Running {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
+        self.flow.place_spread(buffers, effects);
         match message {
             MeshMessage::Request { id, request } => {
                 self.request(from, id, request, buffers, effects);

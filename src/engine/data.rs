@@ -14,4 +14,5 @@ pub mod queue;
 pub mod route;
 pub mod session;
 pub mod slab;
+pub mod spread;
 pub mod table;

@@ -89,6 +89,10 @@ mutants! {
     DedupForgottenAtRestart = "dedup-forgotten-at-restart";
     /// Below the window everything is new.
     BelowTheWindowIsNew = "below-the-window-is-new";
+    /// A publish does not wait for what its producer published before it to many queues.
+    SpreadOvertaken = "spread-overtaken";
+    /// Of messages to many queues recovery does not learn the sequences.
+    SequencesForgotten = "sequences-forgotten";
     /// A publish to other cores waits for one of them too few.
     FanOutOneShort = "fan-out-one-short";
     /// Another core says that it has a publish before it has synced it.

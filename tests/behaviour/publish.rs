@@ -22,6 +22,7 @@ on_cores! {
     one_connection_publishes_consumes_and_fills_its_queue
     a_full_queue_among_others
     a_batch_larger_than_a_queue_fills_it
+    a_batch_to_many_places_keeps_each_in_order
     credit_comes_back
     closing_waits_for_outcomes
     frames_after_a_close_are_ignored
@@ -305,6 +306,77 @@ fn a_batch_larger_than_a_queue_fills_it(setup: &Setup) {
             assert_eq!(*code, Code::QueueFull);
         }
     });
+}
+
+/// P-32, P-39: wherever the messages of a frame go, each queue gets its own in their order, and each
+/// that is refused is named.
+fn a_batch_to_many_places_keeps_each_in_order(setup: &Setup) {
+    const QUEUES: usize = 6;
+    const LIMITED: usize = 4;
+    const LIMIT: usize = 7;
+    let mut wire = setup.wire();
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Fanout));
+    for number in 0..QUEUES {
+        let name = format!("q{number}");
+        let limit = if number == LIMITED { LIMIT as u64 } else { 0 };
+        wire.declare(&QueueDeclare {
+            messages_max: limit,
+            ..queue_on(name.as_bytes(), number as u16)
+        });
+    }
+    // What goes through the exchange goes to two of them.
+    wire.bind(b"x", b"q0", b"", b"");
+    wire.bind(b"x", b"q5", b"", b"");
+    let large = filler(9, 3 * FRAGMENT_BYTES_MAX / 2);
+    let mut wanted: Vec<Vec<Vec<u8>>> = vec![Vec::new(); QUEUES];
+    let mut places = Vec::new();
+    let mut state = 7_u32;
+    for number in 0..600_u32 {
+        // A linear congruential generator: Numerical Recipes, 7.1.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let place = (state >> 16) as usize % (QUEUES + 2);
+        let payload = match number {
+            300 => large.clone(),
+            _ => number.to_le_bytes().to_vec(),
+        };
+        places.push((place, payload));
+    }
+    let names: Vec<String> = (0..QUEUES + 2).map(|number| format!("q{number}")).collect();
+    let mut unroutable = 0;
+    let parts: Vec<_> = places
+        .iter()
+        .map(|(place, payload)| {
+            match *place {
+                QUEUES => {
+                    wanted[0].push(payload.clone());
+                    wanted[5].push(payload.clone());
+                    return to(b"x", b"", payload);
+                }
+                LIMITED if wanted[LIMITED].len() == LIMIT => {}
+                place if place < QUEUES => wanted[place].push(payload.clone()),
+                _ => unroutable += 1,
+            }
+            to_queue(names[*place].as_bytes(), payload)
+        })
+        .collect();
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.publish(&mut wire, PUBLISH_MANDATORY, &parts);
+    producer.settle(&mut wire);
+    let refused = |code: Code| -> u64 {
+        let of_code = producer.refused.iter().filter(|(.., said)| *said == code);
+        of_code.map(|(first, last, _)| last - first + 1).sum()
+    };
+    let stored: usize = wanted.iter().map(Vec::len).sum();
+    let twice = places.iter().filter(|(place, _)| *place == QUEUES).count();
+    assert_eq!(refused(Code::Unroutable), unroutable);
+    let full = refused(Code::QueueFull) as usize;
+    assert_eq!(full, places.len() + twice - stored - unroutable as usize);
+    for (number, wanted) in wanted.iter().enumerate() {
+        let channel = 10 + number as u16;
+        wire.consume(channel, &consumer(names[number].as_bytes(), 1_000));
+        let got = wire.deliveries(channel, wanted.len());
+        assert!(payloads(&got).iter().eq(wanted.iter()), "queue {number}");
+    }
 }
 
 /// P-33

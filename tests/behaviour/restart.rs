@@ -1,11 +1,11 @@
 //! What a broker knows after it was shut down and started again in the same directory.
 
-use ringpost_wire::control::{ExchangeKind, Level, QueueDeclare};
+use ringpost_wire::control::{ExchangeKind, Level, ProducerOpen, QueueDeclare};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::broker::Broker;
 use crate::wire::{
-    Wire, consumer, exchange, filler, hello, payloads, queue_on, to, to_queue, volatile,
+    Producer, Wire, consumer, exchange, filler, hello, payloads, queue_on, to, to_queue, volatile,
 };
 
 /// Topology, messages, what was settled, places and delivery counts; and nothing that is volatile.
@@ -188,6 +188,69 @@ fn settled_stays_settled() {
 }
 
 /// Many small segments' worth, acked and not, over several starts.
+/// P-38: also those that one frame brought to many queues, whose sequences have gaps in each.
+#[test]
+fn what_many_queues_have_stored_is_known_after_a_crash() {
+    const QUEUES: usize = 7;
+    let broker = Broker::start(1, &[]);
+    let mut wire = Wire::open(&broker);
+    let names: Vec<String> = (0..QUEUES).map(|number| format!("q{number}")).collect();
+    for name in &names {
+        wire.declare(&queue_on(name.as_bytes(), 0));
+    }
+    let texts: Vec<String> = (0..500).map(|text| text.to_string()).collect();
+    // Every fifth goes to the first queue too, so that the gaps differ.
+    let place = |number: usize| {
+        if number.is_multiple_of(5) {
+            0
+        } else {
+            number % QUEUES
+        }
+    };
+    let parts: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(number, text)| to_queue(names[place(number)].as_bytes(), text.as_bytes()))
+        .collect();
+    let open = |wire: &mut Wire, epoch: u32| {
+        let open = ProducerOpen {
+            producer: 77,
+            epoch,
+            level: Level::Durable as u8,
+            flags: 0,
+            reserved: 0,
+        };
+        let id = wire.request_on(FrameKind::ProducerOpen, 1, &open);
+        Producer::opened(&wire.answer(id))
+    };
+    let mut producer = open(&mut wire, 1);
+    producer.confirm(&mut wire, &parts[..400]);
+
+    // What a crash leaves, and once more after what was replayed has gone into a checkpoint.
+    let mut broker = broker.copied().started();
+    for epoch in 2..5 {
+        let mut wire = Wire::open(&broker);
+        let mut producer = open(&mut wire, epoch);
+        assert_eq!(producer.next, if epoch == 2 { 401 } else { 501 });
+        (producer.next, producer.confirmed) = (1, 0);
+        producer.confirm(&mut wire, &parts);
+        for (number, name) in names.iter().enumerate() {
+            let wanted = (0..texts.len()).filter(|text| place(*text) == number);
+            let channel = 10 + number as u16;
+            wire.consume(channel, &consumer(name.as_bytes(), 1_000));
+            let got = wire.deliveries(channel, wanted.clone().count());
+            let wanted: Vec<&[u8]> = wanted.map(|text| texts[text].as_bytes()).collect();
+            assert_eq!(payloads(&got), wanted, "queue {number}, epoch {epoch}");
+        }
+        drop(wire);
+        if epoch == 2 {
+            broker = broker.copied().started();
+        } else {
+            broker.restart();
+        }
+    }
+}
+
 #[test]
 fn recycled_segments_keep_what_is_live() {
     let mut broker = Broker::start(1, &[]);

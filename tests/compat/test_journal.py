@@ -79,6 +79,17 @@ def records():
     ]
 
 
+def scattered():
+    """A run whose sequences are not consecutive, and the record that says which they are."""
+    messages = [r.pack_message(message) for message in (FULL, EMPTY)]
+    padded = [message.ljust(r.padded(len(message)), b"\0") for message in messages]
+    of_queue = {"count": 2, "first": 100, "term": 1, "queue": 7}
+    return [
+        record(1, b"".join(padded), number=10, messages=padded, **of_queue),
+        record(21, struct.pack("<II", 0, 1000), number=11, producer=PRODUCER, sequence=42, **of_queue),
+    ]
+
+
 def index():
     """Part 1 of an index: two blocks and three runs; the part before lies at 12288."""
     body = varints(1, 3, 70, 4, 2, 3)
@@ -110,6 +121,7 @@ def checkpoint():
 
 VECTORS = {
     "journal_block": lambda: block(records(), 0, 8192, 77, 75),
+    "journal_scattered": lambda: block(scattered(), 0, 8192, 77, 75),
     "journal_index": lambda: block([record(11, index(), partition=META, count=1, flags=2 | 4)], 1, 28672, 72, 70),
     "journal_checkpoint": checkpoint,
 }

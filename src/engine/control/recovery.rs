@@ -1261,7 +1261,12 @@ impl Recovery {
                 }
                 replay.record(head, body);
             }
-            Kind::Ack | Kind::Mark | Kind::Counts | Kind::Catalog | Kind::Adopt => {
+            Kind::Ack
+            | Kind::Mark
+            | Kind::Counts
+            | Kind::Catalog
+            | Kind::Adopt
+            | Kind::Sequences => {
                 replay.record(head, body);
             }
             Kind::Seal

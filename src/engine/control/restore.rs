@@ -282,6 +282,15 @@ impl recovery::Replay for Restore {
                 None => self.note("a delivery count", queue, Err("its body is malformed")),
             },
             Kind::Mark => self.queue(queue).mark(head.queue_sequence),
+            Kind::Sequences => match notes::decode_sequences(head.producer_sequence.0, body) {
+                Some(sequences) => {
+                    let (producer, epoch) = (head.producer, head.producer_epoch);
+                    if !crate::mutant!(SequencesForgotten) {
+                        self.dedup.store_each(producer, epoch, queue, &sequences);
+                    }
+                }
+                None => self.note("a run's sequences", queue, Err("its body is malformed")),
+            },
             Kind::Catalog => {
                 let Some(catalog) = &mut self.catalog else {
                     return;

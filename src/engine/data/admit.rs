@@ -193,7 +193,10 @@ impl Flow {
 
     /// Whether anything waits for room on this core.
     pub(crate) fn is_holding(&self) -> bool {
-        self.underway.is_some() || !self.waiting.is_empty() || !self.holding.is_empty()
+        self.underway.is_some()
+            || !self.spread.is_empty()
+            || !self.waiting.is_empty()
+            || !self.holding.is_empty()
     }
 
     /// Whether some pieces of a large message are in the journal and not all: they are not in a queue
@@ -209,7 +212,7 @@ impl Flow {
         let room = u64::from(self.config.limits.parcel_bytes_max);
         targets.iter().all(|target| {
             if target.core == self.config.core {
-                self.underway.is_none()
+                self.underway.is_none() && !self.spread.is_stuck()
             } else {
                 let sent = self.peers[usize::from(target.core.0)].publish_bytes;
                 sent == 0 || sent + bytes as u64 <= room
@@ -342,10 +345,12 @@ impl Flow {
     /// each in its own order. Call at the end of every turn.
     pub(crate) fn take_held<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
         self.advance(buffers, effects);
+        self.place_spread(buffers, effects);
         let mut stuck = 0;
         loop {
             let mut moved = false;
             if self.underway.is_none()
+                && !self.spread.is_stuck()
                 && let Some((from, id, publish)) = self.waiting.pop_front()
             {
                 self.begin_forwarded(from, id, *publish, buffers, effects);
@@ -640,7 +645,11 @@ impl Flow {
                 &mut targets,
             )
             .is_err();
-        let judged = self.judge_whole(key, sequence, origin, &targets, unknown, &assembly, buffers);
+        let judged = if self.place_spread_of(key, buffers, effects) {
+            self.judge_whole(key, sequence, origin, &targets, unknown, &assembly, buffers)
+        } else {
+            Ok(None)
+        };
         let here = self.config.core;
         let left = match judged {
             Err(code) => {
@@ -719,7 +728,8 @@ impl Flow {
         let producer = self.producers.get(key).expect("its frame is stepped");
         let level = self.judge(producer, targets, unknown, assembly.mandatory)?;
         let here = |target: &&Target| target.core == self.config.core;
-        if self.underway.is_some() && targets.iter().any(|target| here(&target)) {
+        let is_busy = self.underway.is_some() || self.spread.is_stuck();
+        if is_busy && targets.iter().any(|target| here(&target)) {
             return Ok(None);
         }
         let is_known = targets
@@ -745,7 +755,8 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        if self.underway.is_some() || !self.waiting.is_empty() {
+        let is_next = self.waiting.is_empty() && !self.spread.is_stuck();
+        if self.underway.is_some() || !is_next {
             self.waiting.push_back((from, id, publish));
         } else {
             self.begin_forwarded(from, id, *publish, buffers, effects);
@@ -1071,10 +1082,11 @@ impl Flow {
             self.drop_pieces(&mut underway, effects);
             self.finish(underway, Err(Code::Indeterminate), effects);
         }
+        self.abandon_spread();
     }
 
     /// The queues of this core have a span, or one of them refused it.
-    fn span_stored(&mut self, key: u64, span: u64, outcome: Result<u64, Code>) {
+    pub(super) fn span_stored(&mut self, key: u64, span: u64, outcome: Result<u64, Code>) {
         let Some(producer) = self.producers.get_mut(key) else {
             return;
         };

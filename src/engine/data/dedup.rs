@@ -295,6 +295,24 @@ impl Dedup {
         self.add(pair, window);
     }
 
+    /// Each of `sequences`, which rise, is stored in a queue. Those that fall out of the window at once
+    /// are not looked at.
+    pub fn store_each(
+        &mut self,
+        producer: ProducerId,
+        epoch: u32,
+        queue: QueueId,
+        sequences: &[u64],
+    ) {
+        let Some(last) = sequences.last() else {
+            return;
+        };
+        let within = sequences.partition_point(|sequence| last - sequence >= WINDOW);
+        for sequence in &sequences[within..] {
+            self.store(producer, epoch, queue, (*sequence, *sequence));
+        }
+    }
+
     /// What is known of a producer.
     #[must_use]
     pub fn known(&self, producer: ProducerId) -> Known {
@@ -400,6 +418,41 @@ mod tests {
 
     fn judge(dedup: &Dedup, sequence: u64) -> Seen {
         dedup.judge(PRODUCER, 0, QUEUE, sequence)
+    }
+
+    #[test]
+    fn many_at_once_are_as_good_as_one_after_another() {
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            // xorshift64: Marsaglia 2003.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        for _ in 0..200 {
+            let (mut one, mut many) = (Dedup::default(), Dedup::default());
+            let mut next = 1;
+            for _ in 0..10 {
+                let step = 1 + random(1_500);
+                let count = 1 + random(50);
+                let sequences: Vec<u64> = (0..count)
+                    .map(|_| {
+                        next += 1 + random(step);
+                        next
+                    })
+                    .collect();
+                for sequence in &sequences {
+                    one.store(PRODUCER, 0, QUEUE, (*sequence, *sequence));
+                }
+                many.store_each(PRODUCER, 0, QUEUE, &sequences);
+            }
+            for sequence in next.saturating_sub(2 * WINDOW).max(1)..=next + 1 {
+                let (one, many) = (judge(&one, sequence), judge(&many, sequence));
+                // What is too old may be known by one of them.
+                assert!(one == many || (one, many) == (Seen::Before, Seen::TooOld));
+            }
+        }
     }
 
     #[test]

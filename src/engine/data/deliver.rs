@@ -626,7 +626,10 @@ impl Flow {
             && (sink.congested
                 || state.awake
                 || state.queue.awaits_journal()
-                || self.reading.contains(&sink.queue))
+                || self
+                    .reading
+                    .iter()
+                    .any(|(_, reading)| *reading == sink.queue))
     }
 
     /// Sends frames to a consumer, wherever its connection is.
@@ -1168,8 +1171,8 @@ impl Flow {
             Located::Cached { buffer, body, .. } => return Some((buffer, body)),
             Located::Damaged => self.damaged(queue, place, sequence, effects),
             Located::Cold | Located::Coming => {
-                if !self.reading.contains(&queue) {
-                    self.reading.push(queue);
+                if !self.reading.iter().any(|(_, reading)| *reading == queue) {
+                    self.reading.push((self.journal.age(place), queue));
                 }
                 let state = self.queues.get_mut(queue).expect("it is being dispatched");
                 state.ahead.turn_to(sequence);
@@ -1578,11 +1581,16 @@ impl Flow {
         }
     }
 
-    /// A read from disk is done: the queues that waited look again.
+    /// A read from disk is done: the queues that waited look again, those that are farthest behind
+    /// first. Queues whose messages lie between each other's so stay close, and what is read for one
+    /// is there for all.
     pub(crate) fn read_done(&mut self) {
-        for queue in std::mem::take(&mut self.reading) {
+        let mut reading = std::mem::take(&mut self.reading);
+        reading.sort_unstable();
+        for (_, queue) in reading.drain(..) {
             self.wake(queue);
         }
+        self.reading = reading;
     }
 
     /// A record is not what was written: the queue refuses service (rulings 10).

@@ -131,7 +131,7 @@ impl Flow {
         self.keys = keys;
         let known = self.dedup.fence(producer, epoch);
         // What is under way from one that is older goes on as far as it has come.
-        match self.underway_of(producer) {
+        match self.underway_of(producer).max(self.spread_of(producer)) {
             Some(last) => known.and(Known {
                 next: last + 1,
                 epoch: 0,

@@ -15,12 +15,13 @@ use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
-use crate::data::journal::{Journal, NoRoom, Note, RunHead, Urgency};
+use crate::data::journal::{Age, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange, Settings};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
+use crate::data::spread::Spread;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -65,6 +66,8 @@ pub struct QueueState {
     pub mark_due: Option<QueueSequence>,
     /// What was asked for ahead of dispatch, while messages come from disk.
     pub ahead: ReadAhead,
+    /// Where its publishes of this turn are kept, if that place says so too.
+    pub spread_at: u32,
 }
 
 impl QueueState {
@@ -88,6 +91,7 @@ impl QueueState {
             counts_upto: None,
             mark_due: None,
             ahead: ReadAhead::default(),
+            spread_at: 0,
         }
     }
 }
@@ -424,6 +428,8 @@ pub struct Flow {
     pub(crate) waiting: VecDeque<(CoreId, u32, Box<RemotePublish>)>,
     /// The publish that is being copied into queues of this core.
     pub(crate) underway: Option<Underway>,
+    /// Publishes of this turn that go to many queues.
+    pub(crate) spread: Spread,
     /// Producers that hold publishes, those whose turn is next first.
     pub(crate) holding: VecDeque<u64>,
     /// Bytes of what they hold.
@@ -450,8 +456,8 @@ pub struct Flow {
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
     pub(crate) larges: Vec<u64>,
-    /// Queues that wait for a read from disk.
-    pub(crate) reading: Vec<QueueId>,
+    /// Queues that wait for a read from disk, and how old what they wait for is.
+    pub(crate) reading: Vec<(Age, QueueId)>,
     pub(crate) gets: Vec<GetWait>,
     /// When gets were last looked at.
     pub(crate) gets_seen: Mono,
@@ -518,6 +524,7 @@ impl Flow {
             early: Vec::new(),
             waiting: VecDeque::new(),
             underway: None,
+            spread: Spread::default(),
             holding: VecDeque::new(),
             held_bytes: 0,
             large_waits: VecDeque::new(),
@@ -558,6 +565,7 @@ impl Flow {
             && self.forget_waits.is_empty()
             && self.count_waits.is_empty()
             && self.underway.is_none()
+            && self.spread.is_empty()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other

@@ -277,6 +277,10 @@ pub enum Progress {
     Failed,
 }
 
+/// How old what lies at a place is: the place in the order in which the journal was written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Age(SegmentNumber, u32);
+
 /// Where a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
@@ -547,6 +551,8 @@ pub struct Journal {
     idle_since: Option<Mono>,
     /// The last turn gave cached buffers back: more are free in the next.
     gave_buffers: bool,
+    /// Somebody waited for a read and there was none to be had: in the last turn, in this one.
+    was_short_of_reads: (bool, bool),
     next_op: u64,
 }
 
@@ -631,6 +637,7 @@ impl Journal {
             trickle_since: None,
             idle_since: None,
             gave_buffers: false,
+            was_short_of_reads: (false, false),
             next_op: start.next_op,
         };
         for (partition, next) in start.partitions {
@@ -672,6 +679,39 @@ impl Journal {
         let place = self.push(buffers, &draft, messages);
         self.set_urgent();
         self.count_live(place.segment, count, align_record(need));
+        Ok(Appended::New(place))
+    }
+
+    /// As [`Journal::append_run`], of messages whose sequences are not consecutive: `sequences` is the
+    /// body of the record that says which they are, and stands behind the run in the same block.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    pub fn append_scattered(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        count: u32,
+        messages: &[u8],
+        sequences: &[u8],
+    ) -> Result<Appended, NoRoom> {
+        assert!(count > 0, "a run has messages");
+        self.may_publish()?;
+        let run = align_record(RECORD_HEAD_BYTES + messages.len() as u32);
+        let need = run + RECORD_HEAD_BYTES + sequences.len() as u32;
+        self.make_room(need, Purpose::Publish, buffers, effects)?;
+        // The run itself names no producer: whoever reads it alone cannot mistake its sequences.
+        let nameless = RunHead {
+            producer: ProducerId(0),
+            producer_epoch: 0,
+            producer_sequence: Sequence(0),
+            ..*head
+        };
+        let place = self.push(buffers, &Draft::of(Kind::Run, &nameless, count), messages);
+        self.push(buffers, &Draft::of(Kind::Sequences, head, count), sequences);
+        self.set_urgent();
+        self.count_live(place.segment, count, run);
         Ok(Appended::New(place))
     }
 

@@ -20,6 +20,33 @@ pub fn encode_ranges(ranges: &[SequenceRange], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the body of a sequences record: how far each is behind the first, u32 each.
+///
+/// # Panics
+/// If one is 2^32 or more behind it: what is gathered together was published together.
+pub fn encode_sequences(sequences: &[u64], out: &mut Vec<u8>) {
+    let Some(first) = sequences.first() else {
+        return;
+    };
+    for sequence in sequences {
+        let behind = u32::try_from(sequence - first).expect("published together");
+        out.extend_from_slice(&behind.to_le_bytes());
+    }
+}
+
+/// The sequences of a sequences record whose head names the first; `None` if the body is no such thing.
+#[must_use]
+pub fn decode_sequences(first: u64, body: &[u8]) -> Option<Vec<u64>> {
+    let (behind, rest) = body.as_chunks::<4>();
+    let sequences = behind.iter().map(|bytes| {
+        let behind = u64::from(u32::from_le_bytes(*bytes));
+        first.checked_add(behind)
+    });
+    let sequences = sequences.collect::<Option<Vec<u64>>>()?;
+    let is_rising = sequences.windows(2).all(|pair| pair[0] < pair[1]);
+    (rest.is_empty() && sequences.first() == Some(&first) && is_rising).then_some(sequences)
+}
+
 /// Appends the body of a counts record.
 pub fn encode_counts(counts: &[CountRange], out: &mut Vec<u8>) {
     for count in counts {

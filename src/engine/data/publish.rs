@@ -244,10 +244,12 @@ impl Flow {
                 self.address_decides = decides;
                 if group.count > 0 && (other != targets || next_unknown != unknown) {
                     group.bytes = &body[start..end];
-                    let taken = self.route(key, group, &targets, unknown, buffers, effects);
-                    if taken.0 < group.count {
-                        stopped = Some(taken);
-                        break;
+                    if !self.keep_spread(key, group, &targets) {
+                        let taken = self.route(key, group, &targets, unknown, buffers, effects);
+                        if taken.0 < group.count {
+                            stopped = Some(taken);
+                            break;
+                        }
                     }
                     group.first += u64::from(group.count);
                     group.count = 0;
@@ -265,8 +267,15 @@ impl Flow {
         if verdict.is_ok() && stopped.is_none() && seen != batch.count {
             verdict = Err(Code::BodyMalformed);
         }
+        let is_all = group.count == batch.count;
         if group.count > 0 && verdict.is_ok() && stopped.is_none() {
             group.bytes = &body[start..end];
+        }
+        if group.count > 0
+            && verdict.is_ok()
+            && stopped.is_none()
+            && (is_all || !self.keep_spread(key, group, &targets))
+        {
             let taken = self.route(key, group, &targets, unknown, buffers, effects);
             if taken.0 < group.count {
                 stopped = Some(taken);
@@ -319,6 +328,10 @@ impl Flow {
         }
         let here = self.config.core;
         let local = targets.iter().filter(|target| target.core == here).count();
+        // What it published before goes first.
+        if local > 0 && !self.place_spread_of(key, buffers, effects) {
+            return NONE;
+        }
         let mut local_targets = targets.iter().filter(|target| target.core == here);
         let again = !local_targets
             .clone()

@@ -333,6 +333,12 @@ impl Queue {
             || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
     }
 
+    /// Whether it has a maximum length or bytes.
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.settings.messages_max > 0 || self.settings.bytes_max > 0
+    }
+
     /// Adds `count` messages of `bytes` padded bytes that lie back to back in the record at `place`.
     ///
     /// # Panics

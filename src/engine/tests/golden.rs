@@ -163,6 +163,20 @@ fn records() -> Vec<(RecordHead, Vec<u8>)> {
     ]
 }
 
+/// The records of `journal_scattered`: a run whose sequences are 42 and 1042, and what says so.
+fn scattered() -> Vec<(RecordHead, Vec<u8>)> {
+    let mut sequences = Vec::new();
+    notes::encode_sequences(&[42, 1042], &mut sequences);
+    let named = RecordHead {
+        producer: ProducerId(0x1122_3344_5566_7788),
+        producer_epoch: 9,
+        producer_sequence: Sequence(42),
+        ..of_queue(Kind::Sequences, 11, 2, 100)
+    };
+    let (both, _) = messages();
+    vec![(of_queue(Kind::Run, 10, 2, 100), both), (named, sequences)]
+}
+
 /// A block of these records, without the zeros that fill it; and its header.
 fn block(
     records: &[(RecordHead, Vec<u8>)],
@@ -235,13 +249,18 @@ fn check_block(name: &str, header: &BlockHeader, written: &[u8], wanted: &[(Reco
 #[test]
 fn a_block_with_every_kind() {
     let records = records();
-    let mut kinds: Vec<Kind> = records.iter().map(|(head, _)| head.kind).collect();
+    let scattered = scattered();
+    let all = records.iter().chain(&scattered);
+    let mut kinds: Vec<Kind> = all.map(|(head, _)| head.kind).collect();
     kinds.push(Kind::Index);
     kinds.sort_unstable();
+    kinds.dedup();
     let written = Kind::ALL.iter().copied().filter(|kind| !kind.is_reserved());
     assert_eq!(kinds, written.collect::<Vec<_>>(), "no kind is forgotten");
     let (header, bytes) = block(&records, (0, 8192), 77, 75);
     check_block("journal_block", &header, &bytes, &records);
+    let (header, bytes) = block(&scattered, (0, 8192), 77, 75);
+    check_block("journal_scattered", &header, &bytes, &scattered);
 }
 
 fn index() -> (Vec<u8>, IndexBody) {

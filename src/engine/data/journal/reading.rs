@@ -8,7 +8,7 @@ use crate::data::journal::cache::{Origin, Window};
 use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead};
 use crate::data::journal::segment::{OpenIndex, SlotState};
 use crate::data::journal::{
-    AHEAD_PART, BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress,
+    AHEAD_PART, Age, BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress,
     READS_AHEAD_MAX, READS_MAX, ReadInFlight, UNREADABLE_MAX, partition_of, proves_itself,
 };
 use crate::effect::{Buffers, Effect, Effects, Severity};
@@ -90,6 +90,12 @@ impl Journal {
         }
     }
 
+    /// How old what lies at a place is.
+    #[must_use]
+    pub fn age(&self, place: Place) -> Age {
+        Age(self.table.get(place.segment).number, place.offset)
+    }
+
     pub(super) fn reading(&self, place: Place) -> Option<&ReadInFlight> {
         // A record that begins in a window need not end in it; then it is asked for again.
         self.reads.iter().find(|read| {
@@ -136,6 +142,7 @@ impl Journal {
             };
         }
         if self.reads.len() >= READS_MAX || buffers.available() <= BUFFERS_UPKEEP {
+            self.was_short_of_reads.1 = true;
             return Fetch::Busy;
         }
         let segment = self.table.get(place.segment);
@@ -182,7 +189,9 @@ impl Journal {
         let kept = (self.config.buffers_free_min as usize / 2).max(BUFFERS_UPKEEP);
         let held = self.cache.awaited() + self.reads.len();
         let buffer_count = self.cache.len() + buffers.available();
-        if self.reads.len() >= READS_AHEAD_MAX
+        let others_wait = self.was_short_of_reads.0 || self.was_short_of_reads.1;
+        if others_wait
+            || self.reads.len() >= READS_AHEAD_MAX
             || held >= buffer_count / AHEAD_PART
             || buffers.available() <= kept
             || self.unreadable.contains(&place)
@@ -224,12 +233,12 @@ impl Journal {
             .map(|read| read.start + read.bytes)
             .or_else(|| cached.filter(|end| place.offset < *end));
         let Some(first_end) = first_end else {
+            let grid = own / most * most;
             let start = in_flight()
                 .map(|read| read.start + read.bytes)
                 .chain(cached)
-                .filter(|end| *end <= own && own - end < most / 2)
-                .max()
-                .unwrap_or(own);
+                .filter(|end| *end <= own)
+                .fold(grid, u32::max);
             return (start, start + most);
         };
         let is_next_there = in_flight().any(|read| read.start == first_end)

@@ -121,6 +121,9 @@ kinds! {
     /// A partition that another journal held continues here; the body is the record sequence it
     /// had when it was here before, so that the step is not taken for damage (rulings 14).
     Adopt = 20,
+    /// The sequences of the run before it, which are not consecutive: how far each is behind the
+    /// head's, u32 each. That run names no producer (ADR 0014).
+    Sequences = 21,
 }
 
 impl Kind {
@@ -160,7 +163,8 @@ impl Kind {
             | Kind::Truncate
             | Kind::Loss
             | Kind::Index
-            | Kind::Adopt => false,
+            | Kind::Adopt
+            | Kind::Sequences => false,
             Kind::Seal
             | Kind::Body
             | Kind::Entry
@@ -613,7 +617,7 @@ mod tests {
     #[test]
     fn a_kind_of_a_later_version_is_named_if_it_proves_itself() {
         let mut bytes = run();
-        for kind in [21, 127, 128, 255] {
+        for kind in [22, 127, 128, 255] {
             bytes[0] = kind;
             assert_eq!(check(&bytes), Err(RecordFault::Checksum));
             let mut head = bytes[..RECORD_HEAD_BYTES as usize].to_vec();

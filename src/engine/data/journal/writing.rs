@@ -123,6 +123,7 @@ impl Journal {
         self.watch_spares(now);
         self.supply_slots(now, effects);
         self.gave_buffers = self.supply_buffers(buffers, effects);
+        self.was_short_of_reads = (self.was_short_of_reads.1, false);
         if self.state == State::Starting {
             self.open_incarnation(buffers, effects);
         }
