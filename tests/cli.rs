@@ -188,12 +188,12 @@ fn a_port_of_somebody_else_is_not_taken_for_ours() {
 fn a_data_directory_that_is_not_there_is_a_sentence() {
     fails(
         &["verify", "--data-dir", "nowhere"],
-        1,
+        5,
         &["cannot read the data directory nowhere"],
     );
     fails(
         &["repair", "--data-dir", "nowhere", "--accept-loss", "1"],
-        1,
+        5,
         &["cannot read the data directory nowhere"],
     );
 }
@@ -415,6 +415,111 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
     assert!(text(&second.stderr).contains(&sentence));
     // The first one does not mind.
     first.succeeds(&["queue", "ensure", "orders"]);
+}
+
+/// Names of what is in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = names
+        .map(|name| name.into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_command_says_the_same_of_a_directory_it_cannot_use() {
+    let broken = "format = 1\ncluster = 7\n";
+    let newer = "format = 2\n";
+    for (files, code, words) in [
+        (vec![("thesis.tex", "x")], 5, "it holds `thesis.tex`"),
+        (
+            vec![("ringpost.toml", "memory = '1GiB'\n")],
+            4,
+            "is not what a broker wrote",
+        ),
+        (
+            vec![("ringpost.toml", broken)],
+            4,
+            "is not what a broker wrote",
+        ),
+        (vec![("ringpost.toml", newer)], 5, "newer than this version"),
+        (
+            vec![("layout-0001", "")],
+            4,
+            "has lost its file `ringpost.toml`",
+        ),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).expect("a directory");
+        for (name, content) in &files {
+            std::fs::write(data.join(name), content).expect("writes");
+        }
+        let before = names(&data);
+        for arguments in [
+            &["serve"][..],
+            &["verify"],
+            &["repair", "--accept-loss", "0:0:1-2"],
+            &["doctor"],
+        ] {
+            let mut command = ringpost(directory.path(), arguments);
+            command.args(["--data-dir", "data"]);
+            if arguments == ["serve"] {
+                command.args(QUIET_PORTS).args(["--connections-max", "8"]);
+            }
+            let output = command.output().expect("runs");
+            let told = text(&output.stderr) + &text(&output.stdout);
+            // What is damaged is one of the things that doctor finds missing.
+            let code = if arguments == ["doctor"] { 5 } else { code };
+            assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+            assert!(told.contains(words), "{arguments:?}: {told}");
+            assert_eq!(names(&data), before, "{arguments:?} writes nothing there");
+        }
+    }
+}
+
+#[test]
+fn doctor_sees_a_broker_in_its_way() {
+    let broker = Served::start(&["--cores", "1"]);
+    let settings = ["--data-dir", "data", "--listen", &broker.address];
+    let output = ringpost(broker.directory.path(), &["doctor", "--no-measure"])
+        .args(settings)
+        .args(["--admin-listen", &broker.admin])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(5));
+    let report = text(&output.stdout);
+    let process = format!("in use by a running broker, process {}", broker.child.id());
+    for words in [
+        process,
+        format!("{} is taken", broker.address),
+        format!("{} is taken", broker.admin),
+    ] {
+        assert!(report.contains(&words), "{words:?} is not in {report}");
+    }
+    let errors = text(&output.stderr);
+    assert!(errors.contains("3 lines are MISSING"), "{errors}");
+}
+
+#[test]
+fn a_cpu_that_is_not_there_is_an_error_of_the_settings() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = ringpost(
+        directory.path(),
+        &["serve", "--cpus", "4095", "--cores", "1"],
+    )
+    .args(["--memory", "128MiB", "--connections-max", "8"])
+    .output()
+    .expect("runs");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(
+        errors.contains("`cpus` names 4095, and the CPUs that this process may use are"),
+        "{errors}"
+    );
+    assert_eq!(names(directory.path()), [""; 0], "nothing was begun");
 }
 
 #[test]

@@ -44,7 +44,7 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  no broker can be reached
   4  the data directory is damaged
-  5  the machine lacks something; `ringpost doctor` says what";
+  5  the machine or the directory does not do; `ringpost doctor` says why";
 
 /// A message broker: durable by default, at a tail latency you can prove.
 #[derive(Parser, Debug)]

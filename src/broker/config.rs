@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringpost_wire::limits;
 
 pub use value::{Cores, Cpus};
-use value::{Field, Kind, Unfit};
+use value::{Field, Kind, Unfit, cpu_list_text};
 
 /// Environment variables of settings begin with this; the rest is the key in capitals.
 pub const ENVIRONMENT_PREFIX: &str = "RINGPOST_";
@@ -332,6 +332,13 @@ pub enum ConfigError {
         /// Both have this address.
         address: SocketAddr,
     },
+    /// CPUs that the process may not use.
+    CpusForeign {
+        /// Those of the setting.
+        foreign: Vec<u32>,
+        /// Those that there are for the process.
+        usable: Vec<usize>,
+    },
     /// More cores than partitions.
     CoresWithoutPartition {
         /// Cores.
@@ -385,6 +392,16 @@ impl std::fmt::Display for ConfigError {
                 write!(
                     f,
                     "`listen` and `admin_listen` are both {address}: give one another port"
+                )
+            }
+            Self::CpusForeign { foreign, usable } => {
+                let foreign: Vec<usize> = foreign.iter().map(|cpu| *cpu as usize).collect();
+                write!(
+                    f,
+                    "`cpus` names {}, and the CPUs that this process may use are {}: name some of \
+                     these, or widen its set (taskset -pc, AllowedCPUs= in the systemd unit)",
+                    cpu_list_text(&foreign),
+                    cpu_list_text(usable)
                 )
             }
             Self::CoresWithoutPartition { cores, partitions } => write!(
@@ -481,6 +498,26 @@ impl Config {
                     .clamp(1, most)
             }
         }
+    }
+
+    /// Whether the CPUs that it names are among those that the process may use; empty if nobody
+    /// knows.
+    ///
+    /// # Errors
+    /// Some are not.
+    pub fn check_cpus(&self, usable: &[usize]) -> Result<(), ConfigError> {
+        let Cpus::List(list) = &self.cpus else {
+            return Ok(());
+        };
+        let is_foreign = |cpu: &&u32| !usable.contains(&(**cpu as usize));
+        let foreign: Vec<u32> = list.iter().filter(is_foreign).copied().collect();
+        if foreign.is_empty() || usable.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::CpusForeign {
+            foreign,
+            usable: usable.to_owned(),
+        })
     }
 
     /// What no single setting can know.
@@ -881,6 +918,24 @@ mod tests {
                 &[]
             ))
             .is_ok()
+        );
+    }
+
+    #[test]
+    fn cpus_that_are_not_there_are_named_beside_those_that_are() {
+        let check = |cpus: &str, usable: &[usize]| {
+            let config = Config::resolve(&sources("", &[], &[("cpus", cpus)])).expect("fits");
+            config.check_cpus(usable).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("0-3", &[0, 1, 2, 3]), Ok(()));
+        assert_eq!(check("auto", &[5]), Ok(()));
+        assert_eq!(check("7", &[]), Ok(()), "nobody knows");
+        let error = check("1,4-6,8", &[0, 1, 2, 4]).expect_err("are not there");
+        assert!(
+            error.starts_with(
+                "`cpus` names 5-6,8, and the CPUs that this process may use are 0-2,4:"
+            ),
+            "{error}"
         );
     }
 

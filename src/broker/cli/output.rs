@@ -97,6 +97,13 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A number of things, in the singular if it is one.
+#[must_use]
+pub fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
 /// A number with its thousands apart.
 #[must_use]
 pub fn grouped(number: u64) -> String {
@@ -128,6 +135,13 @@ mod tests {
         assert_eq!(table(&["name", "n"], &[]), "name  n\n");
         let rows = vec![vec![grouped(1)], vec![grouped(1_000)]];
         assert_eq!(table(&["n"], &rows), "    n\n    1\n1,000\n");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        for (number, text) in [(0, "0 cores"), (1, "1 core"), (2, "2 cores")] {
+            assert_eq!(counted(number, "core"), text);
+        }
     }
 
     #[test]

@@ -31,15 +31,21 @@ pub struct Args {
     settings: SettingsArgs,
 }
 
-impl From<BootError> for Failure {
-    fn from(error: BootError) -> Self {
-        let exit = match error.kind() {
+/// The same for every command that meets it.
+impl From<BootErrorKind> for Exit {
+    fn from(kind: BootErrorKind) -> Self {
+        match kind {
             BootErrorKind::Configuration => Exit::Usage,
             BootErrorKind::Environment => Exit::Unfit,
             BootErrorKind::Damage => Exit::Damaged,
             BootErrorKind::Other => Exit::Failed,
-        };
-        Failure::new(exit, error.to_string())
+        }
+    }
+}
+
+impl From<BootError> for Failure {
+    fn from(error: BootError) -> Self {
+        Failure::new(error.kind().into(), error.to_string())
     }
 }
 

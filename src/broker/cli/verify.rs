@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::message::to_hex;
 use super::output::FormatArgs;
 use super::settings::DirectoryArgs;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
@@ -50,12 +50,7 @@ struct Line<'a> {
 
 impl From<OfflineError> for Failure {
     fn from(error: OfflineError) -> Self {
-        let exit = match error {
-            OfflineError::Unreadable { .. } | OfflineError::InUse { .. } => Exit::Failed,
-            OfflineError::RangeUnknown { .. } => Exit::Usage,
-            OfflineError::Unfit { .. } => Exit::Unfit,
-        };
-        Failure::new(exit, error.to_string())
+        Failure::new(error.kind().into(), error.to_string())
     }
 }
 
@@ -64,7 +59,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let survey = offline::verify(&args.directory.data_dir)?;
     let heads = ["range", "partition", "what is damaged"];
     if !survey.damage.is_empty() {
-        super::output::rows(args.format, &heads, &survey.damage, |damage| {
+        output::rows(args.format, &heads, &survey.damage, |damage| {
             vec![
                 damage.range.clone(),
                 damage.partitions.clone(),
@@ -74,7 +69,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     if !args.format.json {
         for note in &survey.notes {
-            super::output::line(&format!("note: {note}"))?;
+            output::line(&format!("note: {note}"))?;
         }
     }
     if survey.damage.is_empty() {
@@ -86,7 +81,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 0 => "all is well".to_owned(),
                 count => format!("{count} notes, and nothing is lost"),
             };
-            super::output::line(&format!(
+            output::line(&format!(
                 "{} files, {} blocks, {} bytes: {end}",
                 survey.files, survey.blocks, survey.bytes
             ))?;
