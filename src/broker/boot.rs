@@ -132,7 +132,7 @@ pub fn start_recorded(
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
     let identity = with_cores(Identity::open(&config, cores)?, cores)?;
-    tracing::info!("memory is divided like this\n{}", budget.table());
+    tell_memory(&budget, log.is_some_and(Log::is_human));
 
     let mut listeners = Vec::new();
     let mut addr = config.listen;
@@ -331,6 +331,30 @@ impl Parts {
         };
         drive.run(engine, effects).await;
     }
+}
+
+/// Logs how memory is divided: as a table for people, else as one event with a field for each pool.
+fn tell_memory(budget: &Budget, is_for_people: bool) {
+    if is_for_people {
+        tracing::info!("memory is divided like this\n{}", budget.table());
+        return;
+    }
+    let core = &budget.core;
+    tracing::info!(
+        memory_bytes = budget.demand.memory,
+        used_bytes = budget.sum(),
+        cores = budget.demand.cores,
+        core_buffers_bytes = core.buffers.bytes(),
+        core_receive_slabs_bytes = core.receive_slabs.bytes(),
+        core_hold_bytes = core.hold.bytes(),
+        core_large_bytes = core.large.bytes(),
+        core_parcels_bytes = core.parcels.bytes(),
+        core_send_buffers_bytes = core.send_buffers.bytes(),
+        core_index_bytes = core.index.bytes(),
+        core_catalog_bytes = core.catalog.bytes(),
+        core_checkpoint_bytes = core.checkpoint.bytes(),
+        "memory is divided"
+    );
 }
 
 /// The data directory with a journal for each core.

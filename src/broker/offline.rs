@@ -116,7 +116,7 @@ impl std::fmt::Display for OfflineError {
             }
             OfflineError::RangeUnknown { range } => write!(
                 f,
-                "`ringpost verify` finds no damaged range {range}: only damage can be given up"
+                "`ringpost verify` finds no damaged range '{range}': only damage can be given up"
             ),
             OfflineError::Unfit(error) => error.fmt(f),
             OfflineError::Damaged { why } | OfflineError::Failed { why } => f.write_str(why),

@@ -12,9 +12,11 @@ use super::{Exit, Failure};
 use facts::Facts;
 
 const EXAMPLES: &str = "\
-Every line says OK, DEGRADED (it works, and something is slower or unsafe) or MISSING (the broker
-cannot start). Ends with 0, or with 5 if anything is missing. Takes the settings of `serve`, to
-judge the data directory and the memory that the broker will have. Run it as the broker's user.
+Every line says OK, DEGRADED (it works, and something is slower or unsafe) or
+MISSING (the broker cannot start). Ends with 0, or with 5 if anything is
+missing. Takes the settings of `serve`, to judge the data directory, the ports
+and the memory that the broker will have. Run it as the broker's user, before
+the broker: what a running one has taken is MISSING for another.
 
 Examples:
   ringpost doctor

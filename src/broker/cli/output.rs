@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use serde::Serialize;
 
 use super::Failure;
+use crate::rt::terminal::output_columns;
 
 /// Flag of commands that can speak to programs.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -43,10 +44,27 @@ pub fn rows<R: Serialize>(
         }
     } else {
         let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
-        output.write_all(table(heads, &cells).as_bytes())?;
+        let text = fitted(heads, &cells, output_columns().unwrap_or(usize::MAX));
+        output.write_all(text.as_bytes())?;
     }
     output.flush()?;
     Ok(())
+}
+
+/// A table, or one line a cell where that is wider than `columns`.
+fn fitted(heads: &[&str], rows: &[Vec<String>], columns: usize) -> String {
+    let text = table(heads, rows);
+    if text.lines().all(|line| line.chars().count() <= columns) || rows.is_empty() {
+        return text;
+    }
+    let width = heads.iter().map(|head| head.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let blocks = rows.iter().map(|row| {
+        let lines = heads.iter().zip(row);
+        let lines = lines.map(|(head, cell)| format!("{head:<width$}  {cell}\n"));
+        lines.collect::<String>()
+    });
+    blocks.collect::<Vec<_>>().join("\n")
 }
 
 /// A table: columns as wide as their widest cell, numbers to the right.
@@ -135,6 +153,21 @@ mod tests {
         assert_eq!(table(&["name", "n"], &[]), "name  n\n");
         let rows = vec![vec![grouped(1)], vec![grouped(1_000)]];
         assert_eq!(table(&["n"], &rows), "    n\n    1\n1,000\n");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_one_line_a_cell() {
+        let rows = vec![
+            vec!["orders".into(), "1".into()],
+            vec!["x".into(), "2".into()],
+        ];
+        let heads = ["queue", "n"];
+        assert_eq!(fitted(&heads, &rows, 9), table(&heads, &rows));
+        assert_eq!(
+            fitted(&heads, &rows, 8),
+            "queue  orders\nn      1\n\nqueue  x\nn      2\n"
+        );
+        assert_eq!(fitted(&heads, &[], 3), "queue  n\n");
     }
 
     #[test]

@@ -30,10 +30,11 @@ use crate::snapshot::latency_histogram;
 use workload::{Expected, REGIONS, Workload};
 
 const EXAMPLES: &str = "\
-Starts a broker on free ports with its data in a temporary directory, declares a topic exchange and
-four queues (one for each of three regions and one for everything), publishes with durable confirms,
-consumes and acks, and checks that every message arrived in each of its queues exactly as it was
-sent, once, and in order. First as fast as it goes, then at a steady rate for latencies. Nothing is
+Starts a broker on free ports with its data in a temporary directory, declares a
+topic exchange and four queues (one for each of three regions and one for
+everything), publishes with durable confirms, consumes and acks, and checks that
+every message arrived in each of its queues exactly as it was sent, once, and in
+order. First as fast as it goes, then at a steady rate for latencies. Nothing is
 left behind, unless you --keep it.
 
 Examples:
@@ -42,7 +43,7 @@ Examples:
   journalctl | ringpost try -
   ringpost try --count 5000000 --cores 1 --keep";
 
-/// Watch a broker work: real messages, published, confirmed, consumed, verified
+/// Watch a broker work: publish, confirm, consume, verify
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -53,6 +54,7 @@ pub struct Args {
         long,
         value_name = "number",
         default_value_t = 300_000,
+        value_parser = clap::value_parser!(u64).range(1..=MESSAGES_MAX),
         conflicts_with = "file"
     )]
     count: u64,
@@ -73,6 +75,8 @@ pub struct Args {
     keep: bool,
 }
 
+/// Most generated orders: when each was due is kept in memory.
+const MESSAGES_MAX: u64 = 100_000_000;
 /// Longest line: what the broker takes by default, less room for key, exchange and envelope.
 const LINE_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX_DEFAULT as usize - 4096;
 /// How long the steady part takes.
@@ -127,7 +131,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = kept {
         let path = path.display();
         output::line(&format!(
-            "the data is in {path}: ringpost serve --data-dir {path}, ringpost verify --data-dir {path}"
+            "the data is in {path}\nringpost serve --data-dir {path}\nringpost verify --data-dir {path}"
         ))?;
     }
     match report.verdict {
@@ -181,12 +185,18 @@ fn clean_up_on_signal(directory: &Path, keep: bool) -> Result<(), Failure> {
     let signals = rt::spawn_signal_thread().map_err(no_signals)?;
     let directory = directory.to_owned();
     let wait = move || {
-        if signals.recv().is_ok() {
-            if !keep {
-                // What cannot be removed stays; there is nobody left to tell.
-                let _ = std::fs::remove_dir_all(&directory);
+        if let Ok(signal) = signals.recv() {
+            let shown = directory.display();
+            if keep {
+                link::say(&format!("told to end: the data is in {shown}"));
+            } else {
+                let what = match std::fs::remove_dir_all(&directory) {
+                    Ok(()) => "told to end: the data is removed".to_owned(),
+                    Err(error) => format!("told to end, and cannot remove {shown}: {error}"),
+                };
+                link::say(&what);
             }
-            std::process::exit(i32::from(Exit::Failed as u8));
+            std::process::exit(i32::from(Exit::from(signal) as u8));
         }
     };
     let spawned = std::thread::Builder::new()
@@ -344,6 +354,9 @@ async fn trial(broker: &BrokerArgs, workload: Arc<Workload>, rate: u32) -> Resul
         .collect();
     let producer = client.producer(EXCHANGE).mandatory().build().await?;
     for part in &mut parts {
+        // Its rate is its own, and not also that of the part before.
+        clock.progress.set_prefix(part.name.clone());
+        clock.progress.reset_eta();
         // Whoever waits for a confirm of a broker that does nothing waits for ever.
         tokio::select! {
             published = publish(&producer, &workload, part, &clock) => published?,
@@ -393,7 +406,7 @@ fn progress_bar(messages: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style =
-        ProgressStyle::with_template("{bar:40} {percent:>3}% {human_pos} deliveries, {rate}/s");
+        ProgressStyle::with_template("{wide_bar} {percent:>3}% of deliveries, {prefix}: {rate}/s");
     let style = style.expect("the template is one");
     let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
         // A line that cannot be drawn is drawn again.
@@ -583,12 +596,12 @@ impl Report {
     fn text(&self, is_durable: bool) -> String {
         let count: u64 = self.parts.iter().map(Part::count).sum();
         let mut text = format!(
-            "{} messages, {} bytes of payload, each in 2 of {} queues; {} core{}\n\n",
+            "{} message{}, {} bytes of payload, each in 2 of {} queues; {}\n\n",
             output::grouped(count),
+            if count == 1 { "" } else { "s" },
             output::grouped(self.bytes),
             queues().count(),
-            self.cores,
-            if self.cores == 1 { "" } else { "s" },
+            output::counted(u64::from(self.cores), "core"),
         );
         let rate = |messages: u64, from_ns: u64, to_ns: u64| {
             let seconds = Duration::from_nanos(to_ns.saturating_sub(from_ns).max(1)).as_secs_f64();
@@ -609,7 +622,7 @@ impl Report {
         let heads = [
             "throughput",
             "messages",
-            "published and confirmed/s",
+            "confirmed/s",
             "delivered and acked/s",
         ];
         text.push_str(&output::table(&heads, &rows));
@@ -641,8 +654,8 @@ impl Report {
         }
         if self.verdict.is_ok() {
             text.push_str(
-                "verified: every message arrived in each of its queues exactly as it was sent, once \
-                 and in order; no queue holds anything\n",
+                "verified: every message arrived in each of its queues exactly as it was sent,\n\
+                 once and in order; no queue holds anything\n",
             );
         }
         text

@@ -15,14 +15,13 @@ use super::{Exit, Failure, output};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
-Ends with 0 if nothing is lost and with 4 if something is. A note is damage that costs nothing: what
-it hit is known from elsewhere, or needed no more.
+Ends with 0 if nothing is lost and with 4 if something is. A note is damage that
+costs nothing: what it hit is known from elsewhere, or needed no more.
 
 Examples:
   ringpost verify --data-dir /var/lib/ringpost
   ringpost verify --data-dir /var/lib/ringpost --json
-  ringpost verify --data-dir /var/lib/ringpost --messages messages.json
-                                                       what a start would find in the queues";
+  ringpost verify --data-dir /var/lib/ringpost --messages messages.json";
 
 /// Check a data directory, without writing to it
 #[derive(clap::Args, Debug)]
@@ -79,11 +78,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
         if !args.format.json {
             let end = match survey.notes.len() {
                 0 => "all is well".to_owned(),
-                count => format!("{count} notes, and nothing is lost"),
+                count => format!(
+                    "{}, and nothing is lost",
+                    output::counted(count as u64, "note")
+                ),
             };
             output::line(&format!(
-                "{} files, {} blocks, {} bytes: {end}",
-                survey.files, survey.blocks, survey.bytes
+                "{}, {}, {}: {end}",
+                output::counted(survey.files, "file"),
+                output::counted(survey.blocks, "block"),
+                output::counted(survey.bytes, "byte")
             ))?;
         }
         return Ok(());
@@ -91,9 +95,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::Damaged,
         format!(
-            "{} damaged ranges: restore them from a copy, or accept the loss of each with `ringpost \
-             repair --accept-loss RANGE`",
-            survey.damage.len()
+            "{}: restore from a copy, or give each up, as with `ringpost repair --data-dir '{}' \
+             --accept-loss '{}'`",
+            output::counted(survey.damage.len() as u64, "damaged range"),
+            args.directory.data_dir.display(),
+            survey.damage[0].range
         ),
     ))
 }

@@ -182,6 +182,10 @@ pub(super) fn read_environment(
         let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else {
             continue;
         };
+        // Empty is as good as unset, as it is for the variables of the command line.
+        if text.is_empty() {
+            continue;
+        }
         let name = name.to_ascii_lowercase();
         if let Some(idx) = Config::SETTINGS
             .iter()
