@@ -731,10 +731,12 @@ fn a_signal_said_several_times_at_once_is_one() {
     let broker = Served::start(&["--cores", "1"]);
     broker.succeeds(&["queue", "ensure", "orders"]);
     let process = broker.child.id();
-    let script = format!("for n in 1 2 3 4 5 6 7 8; do kill -TERM {process}; done");
     // The last of them may find that it has ended.
-    let sent = Command::new("sh").args(["-c", &script]).output();
-    sent.expect("sh runs");
+    let sent = Command::new("kill")
+        .arg("-TERM")
+        .args([process.to_string().as_str(); 8])
+        .output();
+    sent.expect("kill runs");
     let log = broker.end();
     assert!(log.contains("the data directory is clean"), "{log}");
 }
@@ -817,7 +819,9 @@ fn a_broker_that_goes_and_comes_back_is_told_of() {
     assert!(line.starts_with(&lost), "{line}");
     assert!(line.ends_with("trying again for 5min"), "{line}");
     door.open();
-    let line = told();
+    // A slow machine may have been told meanwhile that it is still away.
+    let line = std::iter::repeat_with(told).find(|line| !line.ends_with("still trying"));
+    let line = line.expect("a line");
     let back = format!("ringpost: connected to {} again, after ", door.address);
     assert!(line.starts_with(&back), "{line}");
     // The first one may come again, since its ack may have been on its way.
@@ -836,7 +840,7 @@ fn a_broker_that_stays_away_is_given_up() {
         "--key",
         "orders",
         "--timeout",
-        "1s",
+        "4s",
         "--broker",
         &door.address,
     ];
@@ -847,13 +851,15 @@ fn a_broker_that_stays_away_is_given_up() {
         .expect("runs");
     let mut input = publish.stdin.take().expect("is piped");
     input.write_all(b"one\n").expect("writes");
-    while broker.metric("ringpost_messages_ready") < 1.0 {}
+    while broker.metric("ringpost_messages_ready") < 1.0 {
+        assert!(publish.try_wait().expect("a child").is_none(), "it ended");
+    }
     door.close();
     // Its input stays open: it ends since the broker is gone.
     let output = publish.wait_with_output().expect("ends");
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{errors}");
-    for words in ["is lost (", "no broker at ", " for 1s: given up; --timeout"] {
+    for words in ["is lost (", "no broker at ", " for 4s: given up; --timeout"] {
         assert!(errors.contains(words), "{words:?} is not in {errors}");
     }
     drop(input);

@@ -160,12 +160,13 @@ impl std::fmt::Display for BudgetError {
         match self {
             BudgetError::TooSmall { demand, memory_min } => write!(
                 f,
-                "`memory` is {}, too small for {} core{} and {} connections: it must be at least \
-                 {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
+                "`memory` is {}, too small for {} core{} and {} connection{}: it must be at \
+                 least {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
                 bytes_text(demand.memory),
                 demand.cores,
                 if demand.cores == 1 { "" } else { "s" },
                 demand.connections_max,
+                if demand.connections_max == 1 { "" } else { "s" },
                 bytes_text(*memory_min),
             ),
             BudgetError::BeyondMachine { memory, machine } => write!(

@@ -107,7 +107,7 @@ settings! {
         /// Cores of the broker: one thread with its own journal each. May exceed the CPUs, for tests.
         /// May change between two starts; nothing is lost.
         cores: Cores = "auto", Kind::CountOrAuto { min: 1, max: 64 };
-        /// CPUs that the cores are pinned to, in order.
+        /// CPUs that the cores are pinned to, in order. Only such as the process may use.
         cpus: Cpus = "auto", Kind::Cpus;
         /// Partitions: the units that queues are spread over. Fixed when the data directory is made.
         partitions: u32 = "64", Kind::Count { min: 1, max: 1024 };

@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.format.json {
         output::rows(args.format, &[], &findings, |_| Vec::new())?;
     } else {
-        output::write_all(text_of(&findings).as_bytes())?;
+        output::write_all(text_of(&findings, output::columns()).as_bytes())?;
     }
     let is_missing = |finding: &&Finding| finding.verdict == Verdict::Missing;
     let missing = findings.iter().filter(is_missing).count();
@@ -128,7 +128,7 @@ impl Finding {
     }
 }
 
-fn text_of(findings: &[Finding]) -> String {
+fn text_of(findings: &[Finding], columns: usize) -> String {
     let mut text = String::new();
     for Finding {
         check,
@@ -137,9 +137,11 @@ fn text_of(findings: &[Finding]) -> String {
         cure,
     } in findings
     {
-        text.push_str(&format!("{check:<16}{:<10}{found}\n", verdict.word()));
+        let head = format!("{check:<16}{:<10}", verdict.word());
+        text.push_str(&output::hanging(&head, found, columns));
         if !cure.is_empty() {
-            text.push_str(&format!("{:<16}{:<10}cure: {cure}\n", "", ""));
+            let head = format!("{:<26}cure: ", "");
+            text.push_str(&output::hanging(&head, cure, columns));
         }
     }
     text

@@ -44,7 +44,7 @@ pub fn rows<R: Serialize>(
         }
     } else {
         let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
-        let text = fitted(heads, &cells, output_columns().unwrap_or(usize::MAX));
+        let text = fitted(heads, &cells, columns());
         output.write_all(text.as_bytes())?;
     }
     output.flush()?;
@@ -65,6 +65,38 @@ fn fitted(heads: &[&str], rows: &[Vec<String>], columns: usize) -> String {
         lines.collect::<String>()
     });
     blocks.collect::<Vec<_>>().join("\n")
+}
+
+/// Columns for what is printed: those of the terminal, or as many as it takes.
+#[must_use]
+pub fn columns() -> usize {
+    output_columns().unwrap_or(usize::MAX)
+}
+
+/// A line that begins with `head` and goes on below its end where it is wider than `columns`.
+#[must_use]
+pub fn hanging(head: &str, text: &str, columns: usize) -> String {
+    let indent = head.chars().count();
+    let mut lines = String::new();
+    let mut line = head.to_owned();
+    let mut width = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        // A word that fits nowhere is broken by the terminal.
+        if width > indent && width + 1 + length > columns {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = " ".repeat(indent);
+            width = indent;
+        }
+        if width > indent {
+            line.push(' ');
+            width += 1;
+        }
+        line.push_str(word);
+        width += length;
+    }
+    lines + &line + "\n"
 }
 
 /// A table: columns as wide as their widest cell, numbers to the right.
@@ -168,6 +200,14 @@ mod tests {
             "queue  orders\nn      1\n\nqueue  x\nn      2\n"
         );
         assert_eq!(fitted(&heads, &[], 3), "queue  n\n");
+    }
+
+    #[test]
+    fn long_lines_hang() {
+        assert_eq!(hanging("a  ", "b c d", 80), "a  b c d\n");
+        assert_eq!(hanging("a  ", "b c d", 6), "a  b c\n   d\n");
+        assert_eq!(hanging("a  ", "long b", 3), "a  long\n   b\n");
+        assert_eq!(hanging("a  ", "", 80), "a  \n");
     }
 
     #[test]

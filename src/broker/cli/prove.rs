@@ -242,13 +242,17 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
         (
             "killed",
             format!(
-                "{} times under load, {} times while starting",
-                report.kills, report.kills_in_recovery
+                "{} under load, {} while starting",
+                output::counted(u64::from(report.kills), "time"),
+                output::counted(u64::from(report.kills_in_recovery), "time")
             ),
         ),
         (
             "ended well",
-            format!("{} times under load", report.terminations),
+            format!(
+                "{} under load",
+                output::counted(u64::from(report.terminations), "time")
+            ),
         ),
         ("torn writes", report.tears.to_string()),
         (
@@ -270,10 +274,10 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
         );
     }
     text.push_str(&format!(
-        "\n{} confirmed, 0 lost, in {:.0} s on {} cores (seed {})\n",
+        "\n{} confirmed, 0 lost, in {:.0} s on {} (seed {})\n",
         counts.confirmed,
         took.as_secs_f64(),
-        args.cores,
+        output::counted(u64::from(args.cores), "core"),
         args.seed
     ));
     output::write_all(text.as_bytes())

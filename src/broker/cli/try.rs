@@ -542,7 +542,8 @@ async fn receive_all(
         };
         let Some(batch) = next else {
             received.verdict = Err(format!(
-                "the queue {queue} still owes {left} messages and delivers none"
+                "the queue {queue} still owes {} and delivers none",
+                output::counted(left, "message")
             ));
             return Ok(received);
         };

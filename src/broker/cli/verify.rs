@@ -92,11 +92,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    let unwritten = match &args.messages {
+        None => String::new(),
+        Some(path) => format!("; until then no messages are written to {}", path.display()),
+    };
     Err(Failure::new(
         Exit::Damaged,
         format!(
             "{}: restore from a copy, or give each up, as with `ringpost repair --data-dir '{}' \
-             --accept-loss '{}'`",
+             --accept-loss '{}'`{unwritten}",
             output::counted(survey.damage.len() as u64, "damaged range"),
             args.directory.data_dir.display(),
             survey.damage[0].range

@@ -30,6 +30,8 @@ pub(super) struct Facts {
     pub io_uring_disabled: u32,
     /// Whether a seccomp filter sees this process's syscalls.
     pub filtered: bool,
+    /// Who runs this.
+    pub user: String,
     /// Memory that may be locked, and files that may be open.
     pub allowance: Allowance,
     /// CPUs that this process may use.
@@ -87,6 +89,8 @@ pub(super) enum Use {
 pub(super) struct DataFacts {
     /// The directory that was looked at: the data directory, or the nearest above it that exists.
     pub path: PathBuf,
+    /// Whether that is the data directory itself.
+    pub is_there: bool,
     /// Whether a broker may use it.
     pub state: Use,
     /// Type of its file system.
@@ -123,6 +127,7 @@ impl Facts {
                 .parse()
                 .unwrap_or(0),
             filtered: field("Seccomp:").is_some_and(|mode| mode != "0"),
+            user: std::env::var("USER").unwrap_or_else(|_| "$USER".into()),
             allowance: Allowance::of_process(),
             cpus: probe::cpus_usable(),
             clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
@@ -184,7 +189,8 @@ impl DataFacts {
             .find(|path| path.exists())
             .filter(|path| path.is_dir())
             .ok_or("it is no directory, or would be in what is none")?;
-        let state = if path == absolute {
+        let is_there = path == absolute;
+        let state = if is_there {
             Use::gather(path)
         } else {
             Use::New
@@ -193,6 +199,7 @@ impl DataFacts {
             // Whosever it is, nothing is written there.
             return Ok(DataFacts {
                 path: path.to_owned(),
+                is_there,
                 state,
                 file_system: String::new(),
                 direct: Ok(DirectIo::Durable),
@@ -219,6 +226,7 @@ impl DataFacts {
             direct,
             space: disk::disk_space(path).ok(),
             writes,
+            is_there,
             state,
             path: path.to_owned(),
         })

@@ -273,7 +273,7 @@ fn judge_port(port: &Port) -> Finding {
 }
 
 /// Why the data directory cannot be used, by whom it is used, or what its file system is.
-fn judge_directory(data: &DataFacts) -> Finding {
+fn judge_directory(data: &DataFacts, config: &Config, user: &str) -> Finding {
     const CHECK: &str = "data directory";
     let path = data.path.display();
     let kind = &data.file_system;
@@ -309,14 +309,19 @@ fn judge_directory(data: &DataFacts) -> Finding {
         (_, Err(why)) => Finding::missing(
             CHECK,
             format!("cannot write in {path}: {why}"),
-            format!("sudo chown $USER {path}, or choose another with --data-dir"),
+            if data.is_there {
+                format!("sudo chown {user} {path}, or choose another with --data-dir")
+            } else {
+                let wanted = config.data_dir.display();
+                format!("sudo install -d -o {user} {wanted}, or choose another with --data-dir")
+            },
         ),
     }
 }
 
 /// The lines of the data directory.
 fn judge_data(data: &DataFacts, config: &Config, facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![judge_directory(data)];
+    let mut findings = vec![judge_directory(data, config, &facts.user)];
     if let Some(space) = data.space {
         findings.push(judge_space(space, &data.state, config, facts));
     }
@@ -385,6 +390,7 @@ mod tests {
             io_uring: Ok(Vec::new()),
             io_uring_disabled: 0,
             filtered: false,
+            user: "ringpost".into(),
             allowance: Allowance {
                 locked_bytes_max: None,
                 descriptors_max: Some(1 << 20),
@@ -398,6 +404,7 @@ mod tests {
                 refused: None,
             }],
             data: Ok(DataFacts {
+                is_there: true,
                 state: Use::New,
                 path: "/var/lib/ringpost".into(),
                 file_system: "ext4".into(),
@@ -583,7 +590,18 @@ mod tests {
             |facts, _| data(facts).direct = Err("denied".into()),
             name,
             Missing,
-            "chown",
+            "sudo chown ringpost /var/lib/ringpost",
+        );
+        check_one(
+            |facts, config| {
+                config.data_dir = "/var/lib/ringpost".into();
+                data(facts).path = "/var/lib".into();
+                data(facts).is_there = false;
+                data(facts).direct = Err("denied".into());
+            },
+            name,
+            Missing,
+            "cannot write in /var/lib: denied sudo install -d -o ringpost /var/lib/ringpost,",
         );
         check_one(
             |facts, _| data(facts).state = Use::InUse("7".into()),
