@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use ringpost_wire::limits;
 
-pub use error::{ConfigError, ConfigErrors};
-pub use sources::{ENVIRONMENT_PREFIX, Origin, Sources};
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use sources::{ENVIRONMENT_PREFIX, Sources};
 use sources::{Given, read_environment, read_file};
 pub use value::{Cores, Cpus};
 use value::{Field, Kind, Unfit};
@@ -463,7 +463,10 @@ mod tests {
             "`heartbeat` is \"1.5\" in /etc/ringpost.toml: it must be a duration, in quotes or as \
              a number"
         );
-        assert!(errors(&sources("memory = \n", &[], &[])).contains("is not valid TOML"));
+        let text = errors(&sources("cores = 1\nmemory = \n", &[], &[]));
+        let place = "/etc/ringpost.toml is not valid TOML in line 2, column 10: ";
+        assert!(text.starts_with(place), "{text}");
+        assert!(!text.contains('\n'), "{text}");
     }
 
     /// Every bound at max - 1, max, max + 1 and at min - 1, min.

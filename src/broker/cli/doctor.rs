@@ -140,8 +140,8 @@ fn text_of(findings: &[Finding], columns: usize) -> String {
         let head = format!("{check:<16}{:<10}", verdict.word());
         text.push_str(&output::hanging(&head, found, columns));
         if !cure.is_empty() {
-            let head = format!("{:<26}cure: ", "");
-            text.push_str(&output::hanging(&head, cure, columns));
+            // Not broken into lines, so that it can be copied.
+            text.push_str(&format!("{:<16}cure: {cure}\n", ""));
         }
     }
     text

@@ -52,7 +52,8 @@ pub fn rows<R: Serialize>(
 }
 
 /// A table, or one line a cell where that is wider than `columns`.
-fn fitted(heads: &[&str], rows: &[Vec<String>], columns: usize) -> String {
+#[must_use]
+pub fn fitted(heads: &[&str], rows: &[Vec<String>], columns: usize) -> String {
     let text = table(heads, rows);
     if text.lines().all(|line| line.chars().count() <= columns) || rows.is_empty() {
         return text;

@@ -265,7 +265,8 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
     ];
     let mut text = String::new();
     for (name, value) in rows {
-        text.push_str(&format!("{name:<14}{value}\n"));
+        let head = format!("{name:<14}");
+        text.push_str(&output::hanging(&head, &value, output::columns()));
     }
     if !is_durable {
         text.push_str(

@@ -2,6 +2,7 @@
 //! messages are routed.
 
 use std::cell::Cell;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,6 +101,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
             "--key is missing: without --exchange it names the queue, as in `ringpost pub --key \
              orders`",
         ));
+    }
+    let is_typed = args.message.is_none() && args.files.is_empty();
+    if is_typed && std::io::stdin().is_terminal() {
+        link::say("each line that is typed is a message; Ctrl-D ends");
     }
     link::block_on(async {
         let (client, mut vigil) = args.broker.connect_to_stay().await?;

@@ -127,7 +127,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     };
     let report = outcome?;
     ended?;
-    output::write_all(report.text(is_durable).as_bytes())?;
+    output::write_all(report.text(is_durable, output::columns()).as_bytes())?;
     if let Some(path) = kept {
         let path = path.display();
         output::line(&format!(
@@ -594,16 +594,18 @@ async fn check_nothing_is_left(client: &Client) -> Result<Result<(), String>, Fa
 
 impl Report {
     /// The tables and the verdict.
-    fn text(&self, is_durable: bool) -> String {
+    fn text(&self, is_durable: bool, columns: usize) -> String {
         let count: u64 = self.parts.iter().map(Part::count).sum();
-        let mut text = format!(
-            "{} message{}, {} bytes of payload, each in 2 of {} queues; {}\n\n",
+        let what = format!(
+            "{} message{}, {} bytes of payload, each in 2 of {} queues; {}",
             output::grouped(count),
             if count == 1 { "" } else { "s" },
             output::grouped(self.bytes),
             queues().count(),
             output::counted(u64::from(self.cores), "core"),
         );
+        let mut text = output::hanging("", &what, columns);
+        text.push('\n');
         let rate = |messages: u64, from_ns: u64, to_ns: u64| {
             let seconds = Duration::from_nanos(to_ns.saturating_sub(from_ns).max(1)).as_secs_f64();
             output::grouped((messages as f64 / seconds) as u64)
@@ -626,7 +628,7 @@ impl Report {
             "confirmed/s",
             "delivered and acked/s",
         ];
-        text.push_str(&output::table(&heads, &rows));
+        text.push_str(&output::fitted(&heads, &rows, columns));
         text.push('\n');
         let rows: Vec<Vec<String>> = self
             .parts
@@ -645,19 +647,19 @@ impl Report {
                 ]
             })
             .collect();
-        text.push_str(&output::table(
-            &["latency in us", "p50", "p90", "p99", "p99.9", "max"],
-            &rows,
-        ));
+        let heads = ["latency in us", "p50", "p90", "p99", "p99.9", "max"];
+        text.push_str(&output::fitted(&heads, &rows, columns));
         text.push('\n');
         if !is_durable {
             text.push_str("not durable: the data was in memory or without direct I/O; see --dir\n");
         }
         if self.verdict.is_ok() {
-            text.push_str(
-                "verified: every message arrived in each of its queues exactly as it was sent,\n\
-                 once and in order; no queue holds anything\n",
-            );
+            text.push_str(&output::hanging(
+                "",
+                "verified: every message arrived in each of its queues exactly as it was sent, once \
+                 and in order; no queue holds anything",
+                columns,
+            ));
         }
         text
     }
@@ -679,7 +681,7 @@ mod tests {
             parts: vec![fast],
             verdict: Ok(()),
         };
-        let text = report.text(true);
+        let text = report.text(true, 80);
         for word in [
             "1,000,000 messages, 12,345 bytes",
             "1 core\n",
@@ -691,7 +693,7 @@ mod tests {
         }
         assert!(!text.contains("not durable"));
         report.verdict = Err("wrong".into());
-        let text = report.text(false);
+        let text = report.text(false, 80);
         assert!(!text.contains("verified"), "{text}");
         assert!(text.contains("not durable"), "{text}");
     }

@@ -4,8 +4,31 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Config;
-use super::sources::Origin;
 use super::value::{Unfit, cpu_list_text};
+
+/// Where the text of a setting came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// This flag, without dashes in front.
+    Flag(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Default => f.write_str("by default"),
+            Origin::File(path) => write!(f, "in {}", path.display()),
+            Origin::Environment(variable) => write!(f, "in the environment variable {variable}"),
+            Origin::Flag(flag) => write!(f, "in the flag --{flag}"),
+        }
+    }
+}
 
 /// Why there is no configuration; at least one error, and every one that could be found.
 #[derive(Debug)]
@@ -25,7 +48,11 @@ pub enum ConfigError {
     FileMalformed {
         /// The file.
         file: PathBuf,
-        /// What the parser says, with line and column.
+        /// The line, from 1.
+        line: usize,
+        /// The byte in it, from 1.
+        column: usize,
+        /// What the parser says.
         error: String,
     },
     /// No setting has this key.
@@ -84,14 +111,16 @@ impl std::fmt::Display for ConfigError {
                     file.display()
                 )
             }
-            Self::FileMalformed { file, error } => {
-                write!(
-                    f,
-                    "{} is not valid TOML: {}",
-                    file.display(),
-                    error.trim_end()
-                )
-            }
+            Self::FileMalformed {
+                file,
+                line,
+                column,
+                error,
+            } => write!(
+                f,
+                "{} is not valid TOML in line {line}, column {column}: {error}",
+                file.display()
+            ),
             Self::KeyUnknown { key, origin } => {
                 write!(f, "unknown setting `{key}` {origin}")?;
                 match nearest(key) {

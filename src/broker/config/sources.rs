@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, Origin};
 use super::value::Unfit;
 use super::{Config, Setting};
 
@@ -19,30 +19,6 @@ const ENVIRONMENT_OTHERS: [&str; 4] = [
 ];
 /// Kubernetes sets variables like these in every pod beside a service called `ringpost`.
 const ENVIRONMENT_FOREIGN: [&str; 2] = ["RINGPOST_SERVICE_", "RINGPOST_PORT"];
-
-/// Where the text of a setting came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// Nobody said anything.
-    Default,
-    /// This file.
-    File(PathBuf),
-    /// This environment variable.
-    Environment(String),
-    /// This flag, without dashes in front.
-    Flag(String),
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Origin::Default => f.write_str("by default"),
-            Origin::File(path) => write!(f, "in {}", path.display()),
-            Origin::Environment(variable) => write!(f, "in the environment variable {variable}"),
-            Origin::Flag(flag) => write!(f, "in the flag --{flag}"),
-        }
-    }
-}
 
 /// A text and where it came from.
 pub(super) struct Given {
@@ -105,10 +81,14 @@ pub(super) fn read_file(
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(error) => {
-            let error = error.to_string();
+            let at = error.span().map_or(0, |span| span.start);
+            let before = &text.as_bytes()[..at.min(text.len())];
+            let line_start = before.iter().rposition(|byte| *byte == b'\n');
             errors.push(ConfigError::FileMalformed {
                 file: path.to_owned(),
-                error,
+                line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+                column: before.len() - line_start.map_or(0, |newline| newline + 1) + 1,
+                error: error.message().replace('\n', ", "),
             });
             return Vec::new();
         }

@@ -73,8 +73,8 @@ pub(super) enum Use {
     New,
     /// A broker has used it.
     Ours,
-    /// The broker of this process is using it.
-    InUse(String),
+    /// A broker is using it, of this process.
+    Held(String),
     /// Why it cannot be used.
     Refused {
         /// Whether it was once ours.
@@ -169,7 +169,7 @@ impl Use {
             };
         }
         match DirectoryLock::holder(directory) {
-            Ok(Some(process)) => Use::InUse(process),
+            Ok(Some(process)) => Use::Held(process),
             Ok(None) if Identity::is_in(directory) => Use::Ours,
             Ok(None) => Use::New,
             Err(error) => Use::Refused {

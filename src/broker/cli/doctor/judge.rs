@@ -287,7 +287,7 @@ fn judge_directory(data: &DataFacts, config: &Config, user: &str) -> Finding {
                 "choose another with --data-dir"
             },
         ),
-        (Use::InUse(process), _) => Finding::missing(
+        (Use::Held(process), _) => Finding::missing(
             CHECK,
             format!("{path} is in use by a running broker, process {process}"),
             format!("stop it (kill {process}) before another starts, or name another directory"),
@@ -604,7 +604,7 @@ mod tests {
             "cannot write in /var/lib: denied sudo install -d -o ringpost /var/lib/ringpost,",
         );
         check_one(
-            |facts, _| data(facts).state = Use::InUse("7".into()),
+            |facts, _| data(facts).state = Use::Held("7".into()),
             name,
             Missing,
             "process 7",
