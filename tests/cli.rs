@@ -989,3 +989,71 @@ fn the_log_of_a_program_has_fields_for_the_memory() {
     assert_eq!(memory["fields"]["memory_bytes"], 128 << 20);
     assert!(memory["fields"]["core_buffers_bytes"].as_u64() > Some(0));
 }
+
+#[test]
+fn the_command_that_verify_names_gives_up_what_is_damaged() {
+    let mut broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let payload = "x".repeat(1_000);
+    for _ in 0..3 {
+        broker.succeeds(&[
+            "pub",
+            "--key",
+            "orders",
+            "--message",
+            &payload,
+            "--count",
+            "9",
+        ]);
+    }
+    // What is written by a shutdown would say that nothing of this is needed any more.
+    broker.child.kill().expect("it runs");
+    broker.child.wait().expect("ends");
+    let journal = broker.directory.path().join("data/layout-0001/core-0000");
+    let is_payload = |window: &[u8]| window == &payload.as_bytes()[..window.len()];
+    let damaged = names(&journal).into_iter().any(|name| {
+        let path = journal.join(name);
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let found = bytes.windows(900).position(is_payload);
+        if let Some(at) = found {
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).expect("writes");
+        }
+        found.is_some()
+    });
+    assert!(damaged, "the messages are somewhere");
+    let verify = |more: &[&str]| {
+        let arguments = [&["verify", "--data-dir", "data"], more].concat();
+        let output = ringpost(broker.directory.path(), &arguments).output();
+        let output = output.expect("runs");
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, errors) = verify(&["--messages", "messages"]);
+    assert_eq!(code, Some(4), "{errors}");
+    assert!(
+        errors.contains("error: 1 damaged range: restore"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("no messages are written to messages"),
+        "{errors}"
+    );
+    let command = errors.split('`').nth(1).expect("a command");
+    let command = command.replacen("ringpost", env!("CARGO_BIN_EXE_ringpost"), 1);
+    let repaired = Command::new("sh")
+        .args(["-c", &command])
+        .current_dir(broker.directory.path())
+        .output()
+        .expect("runs");
+    assert!(
+        repaired.status.success(),
+        "{command}: {}",
+        text(&repaired.stderr)
+    );
+    let (code, errors) = verify(&["--messages", "messages"]);
+    assert_eq!(code, Some(0), "{errors}");
+    // Those of the block that is damaged are gone, those of other commands are in other blocks.
+    let kept = std::fs::read_to_string(broker.directory.path().join("messages"));
+    let kept = kept.expect("was written").lines().count();
+    assert!((18..27).contains(&kept), "{kept}");
+}

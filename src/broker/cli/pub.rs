@@ -121,7 +121,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Failure::new(failure.exit, sentence)
         })?;
         client.close().await?;
-        link::say(&format!("{messages} published, {}", level_text(level)));
+        let far = level_text(level, confirmed.get());
+        link::say(&format!("{messages} published, {far}"));
         Ok(())
     })
 }
@@ -172,12 +173,15 @@ fn explained(error: Error, args: &Args) -> Failure {
     Failure::new(failure.exit, failure.sentence + &hint)
 }
 
-fn level_text(level: Level) -> &'static str {
-    match level {
-        Level::None => "sent",
-        Level::Volatile => "taken by every queue that they were routed to",
-        Level::Durable => "on the disk of every queue that they were routed to",
-    }
+/// How far so many messages got.
+fn level_text(level: Level, count: u64) -> String {
+    let place = match level {
+        Level::None => return "sent".to_owned(),
+        Level::Volatile => "taken by",
+        Level::Durable => "on the disk of",
+    };
+    let they_were = if count == 1 { "it was" } else { "they were" };
+    format!("{place} every queue that {they_were} routed to")
 }
 
 /// A thread that reads the input, and where its messages come from.
