@@ -106,7 +106,7 @@ fn usage_errors_end_with_2() {
         &["serve", "--listen", "0.0.0.0:0"],
         2,
         &[
-            "ringpost: `listen` is 0.0.0.0:0, which other machines can reach",
+            "error: `listen` is 0.0.0.0:0, which other machines can reach",
             "--insecure-listen",
         ],
     );
@@ -188,12 +188,12 @@ fn a_port_of_somebody_else_is_not_taken_for_ours() {
 fn a_data_directory_that_is_not_there_is_a_sentence() {
     fails(
         &["verify", "--data-dir", "nowhere"],
-        1,
+        5,
         &["cannot read the data directory nowhere"],
     );
     fails(
         &["repair", "--data-dir", "nowhere", "--accept-loss", "1"],
-        1,
+        5,
         &["cannot read the data directory nowhere"],
     );
 }
@@ -417,6 +417,111 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
     first.succeeds(&["queue", "ensure", "orders"]);
 }
 
+/// Names of what is in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = names
+        .map(|name| name.into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_command_says_the_same_of_a_directory_it_cannot_use() {
+    let broken = "format = 1\ncluster = 7\n";
+    let newer = "format = 2\n";
+    for (files, code, words) in [
+        (vec![("thesis.tex", "x")], 5, "it holds `thesis.tex`"),
+        (
+            vec![("ringpost.toml", "memory = '1GiB'\n")],
+            4,
+            "is not what a broker wrote",
+        ),
+        (
+            vec![("ringpost.toml", broken)],
+            4,
+            "is not what a broker wrote",
+        ),
+        (vec![("ringpost.toml", newer)], 5, "newer than this version"),
+        (
+            vec![("layout-0001", "")],
+            4,
+            "has lost its file `ringpost.toml`",
+        ),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).expect("a directory");
+        for (name, content) in &files {
+            std::fs::write(data.join(name), content).expect("writes");
+        }
+        let before = names(&data);
+        for arguments in [
+            &["serve"][..],
+            &["verify"],
+            &["repair", "--accept-loss", "0:0:1-2"],
+            &["doctor"],
+        ] {
+            let mut command = ringpost(directory.path(), arguments);
+            command.args(["--data-dir", "data"]);
+            if arguments == ["serve"] {
+                command.args(QUIET_PORTS).args(["--connections-max", "8"]);
+            }
+            let output = command.output().expect("runs");
+            let told = text(&output.stderr) + &text(&output.stdout);
+            // What is damaged is one of the things that doctor finds missing.
+            let code = if arguments == ["doctor"] { 5 } else { code };
+            assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+            assert!(told.contains(words), "{arguments:?}: {told}");
+            assert_eq!(names(&data), before, "{arguments:?} writes nothing there");
+        }
+    }
+}
+
+#[test]
+fn doctor_sees_a_broker_in_its_way() {
+    let broker = Served::start(&["--cores", "1"]);
+    let settings = ["--data-dir", "data", "--listen", &broker.address];
+    let output = ringpost(broker.directory.path(), &["doctor", "--no-measure"])
+        .args(settings)
+        .args(["--admin-listen", &broker.admin])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(5));
+    let report = text(&output.stdout);
+    let process = format!("in use by a running broker, process {}", broker.child.id());
+    for words in [
+        process,
+        format!("{} is taken", broker.address),
+        format!("{} is taken", broker.admin),
+    ] {
+        assert!(report.contains(&words), "{words:?} is not in {report}");
+    }
+    let errors = text(&output.stderr);
+    assert!(errors.contains("3 lines are MISSING"), "{errors}");
+}
+
+#[test]
+fn a_cpu_that_is_not_there_is_an_error_of_the_settings() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = ringpost(
+        directory.path(),
+        &["serve", "--cpus", "4095", "--cores", "1"],
+    )
+    .args(["--memory", "128MiB", "--connections-max", "8"])
+    .output()
+    .expect("runs");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(
+        errors.contains("`cpus` names 4095, and the CPUs that this process may use are"),
+        "{errors}"
+    );
+    assert_eq!(names(directory.path()), [""; 0], "nothing was begun");
+}
+
 #[test]
 fn a_start_that_takes_long_can_be_ended() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -439,7 +544,7 @@ fn a_start_that_takes_long_can_be_ended() {
     signal(&child, "TERM");
     let output = child.wait_with_output().expect("ends");
     let errors = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(output.status.code(), Some(143), "{errors}");
     assert!(
         errors.contains("told to end before it was ready"),
         "{errors}"
@@ -579,4 +684,376 @@ fn prove_needs_a_directory() {
     fails(&["prove", "/nowhere"], 5, &["/nowhere", "choose another"]);
     fails(&["prove", ".", "--cores", "0"], 2, &["--cores"]);
     fails(&["prove", ".", "--cycles", "0"], 2, &["--cycles"]);
+}
+
+#[test]
+fn a_machine_is_proved_until_somebody_interrupts_that() {
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut prove = ringpost(directory.path(), &["prove", ".", "--minutes", "60"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        // As soon as a broker has made its data directory there is something to clean up.
+        let has_data = |path: std::path::PathBuf| path.join("data/ringpost.toml").exists();
+        while !names(directory.path())
+            .into_iter()
+            .any(|name| has_data(directory.path().join(name)))
+        {
+            assert!(prove.try_wait().expect("is a child").is_none(), "it ended");
+            std::thread::yield_now();
+        }
+        let scratch = directory.path().join(&names(directory.path())[0]);
+        signal(&prove, name);
+        let output = prove.wait_with_output().expect("ends");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{errors}");
+        for words in ["told to end", "nothing is left"] {
+            assert!(errors.contains(words), "{words:?} is not in {errors}");
+        }
+        assert_eq!(
+            names(directory.path()),
+            [""; 0],
+            "it takes its data with it"
+        );
+        let scratch = scratch.to_str().expect("UTF-8");
+        for process in std::fs::read_dir("/proc").expect("is there").flatten() {
+            let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments);
+            assert!(!arguments.contains(scratch), "{arguments:?} still runs");
+        }
+    }
+}
+
+#[test]
+fn a_signal_said_several_times_at_once_is_one() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let process = broker.child.id();
+    // The last of them may find that it has ended.
+    let sent = Command::new("kill")
+        .arg("-TERM")
+        .args([process.to_string().as_str(); 8])
+        .output();
+    sent.expect("kill runs");
+    let log = broker.end();
+    assert!(log.contains("the data directory is clean"), "{log}");
+}
+
+/// Stands between clients and a broker at an address of its own, and can be closed.
+struct Door {
+    address: String,
+    broker: String,
+    is_open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    through: std::sync::Arc<std::sync::Mutex<Vec<std::net::TcpStream>>>,
+}
+
+impl Door {
+    fn to(broker: &str) -> Door {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let door = Door {
+            address: listener.local_addr().expect("an address").to_string(),
+            broker: broker.to_owned(),
+            is_open: std::sync::Arc::new(true.into()),
+            through: Default::default(),
+        };
+        let (is_open, through) = (door.is_open.clone(), door.through.clone());
+        let broker = door.broker.clone();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // Whoever comes to a closed door is hung up on.
+                if !is_open.load(std::sync::atomic::Ordering::SeqCst) {
+                    continue;
+                }
+                let broker = std::net::TcpStream::connect(&broker).expect("connects");
+                for (from, to) in [(&client, &broker), (&broker, &client)] {
+                    let mut from = from.try_clone().expect("a socket");
+                    let mut to = to.try_clone().expect("a socket");
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to); // ends when either side does
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+                through.lock().expect("no panic").push(client);
+            }
+        });
+        door
+    }
+
+    fn close(&self) {
+        self.is_open
+            .store(false, std::sync::atomic::Ordering::SeqCst);
+        for client in self.through.lock().expect("no panic").drain(..) {
+            let _ = client.shutdown(std::net::Shutdown::Both); // it may have gone by itself
+        }
+    }
+
+    fn open(&self) {
+        self.is_open
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_broker_that_goes_and_comes_back_is_told_of() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let door = Door::to(&broker.address);
+    let sub = ["sub", "orders", "--count", "2", "--broker", &door.address];
+    let mut sub = ringpost(broker.directory.path(), &sub)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut told = std::io::BufReader::new(sub.stderr.take().expect("is piped")).lines();
+    let mut printed = std::io::BufReader::new(sub.stdout.take().expect("is piped")).lines();
+    let mut told = || told.next().expect("a line").expect("reads");
+    let mut printed = || printed.next().expect("a line").expect("reads");
+    broker.succeeds(&["pub", "--key", "orders", "--message", "one"]);
+    assert_eq!(printed(), "one");
+    door.close();
+    let line = told();
+    let lost = format!("ringpost: the connection to {} is lost (", door.address);
+    assert!(line.starts_with(&lost), "{line}");
+    assert!(line.ends_with("trying again for 5min"), "{line}");
+    door.open();
+    // A slow machine may have been told meanwhile that it is still away.
+    let line = std::iter::repeat_with(told).find(|line| !line.ends_with("still trying"));
+    let line = line.expect("a line");
+    let back = format!("ringpost: connected to {} again, after ", door.address);
+    assert!(line.starts_with(&back), "{line}");
+    // The first one may come again, since its ack may have been on its way.
+    broker.succeeds(&["pub", "--key", "orders", "--message", "two"]);
+    assert!(["one", "two"].contains(&printed().as_str()));
+    assert!(sub.wait().expect("ends").success());
+}
+
+#[test]
+fn a_broker_that_stays_away_is_given_up() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let door = Door::to(&broker.address);
+    let publish = [
+        "pub",
+        "--key",
+        "orders",
+        "--timeout",
+        "4s",
+        "--broker",
+        &door.address,
+    ];
+    let mut publish = ringpost(broker.directory.path(), &publish)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut input = publish.stdin.take().expect("is piped");
+    input.write_all(b"one\n").expect("writes");
+    while broker.metric("ringpost_messages_ready") < 1.0 {
+        assert!(publish.try_wait().expect("a child").is_none(), "it ended");
+    }
+    door.close();
+    // Its input stays open: it ends since the broker is gone.
+    let output = publish.wait_with_output().expect("ends");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    for words in ["is lost (", "no broker at ", " for 4s: given up; --timeout"] {
+        assert!(errors.contains(words), "{words:?} is not in {errors}");
+    }
+    drop(input);
+}
+
+#[test]
+fn what_was_published_before_a_failure_is_told() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let write = |name: &str, content: &str| {
+        std::fs::write(broker.directory.path().join(name), content).expect("writes");
+    };
+    write("bad", "{\"payload\":\"a\"}\n{\"payload\":\"b\"}\n{]\n");
+    write("one", "c\n");
+    for (arguments, code, words) in [
+        (
+            &["--json", "bad"][..],
+            2,
+            "error: after 2 messages published and confirmed: line 3 of bad is no message",
+        ),
+        (
+            &["one", "missing"],
+            1,
+            "error: after 1 message published and confirmed: cannot read missing",
+        ),
+        (
+            &["--level", "volatile", "one", "."],
+            1,
+            "after 1 message published and confirmed: cannot read .",
+        ),
+        (
+            &["--level", "none", "one", "missing"],
+            1,
+            "after 1 message sent: cannot read missing",
+        ),
+    ] {
+        let output = broker.run(&[&["pub", "--key", "orders"], arguments].concat());
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+    }
+    // What it says is there is there.
+    let all = broker.succeeds(&["get", "orders", "--count", "9"]);
+    assert_eq!(all, "a\nb\nc\nc\nc\n");
+}
+
+#[test]
+fn a_refusal_is_told_at_every_level() {
+    let broker = Served::start(&["--cores", "1"]);
+    for level in ["none", "volatile", "durable"] {
+        let arguments = ["pub", "--exchange", "shp", "--key", "x", "--message", "m"];
+        let output = broker.run(&[&arguments[..], &["--level", level]].concat());
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{level}: {errors}");
+        for words in ["exchange_unknown", "the exchange is 'shp'"] {
+            assert!(
+                errors.contains(words),
+                "{level}: {words:?} is not in {errors}"
+            );
+        }
+    }
+}
+
+#[test]
+fn names_and_numbers_that_cannot_be_meant_are_told() {
+    fails(
+        &["pub", "--message", "x"],
+        2,
+        &["--key is missing", "ringpost pub --key orders"],
+    );
+    fails(&["tenant", "ensure", ""], 2, &["a tenant needs a name"]);
+    fails(&["tenant", "delete", ""], 2, &["a tenant needs a name"]);
+    let kept = "the default tenant cannot be deleted";
+    fails(&["tenant", "delete", "default"], 2, &[kept]);
+    for arguments in [
+        &["pub", "--key", "x", "--message", "x", "--count", "0"][..],
+        &["sub", "x", "--count", "0"],
+        &["try", "--count", "0"],
+        &["try", "--count", "-1"],
+    ] {
+        let bad = arguments[arguments.len() - 1];
+        let sentence = format!("invalid value '{bad}' for '--count <number>'");
+        fails(arguments, 2, &[&sentence]);
+    }
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    broker.succeeds(&["pub", "--key", "orders", "--message", "m"]);
+    let told = broker.succeeds(&["queue", "purge", "orders"]);
+    assert_eq!(told, "queue orders purged of 1 message\n");
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let broker = Served::start(&["--cores", "1"]);
+    for (arguments, variables) in [
+        (&["queue", "list"][..], &["RINGPOST_TENANT"][..]),
+        (
+            &["doctor", "--no-measure"],
+            &["RINGPOST_CONFIG", "RINGPOST_MEMORY"],
+        ),
+        (&["verify", "--data-dir", "nowhere"], &["RINGPOST_DATA_DIR"]),
+    ] {
+        let mut command = ringpost(broker.directory.path(), arguments);
+        for variable in variables {
+            command.env(variable, "");
+        }
+        if arguments[0] == "queue" {
+            command.args(["--broker", &broker.address]);
+        }
+        let output = command.output().expect("runs");
+        let errors = text(&output.stderr);
+        assert_ne!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn the_log_of_a_program_has_fields_for_the_memory() {
+    let broker = Served::start(&["--cores", "1"]);
+    let log = broker.end();
+    let lines = log.lines().map(|line| {
+        let event = serde_json::from_str::<serde_json::Value>(line);
+        event.unwrap_or_else(|error| panic!("{line}: {error}"))
+    });
+    let events: Vec<serde_json::Value> = lines.collect();
+    let is_memory = |event: &&serde_json::Value| event["fields"]["message"] == "memory is divided";
+    let memory = events.iter().find(is_memory).expect("an event");
+    assert_eq!(memory["fields"]["memory_bytes"], 128 << 20);
+    assert!(memory["fields"]["core_buffers_bytes"].as_u64() > Some(0));
+}
+
+#[test]
+fn the_command_that_verify_names_gives_up_what_is_damaged() {
+    let mut broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let payload = "x".repeat(1_000);
+    for _ in 0..3 {
+        broker.succeeds(&[
+            "pub",
+            "--key",
+            "orders",
+            "--message",
+            &payload,
+            "--count",
+            "9",
+        ]);
+    }
+    // What is written by a shutdown would say that nothing of this is needed any more.
+    broker.child.kill().expect("it runs");
+    broker.child.wait().expect("ends");
+    let journal = broker.directory.path().join("data/layout-0001/core-0000");
+    let is_payload = |window: &[u8]| window == &payload.as_bytes()[..window.len()];
+    let damaged = names(&journal).into_iter().any(|name| {
+        let path = journal.join(name);
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let found = bytes.windows(900).position(is_payload);
+        if let Some(at) = found {
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).expect("writes");
+        }
+        found.is_some()
+    });
+    assert!(damaged, "the messages are somewhere");
+    let verify = |more: &[&str]| {
+        let arguments = [&["verify", "--data-dir", "data"], more].concat();
+        let output = ringpost(broker.directory.path(), &arguments).output();
+        let output = output.expect("runs");
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, errors) = verify(&["--messages", "messages"]);
+    assert_eq!(code, Some(4), "{errors}");
+    assert!(
+        errors.contains("error: 1 damaged range: restore"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("no messages are written to messages"),
+        "{errors}"
+    );
+    let command = errors.split('`').nth(1).expect("a command");
+    let command = command.replacen("ringpost", env!("CARGO_BIN_EXE_ringpost"), 1);
+    let repaired = Command::new("sh")
+        .args(["-c", &command])
+        .current_dir(broker.directory.path())
+        .output()
+        .expect("runs");
+    assert!(
+        repaired.status.success(),
+        "{command}: {}",
+        text(&repaired.stderr)
+    );
+    let (code, errors) = verify(&["--messages", "messages"]);
+    assert_eq!(code, Some(0), "{errors}");
+    // Those of the block that is damaged are gone, those of other commands are in other blocks.
+    let kept = std::fs::read_to_string(broker.directory.path().join("messages"));
+    let kept = kept.expect("was written").lines().count();
+    assert!((18..27).contains(&kept), "{kept}");
 }

@@ -24,6 +24,7 @@ fn survives(cores: u16, ending: Ending) -> Report {
         seed: u64::from(cores),
         ending,
         until: None,
+        stop: Default::default(),
         tails: None,
         flips: 0,
     };

@@ -26,8 +26,10 @@ use crate::data::engine::{Engine, Recording};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::notices::Reporter;
 use crate::data::store::Store;
+use crate::offline;
 use crate::rt::disk::{self, DirectIo, DirectoryLock};
 use crate::rt::net::Listener;
+use crate::rt::probe;
 use crate::rt::time::Monotonic;
 use crate::rt::{self, Bell, CoreHandle};
 use crate::snapshot::{ADMIN_REQUESTS_MAX, AdminRequest};
@@ -118,7 +120,10 @@ pub fn start_recorded(
     log: Option<&Log>,
     record: Option<flume::Sender<Recording>>,
 ) -> Result<Running, BootError> {
-    let cpus = probe_cpus();
+    let cpus = probe::cpus_usable();
+    config
+        .check_cpus(&cpus)
+        .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
     let budget = Budget::derive(Demand::of(&config, cpus.len()))
         .map_err(|error| BootError::new(BootErrorKind::Configuration, error.to_string()))?;
     if let Some(sentence) = Allowance::of_process().hindrance() {
@@ -126,8 +131,8 @@ pub fn start_recorded(
     }
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
-    let identity = Identity::open(&config, cores)?;
-    tracing::info!("memory is divided like this\n{}", budget.table());
+    let identity = with_cores(Identity::open(&config, cores)?, cores)?;
+    tell_memory(&budget, log.is_some_and(Log::is_human));
 
     let mut listeners = Vec::new();
     let mut addr = config.listen;
@@ -328,6 +333,54 @@ impl Parts {
     }
 }
 
+/// Logs how memory is divided: as a table for people, else as one event with a field for each pool.
+fn tell_memory(budget: &Budget, is_for_people: bool) {
+    if is_for_people {
+        tracing::info!("memory is divided like this\n{}", budget.table());
+        return;
+    }
+    let core = &budget.core;
+    tracing::info!(
+        memory_bytes = budget.demand.memory,
+        used_bytes = budget.sum(),
+        cores = budget.demand.cores,
+        core_buffers_bytes = core.buffers.bytes(),
+        core_receive_slabs_bytes = core.receive_slabs.bytes(),
+        core_hold_bytes = core.hold.bytes(),
+        core_large_bytes = core.large.bytes(),
+        core_parcels_bytes = core.parcels.bytes(),
+        core_send_buffers_bytes = core.send_buffers.bytes(),
+        core_index_bytes = core.index.bytes(),
+        core_catalog_bytes = core.catalog.bytes(),
+        core_checkpoint_bytes = core.checkpoint.bytes(),
+        "memory is divided"
+    );
+}
+
+/// The data directory with a journal for each core.
+fn with_cores(identity: Identity, cores: u16) -> Result<Identity, BootError> {
+    let before = identity.cores;
+    if before == cores {
+        identity.make_journals()?;
+        return Ok(identity);
+    }
+    tracing::info!(
+        "the number of cores changes from {before} to {cores}: writing the journals anew"
+    );
+    offline::rehome(&identity, cores).map_err(|error| {
+        // Whatever failed on the way, the directory is what it was.
+        let kind = match error.kind() {
+            BootErrorKind::Other => BootErrorKind::Environment,
+            kind => kind,
+        };
+        let sentence = format!(
+            "cannot change the number of cores from {before} to {cores}: {error}; start with \
+             --cores {before}"
+        );
+        BootError::new(kind, sentence)
+    })
+}
+
 /// Makes the directory, takes its lock and checks that it can do direct I/O.
 fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
     let shown = directory.display();
@@ -338,6 +391,8 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
             ))
         })?;
     }
+    // Before anything is written there.
+    Identity::check(directory)?;
     let lock = DirectoryLock::acquire(directory).map_err(|error| {
         environment(format!(
             "cannot write to the data directory {shown}: {error}; choose another with --data-dir"
@@ -376,12 +431,6 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
 fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
-}
-
-fn probe_cpus() -> Vec<usize> {
-    let ids = core_affinity::get_core_ids().unwrap_or_default();
-    let cpus: Vec<usize> = ids.into_iter().map(|id| id.id).collect();
-    if cpus.is_empty() { vec![0] } else { cpus }
 }
 
 /// The CPU of a core; with more cores than CPUs the scheduler shares them out.

@@ -160,12 +160,13 @@ impl std::fmt::Display for BudgetError {
         match self {
             BudgetError::TooSmall { demand, memory_min } => write!(
                 f,
-                "`memory` is {}, too small for {} core{} and {} connections: it must be at least \
-                 {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
+                "`memory` is {}, too small for {} core{} and {} connection{}: it must be at \
+                 least {}; raise it, or lower `cores`, `connections_max` or `message_bytes_max`",
                 bytes_text(demand.memory),
                 demand.cores,
                 if demand.cores == 1 { "" } else { "s" },
                 demand.connections_max,
+                if demand.connections_max == 1 { "" } else { "s" },
                 bytes_text(*memory_min),
             ),
             BudgetError::BeyondMachine { memory, machine } => write!(
@@ -407,7 +408,7 @@ impl Budget {
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{:<34}{:>10}{:>12}{:>14}{:>7}{:>14}\n",
+            "{:<30}{:>8}{:>8}{:>14}{:>6}{:>14}\n",
             "memory", "pieces", "of", "bytes", "times", "total"
         );
         for term in self.terms() {
@@ -421,15 +422,15 @@ impl Budget {
             let total = term.total_bytes();
             let _ = writeln!(
                 table,
-                "{:<34}{count:>10}{unit:>12}{:>14}{:>7}{total:>14}",
+                "{:<30}{count:>8}{unit:>8}{:>14}{:>6}{total:>14}",
                 term.name, term.bytes, term.copies
             ); // writing to a String cannot fail
         }
         let sum = self.sum();
         let spare = self.demand.memory - sum;
-        let _ = writeln!(table, "{:<77}{spare:>14}", "not divisible");
+        let _ = writeln!(table, "{:<66}{spare:>14}", "not divisible");
         let memory = self.demand.memory;
-        let _ = writeln!(table, "{:<77}{memory:>14}", "memory");
+        let _ = writeln!(table, "{:<66}{memory:>14}", "memory");
         table
     }
 

@@ -1,11 +1,13 @@
 //! The command line: arguments in, exit code out. Every command has its file; what they share is
 //! here. Does not know how a broker works inside.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::rt::Signal;
 
 mod binding;
 mod completions;
@@ -31,8 +33,8 @@ mod verify;
 /// What follows every help text.
 const EXAMPLES: &str = "\
 Examples:
-  ringpost try                           watch a broker work, from publish to ack; nothing stays
-  ringpost doctor                        what this machine lacks, and the command that cures it
+  ringpost try                     watch a broker work, from publish to ack
+  ringpost doctor                  what this machine lacks, and what cures it
   ringpost serve --data-dir /var/lib/ringpost
   ringpost queue ensure orders
   ringpost pub --key orders < orders.txt
@@ -44,7 +46,8 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  no broker can be reached
   4  the data directory is damaged
-  5  the machine lacks something; `ringpost doctor` says what";
+  5  the machine or the directory does not do; `ringpost doctor` says why
+  130, 143  told to end by Ctrl-C or SIGTERM, before it was done";
 
 /// A message broker: durable by default, at a tail latency you can prove.
 #[derive(Parser, Debug)]
@@ -91,6 +94,19 @@ pub enum Exit {
     Damaged = 4,
     /// The machine lacks something.
     Unfit = 5,
+    /// SIGINT came before it was done.
+    Interrupted = 130,
+    /// SIGTERM came before it was done.
+    Terminated = 143,
+}
+
+impl From<Signal> for Exit {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Interrupt => Exit::Interrupted,
+            Signal::Terminate => Exit::Terminated,
+        }
+    }
 }
 
 /// A command's failure: one sentence for people, one code for scripts.
@@ -135,7 +151,10 @@ impl From<io::Error> for Failure {
 
 /// Does what the arguments ask for. The first one is the name of the program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing more can be said if standard error is closed.
@@ -165,16 +184,30 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             for line in failure.sentence.lines() {
-                let _ = writeln!(io::stderr(), "ringpost: {line}"); // as above
+                let _ = writeln!(io::stderr(), "error: {line}"); // as above
             }
             ExitCode::from(failure.exit as u8)
         }
     }
 }
 
-/// The whole command line, for completions and manual pages.
+/// The whole command line, also for completions and manual pages.
 fn command() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    with_plain_values(Cli::command())
+}
+
+/// An environment variable that is empty is as good as none, and `-1` is a number that is out of
+/// bounds rather than an unknown flag.
+fn with_plain_values(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|text| text.is_empty());
+    command
+        .mut_args(|arg| {
+            let takes_number = arg.get_long().is_some() && arg.get_action().takes_values();
+            let is_unset = arg.get_env().is_some_and(is_empty);
+            let arg = arg.allow_negative_numbers(takes_number);
+            if is_unset { arg.env(None::<&str>) } else { arg }
+        })
+        .mut_subcommands(with_plain_values)
 }
 
 #[cfg(test)]
@@ -182,5 +215,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    /// What is broken into lines by hand must not be broken once more by a terminal.
+    #[test]
+    fn texts_behind_the_help_fit_80_columns() {
+        fn check(command: &clap::Command) {
+            let text = command.get_after_help().map(ToString::to_string);
+            for line in text.unwrap_or_default().lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&super::command());
     }
 }

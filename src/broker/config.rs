@@ -1,30 +1,22 @@
 //! Every setting of the broker, gathered from defaults, a TOML file, the environment and flags, in
 //! rising precedence, each checked against its bounds. Does not know what a setting does.
 
+mod error;
+mod sources;
 pub mod value;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ringpost_wire::limits;
 
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use sources::{ENVIRONMENT_PREFIX, Sources};
+use sources::{Given, read_environment, read_file};
 pub use value::{Cores, Cpus};
 use value::{Field, Kind, Unfit};
-
-/// Environment variables of settings begin with this; the rest is the key in capitals.
-pub const ENVIRONMENT_PREFIX: &str = "RINGPOST_";
-
-/// Variables with the prefix that are not settings: they belong to the command line.
-const ENVIRONMENT_OTHERS: [&str; 4] = [
-    "RINGPOST_CONFIG",
-    "RINGPOST_BROKER",
-    "RINGPOST_TENANT",
-    "RINGPOST_ADMIN",
-];
-/// Kubernetes sets variables like these in every pod beside a service called `ringpost`.
-const ENVIRONMENT_FOREIGN: [&str; 2] = ["RINGPOST_SERVICE_", "RINGPOST_PORT"];
 
 /// What is known of one setting, for the parser, the flags and the documentation.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +107,7 @@ settings! {
         /// Cores of the broker: one thread with its own journal each. May exceed the CPUs, for tests.
         /// May change between two starts; nothing is lost.
         cores: Cores = "auto", Kind::CountOrAuto { min: 1, max: 64 };
-        /// CPUs that the cores are pinned to, in order.
+        /// CPUs that the cores are pinned to, in order. Only such as the process may use.
         cpus: Cpus = "auto", Kind::Cpus;
         /// Partitions: the units that queues are spread over. Fixed when the data directory is made.
         partitions: u32 = "64", Kind::Count { min: 1, max: 1024 };
@@ -205,211 +197,6 @@ impl Field for LogLevel {
     }
 }
 
-/// Where the text of a setting came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// Nobody said anything.
-    Default,
-    /// This file.
-    File(PathBuf),
-    /// This environment variable.
-    Environment(String),
-    /// This flag, without dashes in front.
-    Flag(String),
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Origin::Default => f.write_str("by default"),
-            Origin::File(path) => write!(f, "in {}", path.display()),
-            Origin::Environment(variable) => write!(f, "in the environment variable {variable}"),
-            Origin::Flag(flag) => write!(f, "in the flag --{flag}"),
-        }
-    }
-}
-
-/// A text and where it came from.
-struct Given {
-    /// The text.
-    text: String,
-    /// From where.
-    origin: Origin,
-}
-
-/// Everything that settings are gathered from. Built by the command line, or by hand in tests.
-#[derive(Clone, Default, Debug)]
-pub struct Sources {
-    /// Path and content of the configuration file, if there is one.
-    pub file: Option<(PathBuf, String)>,
-    /// The environment variables of the process, all of them.
-    pub environment: Vec<(String, String)>,
-    /// Values of flags, by the name of the setting.
-    pub flags: Vec<(&'static str, String)>,
-}
-
-impl Sources {
-    /// The environment of this process and the file at `path`, if given.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn of_process(
-        path: Option<&Path>,
-        flags: Vec<(&'static str, String)>,
-    ) -> Result<Self, ConfigErrors> {
-        let file = match path {
-            None => None,
-            Some(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Some((path.to_owned(), text)),
-                Err(error) => {
-                    let file = path.to_owned();
-                    return Err(ConfigErrors(vec![ConfigError::FileUnreadable {
-                        file,
-                        error,
-                    }]));
-                }
-            },
-        };
-        let environment = std::env::vars_os()
-            .filter_map(|(key, text)| Some((key.into_string().ok()?, text.into_string().ok()?)))
-            .collect();
-        Ok(Sources {
-            file,
-            environment,
-            flags,
-        })
-    }
-}
-
-/// Why there is no configuration; at least one error, and every one that could be found.
-#[derive(Debug)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
-/// One thing that is wrong with the configuration.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    FileUnreadable {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The file is not TOML.
-    FileMalformed {
-        /// The file.
-        file: PathBuf,
-        /// What the parser says, with line and column.
-        error: String,
-    },
-    /// No setting has this key.
-    KeyUnknown {
-        /// The key as written.
-        key: String,
-        /// Where.
-        origin: Origin,
-    },
-    /// The value is not of the setting's form, or out of its bounds.
-    Unfit {
-        /// The setting.
-        key: &'static str,
-        /// Its text.
-        value: String,
-        /// From where.
-        origin: Origin,
-        /// Half a sentence: what it must be.
-        why: Unfit,
-    },
-    /// An address that other machines can reach.
-    ListenInsecure {
-        /// The setting.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-    },
-    /// Two settings ask for the same port.
-    PortShared {
-        /// Both have this address.
-        address: SocketAddr,
-    },
-    /// More cores than partitions.
-    CoresWithoutPartition {
-        /// Cores.
-        cores: u16,
-        /// Partitions.
-        partitions: u32,
-    },
-}
-
-impl std::fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::FileUnreadable { file, error } => {
-                write!(
-                    f,
-                    "cannot read the configuration file {}: {error}",
-                    file.display()
-                )
-            }
-            Self::FileMalformed { file, error } => {
-                write!(
-                    f,
-                    "{} is not valid TOML: {}",
-                    file.display(),
-                    error.trim_end()
-                )
-            }
-            Self::KeyUnknown { key, origin } => {
-                write!(f, "unknown setting `{key}` {origin}")?;
-                match nearest(key) {
-                    Some(name) => write!(f, "; did you mean `{name}`?"),
-                    None => f.write_str("; `ringpost serve --help` lists every setting"),
-                }
-            }
-            Self::Unfit {
-                key,
-                value,
-                origin,
-                why,
-            } => {
-                write!(f, "`{key}` is \"{value}\" {origin}: it {}", why.0)
-            }
-            Self::ListenInsecure { key, address } => write!(
-                f,
-                "`{key}` is {address}, which other machines can reach, and this version has no \
-                 log-in and no encryption: use a loopback address such as 127.0.0.1:{}, or add \
-                 --insecure-listen if the network itself keeps strangers out",
-                address.port()
-            ),
-            Self::PortShared { address } => {
-                write!(
-                    f,
-                    "`listen` and `admin_listen` are both {address}: give one another port"
-                )
-            }
-            Self::CoresWithoutPartition { cores, partitions } => write!(
-                f,
-                "`cores` is {cores} and `partitions` only {partitions}: a core without a partition \
-                 has no work, so lower `cores`, or raise `partitions` for a new data directory"
-            ),
-        }
-    }
-}
-
-impl std::fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (idx, error) in self.0.iter().enumerate() {
-            if idx > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
-
 impl Config {
     /// Gathers the settings: flags over environment over file over defaults.
     ///
@@ -483,6 +270,26 @@ impl Config {
         }
     }
 
+    /// Whether the CPUs that it names are among those that the process may use; empty if nobody
+    /// knows.
+    ///
+    /// # Errors
+    /// Some are not.
+    pub fn check_cpus(&self, usable: &[usize]) -> Result<(), ConfigError> {
+        let Cpus::List(list) = &self.cpus else {
+            return Ok(());
+        };
+        let is_foreign = |cpu: &&u32| !usable.contains(&(**cpu as usize));
+        let foreign: Vec<u32> = list.iter().filter(is_foreign).copied().collect();
+        if foreign.is_empty() || usable.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::CpusForeign {
+            foreign,
+            usable: usable.to_owned(),
+        })
+    }
+
     /// What no single setting can know.
     fn check_relations(&self, errors: &mut Vec<ConfigError>) {
         if !self.insecure_listen {
@@ -538,136 +345,6 @@ impl Default for Config {
     fn default() -> Self {
         Config::resolve(&Sources::default()).expect("a test resolves the defaults")
     }
-}
-
-/// The file's settings by index, each as text.
-fn read_file(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Vec<(usize, String)> {
-    let table = match text.parse::<toml::Table>() {
-        Ok(table) => table,
-        Err(error) => {
-            let error = error.to_string();
-            errors.push(ConfigError::FileMalformed {
-                file: path.to_owned(),
-                error,
-            });
-            return Vec::new();
-        }
-    };
-    let mut settings = Vec::new();
-    for (key, entry) in table {
-        let origin = || Origin::File(path.to_owned());
-        let Some(idx) = Config::SETTINGS
-            .iter()
-            .position(|setting| setting.name == key)
-        else {
-            errors.push(ConfigError::KeyUnknown {
-                key,
-                origin: origin(),
-            });
-            continue;
-        };
-        match text_of(&entry) {
-            Some(text) => settings.push((idx, text)),
-            None => {
-                let Setting {
-                    name: key, kind, ..
-                } = Config::SETTINGS[idx];
-                let why = Unfit(format!(
-                    "must be a {}, in quotes or as a number",
-                    kind.unit()
-                ));
-                let value = entry.to_string();
-                errors.push(ConfigError::Unfit {
-                    key,
-                    value,
-                    origin: origin(),
-                    why,
-                });
-            }
-        }
-    }
-    settings
-}
-
-/// The text of a TOML value that may be a setting.
-fn text_of(entry: &toml::Value) -> Option<String> {
-    match entry {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(switch) => Some(switch.to_string()),
-        toml::Value::Array(entries) => {
-            let texts: Option<Vec<_>> = entries
-                .iter()
-                .map(|entry| {
-                    if entry.is_array() {
-                        None
-                    } else {
-                        text_of(entry)
-                    }
-                })
-                .collect();
-            texts.map(|texts| texts.join(","))
-        }
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
-    }
-}
-
-/// The environment's settings by index.
-fn read_environment(
-    environment: &[(String, String)],
-    errors: &mut Vec<ConfigError>,
-) -> Vec<(usize, String)> {
-    let mut settings = Vec::new();
-    for (variable, text) in environment {
-        let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else {
-            continue;
-        };
-        let name = name.to_ascii_lowercase();
-        if let Some(idx) = Config::SETTINGS
-            .iter()
-            .position(|setting| setting.name == name)
-        {
-            settings.push((idx, text.clone()));
-        } else if !ENVIRONMENT_OTHERS.contains(&variable.as_str())
-            && !ENVIRONMENT_FOREIGN
-                .iter()
-                .any(|foreign| variable.starts_with(foreign))
-        {
-            let origin = Origin::Environment(variable.clone());
-            errors.push(ConfigError::KeyUnknown { key: name, origin });
-        }
-    }
-    settings
-}
-
-/// The setting that `key` may have been meant to be: two edits away at most.
-fn nearest(key: &str) -> Option<&'static str> {
-    const EDITS_MAX: usize = 2;
-    let key = key.replace('-', "_").to_ascii_lowercase();
-    Config::SETTINGS
-        .iter()
-        .map(|setting| (edits_between(&key, setting.name), setting.name))
-        .min()
-        .filter(|(edits, _)| *edits <= EDITS_MAX)
-        .map(|(_, name)| name)
-}
-
-/// The Levenshtein distance in bytes, over texts cut at 64 bytes.
-fn edits_between(left: &str, right: &str) -> usize {
-    const BYTES_MAX: usize = 64;
-    let cut = |text: &str| text.bytes().take(BYTES_MAX).collect::<Vec<u8>>();
-    let (left, right) = (cut(left), cut(right));
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (above, a) in left.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = above + 1;
-        for (column, b) in right.iter().enumerate() {
-            let kept = diagonal + usize::from(a != b);
-            diagonal = row[column + 1];
-            row[column + 1] = kept.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]
@@ -786,7 +463,10 @@ mod tests {
             "`heartbeat` is \"1.5\" in /etc/ringpost.toml: it must be a duration, in quotes or as \
              a number"
         );
-        assert!(errors(&sources("memory = \n", &[], &[])).contains("is not valid TOML"));
+        let text = errors(&sources("cores = 1\nmemory = \n", &[], &[]));
+        let place = "/etc/ringpost.toml is not valid TOML in line 2, column 10: ";
+        assert!(text.starts_with(place), "{text}");
+        assert!(!text.contains('\n'), "{text}");
     }
 
     /// Every bound at max - 1, max, max + 1 and at min - 1, min.
@@ -881,6 +561,24 @@ mod tests {
                 &[]
             ))
             .is_ok()
+        );
+    }
+
+    #[test]
+    fn cpus_that_are_not_there_are_named_beside_those_that_are() {
+        let check = |cpus: &str, usable: &[usize]| {
+            let config = Config::resolve(&sources("", &[], &[("cpus", cpus)])).expect("fits");
+            config.check_cpus(usable).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("0-3", &[0, 1, 2, 3]), Ok(()));
+        assert_eq!(check("auto", &[5]), Ok(()));
+        assert_eq!(check("7", &[]), Ok(()), "nobody knows");
+        let error = check("1,4-6,8", &[0, 1, 2, 4]).expect_err("are not there");
+        assert!(
+            error.starts_with(
+                "`cpus` names 5-6,8, and the CPUs that this process may use are 0-2,4:"
+            ),
+            "{error}"
         );
     }
 

@@ -16,6 +16,7 @@ use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
 use ringpost_wire::ids::PartitionId;
 use serde::Serialize;
 
+use crate::boot_error::{BootError, BootErrorKind};
 use crate::control::identity::Identity;
 use crate::data::store::{fault, list_journal, perform, slot_path};
 use crate::rt::disk::{self, DirectoryLock};
@@ -66,11 +67,40 @@ pub enum OfflineError {
         /// The name.
         range: String,
     },
-    /// It is no data directory, of a later format, or cannot be worked on; in words.
-    Unfit {
-        /// Why.
+    /// What a start would say of it: it is no data directory, of a later format, or damaged.
+    Unfit(BootError),
+    /// A journal of it cannot be read as a whole; a start would fail over the same.
+    Damaged {
+        /// Why, for people.
         why: String,
     },
+    /// What was to be done failed on the way.
+    Failed {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+impl OfflineError {
+    /// What it is about: the same as where a start fails over it.
+    #[must_use]
+    pub fn kind(&self) -> BootErrorKind {
+        match self {
+            OfflineError::Unreadable { .. } | OfflineError::InUse { .. } => {
+                BootErrorKind::Environment
+            }
+            OfflineError::RangeUnknown { .. } => BootErrorKind::Configuration,
+            OfflineError::Unfit(error) => error.kind(),
+            OfflineError::Damaged { .. } => BootErrorKind::Damage,
+            OfflineError::Failed { .. } => BootErrorKind::Other,
+        }
+    }
+}
+
+impl From<BootError> for OfflineError {
+    fn from(error: BootError) -> Self {
+        OfflineError::Unfit(error)
+    }
 }
 
 impl std::fmt::Display for OfflineError {
@@ -86,9 +116,10 @@ impl std::fmt::Display for OfflineError {
             }
             OfflineError::RangeUnknown { range } => write!(
                 f,
-                "`ringpost verify` finds no damaged range {range}: only damage can be given up"
+                "`ringpost verify` finds no damaged range '{range}': only damage can be given up"
             ),
-            OfflineError::Unfit { why } => f.write_str(why),
+            OfflineError::Unfit(error) => error.fmt(f),
+            OfflineError::Damaged { why } | OfflineError::Failed { why } => f.write_str(why),
         }
     }
 }
@@ -146,9 +177,7 @@ fn claim(directory: &Path) -> Result<(DirectoryLock, Identity), OfflineError> {
         error,
     };
     std::fs::read_dir(directory).map_err(unreadable)?;
-    let identity = Identity::read(directory).map_err(|error| OfflineError::Unfit {
-        why: error.to_string(),
-    })?;
+    let identity = Identity::read(directory)?;
     match DirectoryLock::acquire(directory) {
         Ok(Some(lock)) => Ok((lock, identity)),
         Ok(None) => Err(OfflineError::InUse {
@@ -171,8 +200,10 @@ fn opened(identity: &Identity, core: u16, writable: bool) -> Result<Opened<Files
         writable,
     };
     let config = journal_config(identity, core);
-    offline::open(config, &heads, &checkpoints, catalog, files).map_err(|why| OfflineError::Unfit {
-        why: format!("journal {core}: {why}"),
+    offline::open(config, &heads, &checkpoints, catalog, files).map_err(|why| {
+        OfflineError::Damaged {
+            why: format!("journal {core}: {why}"),
+        }
     })
 }
 
@@ -230,7 +261,7 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         let config = journal_config(&identity, core);
         let read = |slot, position, into: &mut [u8]| files.read(slot, position, into);
         let verified = recovery::verify(config, &heads, &checkpoints, read).map_err(|why| {
-            OfflineError::Unfit {
+            OfflineError::Damaged {
                 why: format!("journal {core}: {why}"),
             }
         })?;
@@ -361,7 +392,7 @@ pub fn messages(
     let journals = (0..identity.cores)
         .map(|core| opened(&identity, core, false))
         .collect::<Result<_, _>>()?;
-    offline::messages(journals, each).map_err(|why| OfflineError::Unfit { why })
+    offline::messages(journals, each).map_err(|why| OfflineError::Failed { why })
 }
 
 fn records_text(damage: &EngineDamage) -> String {
@@ -388,7 +419,7 @@ pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
     let catalog = catalog_of(&identity)?;
     let partition_of = |queue| catalog.queue(queue).map(|queue| queue.partition);
     for core in 0..identity.cores {
-        let unfit = |why| OfflineError::Unfit {
+        let failed = |why| OfflineError::Failed {
             why: format!("journal {core}: {why}"),
         };
         let mut journal = opened(&identity, core, true)?;
@@ -398,7 +429,7 @@ pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
             .find(|damage| range_name(core, damage) == range)
             .copied();
         if let Some(damage) = found {
-            return journal.accept_loss(&damage, partition_of).map_err(unfit);
+            return journal.accept_loss(&damage, partition_of).map_err(failed);
         }
         let lost = journal.unreadable(|queue| catalog.queue(queue).is_some());
         let found = lost.into_iter().find_map(|lost| {
@@ -410,7 +441,7 @@ pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
             let mut journal = opened(&identity, core, true)?;
             return journal
                 .give_up(partition, lost.queue, &[lost.range])
-                .map_err(unfit);
+                .map_err(failed);
         }
     }
     Err(OfflineError::RangeUnknown {
@@ -418,20 +449,23 @@ pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
     })
 }
 
-/// Copies what is live in the journals of `old` into those of `new`, which are empty directories of
-/// the same data directory. The old ones are only read.
+/// Writes the journals of a directory anew for another number of cores. The old ones are only read
+/// and stay what the directory is until the new ones are complete and durable; a crash in between
+/// begins anew.
 ///
 /// # Errors
 /// Why it cannot be done, for people.
-pub fn rehome(old: &Identity, new: &Identity) -> Result<(), OfflineError> {
+pub fn rehome(old: &Identity, cores: u16) -> Result<Identity, OfflineError> {
+    let new = old.for_cores(cores);
+    new.make_journals()?;
     let sources: Vec<Opened<Files>> = (0..old.cores)
         .map(|core| opened(old, core, false))
         .collect::<Result<_, _>>()?;
-    let targets = (0..new.cores)
+    let targets = (0..cores)
         .map(|core| {
             let directory = new.journal_directory(core);
             (
-                journal_config(new, core),
+                journal_config(&new, core),
                 Files {
                     directory,
                     writable: true,
@@ -439,11 +473,13 @@ pub fn rehome(old: &Identity, new: &Identity) -> Result<(), OfflineError> {
             )
         })
         .collect();
-    offline::rehome(sources, targets).map_err(|why| OfflineError::Unfit { why })?;
-    for core in 0..new.cores {
+    offline::rehome(sources, targets).map_err(|why| OfflineError::Failed { why })?;
+    for core in 0..cores {
         let directory = new.journal_directory(core);
         disk::sync_directory(&directory)
             .map_err(|error| OfflineError::Unreadable { directory, error })?;
     }
-    Ok(())
+    new.write()?;
+    new.remove_other_layouts()?;
+    Ok(new)
 }

@@ -26,6 +26,7 @@ mod ring;
 mod ring_tests;
 mod signal;
 mod sync;
+pub mod terminal;
 pub mod time;
 
 use background::Tasks;

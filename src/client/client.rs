@@ -10,6 +10,7 @@ use ringpost_wire as wire;
 use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
+use crate::observe::{LinkEvent, Observer};
 use crate::options::Options;
 use crate::stats::Counters;
 use crate::{
@@ -102,6 +103,14 @@ impl ClientBuilder {
     /// How long [`Client::close`] waits for what is in flight; 30 s unless asked otherwise.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.options.close_timeout = timeout;
+        self
+    }
+
+    /// Calls `tell` whenever a connection is lost that will be dialled again, and when it is back.
+    /// It is called by the task that keeps the connection up, so it must not block. A client has
+    /// [several connections](crate#connections), each of which is lost by itself.
+    pub fn on_link(mut self, tell: impl Fn(LinkEvent) + Send + Sync + 'static) -> Self {
+        self.options.observer = Observer::new(tell);
         self
     }
 

@@ -33,6 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::dial::{Link, dial};
 use self::out::Out;
 use crate::consumer::Inbox;
+use crate::observe::LinkEvent;
 use crate::options::{self, Limits, Options};
 use crate::producer::{Segment, inner::Inner as Producer};
 use crate::stats::Counters;
@@ -262,6 +263,8 @@ impl Connection {
                 return self.end(&lost.error);
             }
             self.go_down(&lost.error);
+            let told = LinkEvent::Lost(lost.error.clone());
+            self.options.observer.tell(told);
             if began.elapsed() > policy.longest {
                 attempt = 0;
             }
@@ -272,6 +275,7 @@ impl Connection {
             Counters::add(&self.counters.reconnects, 1);
             crate::observe::reconnected(&self.options.address, attempt);
             self.come_up(&link);
+            self.options.observer.tell(LinkEvent::Restored);
         }
     }
 
@@ -913,6 +917,16 @@ impl Connection {
         let header = FrameHeader::bare(kind, 0, 0);
         self.call_with(header, None, self.options.request_timeout, answer, body)
             .await
+    }
+
+    /// Waits until the broker has answered a question, whatever it says: what was written before has
+    /// reached it then.
+    pub(crate) async fn answers(&self) -> Result<()> {
+        let reply = self.call(FrameKind::TenantList, Answer::Done, &[]).await;
+        match reply {
+            Err(error) if error.code().is_none() => Err(error),
+            Err(_) | Ok(_) => Ok(()),
+        }
     }
 
     /// Asks for something; in `session` only, if one is given.

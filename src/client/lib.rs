@@ -88,7 +88,7 @@
 //! A client has one connection, and one more for each queue that it consumes from or
 //! [publishes near to](ProducerBuilder::near), which lives on the core that owns the queue. Losing
 //! one does not disturb the others. It is dialled again as [`Reconnect`] says; producers and
-//! consumers then go on by themselves.
+//! consumers then go on by themselves. [`ClientBuilder::on_link`] hears of both.
 //!
 //! # Features
 //!
@@ -121,6 +121,7 @@ pub use consumer::{
 pub use error::{Error, ErrorKind, Result};
 pub use headers::{HeaderValue, Headers};
 pub use message::Message;
+pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
 pub use stats::Stats;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringpost_wire as wire;
 
+use crate::observe::Observer;
 use crate::{Error, ErrorKind, Result};
 
 /// A number of bytes.
@@ -226,6 +227,7 @@ pub(crate) struct Options {
     pub connect_timeout: Duration,
     pub request_timeout: Duration,
     pub close_timeout: Duration,
+    pub observer: Observer,
 }
 
 impl Options {
@@ -242,6 +244,7 @@ impl Options {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(30),
+            observer: Observer::default(),
         }
     }
 

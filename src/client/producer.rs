@@ -285,12 +285,23 @@ impl Producer {
 
     /// Waits until everything is settled and closes the producer, unless it has other clones.
     ///
+    /// At [`Level::None`] nothing is confirmed; the broker is asked something behind the last
+    /// message then, so that what it refused by that time is known.
+    ///
     /// # Errors
     /// As [`flush`](Self::flush).
     ///
     /// # Cancel safety
     /// Dropping the future is dropping the producer.
     pub async fn close(self) -> Result<()> {
+        self.flush().await?;
+        if self.level() == Level::None {
+            // An answer may overtake what the broker says at the end of the same turn; that to a
+            // second question, which comes in a later one, cannot.
+            for _ in 0..2 {
+                self.handle.lease.connection().answers().await?;
+            }
+        }
         self.flush().await
     }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ringpost_check::{Event, Verdict};
@@ -35,6 +36,8 @@ pub struct Plan {
     pub cycles: u32,
     /// When no further cycle is begun.
     pub until: Option<Instant>,
+    /// Set by whoever wants the run to end soon, and not well.
+    pub stop: Arc<AtomicBool>,
     /// Producers, each with a connection and some consumers.
     pub producers: usize,
     /// Plans the run.
@@ -169,6 +172,7 @@ impl<'a> Run<'a> {
             if self.plan.until.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
+            self.go_on()?;
             self.kill_in_recovery()?;
             let mut broker = self.start()?;
             let publishes_max = self.random.between(100, 1_500);
@@ -189,6 +193,7 @@ impl<'a> Run<'a> {
                 self.read_without_a_broker()?;
             }
             waited?;
+            self.go_on()?;
             if let Some(tails) = self.plan.tails {
                 let data = &self.program.data;
                 self.report.tears += rot::tear(tails, data, &mut self.random)?;
@@ -203,6 +208,14 @@ impl<'a> Run<'a> {
         match log.lines().find(|line| is_alarming(line)) {
             Some(line) => Err(format!("the broker's log says: {line}")),
             None => Ok(self.report),
+        }
+    }
+
+    /// Ends the run if somebody wants that.
+    fn go_on(&self) -> Outcome<()> {
+        match self.plan.stop.load(Ordering::Relaxed) {
+            true => Err("told to stop".to_owned()),
+            false => Ok(()),
         }
     }
 
@@ -241,6 +254,7 @@ impl<'a> Run<'a> {
         self.start()?.terminate()?;
         self.ended();
         for _ in 0..self.plan.flips {
+            self.go_on()?;
             let directory = &self.plan.directory;
             let rot = rot::flip(&self.program, self.shared, directory, &mut self.random)?;
             let place = match rot {

@@ -79,6 +79,7 @@ fn run_kill(flags: &Flags, directory: PathBuf) -> Outcome<()> {
         seed: flags.number("seed", 1)?,
         ending: kill::Ending::Kill,
         until: None,
+        stop: Default::default(),
         tails: None,
         flips: 0,
     };

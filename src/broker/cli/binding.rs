@@ -11,7 +11,7 @@ use super::output::{self, FormatArgs};
 const EXAMPLES: &str = "\
 Examples:
   ringpost binding ensure orders --exchange shop --key 'order.*.paid'
-  ringpost binding ensure red --exchange by-colour --argument x-match=any --argument colour=red
+  ringpost binding ensure red --exchange by-colour --argument colour=red
   ringpost binding list --queue orders
   ringpost binding delete orders --exchange shop --key 'order.*.paid'";
 

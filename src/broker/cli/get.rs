@@ -14,7 +14,7 @@ Ends with 1 if there was no message.
 Examples:
   ringpost get orders
   ringpost get orders --count 100 --wait 5s --json
-  ringpost get orders --ack none                        look at a message and leave it there";
+  ringpost get orders --ack none          look at a message and leave it there";
 
 /// Take a few messages of a queue
 #[derive(clap::Args, Debug)]

@@ -3,12 +3,17 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::io::Write;
 use std::time::Duration;
 
-use ringpost_client::{Client, ClientBuilder, Ensured, Error, ErrorKind, Reconnect, Removed};
+use ringpost_client::{
+    Client, ClientBuilder, Ensured, Error, ErrorKind, LinkEvent, Reconnect, Removed,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Exit, Failure, output};
-use crate::config::value::span_from;
+use crate::config::value::{span_from, span_text};
 
 /// Flags of every command that talks to a broker.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,10 +31,18 @@ pub struct BrokerArgs {
     /// The tenant to work in [default: the default one]
     #[arg(long, value_name = "name", env = "RINGPOST_TENANT", global = true)]
     tenant: Option<String>,
-    /// How long the broker may take to answer, such as 5s
-    #[arg(long, value_name = "duration", default_value = "10s", value_parser = span, global = true)]
-    timeout: Duration,
+    /// How long the broker may take to answer, such as 5s [default: 10s]; for `pub` and `sub` also
+    /// how long one that was lost may stay away [default: 5min]
+    #[arg(long, value_name = "duration", value_parser = span, global = true)]
+    timeout: Option<Duration>,
 }
+
+/// How long a broker may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a broker that was lost may stay away: longer than it takes to drain and to start.
+const AWAY: Duration = Duration::from_secs(300);
+/// When it is first said that a broker is still away; each time after that comes twice as late.
+const STILL_AWAY: Duration = Duration::from_secs(5);
 
 /// Reads a span of time from the command line.
 pub fn span(text: &str) -> Result<Duration, String> {
@@ -58,7 +71,7 @@ impl BrokerArgs {
         BrokerArgs {
             broker,
             tenant: None,
-            timeout,
+            timeout: Some(timeout),
         }
     }
 
@@ -70,11 +83,12 @@ impl BrokerArgs {
         &self,
         more: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Result<Client, Failure> {
+        let answer = self.timeout.unwrap_or(ANSWER);
         let mut builder = Client::builder(self.broker.clone())
             .name(concat!("ringpost ", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.timeout)
-            .request_timeout(self.timeout)
-            .close_timeout(self.timeout);
+            .connect_timeout(answer)
+            .request_timeout(answer)
+            .close_timeout(answer);
         if let Some(tenant) = &self.tenant {
             builder = builder.tenant(tenant.clone());
         }
@@ -107,6 +121,144 @@ impl BrokerArgs {
         self.connect_with(|builder| builder.reconnect(Reconnect::off()))
             .await
     }
+
+    /// Connects for as long as it takes: a broker that is lost is waited for, and what becomes of it
+    /// is told on standard error while [`Vigil::over`] works.
+    ///
+    /// # Errors
+    /// Nobody answers, or refuses.
+    pub async fn connect_to_stay(&self) -> Result<(Client, Vigil), Failure> {
+        let (sender, links) = watch::channel(Links::default());
+        let heed = move |event| {
+            sender.send_modify(|links| match event {
+                LinkEvent::Lost(error) => {
+                    links.down += 1;
+                    links.losses += 1;
+                    links.why = chain(&error);
+                }
+                LinkEvent::Restored => links.down -= 1,
+                // The client may learn to tell of more.
+                _ => {}
+            });
+        };
+        let policy = Reconnect::default().attempts_max(u32::MAX);
+        let client = self
+            .connect_with(|builder| builder.reconnect(policy).on_link(heed))
+            .await?;
+        let vigil = Vigil {
+            broker: self.broker.clone(),
+            away_max: self.timeout.unwrap_or(AWAY),
+            links,
+        };
+        Ok((client, vigil))
+    }
+}
+
+/// What is known of a client's connections, which are lost and come back one by one.
+#[derive(Clone, Debug, Default)]
+struct Links {
+    /// How many are lost now.
+    down: u32,
+    /// How often one was lost.
+    losses: u64,
+    /// Why the last one was.
+    why: String,
+}
+
+/// Who watches a client's connections, and tells people.
+#[derive(Debug)]
+pub struct Vigil {
+    broker: String,
+    away_max: Duration,
+    links: watch::Receiver<Links>,
+}
+
+impl Vigil {
+    /// Does `work`, and tells meanwhile when the broker is lost, still away and back.
+    ///
+    /// # Errors
+    /// What the work ends with; or the broker stays away for too long, and it is given up.
+    pub async fn over<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            // What is done is done, also if the broker goes in that moment.
+            biased;
+            done = work => done,
+            given_up = self.watch() => Err(given_up),
+        }
+    }
+
+    /// Whether the broker is lost at the moment.
+    pub fn is_away(&self) -> impl Fn() -> bool + use<> {
+        let links = self.links.clone();
+        move || links.borrow().down > 0
+    }
+
+    async fn watch(&mut self) -> Failure {
+        let mut losses = 0;
+        loop {
+            let is_news = |links: &Links| links.losses > losses;
+            let lost = self
+                .links
+                .wait_for(is_news)
+                .await
+                .map(|links| links.clone());
+            let Ok(lost) = lost else {
+                // The client is gone, and what waits for it hears of that.
+                return std::future::pending().await;
+            };
+            losses = lost.losses;
+            if let Err(failure) = self.away(&lost.why).await {
+                return failure;
+            }
+        }
+    }
+
+    /// From the loss of the broker until it is back.
+    async fn away(&mut self, why: &str) -> Result<(), Failure> {
+        let broker = self.broker.clone();
+        let since = Instant::now();
+        say(&format!(
+            "the connection to {broker} is lost ({why}); trying again for {}",
+            span_text(self.away_max)
+        ));
+        let mut told_after = STILL_AWAY;
+        loop {
+            tokio::select! {
+                back = self.links.wait_for(|links| links.down == 0) => {
+                    if back.is_err() {
+                        return std::future::pending().await; // as above
+                    }
+                    let away = since.elapsed().as_secs_f64();
+                    say(&format!("connected to {broker} again, after {away:.1} s"));
+                    return Ok(());
+                }
+                () = tokio::time::sleep_until(since + told_after.min(self.away_max)) => {
+                    if told_after >= self.away_max {
+                        return Err(Failure::new(
+                            Exit::Unreachable,
+                            format!(
+                                "no broker at {broker} for {}: given up; --timeout sets for how long \
+                                 it is waited for",
+                                span_text(self.away_max)
+                            ),
+                        ));
+                    }
+                    let seconds = told_after.as_secs();
+                    say(&format!("no broker at {broker} for {seconds} s; still trying"));
+                    told_after *= 2;
+                }
+            }
+        }
+    }
+}
+
+/// Tells people on standard error what goes on.
+pub fn say(notice: &str) {
+    // Nothing more can be said if it is closed.
+    let _ = writeln!(std::io::stderr(), "ringpost: {notice}");
 }
 
 /// Runs `work` to its end on this thread.
@@ -179,7 +331,8 @@ pub fn say_removed(what: &str, name: &str, removed: Removed) -> Result<(), Failu
     match removed {
         Removed::Removed { messages: 0 } => output::line(&format!("{what} {name} deleted")),
         Removed::Removed { messages } => {
-            output::line(&format!("{what} {name} deleted, with {messages} messages"))
+            let messages = output::counted(u64::from(messages), "message");
+            output::line(&format!("{what} {name} deleted, with {messages}"))
         }
         Removed::Absent => output::line(&format!("there is no {what} {name}")),
     }

@@ -127,9 +127,19 @@ fn too_long(what: &str, bytes_max: u64) -> Failure {
     ))
 }
 
+/// What the parser says of a line, which is always the first that it sees.
+fn json_text(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what}, at column {}", error.column()),
+        None => text,
+    }
+}
+
 /// The message of a line of JSON; without a key of its own it gets `key`.
 fn message_of(line: &[u8], key: &str) -> Result<Message, String> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let line: Line = serde_json::from_slice(line).map_err(|error| json_text(&error))?;
     let payload = match (line.payload, line.payload_hex) {
         (Some(text), None) => text.into_bytes(),
         (None, Some(hex)) => from_hex(&hex).ok_or("payload_hex is no hexadecimal text")?,
@@ -329,6 +339,11 @@ mod tests {
             let error = lines(bad, InputForm::Json, 100).expect_err("is no message");
             assert!(error.sentence.contains("line 1 of"), "{error:?}");
         }
+        let error = lines("{}\n{]\n", InputForm::Json, 100).expect_err("is no message");
+        let sentence = &error.sentence;
+        assert!(sentence.contains("line 2 of"), "{sentence}");
+        assert!(sentence.ends_with(", at column 2"), "{sentence}");
+        assert!(!sentence.contains("line 1"), "{sentence}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use serde::Serialize;
 
 use super::Failure;
+use crate::rt::terminal::output_columns;
 
 /// Flag of commands that can speak to programs.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -43,10 +44,60 @@ pub fn rows<R: Serialize>(
         }
     } else {
         let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
-        output.write_all(table(heads, &cells).as_bytes())?;
+        let text = fitted(heads, &cells, columns());
+        output.write_all(text.as_bytes())?;
     }
     output.flush()?;
     Ok(())
+}
+
+/// A table, or one line a cell where that is wider than `columns`.
+#[must_use]
+pub fn fitted(heads: &[&str], rows: &[Vec<String>], columns: usize) -> String {
+    let text = table(heads, rows);
+    if text.lines().all(|line| line.chars().count() <= columns) || rows.is_empty() {
+        return text;
+    }
+    let width = heads.iter().map(|head| head.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let blocks = rows.iter().map(|row| {
+        let lines = heads.iter().zip(row);
+        let lines = lines.map(|(head, cell)| format!("{head:<width$}  {cell}\n"));
+        lines.collect::<String>()
+    });
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
+/// Columns for what is printed: those of the terminal, or as many as it takes.
+#[must_use]
+pub fn columns() -> usize {
+    output_columns().unwrap_or(usize::MAX)
+}
+
+/// A line that begins with `head` and goes on below its end where it is wider than `columns`.
+#[must_use]
+pub fn hanging(head: &str, text: &str, columns: usize) -> String {
+    let indent = head.chars().count();
+    let mut lines = String::new();
+    let mut line = head.to_owned();
+    let mut width = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        // A word that fits nowhere is broken by the terminal.
+        if width > indent && width + 1 + length > columns {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = " ".repeat(indent);
+            width = indent;
+        }
+        if width > indent {
+            line.push(' ');
+            width += 1;
+        }
+        line.push_str(word);
+        width += length;
+    }
+    lines + &line + "\n"
 }
 
 /// A table: columns as wide as their widest cell, numbers to the right.
@@ -97,6 +148,13 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A number of things, in the singular if it is one.
+#[must_use]
+pub fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
 /// A number with its thousands apart.
 #[must_use]
 pub fn grouped(number: u64) -> String {
@@ -128,6 +186,36 @@ mod tests {
         assert_eq!(table(&["name", "n"], &[]), "name  n\n");
         let rows = vec![vec![grouped(1)], vec![grouped(1_000)]];
         assert_eq!(table(&["n"], &rows), "    n\n    1\n1,000\n");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_one_line_a_cell() {
+        let rows = vec![
+            vec!["orders".into(), "1".into()],
+            vec!["x".into(), "2".into()],
+        ];
+        let heads = ["queue", "n"];
+        assert_eq!(fitted(&heads, &rows, 9), table(&heads, &rows));
+        assert_eq!(
+            fitted(&heads, &rows, 8),
+            "queue  orders\nn      1\n\nqueue  x\nn      2\n"
+        );
+        assert_eq!(fitted(&heads, &[], 3), "queue  n\n");
+    }
+
+    #[test]
+    fn long_lines_hang() {
+        assert_eq!(hanging("a  ", "b c d", 80), "a  b c d\n");
+        assert_eq!(hanging("a  ", "b c d", 6), "a  b c\n   d\n");
+        assert_eq!(hanging("a  ", "long b", 3), "a  long\n   b\n");
+        assert_eq!(hanging("a  ", "", 80), "a  \n");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        for (number, text) in [(0, "0 cores"), (1, "1 core"), (2, "2 cores")] {
+            assert_eq!(counted(number, "core"), text);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,20 +12,24 @@ use ringpost_prove::kill::{self, Ending, Plan, Report};
 use serde_json::json;
 
 use super::output::{self, FormatArgs};
-use super::{Exit, Failure};
+use super::{Exit, Failure, link};
 use crate::offline;
 use crate::rt::disk::{DirectIo, probe_direct_io};
+use crate::rt::{self, Signal};
 
 const EXAMPLES: &str = "\
-Works in a new directory below DIR, which is removed if all is well. Again and again a broker is
-started there and loaded by clients that write down what they send, are told and receive; it is
-killed, also while it starts; writes are torn where its journals end; it is started again. After
-each good end bits are flipped in copies of its data, one at a time. What the clients wrote
-down is judged as a whole: every confirmed message must arrive, nothing twice without being flagged,
-nothing out of order, nothing that was not sent; and damage must be refused by name.
+Works in a new directory below DIR, which is removed unless a promise was
+broken. Again and again a broker is started there and loaded by clients that
+write down what they send, are told and receive; it is killed, also while it
+starts; writes are torn where its journals end; it is started again. After each
+good end bits are flipped in copies of its data, one at a time. What the clients
+wrote down is judged as a whole: every confirmed message must arrive, nothing
+twice without being flagged, nothing out of order, nothing that was not sent;
+and damage must be refused by name.
 
-A kill leaves the page cache and the drive alone. That what is confirmed survives a power cut is only
-as true as the drive's answer to a flush: no program can prove that from inside.
+A kill leaves the page cache and the drive alone. That what is confirmed
+survives a power cut is only as true as the drive's answer to a flush: no
+program can prove that from inside.
 
 Examples:
   ringpost prove /var/lib
@@ -59,10 +65,37 @@ pub struct Args {
     format: FormatArgs,
 }
 
+/// How long to listen for a signal after a run has failed: Ctrl-C at a terminal goes to the brokers,
+/// too, and they may end before we have heard of it.
+const HEARING: Duration = Duration::from_millis(200);
+
+/// Heeds signals: the first one ends the run soon. Which it was is in what is returned.
+fn heed_signals(stop: Arc<AtomicBool>) -> std::io::Result<flume::Receiver<Signal>> {
+    rt::block_termination_signals()?;
+    let signals = rt::spawn_signal_thread()?;
+    let (sender, told) = flume::bounded(1);
+    let heed = move || {
+        // Further ones change nothing.
+        for signal in &signals {
+            if !stop.swap(true, Ordering::Relaxed) {
+                link::say("told to end: ending the broker and removing the data");
+                let _ = sender.send(signal); // the run has ended if nobody is there to be told
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("heed signals".into())
+        .spawn(heed)?;
+    Ok(told)
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = heed_signals(stop.clone())
+        .map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))?;
     let scratch = tempfile::Builder::new()
         .prefix("ringpost-prove-")
         .tempdir_in(&args.directory)
@@ -83,6 +116,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         cores: args.cores,
         cycles: until.map_or(args.cycles, |_| u32::MAX),
         until,
+        stop,
         producers: usize::from(args.clients),
         seed: args.seed,
         ending: Ending::Kill,
@@ -94,13 +128,24 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let outcome = kill::run_and_tell(&plan, &mut |report, events| {
         bar.inc(1);
         bar.set_message(format!(
-            "{} kills, {} torn writes, {} flipped bits, {events} events",
+            "{} kills, {} torn, {} flipped, {events} events",
             report.kills + report.kills_in_recovery,
             report.tears,
             report.flips.iter().sum::<u32>()
         ));
     });
     bar.finish_and_clear();
+    // Its children are gone with the run.
+    if outcome.is_err()
+        && let Ok(signal) = told.recv_timeout(HEARING)
+    {
+        let shown = scratch.path().display().to_string();
+        let sentence = match scratch.close() {
+            Ok(()) => "ended before it was done: it says nothing, and nothing is left".to_owned(),
+            Err(error) => format!("ended before it was done, and cannot remove {shown}: {error}"),
+        };
+        return Err(Failure::new(signal.into(), sentence));
+    }
     let report = outcome.map_err(|why| {
         // Whoever looks into it needs everything.
         let kept = scratch.keep();
@@ -122,7 +167,7 @@ fn bar(args: &Args) -> ProgressBar {
     let (bar, template) = match args.minutes {
         None => (
             ProgressBar::new(u64::from(args.cycles)),
-            "{bar:30} {pos}/{len} cycles  {msg}",
+            "{bar:12} {pos}/{len} cycles  {wide_msg}",
         ),
         Some(minutes) => {
             let spinner = ProgressBar::new_spinner();
@@ -130,7 +175,7 @@ fn bar(args: &Args) -> ProgressBar {
             spinner.set_prefix(format!("{minutes} min"));
             (
                 spinner,
-                "{spinner} {elapsed} of {prefix}, {pos} cycles  {msg}",
+                "{spinner} {elapsed} of {prefix}, {pos} cycles  {wide_msg}",
             )
         }
     };
@@ -197,13 +242,17 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
         (
             "killed",
             format!(
-                "{} times under load, {} times while starting",
-                report.kills, report.kills_in_recovery
+                "{} under load, {} while starting",
+                output::counted(u64::from(report.kills), "time"),
+                output::counted(u64::from(report.kills_in_recovery), "time")
             ),
         ),
         (
             "ended well",
-            format!("{} times under load", report.terminations),
+            format!(
+                "{} under load",
+                output::counted(u64::from(report.terminations), "time")
+            ),
         ),
         ("torn writes", report.tears.to_string()),
         (
@@ -216,7 +265,8 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
     ];
     let mut text = String::new();
     for (name, value) in rows {
-        text.push_str(&format!("{name:<14}{value}\n"));
+        let head = format!("{name:<14}");
+        text.push_str(&output::hanging(&head, &value, output::columns()));
     }
     if !is_durable {
         text.push_str(
@@ -225,10 +275,10 @@ fn say(args: &Args, report: &Report, is_durable: bool, took: Duration) -> Result
         );
     }
     text.push_str(&format!(
-        "\n{} confirmed, 0 lost, in {:.0} s on {} cores (seed {})\n",
+        "\n{} confirmed, 0 lost, in {:.0} s on {} (seed {})\n",
         counts.confirmed,
         took.as_secs_f64(),
-        args.cores,
+        output::counted(u64::from(args.cores), "core"),
         args.seed
     ));
     output::write_all(text.as_bytes())

@@ -1,19 +1,25 @@
 //! `ringpost pub`: publishes lines, files or JSON and waits for their confirms. Does not know where
 //! messages are routed.
 
+use std::cell::Cell;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringpost_client::{Error, ErrorKind, Level, Message, Pending, Producer};
+use ringpost_client::{Client, Error, ErrorKind, Level, Message, Pending, Producer};
 
 use super::Failure;
 use super::link::{self, BrokerArgs};
 use super::message::{self, InputForm};
+use super::output::counted;
 
 const EXAMPLES: &str = "\
-Ends when every message is confirmed at the level asked for; ends with 1 if one was refused. Without
---exchange a message goes to the queue that its key names.
+Ends when every message is confirmed at the level asked for; ends with 1 if one
+was refused, and says how many were confirmed before. Without --exchange a
+message goes to the queue that its key names. A broker that goes away is waited
+for, and told of on standard error; after --timeout it is given up, with exit
+code 3.
 
 Examples:
   ringpost pub --key orders < orders.txt
@@ -49,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     whole: bool,
     /// Stop after so many messages; with --message publish it so often
-    #[arg(long, value_name = "number")]
+    #[arg(long, value_name = "number", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Messages a second [default: as fast as they are taken]
     #[arg(long, value_name = "number", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -74,47 +80,77 @@ enum LevelArg {
     Durable,
 }
 
+impl LevelArg {
+    fn level(self) -> Level {
+        match self {
+            LevelArg::None => Level::None,
+            LevelArg::Volatile => Level::Volatile,
+            LevelArg::Durable => Level::Durable,
+        }
+    }
+}
+
 /// Messages read and not yet published, and publishes whose confirm is awaited. Bytes in flight are
 /// bounded by the client.
 const AHEAD_MAX: usize = 1024;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
+    if args.exchange.is_empty() && args.key.is_empty() && !args.json {
+        return Err(Failure::usage(
+            "--key is missing: without --exchange it names the queue, as in `ringpost pub --key \
+             orders`",
+        ));
+    }
+    let is_typed = args.message.is_none() && args.files.is_empty();
+    if is_typed && std::io::stdin().is_terminal() {
+        link::say("each line that is typed is a message; Ctrl-D ends");
+    }
     link::block_on(async {
-        let client = args.broker.connect_with(|builder| builder).await?;
-        let level = match args.level {
-            LevelArg::None => Level::None,
-            LevelArg::Volatile => Level::Volatile,
-            LevelArg::Durable => Level::Durable,
-        };
-        let mut builder = client.producer(args.exchange.clone()).level(level);
-        // A key that is meant to name a queue and names none is a mistake, never a choice.
-        if args.mandatory || args.exchange.is_empty() {
-            builder = builder.mandatory();
-        }
-        let producer = builder.build().await?;
-        let bytes_max = client.limits().message_max().bytes();
-        let (messages, reader) = start_reader(&args, bytes_max)?;
-        let rate = args.rate;
-        let (published, outcome) = publish_all(&producer, messages, rate).await;
-        outcome.map_err(|error| {
-            let failure = explained(error, &args);
-            let sentence = format!("after {published} messages: {}", failure.sentence);
+        let (client, mut vigil) = args.broker.connect_to_stay().await?;
+        let confirmed = Cell::new(0);
+        let outcome = vigil.over(publish(&client, &args, &confirmed)).await;
+        let messages = counted(confirmed.get(), "message");
+        let level = args.level.level();
+        outcome.map_err(|failure| {
+            let far = match level {
+                Level::None => "sent",
+                Level::Volatile | Level::Durable => "published and confirmed",
+            };
+            let sentence = format!("after {messages} {far}: {}", failure.sentence);
             Failure::new(failure.exit, sentence)
         })?;
-        // The reader has ended: its end of the channel is what ended the publishing.
-        match reader.join() {
-            Ok(read) => read?,
-            Err(_) => return Err(Failure::failed("reading the input has panicked")),
-        }
-        producer.close().await?;
         client.close().await?;
-        eprintln!(
-            "ringpost: {published} messages published, {}",
-            level_text(level)
-        );
+        let far = level_text(level, confirmed.get());
+        link::say(&format!("{messages} published, {far}"));
         Ok(())
     })
+}
+
+/// Publishes everything; counts what was confirmed.
+async fn publish(client: &Client, args: &Args, confirmed: &Cell<u64>) -> Result<(), Failure> {
+    let mut builder = client
+        .producer(args.exchange.clone())
+        .level(args.level.level());
+    // A key that is meant to name a queue and names none is a mistake, never a choice.
+    if args.mandatory || args.exchange.is_empty() {
+        builder = builder.mandatory();
+    }
+    let producer = builder.build().await?;
+    let bytes_max = client.limits().message_max().bytes();
+    let (messages, reader) = start_reader(args, bytes_max)?;
+    let published = publish_all(&producer, messages, args.rate, confirmed).await;
+    published.map_err(|error| explained(error, args))?;
+    // The reader has ended: its end of the channel is what ended the publishing.
+    match reader.join() {
+        Ok(read) => read?,
+        Err(_) => return Err(Failure::failed("reading the input has panicked")),
+    }
+    // At level none this is where the broker's refusals are heard of.
+    producer
+        .close()
+        .await
+        .map_err(|error| explained(error, args))
 }
 
 /// What an error of publishing means for whoever gave these arguments.
@@ -137,12 +173,15 @@ fn explained(error: Error, args: &Args) -> Failure {
     Failure::new(failure.exit, failure.sentence + &hint)
 }
 
-fn level_text(level: Level) -> &'static str {
-    match level {
-        Level::None => "sent",
-        Level::Volatile => "taken by every queue that they were routed to",
-        Level::Durable => "on the disk of every queue that they were routed to",
-    }
+/// How far so many messages got.
+fn level_text(level: Level, count: u64) -> String {
+    let place = match level {
+        Level::None => return "sent".to_owned(),
+        Level::Volatile => "taken by",
+        Level::Durable => "on the disk of",
+    };
+    let they_were = if count == 1 { "it was" } else { "they were" };
+    format!("{place} every queue that {they_were} routed to")
 }
 
 /// A thread that reads the input, and where its messages come from.
@@ -184,13 +223,14 @@ fn start_reader(
     Ok((receiver, reader))
 }
 
-/// Publishes until there is no more, and awaits every confirm; how many were confirmed, and the
-/// first failure, after which nothing more is published.
+/// Publishes until there is no more, and awaits and counts every confirm. After the first failure
+/// nothing more is published.
 async fn publish_all(
     producer: &Producer,
     messages: flume::Receiver<Message>,
     rate: Option<u32>,
-) -> (u64, Result<(), Error>) {
+    confirmed: &Cell<u64>,
+) -> Result<(), Error> {
     let (sender, pendings) = flume::bounded::<Pending>(AHEAD_MAX);
     let publish = async move {
         let start = tokio::time::Instant::now();
@@ -210,15 +250,12 @@ async fn publish_all(
         Ok::<(), Error>(())
     };
     let confirm = async move {
-        let mut confirmed = 0_u64;
         while let Ok(pending) = pendings.recv_async().await {
-            if let Err(error) = pending.await {
-                return (confirmed, Err(error));
-            }
-            confirmed += 1;
+            pending.await?;
+            confirmed.set(confirmed.get() + 1);
         }
-        (confirmed, Ok(()))
+        Ok::<(), Error>(())
     };
-    let (published, (confirmed, outcome)) = tokio::join!(publish, confirm);
-    (confirmed, outcome.and(published))
+    let (published, outcome) = tokio::join!(publish, confirm);
+    outcome.and(published)
 }

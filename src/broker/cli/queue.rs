@@ -69,10 +69,10 @@ struct Settings {
     /// Keep it in memory only: gone after a restart, with its messages
     #[arg(long)]
     volatile: bool,
-    /// Most messages; beyond it publishes are refused [default: no limit]
+    /// Most messages, 0 for no limit; beyond it publishes are refused [default: 0]
     #[arg(long, value_name = "count")]
     messages_max: Option<u64>,
-    /// Most bytes of messages, such as 10GiB [default: no limit]
+    /// Most bytes of messages, such as 10GiB, 0 for no limit [default: 0]
     #[arg(long, value_name = "size", value_parser = size)]
     bytes_max: Option<u64>,
     /// Put it into this partition [default: the one its name hashes to]
@@ -204,8 +204,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 link::say_removed("queue", &name, client.delete_queue(&name, only).await?)?;
             }
             Command::Purge { name } => {
-                let messages = client.purge_queue(&name).await?;
-                output::line(&format!("queue {name} purged of {messages} messages"))?;
+                let messages = u64::from(client.purge_queue(&name).await?);
+                let messages = output::counted(messages, "message");
+                output::line(&format!("queue {name} purged of {messages}"))?;
             }
             Command::List(format) => {
                 let mut rows: Vec<Row> =

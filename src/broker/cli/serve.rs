@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use super::link;
 use super::settings::SettingsArgs;
 use super::{Exit, Failure};
 use crate::boot;
@@ -12,16 +14,21 @@ use crate::control::log;
 use crate::rt;
 
 const EXAMPLES: &str = "\
-Settings come from flags, then from RINGPOST_* variables, then from the file, then from defaults.
-`--help` shows every bound; `-h` is short.
+Settings come from flags, then from RINGPOST_* variables, then from the file,
+then from defaults. `--help` shows every bound; `-h` is short.
 
 Examples:
   ringpost serve
   ringpost serve --config /etc/ringpost.toml --cores 2
   RINGPOST_MEMORY=4GiB ringpost serve --data-dir /var/lib/ringpost
 
-SIGTERM or Ctrl-C drains: nothing new is taken, what was taken is written, clients are told.
-A second one ends at once; like SIGKILL that loses no confirmed message and costs a longer start.";
+SIGTERM or Ctrl-C drains: nothing new is taken, what was taken is written,
+clients are told. Another one a second or more later ends at once; like SIGKILL
+that loses no confirmed message and costs a longer start.";
+
+/// What comes this soon after the first signal is that signal said twice, as by a terminal and a
+/// supervisor, and not somebody who has lost patience.
+const SAID_TWICE: Duration = Duration::from_secs(1);
 
 /// Run the broker
 #[derive(clap::Args, Debug)]
@@ -31,15 +38,21 @@ pub struct Args {
     settings: SettingsArgs,
 }
 
-impl From<BootError> for Failure {
-    fn from(error: BootError) -> Self {
-        let exit = match error.kind() {
+/// The same for every command that meets it.
+impl From<BootErrorKind> for Exit {
+    fn from(kind: BootErrorKind) -> Self {
+        match kind {
             BootErrorKind::Configuration => Exit::Usage,
             BootErrorKind::Environment => Exit::Unfit,
             BootErrorKind::Damage => Exit::Damaged,
             BootErrorKind::Other => Exit::Failed,
-        };
-        Failure::new(exit, error.to_string())
+        }
+    }
+}
+
+impl From<BootError> for Failure {
+    fn from(error: BootError) -> Self {
+        Failure::new(error.kind().into(), error.to_string())
     }
 }
 
@@ -88,21 +101,25 @@ fn heed_signals(signals: flume::Receiver<rt::Signal>) -> std::io::Result<Told> {
     let is_started = Arc::new(AtomicBool::new(false));
     let (sender, to_end) = flume::bounded(1);
     let started = is_started.clone();
-    let end_at_once = |why: &str| {
-        // Not through the log, which would have to be waited for. Nothing more can be said if
-        // standard error is closed.
-        let _ = writeln!(std::io::stderr(), "ringpost: {why}");
-        std::process::exit(i32::from(Exit::Failed as u8));
+    let end_at_once = |signal: rt::Signal, why: &str| {
+        // Not through the log, which would have to be waited for.
+        link::say(why);
+        std::process::exit(i32::from(Exit::from(signal) as u8));
     };
     let heed = move || {
-        for (number, signal) in signals.iter().enumerate() {
+        let mut first = None;
+        for signal in &signals {
             if !started.load(Ordering::Relaxed) {
-                end_at_once("told to end before it was ready: ending at once, nothing is lost");
+                let why = "told to end before it was ready: ending at once, nothing is lost";
+                end_at_once(signal, why);
             }
-            if number > 0 {
-                end_at_once("told twice to end: ending at once, the next start takes longer");
+            let since: &Instant = first.get_or_insert_with(Instant::now);
+            if since.elapsed() >= SAID_TWICE {
+                let why = "told again to end: ending at once, the next start takes longer";
+                end_at_once(signal, why);
             }
-            let _ = sender.send(signal); // the broker has ended if nobody is there to be told
+            // Only the first is waited for.
+            let _ = sender.try_send(signal);
         }
     };
     std::thread::Builder::new()

@@ -30,11 +30,13 @@ enum Command {
     /// Create a tenant unless it exists
     Ensure {
         /// The tenant
+        #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a tenant that is empty
     Delete {
         /// The tenant
+        #[arg(value_parser = mortal)]
         name: String,
     },
     /// Show all tenants
@@ -45,6 +47,27 @@ enum Command {
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
+}
+
+/// The tenant of those who name none.
+const DEFAULT: &str = "default";
+
+/// Reads the name of a tenant.
+fn name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err(format!(
+            "a tenant needs a name; '{DEFAULT}' is always there"
+        )),
+        text => Ok(text.into()),
+    }
+}
+
+/// Reads the name of a tenant that may go.
+fn mortal(text: &str) -> Result<String, String> {
+    match name(text)? {
+        text if text == DEFAULT => Err("the default tenant cannot be deleted".into()),
+        text => Ok(text),
+    }
 }
 
 /// Runs the command.

@@ -30,10 +30,11 @@ use crate::snapshot::latency_histogram;
 use workload::{Expected, REGIONS, Workload};
 
 const EXAMPLES: &str = "\
-Starts a broker on free ports with its data in a temporary directory, declares a topic exchange and
-four queues (one for each of three regions and one for everything), publishes with durable confirms,
-consumes and acks, and checks that every message arrived in each of its queues exactly as it was
-sent, once, and in order. First as fast as it goes, then at a steady rate for latencies. Nothing is
+Starts a broker on free ports with its data in a temporary directory, declares a
+topic exchange and four queues (one for each of three regions and one for
+everything), publishes with durable confirms, consumes and acks, and checks that
+every message arrived in each of its queues exactly as it was sent, once, and in
+order. First as fast as it goes, then at a steady rate for latencies. Nothing is
 left behind, unless you --keep it.
 
 Examples:
@@ -42,7 +43,7 @@ Examples:
   journalctl | ringpost try -
   ringpost try --count 5000000 --cores 1 --keep";
 
-/// Watch a broker work: real messages, published, confirmed, consumed, verified
+/// Watch a broker work: publish, confirm, consume, verify
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -53,6 +54,7 @@ pub struct Args {
         long,
         value_name = "number",
         default_value_t = 300_000,
+        value_parser = clap::value_parser!(u64).range(1..=MESSAGES_MAX),
         conflicts_with = "file"
     )]
     count: u64,
@@ -73,6 +75,8 @@ pub struct Args {
     keep: bool,
 }
 
+/// Most generated orders: when each was due is kept in memory.
+const MESSAGES_MAX: u64 = 100_000_000;
 /// Longest line: what the broker takes by default, less room for key, exchange and envelope.
 const LINE_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX_DEFAULT as usize - 4096;
 /// How long the steady part takes.
@@ -123,11 +127,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     };
     let report = outcome?;
     ended?;
-    output::write_all(report.text(is_durable).as_bytes())?;
+    output::write_all(report.text(is_durable, output::columns()).as_bytes())?;
     if let Some(path) = kept {
         let path = path.display();
         output::line(&format!(
-            "the data is in {path}: ringpost serve --data-dir {path}, ringpost verify --data-dir {path}"
+            "the data is in {path}\nringpost serve --data-dir {path}\nringpost verify --data-dir {path}"
         ))?;
     }
     match report.verdict {
@@ -181,12 +185,18 @@ fn clean_up_on_signal(directory: &Path, keep: bool) -> Result<(), Failure> {
     let signals = rt::spawn_signal_thread().map_err(no_signals)?;
     let directory = directory.to_owned();
     let wait = move || {
-        if signals.recv().is_ok() {
-            if !keep {
-                // What cannot be removed stays; there is nobody left to tell.
-                let _ = std::fs::remove_dir_all(&directory);
+        if let Ok(signal) = signals.recv() {
+            let shown = directory.display();
+            if keep {
+                link::say(&format!("told to end: the data is in {shown}"));
+            } else {
+                let what = match std::fs::remove_dir_all(&directory) {
+                    Ok(()) => "told to end: the data is removed".to_owned(),
+                    Err(error) => format!("told to end, and cannot remove {shown}: {error}"),
+                };
+                link::say(&what);
             }
-            std::process::exit(i32::from(Exit::Failed as u8));
+            std::process::exit(i32::from(Exit::from(signal) as u8));
         }
     };
     let spawned = std::thread::Builder::new()
@@ -344,6 +354,9 @@ async fn trial(broker: &BrokerArgs, workload: Arc<Workload>, rate: u32) -> Resul
         .collect();
     let producer = client.producer(EXCHANGE).mandatory().build().await?;
     for part in &mut parts {
+        // Its rate is its own, and not also that of the part before.
+        clock.progress.set_prefix(part.name.clone());
+        clock.progress.reset_eta();
         // Whoever waits for a confirm of a broker that does nothing waits for ever.
         tokio::select! {
             published = publish(&producer, &workload, part, &clock) => published?,
@@ -393,7 +406,7 @@ fn progress_bar(messages: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style =
-        ProgressStyle::with_template("{bar:40} {percent:>3}% {human_pos} deliveries, {rate}/s");
+        ProgressStyle::with_template("{wide_bar} {percent:>3}% of deliveries, {prefix}: {rate}/s");
     let style = style.expect("the template is one");
     let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
         // A line that cannot be drawn is drawn again.
@@ -529,7 +542,8 @@ async fn receive_all(
         };
         let Some(batch) = next else {
             received.verdict = Err(format!(
-                "the queue {queue} still owes {left} messages and delivers none"
+                "the queue {queue} still owes {} and delivers none",
+                output::counted(left, "message")
             ));
             return Ok(received);
         };
@@ -580,16 +594,18 @@ async fn check_nothing_is_left(client: &Client) -> Result<Result<(), String>, Fa
 
 impl Report {
     /// The tables and the verdict.
-    fn text(&self, is_durable: bool) -> String {
+    fn text(&self, is_durable: bool, columns: usize) -> String {
         let count: u64 = self.parts.iter().map(Part::count).sum();
-        let mut text = format!(
-            "{} messages, {} bytes of payload, each in 2 of {} queues; {} core{}\n\n",
+        let what = format!(
+            "{} message{}, {} bytes of payload, each in 2 of {} queues; {}",
             output::grouped(count),
+            if count == 1 { "" } else { "s" },
             output::grouped(self.bytes),
             queues().count(),
-            self.cores,
-            if self.cores == 1 { "" } else { "s" },
+            output::counted(u64::from(self.cores), "core"),
         );
+        let mut text = output::hanging("", &what, columns);
+        text.push('\n');
         let rate = |messages: u64, from_ns: u64, to_ns: u64| {
             let seconds = Duration::from_nanos(to_ns.saturating_sub(from_ns).max(1)).as_secs_f64();
             output::grouped((messages as f64 / seconds) as u64)
@@ -609,10 +625,10 @@ impl Report {
         let heads = [
             "throughput",
             "messages",
-            "published and confirmed/s",
+            "confirmed/s",
             "delivered and acked/s",
         ];
-        text.push_str(&output::table(&heads, &rows));
+        text.push_str(&output::fitted(&heads, &rows, columns));
         text.push('\n');
         let rows: Vec<Vec<String>> = self
             .parts
@@ -631,19 +647,19 @@ impl Report {
                 ]
             })
             .collect();
-        text.push_str(&output::table(
-            &["latency in us", "p50", "p90", "p99", "p99.9", "max"],
-            &rows,
-        ));
+        let heads = ["latency in us", "p50", "p90", "p99", "p99.9", "max"];
+        text.push_str(&output::fitted(&heads, &rows, columns));
         text.push('\n');
         if !is_durable {
             text.push_str("not durable: the data was in memory or without direct I/O; see --dir\n");
         }
         if self.verdict.is_ok() {
-            text.push_str(
+            text.push_str(&output::hanging(
+                "",
                 "verified: every message arrived in each of its queues exactly as it was sent, once \
-                 and in order; no queue holds anything\n",
-            );
+                 and in order; no queue holds anything",
+                columns,
+            ));
         }
         text
     }
@@ -665,7 +681,7 @@ mod tests {
             parts: vec![fast],
             verdict: Ok(()),
         };
-        let text = report.text(true);
+        let text = report.text(true, 80);
         for word in [
             "1,000,000 messages, 12,345 bytes",
             "1 core\n",
@@ -677,7 +693,7 @@ mod tests {
         }
         assert!(!text.contains("not durable"));
         report.verdict = Err("wrong".into());
-        let text = report.text(false);
+        let text = report.text(false, 80);
         assert!(!text.contains("verified"), "{text}");
         assert!(text.contains("not durable"), "{text}");
     }

@@ -11,18 +11,17 @@ use serde::Serialize;
 use super::message::to_hex;
 use super::output::FormatArgs;
 use super::settings::DirectoryArgs;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
-Ends with 0 if nothing is lost and with 4 if something is. A note is damage that costs nothing: what
-it hit is known from elsewhere, or needed no more.
+Ends with 0 if nothing is lost and with 4 if something is. A note is damage that
+costs nothing: what it hit is known from elsewhere, or needed no more.
 
 Examples:
   ringpost verify --data-dir /var/lib/ringpost
   ringpost verify --data-dir /var/lib/ringpost --json
-  ringpost verify --data-dir /var/lib/ringpost --messages messages.json
-                                                       what a start would find in the queues";
+  ringpost verify --data-dir /var/lib/ringpost --messages messages.json";
 
 /// Check a data directory, without writing to it
 #[derive(clap::Args, Debug)]
@@ -50,12 +49,7 @@ struct Line<'a> {
 
 impl From<OfflineError> for Failure {
     fn from(error: OfflineError) -> Self {
-        let exit = match error {
-            OfflineError::Unreadable { .. } | OfflineError::InUse { .. } => Exit::Failed,
-            OfflineError::RangeUnknown { .. } => Exit::Usage,
-            OfflineError::Unfit { .. } => Exit::Unfit,
-        };
-        Failure::new(exit, error.to_string())
+        Failure::new(error.kind().into(), error.to_string())
     }
 }
 
@@ -64,7 +58,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let survey = offline::verify(&args.directory.data_dir)?;
     let heads = ["range", "partition", "what is damaged"];
     if !survey.damage.is_empty() {
-        super::output::rows(args.format, &heads, &survey.damage, |damage| {
+        output::rows(args.format, &heads, &survey.damage, |damage| {
             vec![
                 damage.range.clone(),
                 damage.partitions.clone(),
@@ -74,7 +68,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     if !args.format.json {
         for note in &survey.notes {
-            super::output::line(&format!("note: {note}"))?;
+            output::line(&format!("note: {note}"))?;
         }
     }
     if survey.damage.is_empty() {
@@ -84,21 +78,32 @@ pub fn run(args: Args) -> Result<(), Failure> {
         if !args.format.json {
             let end = match survey.notes.len() {
                 0 => "all is well".to_owned(),
-                count => format!("{count} notes, and nothing is lost"),
+                count => format!(
+                    "{}, and nothing is lost",
+                    output::counted(count as u64, "note")
+                ),
             };
-            super::output::line(&format!(
-                "{} files, {} blocks, {} bytes: {end}",
-                survey.files, survey.blocks, survey.bytes
+            output::line(&format!(
+                "{}, {}, {}: {end}",
+                output::counted(survey.files, "file"),
+                output::counted(survey.blocks, "block"),
+                output::counted(survey.bytes, "byte")
             ))?;
         }
         return Ok(());
     }
+    let unwritten = match &args.messages {
+        None => String::new(),
+        Some(path) => format!("; until then no messages are written to {}", path.display()),
+    };
     Err(Failure::new(
         Exit::Damaged,
         format!(
-            "{} damaged ranges: restore them from a copy, or accept the loss of each with `ringpost \
-             repair --accept-loss RANGE`",
-            survey.damage.len()
+            "{}: restore from a copy, or give each up, as with `ringpost repair --data-dir '{}' \
+             --accept-loss '{}'`{unwritten}",
+            output::counted(survey.damage.len() as u64, "damaged range"),
+            args.directory.data_dir.display(),
+            survey.damage[0].range
         ),
     ))
 }

@@ -263,6 +263,21 @@ impl Field for Cpus {
     }
 }
 
+/// Writes rising CPU numbers as they can be given.
+#[must_use]
+pub fn cpu_list_text(cpus: &[usize]) -> String {
+    let mut text = String::new();
+    for run in cpus.chunk_by(|left, right| left + 1 == *right) {
+        let separator = if text.is_empty() { "" } else { "," };
+        let (first, last) = (run[0], run[run.len() - 1]);
+        text += &match run.len() {
+            1 => format!("{separator}{first}"),
+            _ => format!("{separator}{first}-{last}"),
+        };
+    }
+    text
+}
+
 /// One more than the largest CPU number that can be named.
 const CPU_NUMBER_END: u32 = 4096;
 
@@ -406,6 +421,8 @@ mod tests {
         assert_eq!(parse("off"), Ok(Cpus::Off));
         assert_eq!(parse("0-2,6"), Ok(Cpus::List(vec![0, 1, 2, 6])));
         assert_eq!(parse("4095"), Ok(Cpus::List(vec![4095])));
+        assert_eq!(cpu_list_text(&[0, 1, 2, 6]), "0-2,6");
+        assert_eq!(cpu_list_text(&[]), "");
         for text in ["", "3-1", "1,1", "0-2,2", "4096", "a", "0-4294967295"] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -1,5 +1,5 @@
 //! What a data directory is: its format, its own number, what was fixed when it was created.
-//! Does not know journals; it only says where they are.
+//! Does not know journals, nor how they move to another number of cores; it only says where they are.
 //!
 //! ```text
 //! data directory
@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot_error::{BootError, BootErrorKind};
 use crate::config::Config;
-use crate::offline;
 use crate::rt::{disk, random_u64};
 
 /// The newest data format that this version reads and writes.
@@ -24,6 +23,8 @@ pub const FORMAT: u32 = 1;
 const FILE: &str = "ringpost.toml";
 /// Largest such file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// What the names of directories with journals begin with.
+const LAYOUT: &str = "layout-";
 
 /// The content of the file.
 #[derive(Serialize, Deserialize)]
@@ -54,7 +55,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Opens the directory of `config`, or makes it one.
+    /// Opens the directory of `config`, or makes it one for `cores` cores. What it says of the number
+    /// of cores is what its journals are written for.
     ///
     /// # Errors
     /// It is not one of ours, of a later format, or cannot be written.
@@ -77,16 +79,20 @@ impl Identity {
             identity
         };
         identity.remove_other_layouts()?;
-        let identity = if identity.cores == cores {
-            identity
-        } else {
-            identity.rehome(cores)?
-        };
-        for core in 0..cores {
-            let journal = identity.journal_directory(core);
-            make(&journal).map_err(|error| unwritable(directory, &error))?;
-        }
         Ok(identity)
+    }
+
+    /// Looks at a directory that may be used, without writing to it: it is a data directory, or may
+    /// become one.
+    ///
+    /// # Errors
+    /// It holds something else, is of another format, or damaged.
+    pub fn check(directory: &Path) -> Result<(), BootError> {
+        if Self::is_in(directory) {
+            Self::read(directory).map(drop)
+        } else {
+            Self::refuse_foreign(directory)
+        }
     }
 
     /// Whether a directory is a data directory already.
@@ -101,6 +107,14 @@ impl Identity {
     /// It is not one of ours, or of a later format.
     pub fn read(directory: &Path) -> Result<Self, BootError> {
         let path = directory.join(FILE);
+        if !Self::is_in(directory) {
+            Self::refuse_foreign(directory)?;
+            let sentence = format!(
+                "{} is no data directory of Ringpost: it is empty; name another with --data-dir",
+                directory.display()
+            );
+            return Err(BootError::new(BootErrorKind::Environment, sentence));
+        }
         let damaged = |why: String| {
             let sentence = format!(
                 "{} is not what a broker wrote: {why}; this is no data directory of Ringpost, or \
@@ -140,7 +154,7 @@ impl Identity {
             toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
         let cluster =
             u64::from_str_radix(&stored.cluster, 16).map_err(|error| damaged(error.to_string()))?;
-        if stored.partitions == 0 || stored.cores == 0 {
+        if stored.partitions == 0 || stored.cores == 0 || stored.segment_bytes == 0 {
             return Err(damaged("a count is zero".to_owned()));
         }
         Ok(Self {
@@ -154,12 +168,36 @@ impl Identity {
     }
 
     fn layout_directory(&self) -> PathBuf {
-        self.directory.join(format!("layout-{:04}", self.layout))
+        self.directory.join(format!("{LAYOUT}{:04}", self.layout))
     }
 
-    /// What a start with another number of cores left behind: the copy it did not finish, or the
-    /// original it had no more use for.
-    fn remove_other_layouts(&self) -> Result<(), BootError> {
+    /// The same directory with new journals for another number of cores, which is what it is once
+    /// that is [written](Self::write).
+    #[must_use]
+    pub fn for_cores(&self, cores: u16) -> Self {
+        Self {
+            cores,
+            layout: self.layout + 1,
+            ..self.clone()
+        }
+    }
+
+    /// Makes the directories of its journals.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn make_journals(&self) -> Result<(), BootError> {
+        (0..self.cores).try_for_each(|core| {
+            make(&self.journal_directory(core)).map_err(|error| unwritable(&self.directory, &error))
+        })
+    }
+
+    /// Removes what a start with another number of cores left behind: the copy it did not finish, or
+    /// the original it had no more use for.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove_other_layouts(&self) -> Result<(), BootError> {
         let own = self.layout_directory();
         let entries = std::fs::read_dir(&self.directory)
             .map_err(|error| unwritable(&self.directory, &error))?;
@@ -168,70 +206,56 @@ impl Identity {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or("");
-            if name.starts_with("layout-") && path != own {
+            if name.starts_with(LAYOUT) && path != own {
                 std::fs::remove_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
             }
         }
         Ok(())
     }
 
-    /// Writes the journals anew for another number of cores. The old ones stay what the directory
-    /// is until the new ones are complete and durable; a crash in between begins anew.
-    fn rehome(self, cores: u16) -> Result<Self, BootError> {
-        tracing::info!(
-            "the number of cores changes from {} to {cores}: writing the journals anew",
-            self.cores
-        );
-        let new = Self {
-            cores,
-            layout: self.layout + 1,
-            ..self.clone()
-        };
-        for core in 0..cores {
-            make(&new.journal_directory(core))
-                .map_err(|error| unwritable(&self.directory, &error))?;
-        }
-        offline::rehome(&self, &new).map_err(|error| {
-            let sentence = format!(
-                "cannot change the number of cores from {} to {cores}: {error}; start with --cores {}",
-                self.cores, self.cores
-            );
-            BootError::new(BootErrorKind::Environment, sentence)
-        })?;
-        new.write()?;
-        new.remove_other_layouts()?;
-        Ok(new)
-    }
-
-    /// A directory that holds something else is left alone.
+    /// A directory that holds something else is left alone, and one that has lost its file is not
+    /// begun anew.
     fn refuse_foreign(directory: &Path) -> Result<(), BootError> {
         let entries =
             std::fs::read_dir(directory).map_err(|error| unwritable(directory, &error))?;
-        let foreign = entries
+        let mut names: Vec<String> = entries
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .find(|name| {
+            .filter(|name| {
                 // What a first start left that was killed before the directory was one.
                 let unfinished = format!("{FILE}.tmp");
                 *name != "lock"
                     && *name != "lost+found"
                     && *name != unfinished
                     && !name.starts_with('.')
-            });
-        match foreign {
+            })
+            .collect();
+        names.sort();
+        let shown = directory.display();
+        if let Some(layout) = names.iter().find(|name| name.starts_with(LAYOUT)) {
+            let sentence = format!(
+                "the data directory {shown} has lost its file `{FILE}`: it holds journals, in \
+                 `{layout}`; restore the file from a copy"
+            );
+            return Err(BootError::new(BootErrorKind::Damage, sentence));
+        }
+        match names.first() {
             None => Ok(()),
             Some(name) => Err(BootError::new(
                 BootErrorKind::Environment,
                 format!(
-                    "{} is no data directory of Ringpost: it holds `{name}`; choose an empty one \
-                     with --data-dir",
-                    directory.display()
+                    "{shown} is no data directory of Ringpost: it holds `{name}`; choose an empty \
+                     one with --data-dir"
                 ),
             )),
         }
     }
 
-    fn write(&self) -> Result<(), BootError> {
+    /// Writes down, durably, that the directory is this.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self) -> Result<(), BootError> {
         let stored = Stored {
             format: FORMAT,
             cluster: format!("{:016x}", self.cluster),

@@ -93,6 +93,8 @@ impl Sink {
 #[derive(Debug)]
 pub struct Log {
     sink: Sink,
+    /// Whether it is written for people.
+    is_human: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -104,6 +106,12 @@ impl Log {
             core,
             sink: self.sink.clone(),
         }
+    }
+
+    /// Whether it is written for people, and not for programs.
+    #[must_use]
+    pub fn is_human(&self) -> bool {
+        self.is_human
     }
 
     /// The counter of dropped entries.
@@ -134,7 +142,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> io::Result<Log> {
         LogFormat::Json => false,
         LogFormat::Auto => io::stderr().is_terminal(),
     };
-    let log = start_thread(io::stderr())?;
+    let log = start_thread(io::stderr(), is_human)?;
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(filter(level))
         .with_writer(log.sink.clone())
@@ -149,7 +157,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> io::Result<Log> {
 }
 
 /// Starts the thread that writes to `output`.
-fn start_thread(output: impl Write + Send + 'static) -> io::Result<Log> {
+fn start_thread(output: impl Write + Send + 'static, is_human: bool) -> io::Result<Log> {
     let (entries, received) = flume::bounded(ENTRIES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
     let counted = dropped.clone();
@@ -158,6 +166,7 @@ fn start_thread(output: impl Write + Send + 'static) -> io::Result<Log> {
         .spawn(move || write_all(&received, output, &counted))?;
     Ok(Log {
         sink: Sink { entries, dropped },
+        is_human,
         thread: Some(thread),
     })
 }
@@ -298,7 +307,7 @@ mod tests {
     #[test]
     fn lines_arrive_in_order_and_the_end_waits_for_them() {
         let (lines, shown) = flume::bounded(ENTRIES_MAX);
-        let log = start_thread(Shown { lines }).expect("starts");
+        let log = start_thread(Shown { lines }, false).expect("starts");
         for number in 0..100 {
             let mut writer = log.sink.make_writer();
             write!(writer, "{number}").expect("a vector takes all");
@@ -315,7 +324,7 @@ mod tests {
     fn a_log_that_cannot_keep_up_drops_and_counts_and_never_blocks() {
         // The output takes one line and then waits for us.
         let (lines, shown) = flume::bounded(0);
-        let log = start_thread(Shown { lines }).expect("starts");
+        let log = start_thread(Shown { lines }, false).expect("starts");
         let core = log.of_core(3);
         let count = ENTRIES_MAX as u64 + 10;
         for _ in 0..count {
@@ -348,7 +357,7 @@ mod tests {
     #[test]
     fn long_texts_are_cut_at_a_character() {
         let (lines, _shown) = flume::bounded(1);
-        let log = start_thread(Shown { lines }).expect("starts");
+        let log = start_thread(Shown { lines }, false).expect("starts");
         log.of_core(0)
             .report(Severity::Info, "ü".repeat(TEXT_BYTES_MAX));
     }

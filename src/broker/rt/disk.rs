@@ -21,6 +21,8 @@ use super::memory::IO_ALIGNMENT;
 pub const ZERO_CHUNK_BYTES: usize = 256 << 10;
 /// What the name of a file ends with until it is whole.
 const UNFINISHED_SUFFIX: &str = ".tmp";
+/// The file in a data directory that its broker holds a lock on.
+const LOCK: &str = "lock";
 /// `statfs` type of tmpfs, where nothing is durable.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -425,7 +427,7 @@ impl DirectoryLock {
     ///
     /// What the kernel answers.
     pub fn acquire(directory: &Path) -> io::Result<Option<Self>> {
-        let path = directory.join("lock");
+        let path = directory.join(LOCK);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -440,6 +442,28 @@ impl DirectoryLock {
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(Some(DirectoryLock { _file: file }))
+    }
+
+    /// The process that has `directory`, as its lock file states it, if one has. Writes nothing; who
+    /// wants to acquire the lock in the same moment is refused.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn holder(directory: &Path) -> io::Result<Option<String>> {
+        let mut file = match File::open(directory.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                let mut process = String::new();
+                file.read_to_string(&mut process)?;
+                Ok(Some(process.trim().to_owned()))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringpost_client::{
-    Client, ErrorKind, Message, Producer, QueueConfig, Reconnect, Resend, Settlement,
+    Client, ErrorKind, LinkEvent, Message, Producer, QueueConfig, Reconnect, Resend, Settlement,
 };
 use ringpost_wire::control::{self, Body, ProducerOpen};
 use ringpost_wire::{Code, FrameKind, SettleRange};
@@ -447,4 +447,18 @@ async fn an_attached_connection_goes_with_its_last_user() -> ringpost_client::Re
         assert_eq!(kinds, [FrameKind::ConsumerClose, FrameKind::Close]);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn who_asked_hears_of_a_connection_that_is_lost_and_back() {
+    let door = Door::open().await;
+    let (tell, mut told) = tokio::sync::mpsc::channel(4);
+    let heed = move |event| tell.try_send(event).expect("there is room");
+    let connect = builder(&door.address()).on_link(heed).connect();
+    let (client, peer) = tokio::join!(connect, door.welcome());
+    let _client = client.unwrap();
+    drop(peer);
+    let _peer = door.welcome().await;
+    assert!(matches!(told.recv().await, Some(LinkEvent::Lost(_))));
+    assert!(matches!(told.recv().await, Some(LinkEvent::Restored)));
 }

@@ -446,3 +446,27 @@ async fn many_tasks_share_a_producer() -> ringpost_client::Result<()> {
     }
     client.close().await
 }
+
+#[tokio::test]
+async fn closing_at_level_none_hears_of_refusals() {
+    let door = Door::open().await;
+    let (client, mut peer) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+    let client = client.unwrap();
+    let (producer, channel) = tokio::join!(
+        client.producer("x").level(Level::None).build(),
+        peer.open_producer(1, 4, 1 << 20)
+    );
+    let producer = producer.unwrap();
+    producer.send(Message::new("q", "m")).await.unwrap();
+    let broker = async {
+        peer.expect(FrameKind::Publish).await;
+        let (first, _) = peer.expect(FrameKind::TenantList).await;
+        // The answer overtakes what is said at the end of the turn.
+        peer.bare(FrameKind::Done, 0, first.sequence).await;
+        peer.refuse(channel, 1, 1, Code::ExchangeUnknown).await;
+        let (second, _) = peer.expect(FrameKind::TenantList).await;
+        peer.bare(FrameKind::Done, 0, second.sequence).await;
+    };
+    let (closed, ()) = tokio::join!(producer.close(), broker);
+    assert_eq!(closed.unwrap_err().kind(), ErrorKind::NotFound);
+}
