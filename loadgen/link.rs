@@ -6,11 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ringpost_wire::control::{
-    Attach, Body, Delete, Durability, Failure, Hello, Named, PARTITION_BY_NAME, QueueDeclare,
-    QueueInfo, Welcome,
+    Attach, Body, ConsumerOpen, Delete, Durability, Failure, Hello, Named, PARTITION_BY_NAME,
+    QueueDeclare, QueueInfo, Welcome,
 };
 use ringpost_wire::{
-    Code, Cut, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, cut, frame, version,
+    CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, Cut, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
+    FrameHeader, FrameKind, cut, frame, version,
 };
 
 use crate::{Error, Result};
@@ -160,8 +161,36 @@ impl Link {
         self.socket
     }
 
+    /// Opens a consumer on channel 1 that may be sent as much as a consumer can, and leaves what comes
+    /// unread: it stalls.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn stall(&mut self, queue: &str) -> Result<()> {
+        let open = ConsumerOpen {
+            credit_bytes: CREDIT_BYTES_MAX,
+            credit_messages: CREDIT_MESSAGES_MAX,
+            flags: 0,
+            queue: queue.as_bytes(),
+        };
+        let (kind, answer) = (FrameKind::ConsumerOpen, FrameKind::ConsumerOpened);
+        self.ask_on(1, "a consumer", kind, &open, answer)?;
+        Ok(())
+    }
+
     fn ask<'a>(
         &mut self,
+        what: &'static str,
+        kind: FrameKind,
+        body: &impl Body<'a>,
+        expected: FrameKind,
+    ) -> Result<Vec<u8>> {
+        self.ask_on(0, what, kind, body, expected)
+    }
+
+    fn ask_on<'a>(
+        &mut self,
+        channel: u16,
         what: &'static str,
         kind: FrameKind,
         body: &impl Body<'a>,
@@ -170,7 +199,7 @@ impl Link {
         self.request += 1;
         let mut bytes = Vec::new();
         body.encode(&mut bytes);
-        self.write(FrameHeader::bare(kind, 0, self.request), &bytes)?;
+        self.write(FrameHeader::bare(kind, channel, self.request), &bytes)?;
         loop {
             let (header, body) = self.read()?;
             if header.kind == expected {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ringpost_load::link::Link;
 use ringpost_load::report::Quantiles;
 use ringpost_load::run::{declare, delete};
 use ringpost_load::{Outcome, Pace, Plan, Stop, message::Template};
@@ -18,7 +19,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Measure = fn(&Bench, &mut Table) -> Result<()>;
 
 /// The rows by name, in the order they are measured.
-const ROWS: [(&str, Measure); 9] = [
+const ROWS: [(&str, Measure); 10] = [
     ("idle", idle),
     ("throughput", throughput),
     ("connections", connections),
@@ -28,6 +29,7 @@ const ROWS: [(&str, Measure); 9] = [
     ("backlog", backlog),
     ("restart", restart),
     ("sparse", sparse),
+    ("memory", memory),
 ];
 
 const MIB: f64 = (1u64 << 20) as f64;
@@ -701,5 +703,63 @@ fn sparse(bench: &Bench, table: &mut Table) -> Result<()> {
         limit,
         note,
     );
+    Ok(broker.stop()?)
+}
+
+/// Rulings 23: what connections cost that do nothing, and consumers that read nothing.
+fn memory(bench: &Bench, table: &mut Table) -> Result<()> {
+    const MEMORY: f64 = 1024.0 * MIB;
+    const STALLED: u32 = 1_000;
+    let idle = if bench.args.quick { 500 } else { 9_500 };
+    let flags = ["--memory", "1GiB", "--connections-max", "11000"];
+    let broker = bench.settings("memory", &flags).start()?;
+    let fill = Plan {
+        consumers: 0,
+        warm_up: Duration::ZERO,
+        stop: Stop::Published(if bench.args.quick { 20_000 } else { 400_000 }),
+        ..bench.plan(&broker, 1024, 192, 4_608)
+    };
+    bench.run(&broker, &fill)?;
+    let before = broker.resident_bytes() as f64;
+    let mut links = Vec::new();
+    for _ in 0..idle {
+        links.push(Link::connect(broker.address)?);
+    }
+    let with_idle = broker.resident_bytes() as f64;
+    for _ in 0..STALLED {
+        let mut link = Link::connect(broker.address)?;
+        link.stall(&fill.queue_name(0))?;
+        links.push(link);
+    }
+    // They are sent what fits; what does not is copied out of the buffers soon after.
+    let mut most = 0.0_f64;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        most = most.max(broker.resident_bytes() as f64);
+    }
+    let each = (with_idle - before) / f64::from(idle);
+    table.add(
+        "memory of an idle connection",
+        "bytes",
+        each,
+        (Aim::AtMost, 6.0 * 1024.0),
+        format!("{idle} connections; the budget counts 6 KiB each"),
+    );
+    let note = format!(
+        "{:.0} MiB before, {:.0} with {idle} idle connections, {:.0} with {STALLED} consumers that \
+         do not read; limit is `memory`",
+        before / MIB,
+        with_idle / MIB,
+        most / MIB
+    );
+    let limit = (Aim::AtMost, MEMORY / MIB);
+    table.add(
+        "memory with stalled consumers",
+        "MiB",
+        most / MIB,
+        limit,
+        note,
+    );
+    drop(links);
     Ok(broker.stop()?)
 }
