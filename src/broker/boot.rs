@@ -131,7 +131,7 @@ pub fn start_recorded(
     }
     let cores = config.core_count(cpus.len());
     let lock = claim(&config.data_dir)?;
-    let identity = with_cores(Identity::open(&config, cores)?, cores)?;
+    let mut identity = with_cores(Identity::open(&config, cores)?, cores)?;
     tell_memory(&budget, log.is_some_and(Log::is_human));
 
     let mut listeners = Vec::new();
@@ -260,6 +260,11 @@ pub fn start_recorded(
         }
         return Err(BootError::new(kind, std::mem::take(sentence)));
     }
+    if let Err(error) = identity.begin() {
+        // Why it could not begin is what counts.
+        let _ = running.shutdown();
+        return Err(error);
+    }
     Ok(running)
 }
 
@@ -360,6 +365,7 @@ fn tell_memory(budget: &Budget, is_for_people: bool) {
 /// The data directory with a journal for each core.
 fn with_cores(identity: Identity, cores: u16) -> Result<Identity, BootError> {
     let before = identity.cores;
+    identity.check_journals()?;
     if before == cores {
         identity.make_journals()?;
         return Ok(identity);

@@ -178,6 +178,7 @@ fn claim(directory: &Path) -> Result<(DirectoryLock, Identity), OfflineError> {
     };
     std::fs::read_dir(directory).map_err(unreadable)?;
     let identity = Identity::read(directory)?;
+    identity.check_journals()?;
     match DirectoryLock::acquire(directory) {
         Ok(Some(lock)) => Ok((lock, identity)),
         Ok(None) => Err(OfflineError::InUse {

@@ -250,6 +250,30 @@ fn a_lost_declaration_is_not_a_deleted_queue() {
     assert_eq!(judge(broker), [0, ROUNDS * BATCH, 0]);
 }
 
+/// A journal that is not there any more is missed, with its directory or without what was in it; and is
+/// begun anew only where an operator says so.
+#[test]
+fn a_journal_that_is_gone_is_missed() {
+    let mut broker = Broker::start(2, &[]);
+    broker.stop();
+    let journal = broker.directory().join("layout-0001/core-0001");
+    std::fs::remove_dir_all(&journal).unwrap();
+    for round in 0..2 {
+        let refusal = broker.refusal();
+        assert!(refusal.contains("core-0001 is gone"), "{refusal}");
+        let surveyed = offline::verify(broker.directory());
+        assert!(surveyed.is_err_and(|error| error.to_string() == refusal));
+        if round == 0 {
+            std::fs::create_dir(&journal).unwrap();
+        }
+    }
+    let identity = broker.directory().join("ringpost.toml");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, text.replace("begun = true\n", "")).unwrap();
+    let broker = broker.started();
+    assert!(Wire::open(&broker).queues().is_empty());
+}
+
 /// Wherever a bit rots, the checker and the broker agree.
 #[test]
 fn any_bit() {

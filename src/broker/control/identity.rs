@@ -36,6 +36,8 @@ struct Stored {
     segment_bytes: u32,
     cores: u16,
     layout: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    begun: bool,
 }
 
 /// A data directory.
@@ -52,6 +54,8 @@ pub struct Identity {
     pub cores: u16,
     /// Raised when the number of cores changes and the journals are written anew.
     layout: u32,
+    /// All its journals have been written to: one that is not there any more held something.
+    begun: bool,
 }
 
 impl Identity {
@@ -74,6 +78,7 @@ impl Identity {
                     .expect("bounded by the settings"),
                 cores,
                 layout: 1,
+                begun: false,
             };
             identity.write()?;
             identity
@@ -164,6 +169,7 @@ impl Identity {
             segment_bytes: stored.segment_bytes,
             cores: stored.cores,
             layout: stored.layout,
+            begun: stored.begun,
         })
     }
 
@@ -178,8 +184,42 @@ impl Identity {
         Self {
             cores,
             layout: self.layout + 1,
+            begun: false,
             ..self.clone()
         }
+    }
+
+    /// Writes down that all its journals have been written to, if that is news.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin(&mut self) -> Result<(), BootError> {
+        if self.begun {
+            return Ok(());
+        }
+        self.begun = true;
+        self.write()
+    }
+
+    /// Looks whether the journals that have been written to are there. One that is made anew would
+    /// lose in silence what it held.
+    ///
+    /// # Errors
+    /// One of them is not.
+    pub fn check_journals(&self) -> Result<(), BootError> {
+        let missing = (0..self.cores)
+            .map(|core| self.journal_directory(core))
+            .find(|journal| self.begun && !disk::has_entries(journal));
+        let Some(journal) = missing else {
+            return Ok(());
+        };
+        let sentence = format!(
+            "the journal {} is gone, and every message of its queues with it: restore it from a \
+             copy; or, to give up what it held, remove the line `begun = true` from {}",
+            journal.display(),
+            self.directory.join(FILE).display()
+        );
+        Err(BootError::new(BootErrorKind::Damage, sentence))
     }
 
     /// Makes the directories of its journals.
@@ -263,6 +303,7 @@ impl Identity {
             segment_bytes: self.segment_bytes,
             cores: self.cores,
             layout: self.layout,
+            begun: self.begun,
         };
         let text = toml::to_string(&stored).expect("plain fields are always TOML");
         disk::write_file_atomically(&self.directory.join(FILE), text.as_bytes())
@@ -312,6 +353,7 @@ mod tests {
             segment_bytes: 32 << 20,
             cores: 2,
             layout: 3,
+            begun: false,
         };
         assert_eq!(identity, wanted);
         std::fs::remove_file(&path).expect("it is there");

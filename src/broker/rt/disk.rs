@@ -238,6 +238,12 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether there is a directory at that path with anything in it.
+#[must_use]
+pub fn has_entries(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Makes names that were created, renamed or removed in a directory durable.
 ///
 /// # Errors
