@@ -532,8 +532,13 @@ impl Running {
             }
             _ => frame::check_body(&header, body)?,
         }
-        // Whoever asks sees what was published before.
-        flow.place_spread(buffers, effects);
+        // Whoever asks sees what was published before; these do not ask.
+        if !matches!(
+            header.kind,
+            FrameKind::ConsumerCredit | FrameKind::Heartbeat
+        ) {
+            flow.place_spread(buffers, effects);
+        }
         if header.flags != 0 && asks(header.kind) {
             return flow.refuse_flags(conn, header, effects);
         }

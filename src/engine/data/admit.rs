@@ -645,7 +645,7 @@ impl Flow {
                 &mut targets,
             )
             .is_err();
-        let judged = if self.place_spread_of(key, buffers, effects) {
+        let judged = if self.place_spread_before(&targets, buffers, effects) {
             self.judge_whole(key, sequence, origin, &targets, unknown, &assembly, buffers)
         } else {
             Ok(None)

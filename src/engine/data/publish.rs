@@ -328,8 +328,8 @@ impl Flow {
         }
         let here = self.config.core;
         let local = targets.iter().filter(|target| target.core == here).count();
-        // What it published before goes first.
-        if local > 0 && !self.place_spread_of(key, buffers, effects) {
+        // What was published before goes first.
+        if !self.place_spread_before(targets, buffers, effects) {
             return NONE;
         }
         let mut local_targets = targets.iter().filter(|target| target.core == here);

@@ -3,9 +3,8 @@
 //! tells producers what came of it; does not know routes, limits or how a block is written.
 //!
 //! Only what was judged and is sure of its place is kept: messages for one durable queue of this core
-//! that has no limit. Until they have their place nothing else of the same producer goes to a queue of
-//! this core, so its order stays; and nothing but publishes and settles is stepped, so nobody can see
-//! that they are not there yet.
+//! that has no limit. Until they have their place nothing else goes to the same queue, so its order
+//! stays; and nothing is stepped that could see that they are not there yet.
 
 use ringpost_wire::Code;
 use ringpost_wire::ids::{ProducerId, QueueId, Sequence};
@@ -95,8 +94,15 @@ impl Spread {
         self.is_stuck
     }
 
-    fn is_of(&self, key: u64) -> bool {
-        self.origins.iter().any(|origin| origin.key == key)
+    /// Whether something is kept for a queue that says it would be at `at`.
+    fn is_for(&self, queue: QueueId, at: u32) -> bool {
+        let chain = self.chains.get(at as usize);
+        chain.is_some_and(|chain| chain.queue == queue) && at as usize >= self.placed
+    }
+
+    /// Bytes of memory that it takes.
+    fn cost(&self) -> usize {
+        self.bytes.len() + self.parts.len() * size_of::<Part>()
     }
 
     fn add(&mut self, at: u32, queue: QueueId, origin: Origin, span: u64, group: Group<'_>) -> u32 {
@@ -203,7 +209,7 @@ impl Flow {
             || self.spread.is_stuck
             || bytes > self.spread_bytes_max()
             || group.count as usize > RUN_MESSAGES_MAX
-            || self.spread.bytes.len() + bytes > room
+            || self.spread.cost() + bytes > room
             || !self.has_turn(targets, bytes)
         {
             return false;
@@ -229,7 +235,7 @@ impl Flow {
         let producer = self.producers.get(key).expect("its frame is being stepped");
         let span = producer.next_span();
         state.spread_at = self.spread.add(state.spread_at, queue, origin, span, group);
-        self.held_bytes += bytes as u64;
+        self.held_bytes += (bytes + size_of::<Part>()) as u64;
         let waiting = Span {
             level,
             waits: 1,
@@ -239,21 +245,27 @@ impl Flow {
         true
     }
 
-    /// Gives what is kept its place, if a producer has some of it. Returns whether it has none any
-    /// more.
-    pub(super) fn place_spread_of<B: Buffers>(
+    /// Gives what is kept its place before something else goes to these queues, if they have some of
+    /// it. Returns whether they have none any more.
+    pub(super) fn place_spread_before<B: Buffers>(
         &mut self,
-        key: u64,
+        targets: &[Target],
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        if crate::mutant!(SpreadOvertaken) {
+        if crate::mutant!(SpreadOvertaken) || !self.is_spread_for(targets) {
             return true;
         }
-        if self.spread.is_of(key) {
-            self.place_spread(buffers, effects);
-        }
-        !self.spread.is_of(key)
+        self.place_spread(buffers, effects);
+        !self.is_spread_for(targets)
+    }
+
+    fn is_spread_for(&self, targets: &[Target]) -> bool {
+        let is_for = |target: &Target| {
+            let state = self.queues.get(target.queue);
+            state.is_some_and(|state| self.spread.is_for(state.id, state.spread_at))
+        };
+        !self.spread.is_empty() && targets.iter().any(is_for)
     }
 
     /// Gives what is kept its place, as far as there is room: queue by queue.
@@ -276,7 +288,7 @@ impl Flow {
             }
         }
         if !spread.is_stuck {
-            self.held_bytes -= spread.bytes.len() as u64;
+            self.held_bytes -= spread.cost() as u64;
             spread.clear();
         }
         self.spread = spread;
@@ -420,7 +432,7 @@ impl Flow {
                 at = part.next;
             }
         }
-        self.held_bytes -= spread.bytes.len() as u64;
+        self.held_bytes -= spread.cost() as u64;
         spread.clear();
         self.spread = spread;
     }
