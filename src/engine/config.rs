@@ -55,6 +55,8 @@ pub struct Limits {
     pub acks_apart_max: u32,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
+    /// Bytes of the beginnings of large messages that wait for a place among those.
+    pub beginning_bytes_max: u64,
 }
 
 impl Limits {
@@ -89,6 +91,7 @@ impl Default for Limits {
             trickle_ms: 20,
             acks_apart_max: 32,
             assembly_bytes_max: 32 << 20,
+            beginning_bytes_max: 32 << 20,
         }
     }
 }

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, Delete, ExchangeKind, Get, Level, Named, ProducerOpen,
 };
-use ringpost_wire::{Code, FrameHeader, FrameKind, SettleRange, frame};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameHeader, FrameKind, SettleRange, frame};
 
-use crate::broker::Broker;
-use crate::wire::{PATIENCE, Wire, consumer, exchange, filler, hello, queue, to_queue, volatile};
+use crate::broker::{Broker, memory_least};
+use crate::wire::{
+    PATIENCE, Wire, consumer, exchange, filler, hello, message, queue, to_queue, volatile,
+};
 
 /// Frames that are sent unless the variable asks for more.
 const FRAMES: u64 = 4_000;
@@ -386,4 +388,100 @@ fn a_connection_that_opens_all_it_can() {
     assert_eq!(wire.deliveries(2, 1)[0].payload, b"well");
     greedy.drop_dead();
     wire.bye();
+}
+
+/// P-18, P-33: large messages that are begun and not finished hold up neither those who publish what
+/// is small, nor settlements beside one that waits, and in the end no large one either.
+#[test]
+fn large_messages_that_are_never_finished_hold_up_nobody() {
+    const STALLED: usize = 100;
+    const ROUNDS: u64 = 40;
+    let memory = memory_least(1, 256);
+    for settings in [&[("memory", memory.as_str())][..], &[]] {
+        let broker = Broker::start(1, settings);
+        let mut wire = Wire::open(&broker);
+        wire.declare(&queue(b"q"));
+        wire.declare(&queue(b"large"));
+        let large = filler(1, 15 << 20);
+        let whole = message(&to_queue(b"large", &large));
+        let first = &whole[..FRAGMENT_BYTES_MAX];
+        let mut stalled: Vec<_> = (0..STALLED)
+            .map(|_| {
+                let mut wire = Wire::open(&broker);
+                let producer = wire.producer(1, Level::Durable);
+                producer.send_piece(&mut wire, 0, whole.len(), 0, first);
+                (wire, producer)
+            })
+            .collect();
+        let waits = wire.producer(3, Level::Durable);
+        waits.send_piece(&mut wire, 0, whole.len(), 0, first);
+        wire.consume(2, &consumer(b"q", 10));
+        let mut producer = wire.producer(1, Level::Durable);
+        for round in 0..ROUNDS {
+            producer.confirm(&mut wire, &[to_queue(b"q", &filler(round, 100))]);
+            let delivered = wire.deliveries(2, 1);
+            wire.settle_surely(2, 0, &[(delivered[0].tag, delivered[0].tag)]);
+        }
+        // One whose sender goes on gets its turn; as long as too many wait it is told so.
+        let mut producer = wire.producer(4, Level::Durable);
+        loop {
+            producer.publish(&mut wire, 0, &[to_queue(b"large", &large)]);
+            producer.settle(&mut wire);
+            match producer.refused.pop() {
+                None => break,
+                Some((_, _, code)) => assert_eq!(code, Code::Overloaded),
+            }
+            stalled[0].0.sync();
+        }
+        assert_eq!(wire.inspect(b"large").ready, 1);
+        // Those that stalled were told, and may publish again what comes next.
+        let mut told = 0;
+        for (wire, producer) in &mut stalled {
+            wire.sync();
+            producer.next = 2;
+            while let Some(frame) = wire.take_aside(1) {
+                producer.hear(&frame);
+            }
+            if let Some((first, last, code)) = producer.refused.pop() {
+                assert_eq!((first, last), (1, 1));
+                assert!(matches!(code, Code::TimedOut | Code::Overloaded), "{code}");
+                told += 1;
+                producer.confirm(wire, &[to_queue(b"q", b"small")]);
+            }
+        }
+        // Who has memory that nobody waits for keeps it.
+        assert!(told >= STALLED - 4, "{told}");
+    }
+}
+
+/// P-31: pieces that come although the message was refused are ignored, and count as credit.
+#[test]
+fn pieces_of_a_refused_message_are_ignored() {
+    let broker = Broker::start(1, &[("message_bytes_max", "1MiB")]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"q"));
+    let large = filler(1, 3 << 20);
+    let whole = message(&to_queue(b"q", &large));
+    let mut producer = wire.producer(1, Level::Durable);
+    let sequence = producer.next;
+    let mut offset = 0;
+    for piece in whole.chunks(FRAGMENT_BYTES_MAX).take(5) {
+        // It may be told of the refusal while it waits for the credit of another piece.
+        producer.next = sequence + 1;
+        producer.reserve(&mut wire, u64::from(offset == 0), piece.len() as u64);
+        producer.next = sequence;
+        producer.send_piece(&mut wire, 0, whole.len(), offset, piece);
+        offset += piece.len();
+    }
+    producer.next = sequence + 1;
+    producer.settle(&mut wire);
+    assert_eq!(producer.refused, [(1, 1, Code::MessageTooLarge)]);
+    producer.refused.clear();
+    producer.confirm(&mut wire, &[to_queue(b"q", b"next")]);
+    assert_eq!(wire.inspect(b"q").ready, 1);
+    // Its rest may not come behind that.
+    let piece = &whole[offset..offset + FRAGMENT_BYTES_MAX];
+    producer.next = sequence;
+    producer.send_piece(&mut wire, 0, whole.len(), offset, piece);
+    assert_eq!(wire.closed(), Code::SequenceGap);
 }

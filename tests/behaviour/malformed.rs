@@ -22,6 +22,7 @@ on_cores! {
     messages_that_do_not_hold_together
     sequences
     sequences_at_the_end_of_the_numbers
+    pieces_of_the_first_publish_have_one_sequence
     credit
     settlements_that_do_not_fit
     a_connection_that_is_cut_within_a_frame
@@ -516,6 +517,19 @@ fn sequences_at_the_end_of_the_numbers(setup: &Setup) {
         producer.send_piece(wire, 0, large.len(), 0, &large[..FRAGMENT_BYTES_MAX]);
         let rest = &large[FRAGMENT_BYTES_MAX..];
         producer.send_piece(wire, 0, large.len(), FRAGMENT_BYTES_MAX, rest);
+    });
+}
+
+/// P-31: also where the first publish chooses its sequence.
+fn pieces_of_the_first_publish_have_one_sequence(setup: &Setup) {
+    let large = message(&to_queue(b"q", &filler(2, FRAGMENT_BYTES_MAX + 5)));
+    let (first, second) = large.split_at(FRAGMENT_BYTES_MAX);
+    ends(setup, Code::SequenceGap, |wire| {
+        let mut producer = wire.producer(1, Level::Durable);
+        producer.next = 7;
+        producer.send_piece(wire, 0, large.len(), 0, first);
+        producer.next = 8;
+        producer.send_piece(wire, 0, large.len(), FRAGMENT_BYTES_MAX, second);
     });
 }
 

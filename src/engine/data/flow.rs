@@ -428,8 +428,12 @@ pub struct Flow {
     pub(crate) holding: VecDeque<u64>,
     /// Bytes of what they hold.
     pub(crate) held_bytes: u64,
-    /// Producers that wait for memory for a large message, in order.
-    pub(crate) large_waits: VecDeque<u64>,
+    /// Bytes of them that are pieces of large messages.
+    pub(crate) held_piece_bytes: u64,
+    /// Producers that have begun a large message for all of which there is no memory yet, in order.
+    pub(crate) beginnings: VecDeque<u64>,
+    /// Bytes reserved for those.
+    pub(crate) beginning_bytes: u64,
 
     // What to look at when the turn ends.
     pub(crate) dirty_producers: Vec<u64>,
@@ -520,7 +524,9 @@ impl Flow {
             underway: None,
             holding: VecDeque::new(),
             held_bytes: 0,
-            large_waits: VecDeque::new(),
+            held_piece_bytes: 0,
+            beginnings: VecDeque::new(),
+            beginning_bytes: 0,
             dirty_producers: Vec::new(),
             awake: VecDeque::new(),
             settling: Vec::new(),

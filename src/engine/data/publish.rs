@@ -90,13 +90,14 @@ impl Flow {
         self.names.remove(&(producer.id.0, key));
         self.granted_bytes -= producer.reserved;
         for held in &producer.held {
-            self.held_bytes -= held.cost();
+            self.note_unheld(held);
             if let Held::Whole { assembly, .. } = held {
-                self.assembly_bytes -= assembly.reserved();
+                self.give_back(assembly.room, assembly.reserved());
             }
         }
         if let Some(assembly) = producer.assembly {
-            self.assembly_bytes -= assembly.reserved();
+            self.give_back(assembly.room, assembly.reserved());
+            self.beginnings.retain(|waits| *waits != key);
         }
     }
 
@@ -137,6 +138,7 @@ impl Flow {
         producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
+        producer.unwanted = None;
         let waits = producer.holding;
         let frame = Group {
             first: header.sequence,
@@ -702,8 +704,18 @@ impl Flow {
         };
         let (head, piece) = FragmentHead::split(body)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        producer.expect(header.sequence, 1)?;
         let bytes = padded(piece.len()) as u64;
+        if let Some(unwanted) = producer.unwanted
+            && header.sequence == producer.next - 1
+        {
+            producer.ignore_piece(unwanted, head)?;
+            self.dirty(key);
+            return Ok(());
+        }
+        producer.expect(header.sequence, 1)?;
+        producer.unwanted = None;
+        // Whatever sequence the first publish chose, all pieces of it have (P-31).
+        producer.next = header.sequence;
         let arriving = producer.arriving.take();
         // The first piece begins a message, and each other one goes on with one (P-31).
         let mut arriving = match arriving {
@@ -857,7 +869,7 @@ impl Flow {
         let missing = window.saturating_sub(bytes);
         // The rest of a large message has its memory; all others wait while much is held.
         //= P-33
-        let more = if self.holds_much() && producer.assembly.is_none() {
+        let more = if self.holds_much() && !producer.is_in_a_large_one() {
             self.starved = true;
             0
         } else {
