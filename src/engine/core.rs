@@ -499,7 +499,7 @@ impl Running {
         let flow = &mut self.flow;
         let agreed = flow.sessions.get(conn).ok_or(Code::Internal)?.agreed();
         let Some(agreed) = agreed else {
-            return if header.kind == FrameKind::Hello {
+            return if header.kind == FrameKind::Hello && header.channel == 0 {
                 frame::check_body(&header, body)?;
                 self.hello(conn, header, body, effects)
             } else {
@@ -530,11 +530,18 @@ impl Running {
             }
             _ => frame::check_body(&header, body)?,
         }
+        if is_of_connection(header.kind) && header.channel != 0 {
+            return Err(Code::UnexpectedFrame);
+        }
+        //= P-9
+        if asks(header.kind) && header.sequence == 0 {
+            return Err(Code::UnexpectedFrame);
+        }
         if header.flags != 0 && asks(header.kind) {
             return flow.refuse_flags(conn, header, effects);
         }
         match header.kind {
-            FrameKind::Heartbeat => Ok(()),
+            FrameKind::Heartbeat => no_body(body),
             //= P-11
             FrameKind::Close => {
                 Failure::decode(body)?;
@@ -543,10 +550,16 @@ impl Running {
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
             FrameKind::ProducerOpen => flow.producer_open(conn, header, body, effects),
-            FrameKind::ProducerClose => flow.producer_close(conn, header),
+            FrameKind::ProducerClose => {
+                no_body(body)?;
+                flow.producer_close(conn, header)
+            }
             FrameKind::ConsumerOpen => flow.consumer_open(conn, header, body, effects),
             FrameKind::ConsumerCredit => flow.consumer_credit(conn, header, body, effects),
-            FrameKind::ConsumerClose => flow.consumer_close(conn, header, effects),
+            FrameKind::ConsumerClose => {
+                no_body(body)?;
+                flow.consumer_close(conn, header, effects)
+            }
             FrameKind::Get => flow.get(conn, header, body, effects),
             FrameKind::QueueDeclare
             | FrameKind::QueueDelete
@@ -893,12 +906,35 @@ const fn asks(kind: FrameKind) -> bool {
     }
 }
 
+/// Whether a client's frame is about the connection or the topology, not a channel (P-14).
+const fn is_of_connection(kind: FrameKind) -> bool {
+    asks(kind)
+        && !matches!(
+            kind,
+            FrameKind::ProducerOpen
+                | FrameKind::ProducerClose
+                | FrameKind::ConsumerOpen
+                | FrameKind::ConsumerClose
+                | FrameKind::Get
+        )
+        || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
+}
+
+/// Some kinds have no body (P-6).
+const fn no_body(body: &[u8]) -> Result<(), Code> {
+    if body.is_empty() {
+        Ok(())
+    } else {
+        Err(Code::BodyMalformed)
+    }
+}
+
 /// For people: what a peer did that it may not.
 fn violation_text(code: Code) -> &'static str {
     match code {
         Code::FrameMalformed => "padding is not zero",
         Code::BodyMalformed => "the body does not fit its kind, or its checksum is wrong",
-        Code::UnexpectedFrame => "this state does not allow it",
+        Code::UnexpectedFrame => "this state, its channel or its request number do not allow it",
         Code::CreditExceeded => "published beyond credit",
         Code::SequenceGap => "the sequence is not the next one",
         Code::MessageMalformed => "a message's checksum, envelope or parts do not hold together",

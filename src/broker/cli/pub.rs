@@ -12,8 +12,9 @@ use super::link::{self, BrokerArgs};
 use super::message::{self, InputForm};
 
 const EXAMPLES: &str = "\
-Ends when every message is confirmed at the level asked for; ends with 1 if one was refused. Without
---exchange a message goes to the queue that its key names.
+Ends when every message is confirmed at the level asked for; ends with 1 if one was refused, or
+if it is not known whether it was stored. Without --exchange a message goes to the queue that its
+key names.
 
 Examples:
   ringpost pub --key orders < orders.txt

@@ -188,6 +188,14 @@ impl Topology {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         match header.kind {
+            FrameKind::QueueList
+            | FrameKind::ExchangeList
+            | FrameKind::BindingList
+            | FrameKind::TenantList
+                if !request.body.is_empty() =>
+            {
+                return Err(Code::BodyMalformed);
+            }
             FrameKind::ExchangeList | FrameKind::BindingList | FrameKind::TenantList => {
                 self.list(flow, conn, header, request.tenant, effects);
             }

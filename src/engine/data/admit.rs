@@ -8,6 +8,7 @@
 //! for that: they hold up nobody else.
 
 use ringpost_wire::control::Level;
+use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 
@@ -299,13 +300,29 @@ impl Flow {
                 taken: 0,
             }
         } else {
-            Held::Lost {
+            Held::Refused {
                 first: rest.first,
                 count: rest.count,
                 bytes: rest.bytes.len() as u32,
+                code: Code::Overloaded,
             }
         };
         self.hold(key, held);
+    }
+
+    /// Refuses a frame, in turn with what its producer published before.
+    pub(super) fn refuse_frame(&mut self, key: u64, frame: Group<'_>, code: Code) {
+        if self.producers.get(key).is_some_and(|p| p.holding) {
+            let held = Held::Refused {
+                first: frame.first,
+                count: frame.count,
+                bytes: frame.bytes.len() as u32,
+                code,
+            };
+            self.hold(key, held);
+        } else {
+            self.refuse(key, frame, code);
+        }
     }
 
     /// Keeps a piece of a large message until there is room for it.
@@ -314,7 +331,7 @@ impl Flow {
         key: u64,
         sequence: u64,
         head: FragmentHead,
-        mandatory: bool,
+        flags: u8,
         body: &[u8],
     ) {
         let body = if self.can_hold(body.len()) {
@@ -325,7 +342,7 @@ impl Flow {
         let held = Held::Piece {
             sequence,
             head,
-            mandatory,
+            flags,
             body,
         };
         self.hold(key, held);
@@ -439,14 +456,14 @@ impl Flow {
             Held::Piece {
                 sequence,
                 head,
-                mandatory,
+                flags,
                 body,
             } => {
-                let took = self.take_piece(key, sequence, head, mandatory, &body, buffers, effects);
+                let took = self.take_piece(key, sequence, head, flags, &body, buffers, effects);
                 let left = (!took).then_some(Held::Piece {
                     sequence,
                     head,
-                    mandatory,
+                    flags,
                     body,
                 });
                 (left, took)
@@ -460,12 +477,13 @@ impl Flow {
                 let took = left.is_none();
                 (left, took)
             }
-            Held::Lost {
+            Held::Refused {
                 first,
                 count,
                 bytes,
+                code,
             } => {
-                self.refuse_span(key, (first, count, bytes), Code::Overloaded);
+                self.refuse_span(key, (first, count, bytes), code);
                 (None, true)
             }
         };
@@ -504,13 +522,13 @@ impl Flow {
         key: u64,
         sequence: u64,
         head: FragmentHead,
-        mandatory: bool,
+        flags: u8,
         body: &[u8],
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
         if head.offset == 0 {
-            self.start_assembly(key, head, mandatory, body.is_empty());
+            self.start_assembly(key, head, flags, body.is_empty());
         }
         let producer = self.producers.get_mut(key).expect("its frame is stepped");
         let mut assembly = producer.assembly.take().expect("its first piece was taken");
@@ -567,7 +585,7 @@ impl Flow {
     /// Begins a large message: with memory for all of it if nobody waits for that, else with memory
     /// for a beginning. Where that is used up, too, it is refused: whoever waits for memory here waits
     /// for others to send, so nobody else may wait for him (P-18).
-    fn start_assembly(&mut self, key: u64, head: FragmentHead, mandatory: bool, lost: bool) {
+    fn start_assembly(&mut self, key: u64, head: FragmentHead, flags: u8, lost: bool) {
         let producer = self.producers.get(key).expect("its frame is stepped");
         let agreed = self.sessions.get(producer.conn).and_then(|s| s.agreed());
         let message_bytes_max = agreed.map_or(0, |agreed| agreed.message_bytes_max);
@@ -585,6 +603,8 @@ impl Flow {
         //= P-22
         let refused = if head.message_bytes > message_bytes_max {
             Some(Code::MessageTooLarge)
+        } else if flags & !PUBLISH_MANDATORY != 0 {
+            Some(Code::SettingInvalid)
         } else if lost {
             Some(Code::Overloaded)
         } else {
@@ -598,7 +618,7 @@ impl Flow {
             silent_sweeps: 0,
             bodies: Vec::new(),
             refused,
-            mandatory,
+            mandatory: flags & PUBLISH_MANDATORY != 0,
         };
         if refused.is_none() {
             assembly.expect_bytes();

@@ -151,8 +151,8 @@ pub enum Held {
         sequence: u64,
         /// Which piece.
         head: FragmentHead,
-        /// The frame was published `mandatory`.
-        mandatory: bool,
+        /// The flags of the frame.
+        flags: u8,
         /// The body of its frame; nothing if there was no room to keep it.
         body: Vec<u8>,
     },
@@ -165,14 +165,16 @@ pub enum Held {
         /// Its pieces, in memory of their own.
         assembly: Assembly,
     },
-    /// Messages that there was no room to keep.
-    Lost {
+    /// Messages that are refused when those before them are taken.
+    Refused {
         /// Sequence of the first.
         first: u64,
         /// How many.
         count: u32,
         /// Their padded bytes.
         bytes: u32,
+        /// Why.
+        code: Code,
     },
 }
 
@@ -186,7 +188,7 @@ impl Held {
         let bytes = match self {
             Self::Batch { bytes, .. } => bytes.len(),
             Self::Piece { body, .. } => body.len(),
-            Self::Whole { .. } | Self::Lost { .. } => 0,
+            Self::Whole { .. } | Self::Refused { .. } => 0,
         };
         bytes as u64 + Self::NOTE_BYTES
     }
