@@ -222,7 +222,7 @@ impl Running {
             || !flow.dirty_producers.is_empty()
             || !flow.forgetting.is_empty()
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
-            || self.topology.wants_turn()
+            || self.topology.wants_turn(flow)
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -275,7 +275,10 @@ impl Running {
             Input::Closed { conn } => {
                 self.flow.forget_connection(conn, effects);
             }
-            Input::Sent { conn, bytes } => self.flow.sent(conn, bytes, effects),
+            Input::Sent { conn, bytes } => {
+                self.flow.sent(conn, bytes, effects);
+                self.topology.sent(conn);
+            }
             Input::Io { op, result, .. } => {
                 let progress = self.flow.journal.io_done(op, result, buffers, effects);
                 self.progress(progress, effects);
@@ -370,6 +373,7 @@ impl Running {
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
             flow.sweep(effects);
+            self.topology.sweep(flow);
         }
     }
 

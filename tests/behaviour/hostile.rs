@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringpost_engine::control::listing::LISTS_MAX;
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, Delete, ExchangeKind, Get, Level, Named, ProducerOpen,
 };
@@ -484,4 +485,64 @@ fn pieces_of_a_refused_message_are_ignored() {
     producer.next = sequence;
     producer.send_piece(&mut wire, 0, whole.len(), offset, piece);
     assert_eq!(wire.closed(), Code::SequenceGap);
+}
+
+/// P-67: more lists than anybody has memory for, read when there is time.
+#[test]
+fn lists_come_as_they_are_read() {
+    const QUEUES: usize = 4_000;
+    let broker = Broker::start(2, &[]);
+    let mut wire = Wire::open(&broker);
+    let names: Vec<_> = (0..QUEUES)
+        .map(|number| format!("{number:0250}").into_bytes())
+        .collect();
+    let ids: Vec<_> = names
+        .iter()
+        .map(|name| wire.request(FrameKind::QueueDeclare, &queue(name)))
+        .collect();
+    for id in ids {
+        wire.done(id);
+    }
+    let lists: Vec<_> = (0..LISTS_MAX).map(|_| wire.next_id()).collect();
+    let one_more = wire.next_id();
+    let mut bytes = Vec::new();
+    for id in lists.iter().chain([&one_more]) {
+        frame::write_bare(&mut bytes, FrameKind::QueueList, 0, *id);
+    }
+    wire.send_bytes(&bytes);
+    // Whoever asks beside them is served, and what they find changes under them.
+    let mut other = Wire::open(&broker);
+    other.bind(b"amq.topic", &names[7], b"key", b"");
+    other.delete(&names[QUEUES - 1]);
+    for round in 0..100 {
+        let mut producer = other.producer(1, Level::Durable);
+        let message = to_queue(&names[round], b"m");
+        producer.confirm(&mut other, &[message]);
+        producer.close(&mut other);
+        // Nobody is cut off for what was not read.
+        wire.request(
+            FrameKind::QueueInspect,
+            &Named {
+                name: &names[round],
+            },
+        );
+    }
+    assert_eq!(wire.failed(one_more), Code::LimitReached);
+    for id in lists {
+        let mut count = 0;
+        let done = loop {
+            let frame = wire.wait(|frame| frame.header.sequence == id);
+            if frame.kind() != FrameKind::QueueInfo {
+                break frame;
+            }
+            assert!(frame.body.ends_with(&names[count]), "in order, each once");
+            count += 1;
+        };
+        assert_eq!(done.kind(), FrameKind::Done);
+        assert_eq!(done.header.count as usize, count);
+        assert!(count >= QUEUES - 1, "{count}");
+    }
+    let id = wire.request_bare(FrameKind::BindingList, 0);
+    assert_eq!(wire.answer(id).kind(), FrameKind::BindingInfo);
+    assert_eq!(wire.done(id).1, 1);
 }

@@ -28,6 +28,8 @@ use crate::{Effect, Effects};
 
 /// Bytes of answers that a connection may leave unread, deliveries apart.
 const ANSWERS_UNREAD_MAX: u64 = 1 << 20;
+/// Bytes that a connection may be behind and still get the next page of a list.
+const PAGE_UNSENT_MAX: u64 = 64 << 10;
 /// How long a socket may take nothing while the memory for such bytes is used up.
 const STALLED_MS: u64 = 10_000;
 
@@ -618,6 +620,14 @@ impl Flow {
         }
     }
 
+    /// Whether a connection has read so much of what it was given that the next page of an answer may
+    /// be put together; also if it is gone.
+    pub(crate) fn takes_a_page(&self, conn: ConnId) -> bool {
+        let room = PAGE_UNSENT_MAX.min(self.unsent_bytes_max());
+        let has_room = |session: &Session| session.unsent <= room && !self.is_crowded();
+        self.sessions.get(conn).is_none_or(has_room)
+    }
+
     /// Whether a connection leaves more answers unread than deliveries alone can be.
     pub(crate) fn is_deaf(&self, conn: ConnId) -> bool {
         let unsent = self.sessions.get(conn).map_or(0, |session| session.unsent);
@@ -819,15 +829,6 @@ impl Flow {
     /// What a queue of this core holds.
     pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
         self.queues.get(id).map(figures)
-    }
-
-    /// What the queues of a tenant on this core hold.
-    pub(crate) fn figures_of_tenant(&self, tenant: TenantId) -> Vec<QueueFigures> {
-        self.queues
-            .iter()
-            .filter(|state| state.tenant == tenant)
-            .map(figures)
-            .collect()
     }
 
     /// Connections of a tenant on this core.
