@@ -239,7 +239,7 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
         want("send buffers", SEND_BUFFER_BYTES, 80, 6),
         // 131,072 messages; beyond it publishes find no credit.
         want("message index", INDEX_PAGE_BYTES, 64, 38),
-        // 1 MiB: some ten thousand bindings.
+        // 1 MiB: some two thousand queues or bindings.
         want("routing tables", ARENA_BYTES, 16, 4),
         want("checkpoint and segment tables", ARENA_BYTES, 16, 4),
     ]

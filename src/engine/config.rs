@@ -53,6 +53,8 @@ pub struct Limits {
     /// Acknowledgements of at most so many queues are journaled in every turn; those of more are
     /// gathered for as long as they may wait.
     pub acks_apart_max: u32,
+    /// Bytes of exchanges, bindings and queue descriptors; beyond it none is created.
+    pub catalog_bytes_max: u64,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
     /// Bytes of the beginnings of large messages that wait for a place among those.
@@ -90,6 +92,7 @@ impl Default for Limits {
             writes_in_flight: 2,
             trickle_ms: 20,
             acks_apart_max: 32,
+            catalog_bytes_max: 64 << 20,
             assembly_bytes_max: 32 << 20,
             beginning_bytes_max: 32 << 20,
         }

@@ -546,3 +546,60 @@ fn lists_come_as_they_are_read() {
     assert_eq!(wire.answer(id).kind(), FrameKind::BindingInfo);
     assert_eq!(wire.done(id).1, 1);
 }
+
+/// What is bound takes memory, however few the bindings are; a restart does not forget what it takes.
+#[test]
+fn routing_tables_are_bounded() {
+    let memory = memory_least(2, 256);
+    let mut broker = Broker::start(2, &[("memory", &memory)]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"q"));
+    let bind = |wire: &mut Wire, kind, number: u32| {
+        let key = number.to_be_bytes();
+        let text = filler(u64::from(number), 51 << 10);
+        let mut arguments = b"\x01ax".to_vec();
+        arguments.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        arguments.extend_from_slice(&text);
+        let bind = Bind {
+            exchange: b"amq.headers",
+            queue: b"q",
+            key: &key,
+            arguments: &arguments,
+        };
+        wire.request(kind, &bind)
+    };
+    let mut bound = 0;
+    loop {
+        let id = bind(&mut wire, FrameKind::Bind, bound);
+        if wire.answer_kind(id) == FrameKind::Failed {
+            break;
+        }
+        bound += 1;
+        assert!(bound < 100, "nothing bounds it");
+    }
+    assert!(bound > 0);
+    // Small things find no room either once it is full, and those that are there go on.
+    let mut small = 0;
+    loop {
+        let name = format!("small {small}");
+        let id = wire.request(FrameKind::QueueDeclare, &queue(name.as_bytes()));
+        if wire.answer_kind(id) == FrameKind::Failed {
+            break;
+        }
+        small += 1;
+        assert!(small < 2_000, "nothing bounds it");
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"q", b"well")]);
+    wire.bye();
+    broker.restart();
+    let mut wire = Wire::open(&broker);
+    let id = bind(&mut wire, FrameKind::Bind, bound);
+    assert_eq!(wire.failed(id), Code::LimitReached);
+    // What is given back can be taken again.
+    let id = bind(&mut wire, FrameKind::Unbind, 0);
+    wire.done(id);
+    let id = bind(&mut wire, FrameKind::Bind, bound);
+    wire.done(id);
+    assert_eq!(wire.inspect(b"q").ready, 1);
+}

@@ -459,6 +459,16 @@ impl Wire {
         })
     }
 
+    /// Whether the request was done or failed.
+    #[track_caller]
+    pub fn answer_kind(&mut self, id: u64) -> FrameKind {
+        let frame = self.answer(id);
+        if frame.kind() == FrameKind::Failed {
+            assert_eq!(frame.code(), Code::LimitReached, "{}", frame.reason());
+        }
+        frame.kind()
+    }
+
     /// The request is done: whether something changed, and the count.
     #[track_caller]
     pub fn done(&mut self, id: u64) -> (bool, u32) {

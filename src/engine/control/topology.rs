@@ -21,6 +21,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::Effects;
 use crate::config::META;
+use crate::control::catalog::plan::Refusal;
 use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
 use crate::control::listing::{LISTS_MAX, Listings};
 use crate::data::flow::{Flow, QueueState, Waiter};
@@ -212,6 +213,8 @@ impl Topology {
                         format!("{LISTS_MAX} lists of this connection are not answered yet");
                     flow.fail(conn, header, Code::LimitReached, &reason, effects);
                 }
+                // What is wrong behind it must not overtake its answer.
+                self.go_on_listing(flow, effects);
             }
             FrameKind::QueueInspect => {
                 let named = Named::decode(&request.body)?;
@@ -373,7 +376,8 @@ impl Topology {
             }
             let plan = asked(&request)
                 .map_err(|code| (code, "the body is malformed".to_owned()))
-                .and_then(|asked| self.planned.plan(request.tenant, &asked));
+                .and_then(|asked| self.planned.plan(request.tenant, &asked))
+                .and_then(|plan| self.with_room(plan, flow.config.limits.catalog_bytes_max));
             let change = match plan {
                 Ok(Plan::Apply(change)) => change,
                 Ok(Plan::AlreadyExists) => {
@@ -409,6 +413,23 @@ impl Topology {
         }
         self.durable_advanced(flow, effects);
         self.go_on_listing(flow, effects);
+    }
+
+    /// Only what there is memory for, on every core. What was there at the start is served whatever it
+    /// takes: the figure may have been lowered.
+    fn with_room(&self, plan: Plan, bytes_max: u64) -> Result<Plan, Refusal> {
+        let Plan::Apply(change) = &plan else {
+            return Ok(plan);
+        };
+        let (used, more) = (self.planned.bytes(), change.bytes());
+        if more == 0 || used + more <= bytes_max {
+            return Ok(plan);
+        }
+        let reason = format!(
+            "the routing tables take {used} of {bytes_max} bytes and this needs {more}: delete \
+             something, or give the broker more memory"
+        );
+        Err((Code::LimitReached, reason))
     }
 
     /// Whether a turn is wanted without anything happening.
