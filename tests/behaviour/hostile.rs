@@ -514,18 +514,13 @@ fn lists_come_as_they_are_read() {
     let mut other = Wire::open(&broker);
     other.bind(b"amq.topic", &names[7], b"key", b"");
     other.delete(&names[QUEUES - 1]);
-    for round in 0..100 {
+    for name in names.iter().take(100) {
         let mut producer = other.producer(1, Level::Durable);
-        let message = to_queue(&names[round], b"m");
+        let message = to_queue(name, b"m");
         producer.confirm(&mut other, &[message]);
         producer.close(&mut other);
         // Nobody is cut off for what was not read.
-        wire.request(
-            FrameKind::QueueInspect,
-            &Named {
-                name: &names[round],
-            },
-        );
+        wire.request(FrameKind::QueueInspect, &Named { name });
     }
     assert_eq!(wire.failed(one_more), Code::LimitReached);
     for id in lists {

@@ -199,6 +199,31 @@ impl Flow {
         !publishes
     }
 
+    /// Checks that what is held and what waits is counted; O(n).
+    pub(super) fn check_held(&self) {
+        let (mut bytes, mut piece_bytes, mut begun) = (0, 0, 0);
+        for key in self.producers.keys() {
+            let producer = self.producers.get(key).expect("it was just found");
+            for held in &producer.held {
+                bytes += held.cost();
+                if let Held::Piece { .. } = held {
+                    piece_bytes += held.cost();
+                }
+            }
+            if let Some(assembly) = &producer.assembly {
+                let waits = assembly.refused.is_none() && assembly.room == Room::Beginning;
+                assert_eq!(waits, self.beginnings.contains(&key));
+                begun += usize::from(waits);
+            }
+        }
+        assert_eq!(
+            (bytes, piece_bytes),
+            (self.held_bytes, self.held_piece_bytes)
+        );
+        assert_eq!(begun, self.beginnings.len(), "each waits for one message");
+        assert!(self.beginning_bytes <= self.config.limits.beginning_bytes_max);
+    }
+
     /// Whether anything waits for room on this core.
     pub(crate) fn is_holding(&self) -> bool {
         self.underway.is_some() || !self.waiting.is_empty() || !self.holding.is_empty()

@@ -852,6 +852,7 @@ impl Flow {
     /// If it does not.
     pub fn invariants(&self) {
         self.journal.invariants();
+        self.check_held();
         // What a damaged queue misses is in none of its sets, so they do not add up.
         for state in self.queues.iter().filter(|state| !state.damaged) {
             state.queue.invariants();
