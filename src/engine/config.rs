@@ -21,7 +21,8 @@ pub struct Limits {
     /// Most consumers.
     pub consumers_max: u32,
     /// Bytes of publishes that may wait for room, with what is noted of them. While half of it is in
-    /// use, connections with producers are not read: the other half is for what comes all the same.
+    /// use, or three quarters with pieces of large messages, connections with producers are not read:
+    /// the rest is for what comes all the same, at least what one socket is read at a time.
     pub hold_bytes_max: u64,
     /// Credit that every producer gets whose publishes are stored, in bytes: a whole frame (P-33).
     pub window_bytes_min: u64,
