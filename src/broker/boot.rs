@@ -496,6 +496,8 @@ fn engine_config(
             writes_in_flight: config.writes_in_flight,
             trickle_ms: u64::from(millis(config.trickle)),
             assembly_bytes_max: core_budget.large.bytes(),
+            catalog_bytes_max: core_budget.catalog.bytes(),
+            beginning_bytes_max: core_budget.beginnings.bytes(),
             ..defaults
         },
     }

@@ -100,6 +100,8 @@ pub struct CoreBudget {
     pub hold: Pool,
     /// Large messages on their way in, of the largest that there may be.
     pub large: Pool,
+    /// Beginnings of large messages that wait for a place among those, in pieces of [`HOLD_BYTES`].
+    pub beginnings: Pool,
     /// Parcels to other cores, of [`PARCEL_BYTES`]; none on a single core.
     pub parcels: Pool,
     /// What connections do not take, and the copies of it, of [`SEND_BUFFER_BYTES`].
@@ -197,7 +199,7 @@ struct Want {
 /// The weights of [`core_wants`] add up to this.
 const WEIGHT_SUM: u64 = 100;
 /// Pools of a core.
-const WANTS: usize = 9;
+const WANTS: usize = 10;
 
 /// The pools of a core, in the order of [`CoreBudget`]'s fields.
 fn core_wants(demand: &Demand) -> [Want; WANTS] {
@@ -210,7 +212,7 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
     // Parcels on their way to each other core and back, so that every pair can always move.
     let parcels = u32::from(demand.cores - 1) * 2;
     // With one core their share goes to the block cache.
-    let (cache_weight, parcel_weight) = if demand.cores > 1 { (22, 6) } else { (28, 0) };
+    let (cache_weight, parcel_weight) = if demand.cores > 1 { (20, 6) } else { (26, 0) };
     [
         // Open, in flight, two being read back for each of eight queues, one relocated from.
         want(
@@ -225,6 +227,8 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
         want("publishes that wait", HOLD_BYTES, 16, 6),
         // One of them always finds its memory; the others wait for it in turn.
         want("large messages", demand.message_bytes_max, 1, 4),
+        // Two pieces of each; beyond it large messages are refused.
+        want("beginnings of large messages", HOLD_BYTES, 16, 6),
         want(
             "parcels between cores",
             PARCEL_BYTES,
@@ -235,10 +239,10 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
         // and a quarter more for copies of which a part is sent.
         want("send buffers", SEND_BUFFER_BYTES, 80, 6),
         // 131,072 messages; beyond it publishes find no credit.
-        want("message index", INDEX_PAGE_BYTES, 64, 40),
-        // 1 MiB: some ten thousand bindings.
+        want("message index", INDEX_PAGE_BYTES, 64, 38),
+        // 1 MiB: some two thousand queues or bindings.
         want("routing tables", ARENA_BYTES, 16, 4),
-        want("checkpoint and segment tables", ARENA_BYTES, 16, 6),
+        want("checkpoint and segment tables", ARENA_BYTES, 16, 4),
     ]
 }
 
@@ -324,6 +328,7 @@ impl Budget {
             receive_slabs,
             hold,
             large,
+            beginnings,
             parcels,
             send_buffers,
             index,
@@ -335,6 +340,7 @@ impl Budget {
             receive_slabs,
             hold,
             large,
+            beginnings,
             parcels,
             send_buffers,
             index,
@@ -442,6 +448,7 @@ impl Budget {
             core.receive_slabs,
             core.hold,
             core.large,
+            core.beginnings,
             core.parcels,
             core.send_buffers,
             core.index,
@@ -486,6 +493,7 @@ fn settle(demand: &Demand, spare_bytes: u64, pools: &mut [Pool; WANTS]) {
         RECEIVE_SLABS_USEFUL,
         HOLDS_USEFUL,
         LARGE_USEFUL,
+        HOLDS_USEFUL,
         // Four parcels a lane keep a ring busy; a pair of cores has two lanes.
         u32::from(demand.cores - 1) * 64,
         demand.connections_max,

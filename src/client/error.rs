@@ -134,6 +134,16 @@ impl Error {
         }
     }
 
+    /// The error that a `Refused` frame tells of: it is about a publish, not about the connection.
+    pub(crate) fn from_refusal(body: &[u8]) -> Self {
+        let mut error = Self::from_failure(body);
+        // A large message whose rest did not come in time for those who waited; it was not stored.
+        if error.inner.code == Some(Code::TimedOut) {
+            error.inner.kind = ErrorKind::Full;
+        }
+        error
+    }
+
     /// Bytes from the broker that the protocol does not allow.
     pub(crate) fn protocol(code: Code, text: &str) -> Self {
         let mut error = Self::new(ErrorKind::Protocol, format!("{code}: {text}"));
@@ -301,6 +311,23 @@ mod tests {
             error.source().map(ToString::to_string),
             Some("device on fire".to_owned())
         );
+    }
+
+    #[test]
+    fn a_refused_publish_was_not_stored_or_nobody_knows() {
+        let kind = |code: Code| {
+            let mut body = Vec::new();
+            let failure = Failure {
+                code: code as u16,
+                reserved: 0,
+                reason: b"why",
+            };
+            failure.encode(&mut body);
+            Error::from_refusal(&body).kind()
+        };
+        assert_eq!(kind(Code::TimedOut), ErrorKind::Full);
+        assert_eq!(kind(Code::Overloaded), ErrorKind::Full);
+        assert_eq!(kind(Code::SequenceTooOld), ErrorKind::Indeterminate);
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct Limits {
     /// Most consumers.
     pub consumers_max: u32,
     /// Bytes of publishes that may wait for room, with what is noted of them. While half of it is in
-    /// use, connections with producers are not read: the other half is for what comes all the same.
+    /// use, or three quarters with pieces of large messages, connections with producers are not read:
+    /// the rest is for what comes all the same, at least what one socket is read at a time.
     pub hold_bytes_max: u64,
     /// Credit that every producer gets whose publishes are stored, in bytes: a whole frame (P-33).
     pub window_bytes_min: u64,
@@ -53,8 +54,12 @@ pub struct Limits {
     /// Acknowledgements of at most so many queues are journaled in every turn; those of more are
     /// gathered for as long as they may wait.
     pub acks_apart_max: u32,
+    /// Bytes of exchanges, bindings and queue descriptors; beyond it none is created.
+    pub catalog_bytes_max: u64,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
+    /// Bytes of the beginnings of large messages that wait for a place among those.
+    pub beginning_bytes_max: u64,
 }
 
 impl Limits {
@@ -88,7 +93,9 @@ impl Default for Limits {
             writes_in_flight: 2,
             trickle_ms: 20,
             acks_apart_max: 32,
+            catalog_bytes_max: 64 << 20,
             assembly_bytes_max: 32 << 20,
+            beginning_bytes_max: 32 << 20,
         }
     }
 }

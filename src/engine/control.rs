@@ -4,6 +4,7 @@ pub mod boot;
 pub mod catalog;
 pub mod checkpoint;
 pub mod compaction;
+pub mod listing;
 pub mod offline;
 pub mod recovery;
 pub mod relocate;

@@ -222,7 +222,7 @@ impl Running {
             || !flow.dirty_producers.is_empty()
             || !flow.forgetting.is_empty()
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
-            || self.topology.wants_turn()
+            || self.topology.wants_turn(flow)
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -275,7 +275,10 @@ impl Running {
             Input::Closed { conn } => {
                 self.flow.forget_connection(conn, effects);
             }
-            Input::Sent { conn, bytes } => self.flow.sent(conn, bytes, effects),
+            Input::Sent { conn, bytes } => {
+                self.flow.sent(conn, bytes, effects);
+                self.topology.sent(conn);
+            }
             Input::Io { op, result, .. } => {
                 let progress = self.flow.journal.io_done(op, result, buffers, effects);
                 self.progress(progress, effects);
@@ -371,6 +374,7 @@ impl Running {
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
             flow.sweep(effects);
+            self.topology.sweep(flow);
         }
     }
 
@@ -501,7 +505,7 @@ impl Running {
         let flow = &mut self.flow;
         let agreed = flow.sessions.get(conn).ok_or(Code::Internal)?.agreed();
         let Some(agreed) = agreed else {
-            return if header.kind == FrameKind::Hello {
+            return if header.kind == FrameKind::Hello && header.channel == 0 {
                 frame::check_body(&header, body)?;
                 self.hello(conn, header, body, effects)
             } else {
@@ -539,11 +543,18 @@ impl Running {
         ) {
             flow.place_spread(buffers, effects);
         }
+        if is_of_connection(header.kind) && header.channel != 0 {
+            return Err(Code::UnexpectedFrame);
+        }
+        //= P-9
+        if asks(header.kind) && header.sequence == 0 {
+            return Err(Code::UnexpectedFrame);
+        }
         if header.flags != 0 && asks(header.kind) {
             return flow.refuse_flags(conn, header, effects);
         }
         match header.kind {
-            FrameKind::Heartbeat => Ok(()),
+            FrameKind::Heartbeat => no_body(body),
             //= P-11
             FrameKind::Close => {
                 Failure::decode(body)?;
@@ -552,10 +563,16 @@ impl Running {
             }
             FrameKind::Attach => self.attach(conn, header, body, agreed, effects),
             FrameKind::ProducerOpen => flow.producer_open(conn, header, body, effects),
-            FrameKind::ProducerClose => flow.producer_close(conn, header),
+            FrameKind::ProducerClose => {
+                no_body(body)?;
+                flow.producer_close(conn, header)
+            }
             FrameKind::ConsumerOpen => flow.consumer_open(conn, header, body, effects),
             FrameKind::ConsumerCredit => flow.consumer_credit(conn, header, body, effects),
-            FrameKind::ConsumerClose => flow.consumer_close(conn, header, effects),
+            FrameKind::ConsumerClose => {
+                no_body(body)?;
+                flow.consumer_close(conn, header, effects)
+            }
             FrameKind::Get => flow.get(conn, header, body, effects),
             FrameKind::QueueDeclare
             | FrameKind::QueueDelete
@@ -909,12 +926,35 @@ const fn asks(kind: FrameKind) -> bool {
     }
 }
 
+/// Whether a client's frame is about the connection or the topology, not a channel (P-14).
+const fn is_of_connection(kind: FrameKind) -> bool {
+    asks(kind)
+        && !matches!(
+            kind,
+            FrameKind::ProducerOpen
+                | FrameKind::ProducerClose
+                | FrameKind::ConsumerOpen
+                | FrameKind::ConsumerClose
+                | FrameKind::Get
+        )
+        || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
+}
+
+/// Some kinds have no body (P-6).
+const fn no_body(body: &[u8]) -> Result<(), Code> {
+    if body.is_empty() {
+        Ok(())
+    } else {
+        Err(Code::BodyMalformed)
+    }
+}
+
 /// For people: what a peer did that it may not.
 fn violation_text(code: Code) -> &'static str {
     match code {
         Code::FrameMalformed => "padding is not zero",
         Code::BodyMalformed => "the body does not fit its kind, or its checksum is wrong",
-        Code::UnexpectedFrame => "this state does not allow it",
+        Code::UnexpectedFrame => "this state, its channel or its request number do not allow it",
         Code::CreditExceeded => "published beyond credit",
         Code::SequenceGap => "the sequence is not the next one",
         Code::MessageMalformed => "a message's checksum, envelope or parts do not hold together",

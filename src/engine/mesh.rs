@@ -156,12 +156,10 @@ pub enum Request {
         /// The encoded catalog.
         catalog: Vec<u8>,
     },
-    /// Say what your queues hold.
+    /// Say what these queues of yours hold.
     Inspect {
-        /// The tenant.
-        tenant: ringpost_wire::ids::TenantId,
-        /// One queue, or all.
-        queue: Option<QueueId>,
+        /// The queues.
+        queues: Vec<QueueId>,
     },
     /// Say how many connections of a tenant you have.
     Connections {

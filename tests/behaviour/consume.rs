@@ -15,6 +15,7 @@ on_cores! {
     credit_changes
     too_much_credit_is_refused
     gets_take_what_is_ready
+    a_get_is_for_some_messages
     gets_wait
     gets_and_pushes_together
     a_second_get_is_refused_or_served
@@ -664,4 +665,22 @@ fn channels_come_and_go(setup: &Setup) {
         wire.delete(b"q");
         wire.delete(b"other");
     }
+}
+
+/// P-41, P-43
+fn a_get_is_for_some_messages(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare(&queue_on(b"q", 0));
+    wire.consume(2, &consumer(b"q", 0));
+    for count in [0, CREDIT_MESSAGES_MAX + 1] {
+        let id = wire.get(2, count, 0);
+        assert_eq!(wire.failed(id), Code::SettingInvalid);
+    }
+    let id = wire.get(2, CREDIT_MESSAGES_MAX, 0);
+    assert_eq!(wire.got(2, id), []);
+    // Credit is no request, and has no answer.
+    wire.credit(2, CREDIT_MESSAGES_MAX, 0);
+    wire.sync();
+    wire.credit(2, CREDIT_MESSAGES_MAX + 1, 0);
+    assert_eq!(wire.closed(), Code::BodyMalformed);
 }

@@ -6,13 +6,16 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringpost_engine::control::listing::LISTS_MAX;
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, Delete, ExchangeKind, Get, Level, Named, ProducerOpen,
 };
-use ringpost_wire::{Code, FrameHeader, FrameKind, SettleRange, frame};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameHeader, FrameKind, SettleRange, frame};
 
-use crate::broker::Broker;
-use crate::wire::{PATIENCE, Wire, consumer, exchange, filler, hello, queue, to_queue, volatile};
+use crate::broker::{Broker, memory_least};
+use crate::wire::{
+    PATIENCE, Wire, consumer, exchange, filler, hello, message, queue, to_queue, volatile,
+};
 
 /// Frames that are sent unless the variable asks for more.
 const FRAMES: u64 = 4_000;
@@ -386,4 +389,212 @@ fn a_connection_that_opens_all_it_can() {
     assert_eq!(wire.deliveries(2, 1)[0].payload, b"well");
     greedy.drop_dead();
     wire.bye();
+}
+
+/// P-18, P-33: large messages that are begun and not finished hold up neither those who publish what
+/// is small, nor settlements beside one that waits, and in the end no large one either.
+#[test]
+fn large_messages_that_are_never_finished_hold_up_nobody() {
+    const STALLED: usize = 100;
+    const ROUNDS: u64 = 40;
+    let memory = memory_least(1, 256);
+    for settings in [&[("memory", memory.as_str())][..], &[]] {
+        let broker = Broker::start(1, settings);
+        let mut wire = Wire::open(&broker);
+        wire.declare(&queue(b"q"));
+        wire.declare(&queue(b"large"));
+        let large = filler(1, 15 << 20);
+        let whole = message(&to_queue(b"large", &large));
+        let first = &whole[..FRAGMENT_BYTES_MAX];
+        let mut stalled: Vec<_> = (0..STALLED)
+            .map(|_| {
+                let mut wire = Wire::open(&broker);
+                let producer = wire.producer(1, Level::Durable);
+                producer.send_piece(&mut wire, 0, whole.len(), 0, first);
+                (wire, producer)
+            })
+            .collect();
+        let waits = wire.producer(3, Level::Durable);
+        waits.send_piece(&mut wire, 0, whole.len(), 0, first);
+        wire.consume(2, &consumer(b"q", 10));
+        let mut producer = wire.producer(1, Level::Durable);
+        for round in 0..ROUNDS {
+            producer.confirm(&mut wire, &[to_queue(b"q", &filler(round, 100))]);
+            let delivered = wire.deliveries(2, 1);
+            wire.settle_surely(2, 0, &[(delivered[0].tag, delivered[0].tag)]);
+        }
+        // One whose sender goes on gets its turn; as long as too many wait it is told so.
+        let mut producer = wire.producer(4, Level::Durable);
+        loop {
+            producer.publish(&mut wire, 0, &[to_queue(b"large", &large)]);
+            producer.settle(&mut wire);
+            match producer.refused.pop() {
+                None => break,
+                Some((_, _, code)) => assert_eq!(code, Code::Overloaded),
+            }
+            stalled[0].0.sync();
+        }
+        assert_eq!(wire.inspect(b"large").ready, 1);
+        // Those that stalled were told, and may publish again what comes next.
+        let mut told = 0;
+        for (wire, producer) in &mut stalled {
+            wire.sync();
+            producer.next = 2;
+            while let Some(frame) = wire.take_aside(1) {
+                producer.hear(&frame);
+            }
+            if let Some((first, last, code)) = producer.refused.pop() {
+                assert_eq!((first, last), (1, 1));
+                assert!(matches!(code, Code::TimedOut | Code::Overloaded), "{code}");
+                told += 1;
+                producer.confirm(wire, &[to_queue(b"q", b"small")]);
+            }
+        }
+        // Who has memory that nobody waits for keeps it.
+        assert!(told >= STALLED - 4, "{told}");
+    }
+}
+
+/// P-31: pieces that come although the message was refused are ignored, and count as credit.
+#[test]
+fn pieces_of_a_refused_message_are_ignored() {
+    let broker = Broker::start(1, &[("message_bytes_max", "1MiB")]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"q"));
+    let large = filler(1, 3 << 20);
+    let whole = message(&to_queue(b"q", &large));
+    let mut producer = wire.producer(1, Level::Durable);
+    let sequence = producer.next;
+    let mut offset = 0;
+    for piece in whole.chunks(FRAGMENT_BYTES_MAX).take(5) {
+        // It may be told of the refusal while it waits for the credit of another piece.
+        producer.next = sequence + 1;
+        producer.reserve(&mut wire, u64::from(offset == 0), piece.len() as u64);
+        producer.next = sequence;
+        producer.send_piece(&mut wire, 0, whole.len(), offset, piece);
+        offset += piece.len();
+    }
+    producer.next = sequence + 1;
+    producer.settle(&mut wire);
+    assert_eq!(producer.refused, [(1, 1, Code::MessageTooLarge)]);
+    producer.refused.clear();
+    producer.confirm(&mut wire, &[to_queue(b"q", b"next")]);
+    assert_eq!(wire.inspect(b"q").ready, 1);
+    // Its rest may not come behind that.
+    let piece = &whole[offset..offset + FRAGMENT_BYTES_MAX];
+    producer.next = sequence;
+    producer.send_piece(&mut wire, 0, whole.len(), offset, piece);
+    assert_eq!(wire.closed(), Code::SequenceGap);
+}
+
+/// P-67: more lists than anybody has memory for, read when there is time.
+#[test]
+fn lists_come_as_they_are_read() {
+    const QUEUES: usize = 4_000;
+    let broker = Broker::start(2, &[]);
+    let mut wire = Wire::open(&broker);
+    let names: Vec<_> = (0..QUEUES)
+        .map(|number| format!("{number:0250}").into_bytes())
+        .collect();
+    let ids: Vec<_> = names
+        .iter()
+        .map(|name| wire.request(FrameKind::QueueDeclare, &queue(name)))
+        .collect();
+    for id in ids {
+        wire.done(id);
+    }
+    let lists: Vec<_> = (0..LISTS_MAX).map(|_| wire.next_id()).collect();
+    let one_more = wire.next_id();
+    let mut bytes = Vec::new();
+    for id in lists.iter().chain([&one_more]) {
+        frame::write_bare(&mut bytes, FrameKind::QueueList, 0, *id);
+    }
+    wire.send_bytes(&bytes);
+    // Whoever asks beside them is served, and what they find changes under them.
+    let mut other = Wire::open(&broker);
+    other.bind(b"amq.topic", &names[7], b"key", b"");
+    other.delete(&names[QUEUES - 1]);
+    for name in names.iter().take(100) {
+        let mut producer = other.producer(1, Level::Durable);
+        let message = to_queue(name, b"m");
+        producer.confirm(&mut other, &[message]);
+        producer.close(&mut other);
+        // Nobody is cut off for what was not read.
+        wire.request(FrameKind::QueueInspect, &Named { name });
+    }
+    assert_eq!(wire.failed(one_more), Code::LimitReached);
+    for id in lists {
+        let mut count = 0;
+        let done = loop {
+            let frame = wire.wait(|frame| frame.header.sequence == id);
+            if frame.kind() != FrameKind::QueueInfo {
+                break frame;
+            }
+            assert!(frame.body.ends_with(&names[count]), "in order, each once");
+            count += 1;
+        };
+        assert_eq!(done.kind(), FrameKind::Done);
+        assert_eq!(done.header.count as usize, count);
+        assert!(count >= QUEUES - 1, "{count}");
+    }
+    let id = wire.request_bare(FrameKind::BindingList, 0);
+    assert_eq!(wire.answer(id).kind(), FrameKind::BindingInfo);
+    assert_eq!(wire.done(id).1, 1);
+}
+
+/// What is bound takes memory, however few the bindings are; a restart does not forget what it takes.
+#[test]
+fn routing_tables_are_bounded() {
+    let memory = memory_least(2, 256);
+    let mut broker = Broker::start(2, &[("memory", &memory)]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue(b"q"));
+    let bind = |wire: &mut Wire, kind, number: u32| {
+        let key = number.to_be_bytes();
+        let text = filler(u64::from(number), 51 << 10);
+        let mut arguments = b"\x01ax".to_vec();
+        arguments.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        arguments.extend_from_slice(&text);
+        let bind = Bind {
+            exchange: b"amq.headers",
+            queue: b"q",
+            key: &key,
+            arguments: &arguments,
+        };
+        wire.request(kind, &bind)
+    };
+    let mut bound = 0;
+    loop {
+        let id = bind(&mut wire, FrameKind::Bind, bound);
+        if wire.answer_kind(id) == FrameKind::Failed {
+            break;
+        }
+        bound += 1;
+        assert!(bound < 100, "nothing bounds it");
+    }
+    assert!(bound > 0);
+    // Small things find no room either once it is full, and those that are there go on.
+    let mut small = 0;
+    loop {
+        let name = format!("small {small}");
+        let id = wire.request(FrameKind::QueueDeclare, &queue(name.as_bytes()));
+        if wire.answer_kind(id) == FrameKind::Failed {
+            break;
+        }
+        small += 1;
+        assert!(small < 2_000, "nothing bounds it");
+    }
+    let mut producer = wire.producer(1, Level::Durable);
+    producer.confirm(&mut wire, &[to_queue(b"q", b"well")]);
+    wire.bye();
+    broker.restart();
+    let mut wire = Wire::open(&broker);
+    let id = bind(&mut wire, FrameKind::Bind, bound);
+    assert_eq!(wire.failed(id), Code::LimitReached);
+    // What is given back can be taken again.
+    let id = bind(&mut wire, FrameKind::Unbind, 0);
+    wire.done(id);
+    let id = bind(&mut wire, FrameKind::Bind, bound);
+    wire.done(id);
+    assert_eq!(wire.inspect(b"q").ready, 1);
 }

@@ -3,6 +3,7 @@
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerOpen, Delete, Level, ProducerOpen, QueueDeclare,
 };
+use ringpost_wire::header::{PUBLISH_MANDATORY, SETTLE_CONFIRM};
 use ringpost_wire::{
     CHANNELS_MAX, Code, FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FrameHeader, FrameKind, checksum,
     frame,
@@ -22,9 +23,14 @@ on_cores! {
     messages_that_do_not_hold_together
     sequences
     sequences_at_the_end_of_the_numbers
+    pieces_of_the_first_publish_have_one_sequence
     credit
     settlements_that_do_not_fit
     a_connection_that_is_cut_within_a_frame
+    requests_without_a_number
+    frames_of_the_connection_have_no_channel
+    frames_without_a_body
+    publishes_with_what_they_may_not_have
     unknown_flags_are_refused
     mutations
 }
@@ -519,6 +525,19 @@ fn sequences_at_the_end_of_the_numbers(setup: &Setup) {
     });
 }
 
+/// P-31: also where the first publish chooses its sequence.
+fn pieces_of_the_first_publish_have_one_sequence(setup: &Setup) {
+    let large = message(&to_queue(b"q", &filler(2, FRAGMENT_BYTES_MAX + 5)));
+    let (first, second) = large.split_at(FRAGMENT_BYTES_MAX);
+    ends(setup, Code::SequenceGap, |wire| {
+        let mut producer = wire.producer(1, Level::Durable);
+        producer.next = 7;
+        producer.send_piece(wire, 0, large.len(), 0, first);
+        producer.next = 8;
+        producer.send_piece(wire, 0, large.len(), FRAGMENT_BYTES_MAX, second);
+    });
+}
+
 /// P-34
 fn credit(setup: &Setup) {
     ends(setup, Code::CreditExceeded, |wire| {
@@ -621,6 +640,128 @@ fn a_connection_that_is_cut_within_a_frame(setup: &Setup) {
     watcher.bye();
 }
 
+/// P-9
+fn requests_without_a_number(setup: &Setup) {
+    let ends = |act: &dyn Fn(&mut Wire)| ends(setup, Code::UnexpectedFrame, act);
+    ends(&|wire| wire.send_frame(FrameHeader::bare(FrameKind::QueueList, 0, 0), b""));
+    ends(&|wire| {
+        wire.send(
+            FrameHeader::bare(FrameKind::QueueDeclare, 0, 0),
+            &queue(b"q"),
+        )
+    });
+    ends(&|wire| {
+        let header = FrameHeader::bare(FrameKind::ConsumerOpen, 1, 0);
+        wire.send(header, &consumer(b"q", 1));
+    });
+    ends(&|wire| {
+        wire.declare(&queue(b"q"));
+        wire.consume(1, &consumer(b"q", 1));
+        let header = FrameHeader {
+            count: 1,
+            flags: SETTLE_CONFIRM,
+            ..FrameHeader::bare(FrameKind::Settle, 1, 0)
+        };
+        wire.send_frame(header, &[0; 16]);
+    });
+    ends(&|wire| {
+        wire.declare(&queue(b"q"));
+        wire.consume(1, &consumer(b"q", 1));
+        let header = FrameHeader {
+            count: 1,
+            ..FrameHeader::bare(FrameKind::Get, 1, 0)
+        };
+        wire.send_frame(header, &[0; 8]);
+    });
+}
+
+/// P-14, P-16
+fn frames_of_the_connection_have_no_channel(setup: &Setup) {
+    for kind in [
+        FrameKind::Attach,
+        FrameKind::Heartbeat,
+        FrameKind::Close,
+        FrameKind::QueueDeclare,
+        FrameKind::QueueDelete,
+        FrameKind::QueuePurge,
+        FrameKind::QueueInspect,
+        FrameKind::QueueList,
+        FrameKind::ExchangeDeclare,
+        FrameKind::ExchangeDelete,
+        FrameKind::ExchangeList,
+        FrameKind::Bind,
+        FrameKind::Unbind,
+        FrameKind::BindingList,
+        FrameKind::TenantDeclare,
+        FrameKind::TenantDelete,
+        FrameKind::TenantList,
+    ] {
+        let mut wire = setup.wire();
+        wire.send_frame(FrameHeader::bare(kind, 1, 1), b"");
+        assert_eq!(wire.closed(), Code::UnexpectedFrame, "{kind:?}");
+    }
+}
+
+/// P-6
+fn frames_without_a_body(setup: &Setup) {
+    for kind in [
+        FrameKind::Heartbeat,
+        FrameKind::QueueList,
+        FrameKind::ExchangeList,
+        FrameKind::BindingList,
+        FrameKind::TenantList,
+    ] {
+        let mut wire = setup.wire();
+        wire.send_frame(FrameHeader::bare(kind, 0, 1), b"\0");
+        assert_eq!(wire.closed(), Code::BodyMalformed, "{kind:?}");
+    }
+    ends(setup, Code::BodyMalformed, |wire| {
+        wire.producer(1, Level::Durable);
+        wire.send_frame(FrameHeader::bare(FrameKind::ProducerClose, 1, 9), b"\0");
+    });
+    ends(setup, Code::BodyMalformed, |wire| {
+        wire.declare(&queue(b"q"));
+        wire.consume(1, &consumer(b"q", 1));
+        wire.send_frame(FrameHeader::bare(FrameKind::ConsumerClose, 1, 9), b"\0");
+    });
+}
+
+/// P-5, P-92
+fn publishes_with_what_they_may_not_have(setup: &Setup) {
+    let one = {
+        let mut body = Vec::new();
+        to_queue(b"q", b"one").write(&mut body).unwrap();
+        body
+    };
+    let header = FrameHeader {
+        count: 1,
+        ..FrameHeader::bare(FrameKind::Publish, 1, 1)
+    };
+    ends(setup, Code::BodyMalformed, |wire| {
+        wire.producer(1, Level::Durable);
+        let mut bytes = bytes_of(header, &one);
+        bytes[24..28].copy_from_slice(&checksum::crc32c(&one).to_le_bytes());
+        seal(&mut bytes);
+        wire.send_bytes(&bytes);
+    });
+    let mut wire = setup.wire();
+    wire.declare(&queue(b"q"));
+    let mut producer = wire.producer(1, Level::Durable);
+    let flags = 2 | PUBLISH_MANDATORY;
+    let code = producer.refused(&mut wire, flags, to_queue(b"q", b"small"));
+    assert_eq!(code, Code::SettingInvalid);
+    let large = filler(2, FRAGMENT_BYTES_MAX + 5);
+    let code = producer.refused(&mut wire, 2, to_queue(b"q", &large));
+    assert_eq!(code, Code::SettingInvalid);
+    // Behind one that waits for its place in the journal the refusal keeps its turn.
+    producer.publish(&mut wire, 0, &[to_queue(b"q", &large)]);
+    let code = producer.refused(&mut wire, 0x80, to_queue(b"q", b"small"));
+    assert_eq!(code, Code::SettingInvalid);
+    producer.confirm(&mut wire, &[to_queue(b"q", b"well")]);
+    assert_eq!(wire.inspect(b"q").ready, 2);
+    wire.bye();
+}
+
 /// P-92
 fn unknown_flags_are_refused(setup: &Setup) {
     let mut wire = setup.wire();
@@ -677,14 +818,30 @@ fn unknown_flags_are_refused(setup: &Setup) {
     asks(FrameKind::QueueDeclare, 0, &declare);
     asks(FrameKind::QueueList, 0, b"");
     asks(FrameKind::Get, 3, &[0; 8]);
-    asks(FrameKind::ConsumerClose, 3, b"");
     asks(FrameKind::ProducerClose, 4, b"");
+    asks(FrameKind::ConsumerClose, 3, b"");
+    // A settlement with one is no settlement; who asks is told, and who does not cannot be.
+    let settle = |wire: &mut Wire, flags, id| {
+        let header = FrameHeader {
+            flags,
+            count: 1,
+            ..FrameHeader::bare(FrameKind::Settle, 3, id)
+        };
+        wire.send_frame(header, &[0; 16]);
+    };
+    let id = wire.next_id();
+    settle(&mut wire, 8 | SETTLE_CONFIRM, id);
+    assert_eq!(wire.failed(id), Code::SettingInvalid);
     // Nothing has changed.
     assert_eq!(wire.queues().len(), 1);
     assert_eq!(wire.inspect(b"q").consumers, 1);
     producer.close(&mut wire);
     wire.close_consumer(3);
     wire.bye();
+    ends(setup, Code::BodyMalformed, |wire| {
+        wire.consume(3, &consumer(b"q", 0));
+        settle(wire, 8, 0);
+    });
 }
 
 /// Whatever a client sends, the broker lives and serves others: frames with bytes changed, half of

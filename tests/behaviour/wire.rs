@@ -427,6 +427,13 @@ impl Wire {
         self.inbox.iter().map(what).collect()
     }
 
+    /// The first frame of a channel that was put aside.
+    pub fn take_aside(&mut self, channel: u16) -> Option<Frame> {
+        let is_of = |frame: &Frame| frame.header.channel == channel;
+        let idx = self.inbox.iter().position(is_of)?;
+        self.inbox.remove(idx)
+    }
+
     #[track_caller]
     pub fn wait_kind(&mut self, kind: FrameKind) -> Frame {
         self.wait(|frame| frame.kind() == kind)
@@ -451,6 +458,16 @@ impl Wire {
             );
             answers && frame.header.sequence == id
         })
+    }
+
+    /// Whether the request was done or failed.
+    #[track_caller]
+    pub fn answer_kind(&mut self, id: u64) -> FrameKind {
+        let frame = self.answer(id);
+        if frame.kind() == FrameKind::Failed {
+            assert_eq!(frame.code(), Code::LimitReached, "{}", frame.reason());
+        }
+        frame.kind()
     }
 
     /// The request is done: whether something changed, and the count.
@@ -1050,18 +1067,40 @@ impl Producer {
         *count = 0;
     }
 
+    /// A message in pieces, until it is refused.
     #[track_caller]
     pub fn publish_large(&mut self, wire: &mut Wire, flags: u8, message: &[u8]) {
-        for (idx, piece) in message.chunks(FRAGMENT_BYTES_MAX).enumerate() {
-            self.reserve(wire, u64::from(idx == 0), padded(piece.len()) as u64);
-            self.send_piece(wire, flags, message.len(), idx * FRAGMENT_BYTES_MAX, piece);
-        }
         self.next += 1;
+        let sequence = self.next - 1;
+        for (idx, piece) in message.chunks(FRAGMENT_BYTES_MAX).enumerate() {
+            let (messages, bytes) = (u64::from(idx == 0), padded(piece.len()) as u64);
+            while !self.may_publish(messages, bytes) {
+                self.wait(wire);
+            }
+            if self.refused.iter().any(|refused| refused.1 == sequence) {
+                return;
+            }
+            self.reserve(wire, messages, bytes);
+            let offset = idx * FRAGMENT_BYTES_MAX;
+            self.send_piece_of(sequence, wire, flags, message.len(), offset, piece);
+        }
     }
 
     /// One piece of a large message, whatever credit says.
     pub fn send_piece(
         &self,
+        wire: &mut Wire,
+        flags: u8,
+        message_bytes: usize,
+        offset: usize,
+        piece: &[u8],
+    ) {
+        self.send_piece_of(self.next, wire, flags, message_bytes, offset, piece);
+    }
+
+    fn send_piece_of(
+        &self,
+        sequence: u64,
         wire: &mut Wire,
         flags: u8,
         message_bytes: usize,
@@ -1077,7 +1116,7 @@ impl Producer {
         let header = FrameHeader {
             flags,
             count: 1,
-            ..FrameHeader::bare(FrameKind::PublishFragment, self.channel, self.next)
+            ..FrameHeader::bare(FrameKind::PublishFragment, self.channel, sequence)
         };
         wire.send_frame(header, &body);
     }

@@ -82,6 +82,7 @@ impl Size {
                 buffer_bytes: self.buffer_bytes(),
                 slots_max: 16,
                 assembly_bytes_max: 2 << 20,
+                beginning_bytes_max: 1 << 20,
                 ..Limits::default()
             },
         }

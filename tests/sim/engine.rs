@@ -56,6 +56,7 @@ fn limits(plan: &Plan) -> Limits {
         buffers_free_min: if tiny { 6 } else { 8 },
         slots_max: random.within(8..=64) as u32,
         assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
+        beginning_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
         acks_apart_max: if random.coin() { 0 } else { 32 },
         ..Limits::default()
     }

@@ -16,10 +16,10 @@ use super::output::counted;
 
 const EXAMPLES: &str = "\
 Ends when every message is confirmed at the level asked for; ends with 1 if one
-was refused, and says how many were confirmed before. Without --exchange a
-message goes to the queue that its key names. A broker that goes away is waited
-for, and told of on standard error; after --timeout it is given up, with exit
-code 3.
+was refused or may not be stored, and says how many were confirmed before.
+Without --exchange a message goes to the queue that its key names. A broker that
+goes away is waited for, and told of on standard error; after --timeout it is
+given up, with exit code 3.
 
 Examples:
   ringpost pub --key orders < orders.txt

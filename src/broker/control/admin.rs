@@ -5,17 +5,19 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -31,7 +33,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How long one HTTP connection may last, whatever it does: a scraper connects again, and whoever
 /// says nothing, or a byte a second, must not keep a health check waiting for its place.
 pub const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
-/// HTTP connections at a time; more wait to be accepted.
+/// HTTP connections at a time. For one more the oldest gives way that has not asked anything yet; if
+/// all have, it waits for the first answer.
 const CONNECTIONS_MAX: usize = 32;
 /// How long a stopping admin thread waits for answers that are being written.
 const LINGER: Duration = Duration::from_secs(1);
@@ -185,6 +188,7 @@ async fn serve(
     let listener = BoundedListener {
         listener: tokio::net::TcpListener::from_std(listener)?,
         places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        guests: Vec::with_capacity(CONNECTIONS_MAX),
         connection_within: options.connection_within,
     };
     let (stopping, told) = oneshot::channel();
@@ -192,7 +196,8 @@ async fn serve(
         let _ = stopped.await; // a sender dropped says the same
         let _ = stopping.send(()); // nobody listens if serving has failed
     };
-    let served = axum::serve(listener, router(options)).with_graceful_shutdown(told_to_stop);
+    let service = router(options).into_make_service_with_connect_info::<Asking>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(told_to_stop);
     let lingered = async {
         let _ = told.await; // as above
         tokio::time::sleep(LINGER).await;
@@ -233,11 +238,20 @@ fn router(options: AdminOptions) -> Router {
 
 /// Refuses requests that name a host which is not ours: a web page anywhere can point a name of its
 /// own at 127.0.0.1 and have a visitor's browser read this port, but it cannot forge the header.
-async fn check_host(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+///
+/// Here a request is whole: its connection keeps its place until it is answered, and no longer.
+async fn check_host(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(asking): ConnectInfo<Asking>,
+    request: Request,
+    next: Next,
+) -> Response {
+    asking.0.store(true, Ordering::Relaxed);
     if !is_host_allowed(request.headers(), &shared.options.hosts) {
         let text = "the Host header names none of this broker's hosts; ask by address, or add the \
                     name to the setting admin_hosts\n";
-        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+        let last = [(header::CONNECTION, "close")];
+        return (StatusCode::MISDIRECTED_REQUEST, last, text).into_response();
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -248,6 +262,10 @@ async fn check_host(State(shared): State<Arc<Shared>>, request: Request, next: N
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         header::HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("close"),
     );
     response
 }
@@ -496,11 +514,49 @@ fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// A listener that accepts no more than it has places for.
+/// Whether a connection has asked something. Shared by the connection's task, which says so, and the
+/// listener, which asks nobody to leave who has.
+#[derive(Clone, Debug)]
+struct Asking(Arc<AtomicBool>);
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Asking {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
+        stream.io().asking.clone()
+    }
+}
+
+/// A connection as its listener knows it.
+struct Guest {
+    asking: Asking,
+    /// Ends it; closed when it has ended.
+    leave: oneshot::Sender<()>,
+}
+
+/// A listener that serves no more than it has places for.
 struct BoundedListener {
     listener: tokio::net::TcpListener,
     places: Arc<Semaphore>,
+    /// Those who were let in, the oldest first; some may have gone.
+    guests: Vec<Guest>,
     connection_within: Duration,
+}
+
+impl BoundedListener {
+    /// A place for one more.
+    async fn place(&mut self) -> OwnedSemaphorePermit {
+        // Whoever was let in has its chance to ask before others come.
+        tokio::task::yield_now().await;
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return place;
+        }
+        self.guests.retain(|guest| !guest.leave.is_closed());
+        let is_idle = |guest: &Guest| !guest.asking.0.load(Ordering::Relaxed);
+        if let Some(idx) = self.guests.iter().position(is_idle) {
+            let _ = self.guests.remove(idx).leave.send(()); // fails only if it has gone by itself
+        }
+        let place = self.places.clone().acquire_owned().await;
+        place.expect("nobody closes the semaphore")
+    }
 }
 
 impl axum::serve::Listener for BoundedListener {
@@ -508,13 +564,21 @@ impl axum::serve::Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Placed, SocketAddr) {
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.expect("nobody closes the semaphore");
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        let place = self.place().await;
+        let (leave, told_to_leave) = oneshot::channel();
+        let asking = Asking(Arc::new(AtomicBool::new(false)));
+        self.guests.retain(|guest| !guest.leave.is_closed());
+        self.guests.push(Guest {
+            asking: asking.clone(),
+            leave,
+        });
         (
             Placed {
                 stream,
                 end: Box::pin(tokio::time::sleep(self.connection_within)),
+                asking,
+                told_to_leave,
                 _place: place,
             },
             address,
@@ -531,12 +595,19 @@ struct Placed {
     stream: TcpStream,
     /// Passes when the connection has lasted long enough.
     end: Pin<Box<tokio::time::Sleep>>,
+    asking: Asking,
+    /// Comes when somebody else needs the place.
+    told_to_leave: oneshot::Receiver<()>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Placed {
-    /// The error that ends the connection, once its time is up.
+    /// The error that ends the connection, once its time is up or its place is needed.
     fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        // A listener that has ended says nothing more, and waits for answers that are being written.
+        if let Poll::Ready(Ok(())) = Pin::new(&mut self.told_to_leave).poll(context) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match self.end.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -609,12 +680,25 @@ mod tests {
     }
 
     fn admin(cores: Vec<CorePort>, answer_within: Duration) -> Admin {
+        admin_within(cores, answer_within, Duration::from_secs(1))
+    }
+
+    /// One that ends no connection because of its time.
+    fn patient_admin(cores: Vec<CorePort>, answer_within: Duration) -> Admin {
+        admin_within(cores, answer_within, Duration::from_secs(3_600))
+    }
+
+    fn admin_within(
+        cores: Vec<CorePort>,
+        answer_within: Duration,
+        connection_within: Duration,
+    ) -> Admin {
         start(AdminOptions {
             listen: "127.0.0.1:0".parse().expect("an address"),
             hosts: vec!["broker.example".into()],
             cores,
             answer_within,
-            connection_within: Duration::from_secs(1),
+            connection_within,
             budget: None,
             log_dropped: Arc::default(),
         })
@@ -796,6 +880,56 @@ mod tests {
             .map(|_| std::net::TcpStream::connect(admin.addr()).expect("connects"))
             .collect();
         assert_eq!(ask_page(&admin, "/healthz", "localhost").0, 200);
+        admin.shutdown();
+    }
+
+    #[test]
+    fn half_requests_give_way_to_whole_ones() {
+        // Time alone ends none of them.
+        let admin = patient_admin(vec![core(CoreSnapshot::default())], ANSWER_WITHIN);
+        let mut halves = Vec::new();
+        for number in 0..300 {
+            let mut half = std::net::TcpStream::connect(admin.addr()).expect("connects");
+            // Whoever gave way already is not heard any more.
+            let _ = half.write_all(b"GET /healthz HTTP/1.1\r\nHost: local");
+            halves.push(half);
+            if number % 50 == 0 {
+                assert_eq!(ask_page(&admin, "/healthz", "localhost").0, 200);
+            }
+        }
+        assert_eq!(ask_page(&admin, "/healthz", "localhost").0, 200);
+        // The oldest went first.
+        let mut answer = String::new();
+        let ended = halves[0].read_to_string(&mut answer);
+        assert!(ended.is_err() || answer.is_empty(), "{answer}");
+        let mut newest = halves.pop().expect("there are many");
+        newest.write_all(b"host\r\n\r\n").expect("writes");
+        newest.read_to_string(&mut answer).expect("is answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        admin.shutdown();
+    }
+
+    #[test]
+    fn who_has_asked_keeps_its_place() {
+        let (silent, kept) = port();
+        let admin = patient_admin(vec![silent], Duration::from_secs(3_600));
+        let mut asks = std::net::TcpStream::connect(admin.addr()).expect("connects");
+        asks.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("writes");
+        let question = kept.recv().expect("the core is asked");
+        let mute: Vec<_> = (0..2 * CONNECTIONS_MAX)
+            .map(|_| std::net::TcpStream::connect(admin.addr()).expect("connects"))
+            .collect();
+        // The first of them has been shown out: all of the others were let in.
+        let ended = (&mute[0]).read(&mut [0]);
+        assert!(!matches!(ended, Ok(1)), "it said nothing");
+        let AdminRequest::Snapshot(reply) = question else {
+            panic!("the admin thread asks for a snapshot")
+        };
+        reply.send(CoreSnapshot::default()).expect("it waits");
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).expect("is answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         admin.shutdown();
     }
 

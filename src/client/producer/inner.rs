@@ -226,7 +226,7 @@ impl Inner {
     }
 
     pub(crate) fn refused(&self, header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
-        let error = Error::from_failure(body);
+        let error = Error::from_refusal(body);
         let mut state = self.lock();
         let count = state.window.refuse(header.sequence, header.count, &error)?;
         let counter = match error.kind() {

@@ -139,6 +139,24 @@ pub struct Catalog {
     bindings: BTreeSet<Binding>,
     /// The same bindings from the other end.
     bound: BTreeSet<Reverse>,
+    /// Memory of all that, with what follows it: see [`Catalog::bytes`].
+    bytes: u64,
+}
+
+/// Memory of a queue, an exchange or a tenant without its names and arguments, and of a binding
+/// without its key: structures, nodes of trees and slots of tables, wherever one is kept.
+const ENTRY_BYTES: u64 = 512;
+/// How often a name is kept: with the thing and in an index, by the catalog and on the meta core by
+/// the planned one, and by the router.
+const NAME_COPIES: u64 = 5;
+/// How often the key and the arguments of a binding are kept: from both ends, by both catalogs, and
+/// by the router as they are and taken apart.
+const BINDING_COPIES: u64 = 6;
+/// How often the arguments of a queue or an exchange are kept: by both catalogs.
+const ARGUMENT_COPIES: u64 = 2;
+
+fn entry_bytes(name: &[u8], arguments: &[u8]) -> u64 {
+    ENTRY_BYTES + NAME_COPIES * name.len() as u64 + ARGUMENT_COPIES * arguments.len() as u64
 }
 
 /// A [`Binding`] ordered by queue.
@@ -199,7 +217,15 @@ impl Catalog {
             queues: BTreeMap::new(),
             bindings: BTreeSet::new(),
             bound: BTreeSet::new(),
+            bytes: 0,
         }
+    }
+
+    /// Memory that the topology takes on a core, at most: the catalog and the router that follows it.
+    /// Queues' contents and their indexes are counted elsewhere.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Changes applied so far.
@@ -513,6 +539,7 @@ impl Catalog {
             Change::QueueCreated(queue) => self.create_queue(queue.clone()),
             Change::QueueDeleted { id, .. } => self.delete_queue(*id),
             Change::Bound { binding, .. } => {
+                self.bytes += binding.bytes();
                 self.bindings.insert(binding.clone());
                 self.bound.insert(Reverse::of(binding.clone()));
             }
@@ -643,9 +670,11 @@ impl Catalog {
                 durability: Durability::Durable,
                 arguments: Box::default(),
             };
+            self.bytes += exchange.bytes();
             tenant.exchanges.insert(exchange.name.clone(), exchange.id);
             self.exchanges.insert(exchange.id, exchange);
         }
+        self.bytes += tenant.bytes();
         self.tenant_next = id.0 + 1;
         self.exchange_next = predeclared.0 + PREDECLARED.len() as u32;
         self.tenant_names.insert(name.into(), id);
@@ -655,8 +684,10 @@ impl Catalog {
     fn delete_tenant(&mut self, id: TenantId) {
         let tenant = self.tenants.remove(&id).expect("the change was checked");
         self.tenant_names.remove(&tenant.name);
-        for exchange in tenant.exchanges.values() {
-            self.exchanges.remove(exchange);
+        self.bytes -= tenant.bytes();
+        for id in tenant.exchanges.values() {
+            let exchange = self.exchanges.remove(id);
+            self.bytes -= exchange.expect("its tenant names it").bytes();
         }
     }
 
@@ -664,6 +695,7 @@ impl Catalog {
         let tenant = self.tenant_mut(exchange.tenant);
         tenant.exchanges.insert(exchange.name.clone(), exchange.id);
         self.exchange_next = exchange.id.0 + 1;
+        self.bytes += exchange.bytes();
         self.exchanges.insert(exchange.id, exchange);
     }
 
@@ -673,6 +705,7 @@ impl Catalog {
             self.forget(binding);
         }
         let exchange = self.exchanges.remove(&id).expect("the change was checked");
+        self.bytes -= exchange.bytes();
         let tenant = self.tenant_mut(exchange.tenant);
         tenant.exchanges.remove(&exchange.name);
     }
@@ -681,6 +714,7 @@ impl Catalog {
         let tenant = self.tenant_mut(queue.tenant);
         tenant.queues.insert(queue.name.clone(), queue.id);
         self.queue_next = queue.id.0 + 1;
+        self.bytes += queue.bytes();
         self.queues.insert(queue.id, queue);
     }
 
@@ -690,6 +724,7 @@ impl Catalog {
             self.forget(binding);
         }
         let queue = self.queues.remove(&id).expect("the change was checked");
+        self.bytes -= queue.bytes();
         let tenant = self.tenant_mut(queue.tenant);
         tenant.queues.remove(&queue.name);
     }
@@ -699,6 +734,7 @@ impl Catalog {
     }
 
     fn forget(&mut self, binding: Binding) {
+        self.bytes -= binding.bytes();
         let from = self.bindings.remove(&binding);
         let to = self.bound.remove(&Reverse::of(binding));
         assert!(from && to, "both ends know a binding");
@@ -736,6 +772,11 @@ impl Catalog {
         let queue_last = self.queues.last_key_value();
         assert!(queue_last.is_none_or(|(id, _)| id.0 < self.queue_next));
         assert_eq!(self.bindings.len(), self.bound.len());
+        let bytes = self.tenants.values().map(Tenant::bytes).sum::<u64>()
+            + self.exchanges.values().map(Exchange::bytes).sum::<u64>()
+            + self.queues.values().map(Queue::bytes).sum::<u64>()
+            + self.bindings.iter().map(Binding::bytes).sum::<u64>();
+        assert_eq!(bytes, self.bytes);
         for binding in &self.bindings {
             let exchange = &self.exchanges[&binding.exchange];
             assert_eq!(exchange.tenant, self.queues[&binding.queue].tenant);
@@ -744,7 +785,49 @@ impl Catalog {
     }
 }
 
+impl Exchange {
+    fn bytes(&self) -> u64 {
+        entry_bytes(&self.name, &self.arguments)
+    }
+}
+
+impl Queue {
+    fn bytes(&self) -> u64 {
+        entry_bytes(&self.name, &self.arguments)
+    }
+}
+
+impl Binding {
+    fn bytes(&self) -> u64 {
+        ENTRY_BYTES + BINDING_COPIES * (self.key.len() + self.arguments.len()) as u64
+    }
+}
+
+impl Change {
+    /// Memory that it takes, for [`Catalog::bytes`]; nothing if it gives some back.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::TenantCreated { name, .. } => {
+                let exchanges = PREDECLARED.iter().map(|(name, _)| entry_bytes(name, b""));
+                entry_bytes(name, b"") + exchanges.sum::<u64>()
+            }
+            Self::ExchangeCreated(exchange) => exchange.bytes(),
+            Self::QueueCreated(queue) => queue.bytes(),
+            Self::Bound { binding, .. } => binding.bytes(),
+            Self::TenantDeleted { .. }
+            | Self::ExchangeDeleted { .. }
+            | Self::QueueDeleted { .. }
+            | Self::Unbound { .. } => 0,
+        }
+    }
+}
+
 impl Tenant {
+    fn bytes(&self) -> u64 {
+        entry_bytes(&self.name, b"")
+    }
+
     /// Whether it has nothing but its predeclared exchanges.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -21,7 +21,9 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::Effects;
 use crate::config::META;
+use crate::control::catalog::plan::Refusal;
 use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
+use crate::control::listing::{LISTS_MAX, Listings};
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::Settings;
 use crate::effect::Buffers;
@@ -56,10 +58,11 @@ enum Pending {
         left: u32,
         messages: u64,
     },
-    /// Every core says what its queues hold.
-    Figures {
+    /// The owner says what a queue holds.
+    Figures { conn: ConnId, header: FrameHeader },
+    /// Other cores say what their queues on a page of a list hold.
+    Page {
         conn: ConnId,
-        header: FrameHeader,
         left: u32,
         figures: Vec<QueueFigures>,
     },
@@ -93,6 +96,7 @@ pub struct Topology {
     /// On the meta core: who asked for what is there already, and the last change that every core
     /// must have applied before that is true everywhere.
     echoes: VecDeque<(u64, Origin)>,
+    lists: Listings,
     number: u64,
 }
 
@@ -107,6 +111,7 @@ impl Topology {
             staged: VecDeque::new(),
             pending: BTreeMap::new(),
             echoes: VecDeque::new(),
+            lists: Listings::default(),
             number: 0,
         }
     }
@@ -156,12 +161,14 @@ impl Topology {
     pub fn is_asking(&self, conn: ConnId) -> bool {
         let asks = |origin: &Origin| matches!(origin, Origin::Here { conn: c, .. } if *c == conn);
         self.undecided.iter().any(|(origin, _)| asks(origin))
+            || self.lists.has(conn)
             || self.staged.iter().any(|staged| asks(&staged.origin))
             || self.echoes.iter().any(|(_, origin)| asks(origin))
             || self.pending.values().any(|pending| match pending {
                 Pending::Apply { origin, .. } => asks(origin),
                 Pending::Change { conn: c, .. }
                 | Pending::Figures { conn: c, .. }
+                | Pending::Page { conn: c, .. }
                 | Pending::Usage { conn: c, .. }
                 | Pending::Tenant { conn: c, .. }
                 | Pending::Purge { conn: c, .. } => *c == conn,
@@ -188,11 +195,27 @@ impl Topology {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         match header.kind {
-            FrameKind::ExchangeList | FrameKind::BindingList | FrameKind::TenantList => {
-                self.list(flow, conn, header, request.tenant, effects);
+            FrameKind::QueueList
+            | FrameKind::ExchangeList
+            | FrameKind::BindingList
+            | FrameKind::TenantList
+                if !request.body.is_empty() =>
+            {
+                return Err(Code::BodyMalformed);
             }
             //= P-67
-            FrameKind::QueueList => self.gather(flow, conn, header, request.tenant, effects),
+            FrameKind::QueueList
+            | FrameKind::ExchangeList
+            | FrameKind::BindingList
+            | FrameKind::TenantList => {
+                if !self.lists.add(conn, header, request.tenant) {
+                    let reason =
+                        format!("{LISTS_MAX} lists of this connection are not answered yet");
+                    flow.fail(conn, header, Code::LimitReached, &reason, effects);
+                }
+                // What is wrong behind it must not overtake its answer.
+                self.go_on_listing(flow, effects);
+            }
             FrameKind::QueueInspect => {
                 let named = Named::decode(&request.body)?;
                 match self
@@ -200,9 +223,7 @@ impl Topology {
                     .queue_by_name(request.tenant, named.name)
                     .map(|q| q.id)
                 {
-                    Some(queue) => {
-                        self.inspect(flow, conn, header, request.tenant, queue, effects);
-                    }
+                    Some(queue) => self.inspect(flow, conn, header, queue, effects),
                     None => unknown_queue(flow, conn, header, named.name, effects),
                 }
             }
@@ -243,17 +264,13 @@ impl Topology {
                         effects,
                     );
                 } else {
-                    let tenant = request.tenant;
                     let waiter = self.wait(Pending::Usage {
                         conn,
                         header,
                         request,
                     });
-                    let request = Request::Inspect {
-                        tenant,
-                        queue: Some(target.queue),
-                    };
-                    flow.ask(target.core, request, waiter, effects);
+                    let queues = vec![target.queue];
+                    flow.ask(target.core, Request::Inspect { queues }, waiter, effects);
                 }
             }
             FrameKind::TenantDelete => self.delete_tenant(flow, conn, header, request, effects)?,
@@ -359,7 +376,8 @@ impl Topology {
             }
             let plan = asked(&request)
                 .map_err(|code| (code, "the body is malformed".to_owned()))
-                .and_then(|asked| self.planned.plan(request.tenant, &asked));
+                .and_then(|asked| self.planned.plan(request.tenant, &asked))
+                .and_then(|plan| self.with_room(plan, flow.config.limits.catalog_bytes_max));
             let change = match plan {
                 Ok(Plan::Apply(change)) => change,
                 Ok(Plan::AlreadyExists) => {
@@ -394,12 +412,41 @@ impl Topology {
             });
         }
         self.durable_advanced(flow, effects);
+        self.go_on_listing(flow, effects);
+    }
+
+    /// Only what there is memory for, on every core. What was there at the start is served whatever it
+    /// takes: the figure may have been lowered.
+    fn with_room(&self, plan: Plan, bytes_max: u64) -> Result<Plan, Refusal> {
+        let Plan::Apply(change) = &plan else {
+            return Ok(plan);
+        };
+        let (used, more) = (self.planned.bytes(), change.bytes());
+        if more == 0 || used + more <= bytes_max {
+            return Ok(plan);
+        }
+        let reason = format!(
+            "the routing tables take {used} of {bytes_max} bytes and this needs {more}: delete \
+             something, or give the broker more memory"
+        );
+        Err((Code::LimitReached, reason))
     }
 
     /// Whether a turn is wanted without anything happening.
     #[must_use]
-    pub fn wants_turn(&self) -> bool {
-        !self.undecided.is_empty()
+    pub fn wants_turn(&self, flow: &Flow) -> bool {
+        let lists = self.lists.due();
+        !self.undecided.is_empty() || lists.iter().any(|conn| flow.takes_a_page(*conn))
+    }
+
+    /// Forgets what nobody waits for any more; call now and then.
+    pub fn sweep(&mut self, flow: &Flow) {
+        self.lists.keep(|conn| flow.sessions.get(conn).is_some());
+    }
+
+    /// A socket has taken some bytes.
+    pub fn sent(&mut self, conn: ConnId) {
+        self.lists.look_at(conn);
     }
 
     /// Applies the changes that are durable by now.
@@ -506,11 +553,9 @@ impl Topology {
                 let messages = self.apply(flow, &change, effects);
                 flow.reply(from, id, Reply::Applied { messages }, effects);
             }
-            Request::Inspect { tenant, queue } => {
-                let figures = match queue {
-                    Some(queue) => flow.figures_of(queue).into_iter().collect(),
-                    None => flow.figures_of_tenant(tenant),
-                };
+            Request::Inspect { queues } => {
+                let figures = queues.iter().filter_map(|queue| flow.figures_of(*queue));
+                let figures = figures.collect();
                 flow.reply(from, id, Reply::Figures(figures), effects);
             }
             Request::Connections { tenant } => {
@@ -564,10 +609,12 @@ impl Topology {
                     self.echo(flow, effects);
                 }
             }
+            (Pending::Figures { conn, header }, Reply::Figures(figures)) => {
+                self.inspected(flow, conn, header, figures.first(), effects);
+            }
             (
-                Pending::Figures {
+                Pending::Page {
                     conn,
-                    header,
                     left,
                     mut figures,
                 },
@@ -575,15 +622,14 @@ impl Topology {
             ) => {
                 figures.extend(more);
                 if left > 1 {
-                    let pending = Pending::Figures {
+                    let pending = Pending::Page {
                         conn,
-                        header,
                         left: left - 1,
                         figures,
                     };
                     self.pending.insert(number, pending);
                 } else {
-                    self.queue_infos(flow, conn, header, &figures, effects);
+                    self.say_page(flow, conn, figures, effects);
                 }
             }
             (
@@ -631,34 +677,105 @@ impl Topology {
         }
     }
 
-    fn gather(
-        &mut self,
-        flow: &mut Flow,
-        conn: ConnId,
-        header: FrameHeader,
-        tenant: TenantId,
-        effects: &mut Effects,
-    ) {
-        let figures = flow.figures_of_tenant(tenant);
-        let left = u32::from(flow.config.cores) - 1;
-        if left == 0 {
-            self.queue_infos(flow, conn, header, &figures, effects);
+    /// Puts the next pages of lists together, for those who have taken the ones before.
+    fn go_on_listing(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        for conn in self.lists.take_due() {
+            let Some(session) = flow.sessions.get(conn) else {
+                self.lists.forget(conn);
+                continue;
+            };
+            if !flow.takes_a_page(conn) {
+                // Who has taken all is held up by others, and nothing of its own will tell of the end.
+                if session.unsent == 0 {
+                    self.lists.look_at(conn);
+                }
+                continue;
+            }
+            let Some(list) = self.lists.first(conn) else {
+                continue;
+            };
+            if list.is_asked {
+                continue;
+            }
+            if list.header.kind == FrameKind::QueueList {
+                self.ask_page(flow, conn, effects);
+            } else {
+                let mut page = Vec::new();
+                list.write_page(&self.catalog, &mut page);
+                flow.say(conn, effects, |out| out.extend_from_slice(&page));
+                self.end_page(flow, conn, effects);
+            }
+        }
+    }
+
+    /// Asks those who own the next queues of a list what these hold.
+    fn ask_page(&mut self, flow: &mut Flow, conn: ConnId, effects: &mut Effects) {
+        let list = self.lists.first(conn).expect("its page is due");
+        list.is_asked = true;
+        let mut figures = Vec::new();
+        let mut others: BTreeMap<CoreId, Vec<QueueId>> = BTreeMap::new();
+        for queue in list.next_queues(&self.catalog) {
+            let declared = self.catalog.queue(queue).expect("it was just listed");
+            let owner = flow.router.core_of(declared.partition);
+            if owner == flow.config.core {
+                figures.extend(flow.figures_of(queue));
+            } else {
+                others.entry(owner).or_default().push(queue);
+            }
+        }
+        if others.is_empty() {
+            self.say_page(flow, conn, figures, effects);
             return;
         }
-        self.wait(Pending::Figures {
+        let left = u32::try_from(others.len()).expect("there are not so many cores");
+        self.wait(Pending::Page {
             conn,
-            header,
             left,
             figures,
         });
-        let here = flow.config.core.0;
-        for core in (0..flow.config.cores).filter(|core| *core != here) {
-            let request = Request::Inspect {
-                tenant,
-                queue: None,
-            };
-            flow.ask(CoreId(core), request, Waiter::Control(self.number), effects);
+        for (core, queues) in others {
+            let request = Request::Inspect { queues };
+            flow.ask(core, request, Waiter::Control(self.number), effects);
         }
+    }
+
+    /// Everybody has said what the queues of a page hold.
+    fn say_page(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        mut figures: Vec<QueueFigures>,
+        effects: &mut Effects,
+    ) {
+        let Some(list) = self.lists.first(conn) else {
+            return;
+        };
+        list.is_asked = false;
+        let header = list.header;
+        // Those that were deleted meanwhile are not on it.
+        let catalog = &self.catalog;
+        let name = |figures: &QueueFigures| catalog.queue(figures.queue).map(|queue| &queue.name);
+        figures.retain(|figures| name(figures).is_some());
+        figures.sort_by(|a, b| name(a).cmp(&name(b)));
+        for figures in &figures {
+            self.say_info(flow, conn, header, figures, effects);
+        }
+        let list = self.lists.first(conn).expect("it was just looked at");
+        list.count += u32::try_from(figures.len()).expect("a page has not so many");
+        self.end_page(flow, conn, effects);
+    }
+
+    /// A page was said: the list goes on behind it, or is done.
+    fn end_page(&mut self, flow: &mut Flow, conn: ConnId, effects: &mut Effects) {
+        let list = self.lists.first(conn).expect("its page was said");
+        if list.is_at_end {
+            let (sequence, count) = (list.header.sequence, list.count);
+            flow.say(conn, effects, |out| {
+                control::write_done(out, sequence, false, count);
+            });
+            self.lists.pass(conn);
+        }
+        self.lists.look_at(conn);
     }
 
     fn inspect(
@@ -666,118 +783,58 @@ impl Topology {
         flow: &mut Flow,
         conn: ConnId,
         header: FrameHeader,
-        tenant: TenantId,
         queue: QueueId,
         effects: &mut Effects,
     ) {
         let declared = self.catalog.queue(queue).expect("its name was just found");
         let owner = flow.router.core_of(declared.partition);
         if owner == flow.config.core {
-            let figures: Vec<_> = flow.figures_of(queue).into_iter().collect();
-            self.queue_infos(flow, conn, header, &figures, effects);
+            let figures = flow.figures_of(queue);
+            self.inspected(flow, conn, header, figures.as_ref(), effects);
         } else {
-            let pending = Pending::Figures {
-                conn,
-                header,
-                left: 1,
-                figures: Vec::new(),
-            };
-            let waiter = self.wait(pending);
-            flow.ask(
-                owner,
-                Request::Inspect {
-                    tenant,
-                    queue: Some(queue),
-                },
-                waiter,
-                effects,
-            );
+            let waiter = self.wait(Pending::Figures { conn, header });
+            let queues = vec![queue];
+            flow.ask(owner, Request::Inspect { queues }, waiter, effects);
         }
     }
 
-    /// Answers with a `QueueInfo` for each queue, by name; a list is closed by `Done`.
-    fn queue_infos(
+    fn inspected(
         &self,
         flow: &mut Flow,
         conn: ConnId,
         header: FrameHeader,
-        figures: &[QueueFigures],
+        figures: Option<&QueueFigures>,
         effects: &mut Effects,
     ) {
-        let mut named: Vec<_> = figures
-            .iter()
-            .filter_map(|figures| {
-                self.catalog
-                    .queue(figures.queue)
-                    .map(|queue| (queue, figures))
-            })
-            .collect();
-        named.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-        for (queue, figures) in &named {
-            let mut info = queue.info(flow.router.core_of(queue.partition));
-            info.ready = figures.ready;
-            info.unacked = figures.unacked;
-            info.bytes = figures.bytes;
-            info.published = figures.published;
-            info.settled = figures.settled;
-            info.consumers = figures.consumers;
-            info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
-            let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
-            flow.say(conn, effects, |out| info.write(out, header));
-        }
-        if header.kind == FrameKind::QueueList {
-            let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
-            flow.say(conn, effects, |out| {
-                control::write_done(out, header.sequence, false, count);
-            });
-        } else if named.is_empty() {
+        let there = figures.filter(|figures| self.catalog.queue(figures.queue).is_some());
+        if let Some(figures) = there {
+            self.say_info(flow, conn, header, figures, effects);
+        } else {
             let reason = "the queue was deleted meanwhile";
             flow.fail(conn, header, Code::QueueUnknown, reason, effects);
         }
     }
 
-    /// Lists what every core knows.
-    fn list(
+    /// Says what a queue of the catalog is and holds.
+    fn say_info(
         &self,
         flow: &mut Flow,
         conn: ConnId,
         header: FrameHeader,
-        tenant: TenantId,
+        figures: &QueueFigures,
         effects: &mut Effects,
     ) {
-        let mut count = 0;
-        let mut bytes = Vec::new();
-        let answer = |kind| FrameHeader::bare(kind, 0, header.sequence);
-        match header.kind {
-            FrameKind::ExchangeList => {
-                for exchange in self.catalog.list_exchanges(tenant, None) {
-                    exchange
-                        .info()
-                        .write(&mut bytes, answer(FrameKind::ExchangeInfo));
-                    count += 1;
-                }
-            }
-            FrameKind::BindingList => {
-                for binding in self.catalog.list_bindings(tenant, None) {
-                    binding
-                        .info()
-                        .write(&mut bytes, answer(FrameKind::BindingInfo));
-                    count += 1;
-                }
-            }
-            _ => {
-                for tenant in self.catalog.list_tenants(None) {
-                    tenant
-                        .info()
-                        .write(&mut bytes, answer(FrameKind::TenantInfo));
-                    count += 1;
-                }
-            }
-        }
-        flow.say(conn, effects, |out| {
-            out.extend_from_slice(&bytes);
-            control::write_done(out, header.sequence, false, count);
-        });
+        let queue = self.catalog.queue(figures.queue).expect("it is there");
+        let mut info = queue.info(flow.router.core_of(queue.partition));
+        info.ready = figures.ready;
+        info.unacked = figures.unacked;
+        info.bytes = figures.bytes;
+        info.published = figures.published;
+        info.settled = figures.settled;
+        info.consumers = figures.consumers;
+        info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
+        let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
+        flow.say(conn, effects, |out| info.write(out, header));
     }
 }
 

@@ -3,10 +3,12 @@
 //!
 //! A publish is judged before its first byte is copied. From then on it waits where it must, and
 //! while it does no other is begun: sequences, limits and dedup windows of its queues stay as they
-//! were judged. What waits here waits for a write of this core's journal, for another core's answer,
-//! or for memory of large messages; never for a consumer.
+//! were judged. What is held waits for a write of this core's journal or for another core's answer,
+//! never for a client. Only large messages wait for each other's senders, and have places of their own
+//! for that: they hold up nobody else.
 
 use ringpost_wire::control::Level;
+use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 
@@ -15,7 +17,7 @@ use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
 use crate::data::journal::volatile::is_volatile;
 use crate::data::journal::{NoRoom, RunHead};
-use crate::data::producer::{Assembly, Held, Span};
+use crate::data::producer::{Assembly, Held, Room, Span};
 use crate::data::publish::Group;
 use crate::data::queue::Marking;
 use crate::data::route::Target;
@@ -24,8 +26,9 @@ use crate::effect::Buffers;
 use crate::ids::{ConnId, Place};
 use crate::mesh::{RemotePublish, Request};
 
-/// How long the sender of a large message may be silent while others wait for its memory.
-const LARGE_PATIENCE_MS: u64 = 10_000;
+/// How often the sender of a large message may be found silent while others wait for its memory: two
+/// seconds of a core that runs. What holds up the core itself is one time, not many.
+const SILENT_SWEEPS_MAX: u32 = 8;
 
 /// How far an append to one queue has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,6 +89,8 @@ enum Origin {
         span: u64,
         /// Of a large message: the other cores that get it next, with their queues.
         others: Vec<(CoreId, Vec<QueueId>)>,
+        /// Of a large message: where its memory is counted.
+        room: Room,
     },
     /// Another core.
     Core {
@@ -141,6 +146,7 @@ impl Underway {
                 key,
                 span,
                 others: Vec::new(),
+                room: Room::Whole,
             },
             producer,
             epoch,
@@ -160,9 +166,11 @@ impl Underway {
 
 impl Flow {
     /// Whether so much is held that nobody gets new credit, and connections with producers are not
-    /// read.
+    /// read. Pieces of large messages may wait for their senders, and have a part of their own.
     pub(crate) fn holds_much(&self) -> bool {
-        self.held_bytes >= self.config.limits.publish_bytes()
+        let room = self.config.limits.hold_bytes_max;
+        let whole = self.held_bytes - self.held_piece_bytes;
+        whole >= self.config.limits.publish_bytes() || self.held_bytes >= room / 4 * 3
     }
 
     /// Whether what a connection sends has a place. Only while much is held it may not: what ends
@@ -183,12 +191,37 @@ impl Flow {
                 && let Some(producer) = self.producers.get(key)
             {
                 publishes = true;
-                if producer.assembly.is_some() {
+                if producer.is_in_a_large_one() {
                     return true;
                 }
             }
         }
         !publishes
+    }
+
+    /// Checks that what is held and what waits is counted; O(n).
+    pub(super) fn check_held(&self) {
+        let (mut bytes, mut piece_bytes, mut begun) = (self.spread.cost() as u64, 0, 0);
+        for key in self.producers.keys() {
+            let producer = self.producers.get(key).expect("it was just found");
+            for held in &producer.held {
+                bytes += held.cost();
+                if let Held::Piece { .. } = held {
+                    piece_bytes += held.cost();
+                }
+            }
+            if let Some(assembly) = &producer.assembly {
+                let waits = assembly.refused.is_none() && assembly.room == Room::Beginning;
+                assert_eq!(waits, self.beginnings.contains(&key));
+                begun += usize::from(waits);
+            }
+        }
+        assert_eq!(
+            (bytes, piece_bytes),
+            (self.held_bytes, self.held_piece_bytes)
+        );
+        assert_eq!(begun, self.beginnings.len(), "each waits for one message");
+        assert!(self.beginning_bytes <= self.config.limits.beginning_bytes_max);
     }
 
     /// Whether anything waits for room on this core.
@@ -295,13 +328,29 @@ impl Flow {
                 taken: 0,
             }
         } else {
-            Held::Lost {
+            Held::Refused {
                 first: rest.first,
                 count: rest.count,
                 bytes: rest.bytes.len() as u32,
+                code: Code::Overloaded,
             }
         };
         self.hold(key, held);
+    }
+
+    /// Refuses a frame, in turn with what its producer published before.
+    pub(super) fn refuse_frame(&mut self, key: u64, frame: Group<'_>, code: Code) {
+        if self.producers.get(key).is_some_and(|p| p.holding) {
+            let held = Held::Refused {
+                first: frame.first,
+                count: frame.count,
+                bytes: frame.bytes.len() as u32,
+                code,
+            };
+            self.hold(key, held);
+        } else {
+            self.refuse(key, frame, code);
+        }
     }
 
     /// Keeps a piece of a large message until there is room for it.
@@ -310,7 +359,7 @@ impl Flow {
         key: u64,
         sequence: u64,
         head: FragmentHead,
-        mandatory: bool,
+        flags: u8,
         body: &[u8],
     ) {
         let body = if self.can_hold(body.len()) {
@@ -321,7 +370,7 @@ impl Flow {
         let held = Held::Piece {
             sequence,
             head,
-            mandatory,
+            flags,
             body,
         };
         self.hold(key, held);
@@ -332,7 +381,7 @@ impl Flow {
     }
 
     fn hold(&mut self, key: u64, held: Held) {
-        self.held_bytes += held.cost();
+        self.note_held(&held);
         let producer = self.producers.get_mut(key).expect("its frame is stepped");
         producer.held.push_back(held);
         if !producer.holding {
@@ -341,12 +390,34 @@ impl Flow {
         }
     }
 
+    fn note_held(&mut self, held: &Held) {
+        self.held_bytes += held.cost();
+        if let Held::Piece { .. } = held {
+            self.held_piece_bytes += held.cost();
+        }
+    }
+
+    pub(super) fn note_unheld(&mut self, held: &Held) {
+        self.held_bytes -= held.cost();
+        if let Held::Piece { .. } = held {
+            self.held_piece_bytes -= held.cost();
+        }
+    }
+
     /// Goes on with what is under way, then with what is held: other cores and producers in turn,
     /// each in its own order. Call at the end of every turn.
     pub(crate) fn take_held<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
         self.advance(buffers, effects);
         self.place_spread(buffers, effects);
-        let mut stuck = 0;
+        self.take_all_held(buffers, effects);
+        // Whose turn has come may have pieces here.
+        if self.make_room() {
+            self.take_all_held(buffers, effects);
+        }
+    }
+
+    fn take_all_held<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+        let mut stuck = 0_usize;
         loop {
             let mut moved = false;
             if self.underway.is_none()
@@ -364,6 +435,9 @@ impl Flow {
                     if producer.held.is_empty() {
                         producer.holding = false;
                         self.dirty(key);
+                    } else if producer.is_parked() {
+                        // It comes back when there is memory for its large message.
+                        stuck = stuck.saturating_sub(1);
                     } else {
                         self.holding.push_back(key);
                     }
@@ -383,7 +457,7 @@ impl Flow {
         let Some(held) = producer.held.pop_front() else {
             return true;
         };
-        let cost = held.cost();
+        self.note_unheld(&held);
         let (left, took) = match held {
             Held::Batch {
                 first,
@@ -412,14 +486,14 @@ impl Flow {
             Held::Piece {
                 sequence,
                 head,
-                mandatory,
+                flags,
                 body,
             } => {
-                let took = self.take_piece(key, sequence, head, mandatory, &body, buffers, effects);
+                let took = self.take_piece(key, sequence, head, flags, &body, buffers, effects);
                 let left = (!took).then_some(Held::Piece {
                     sequence,
                     head,
-                    mandatory,
+                    flags,
                     body,
                 });
                 (left, took)
@@ -433,19 +507,20 @@ impl Flow {
                 let took = left.is_none();
                 (left, took)
             }
-            Held::Lost {
+            Held::Refused {
                 first,
                 count,
                 bytes,
+                code,
             } => {
-                self.refuse_span(key, (first, count, bytes), Code::Overloaded);
+                self.refuse_span(key, (first, count, bytes), code);
                 (None, true)
             }
         };
-        let producer = self.producers.get_mut(key).expect("taking drops nobody");
-        match left {
-            Some(left) => producer.held.push_front(left),
-            None => self.held_bytes -= cost,
+        if let Some(left) = left {
+            self.note_held(&left);
+            let producer = self.producers.get_mut(key).expect("taking drops nobody");
+            producer.held.push_front(left);
         }
         took
     }
@@ -466,8 +541,8 @@ impl Flow {
         self.push_span(key, span);
     }
 
-    /// Takes a piece of a large message; the last one makes it whole. Returns whether it could: the
-    /// first one waits until there is memory for all.
+    /// Takes a piece of a large message; the last one makes it whole. Returns whether it could: what
+    /// is more than a beginning waits until there is memory for all.
     #[expect(
         clippy::too_many_arguments,
         reason = "a frame in its parts, and the turn's memory"
@@ -477,41 +552,56 @@ impl Flow {
         key: u64,
         sequence: u64,
         head: FragmentHead,
-        mandatory: bool,
+        flags: u8,
         body: &[u8],
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        if head.offset == 0 && !self.start_assembly(key, head, mandatory, body.is_empty()) {
-            return false;
+        if head.offset == 0 {
+            self.start_assembly(key, head, flags, body.is_empty());
         }
-        let now = self.now;
         let producer = self.producers.get_mut(key).expect("its frame is stepped");
         let mut assembly = producer.assembly.take().expect("its first piece was taken");
-        if body.is_empty() && assembly.refused.is_none() {
-            self.assembly_bytes -= assembly.reserved();
-            assembly.refused = Some(Code::Overloaded);
-            assembly.bodies = Vec::new();
+        if assembly.refused.is_none() && !assembly.has_place() {
+            producer.assembly = Some(assembly);
+            return false;
         }
+        let is_last_to_come = producer.held.is_empty();
         let piece_bytes = head.piece_bytes();
         let bytes = padded(piece_bytes) as u64;
         assembly.arrived += piece_bytes as u32;
-        assembly.heard = now;
+        assembly.silent_sweeps = 0;
+        if body.is_empty() && assembly.refused.is_none() {
+            self.refuse_assembly(key, &mut assembly, Code::Overloaded);
+        }
         if assembly.refused.is_none() {
             assembly.bodies.extend_from_slice(body);
         }
         if !head.is_last() {
-            // The piece has come to rest in the memory reserved for its message.
-            producer.settled.1 += bytes;
-            producer.assembly = Some(assembly);
-            self.dirty(key);
+            if assembly.refused.is_none() && !assembly.has_place() {
+                assembly.unsettled += bytes;
+            } else {
+                // The piece has come to rest in the memory reserved for its message.
+                let producer = self.producers.get_mut(key).expect("its frame is stepped");
+                producer.settled.1 += bytes;
+                self.dirty(key);
+            }
+            if assembly.refused.is_some() && is_last_to_come {
+                self.tell_refused(key, assembly);
+            } else {
+                let producer = self.producers.get_mut(key).expect("its frame is stepped");
+                producer.assembly = Some(assembly);
+            }
             return true;
+        }
+        if assembly.room == Room::Beginning {
+            self.beginnings.retain(|waits| *waits != key);
         }
         let last_bytes = bytes as u32;
         let left = self.take_whole(key, sequence, last_bytes, assembly, buffers, effects);
         if let Some(whole) = left {
             // It waits in front of whatever else is held, and takes nothing more of the hold.
-            self.held_bytes += whole.cost();
+            self.note_held(&whole);
             let producer = self.producers.get_mut(key).expect("its frame is stepped");
             producer.held.push_front(whole);
             if !producer.holding {
@@ -522,95 +612,155 @@ impl Flow {
         true
     }
 
-    /// Reserves the memory of a large message. Returns whether there was any: those who find none are
-    /// served in turn.
-    fn start_assembly(
-        &mut self,
-        key: u64,
-        head: FragmentHead,
-        mandatory: bool,
-        lost: bool,
-    ) -> bool {
+    /// Begins a large message: with memory for all of it if nobody waits for that, else with memory
+    /// for a beginning. Where that is used up, too, it is refused: whoever waits for memory here waits
+    /// for others to send, so nobody else may wait for him (P-18).
+    fn start_assembly(&mut self, key: u64, head: FragmentHead, flags: u8, lost: bool) {
         let producer = self.producers.get(key).expect("its frame is stepped");
         let agreed = self.sessions.get(producer.conn).and_then(|s| s.agreed());
         let message_bytes_max = agreed.map_or(0, |agreed| agreed.message_bytes_max);
+        let bytes = u64::from(head.message_bytes);
+        let beginning = u64::from(Assembly::beginning_bytes(head.message_bytes));
+        let has_beginning =
+            self.beginning_bytes + beginning <= self.config.limits.beginning_bytes_max;
+        let (room, refused) = if self.beginnings.is_empty() && self.has_large_room(bytes) {
+            (Room::Whole, None)
+        } else if has_beginning {
+            (Room::Beginning, None)
+        } else {
+            (Room::Beginning, Some(Code::Overloaded))
+        };
         //= P-22
         let refused = if head.message_bytes > message_bytes_max {
             Some(Code::MessageTooLarge)
+        } else if flags & !PUBLISH_MANDATORY != 0 {
+            Some(Code::SettingInvalid)
         } else if lost {
             Some(Code::Overloaded)
         } else {
-            None
+            refused
         };
-        let mut bodies = Vec::new();
-        if refused.is_none() {
-            if !self.reserve_large(key, u64::from(head.message_bytes)) {
-                return false;
-            }
-            let pieces = (head.message_bytes as usize).div_ceil(FRAGMENT_BYTES_MAX);
-            bodies.reserve_exact(head.message_bytes as usize + pieces * FragmentHead::BYTES);
-        }
-        let heard = self.now;
-        let producer = self.producers.get_mut(key).expect("it was just looked at");
-        producer.assembly = Some(Assembly {
+        let mut assembly = Assembly {
             message_bytes: head.message_bytes,
+            room,
             arrived: 0,
-            heard,
-            bodies,
+            unsettled: 0,
+            silent_sweeps: 0,
+            bodies: Vec::new(),
             refused,
-            mandatory,
-        });
-        true
+            mandatory: flags & PUBLISH_MANDATORY != 0,
+        };
+        if refused.is_none() {
+            assembly.expect_bytes();
+            match room {
+                Room::Whole => self.assembly_bytes += assembly.reserved(),
+                Room::Beginning => {
+                    self.beginning_bytes += assembly.reserved();
+                    self.beginnings.push_back(key);
+                }
+            }
+        }
+        let producer = self.producers.get_mut(key).expect("it was just looked at");
+        producer.assembly = Some(assembly);
     }
 
-    fn reserve_large(&mut self, key: u64, bytes: u64) -> bool {
-        while let Some(first) = self.large_waits.front()
-            && self.producers.get(*first).is_none()
-        {
-            self.large_waits.pop_front();
-        }
-        let is_next = self.large_waits.front().is_none_or(|first| *first == key);
+    fn has_large_room(&self, bytes: u64) -> bool {
         let room = self.config.limits.assembly_bytes_max;
-        let fits = self.assembly_bytes == 0 || self.assembly_bytes + bytes <= room;
-        if is_next && fits {
-            self.large_waits.pop_front();
-            self.assembly_bytes += bytes;
-            return true;
-        }
-        if !self.large_waits.contains(&key) {
-            self.large_waits.push_back(key);
-        }
-        false
+        self.assembly_bytes == 0 || self.assembly_bytes + bytes <= room
     }
 
-    /// Gives up large messages whose senders are silent although they may send, while others wait for
-    /// their memory.
+    /// The memory of a large message is free again.
+    pub(super) fn give_back(&mut self, room: Room, bytes: u64) {
+        match room {
+            Room::Whole => self.assembly_bytes -= bytes,
+            Room::Beginning => self.beginning_bytes -= bytes,
+        }
+    }
+
+    /// Gives large messages that wait for memory what has become free, in the order in which they
+    /// began. Returns whether pieces that are held may go on.
+    fn make_room(&mut self) -> bool {
+        let mut is_held = false;
+        while let Some(key) = self.beginnings.front().copied() {
+            let producer = self.producers.get(key).expect("it takes itself off");
+            let assembly = producer.assembly.as_ref().expect("it has begun one");
+            let bytes = u64::from(assembly.message_bytes);
+            if !self.has_large_room(bytes) {
+                break;
+            }
+            self.beginnings.pop_front();
+            let producer = self.producers.get_mut(key).expect("it was just looked at");
+            let assembly = producer.assembly.as_mut().expect("it was just looked at");
+            self.beginning_bytes -= assembly.reserved();
+            self.assembly_bytes += bytes;
+            assembly.room = Room::Whole;
+            assembly.silent_sweeps = 0;
+            assembly.expect_bytes();
+            producer.settled.1 += std::mem::take(&mut assembly.unsettled);
+            if !producer.held.is_empty() {
+                self.holding.push_back(key);
+                is_held = true;
+            }
+            self.dirty(key);
+        }
+        is_held
+    }
+
+    /// Refuses large messages whose senders are silent although they may send, while others wait for
+    /// memory.
     pub(crate) fn refuse_stalled(&mut self) {
-        if self.large_waits.is_empty() {
+        if self.beginnings.is_empty() {
             return;
         }
         let mut keys = std::mem::take(&mut self.keys);
         keys.extend(self.producers.keys());
         for key in keys.drain(..) {
+            let producer = self.producers.get(key).expect("it was just found");
+            let is_waited_for = self.beginnings.iter().any(|waits| *waits != key);
+            let is_read = self.is_read(producer.conn);
             let producer = self.producers.get_mut(key).expect("it was just found");
-            let (Some(assembly), Some(arriving)) = (&mut producer.assembly, &producer.arriving)
-            else {
+            let credit = producer.granted.1 - producer.used.1;
+            let may_send = is_read && producer.held.is_empty() && producer.arriving.is_some();
+            let Some(assembly) = &mut producer.assembly else {
                 continue;
             };
-            let head = FragmentHead {
-                message_bytes: assembly.message_bytes,
-                offset: assembly.arrived,
-            };
-            let may_send =
-                producer.granted.1 - producer.used.1 >= padded(head.piece_bytes()) as u64;
-            let is_silent = self.now.ms_since(assembly.heard) >= LARGE_PATIENCE_MS;
-            if arriving.arrived == assembly.arrived && may_send && is_silent {
-                self.assembly_bytes -= assembly.reserved();
-                assembly.refused = assembly.refused.or(Some(Code::TimedOut));
-                assembly.bodies = Vec::new();
+            let next_bytes = padded(assembly.next_piece().piece_bytes()) as u64;
+            if !may_send || !is_waited_for || !assembly.has_place() || credit < next_bytes {
+                assembly.silent_sweeps = 0;
+                continue;
+            }
+            assembly.silent_sweeps += 1;
+            if assembly.silent_sweeps > SILENT_SWEEPS_MAX {
+                let mut assembly = producer.assembly.take().expect("it was just looked at");
+                self.refuse_assembly(key, &mut assembly, Code::TimedOut);
+                self.tell_refused(key, assembly);
             }
         }
         self.keys = keys;
+        self.make_room();
+    }
+
+    /// A large message that is not whole will be in no queue; its memory is free.
+    fn refuse_assembly(&mut self, key: u64, assembly: &mut Assembly, code: Code) {
+        self.give_back(assembly.room, assembly.reserved());
+        if assembly.room == Room::Beginning {
+            self.beginnings.retain(|waits| *waits != key);
+        }
+        assembly.refused = Some(code);
+        assembly.bodies = Vec::new();
+    }
+
+    /// Says that a large message is refused of which all pieces that came were taken, without
+    /// waiting for the others.
+    //= P-31
+    fn tell_refused(&mut self, key: u64, assembly: Assembly) {
+        let code = assembly.refused.expect("it was refused");
+        let producer = self.producers.get_mut(key).expect("its message is refused");
+        let sequence = producer.next;
+        producer.unwanted = producer.arriving.take();
+        producer.next = sequence + 1;
+        let bytes = u32::try_from(assembly.unsettled).expect("pieces of one message");
+        self.refuse_span(key, (sequence, 1, bytes), code);
     }
 
     /// A large message is whole: it is routed like any other, and gives its memory back when the last
@@ -624,7 +774,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> Option<Held> {
-        let what = (sequence, 1, last_bytes);
+        let what = (sequence, 1, last_bytes + assembly.unsettled as u32);
         if let Some(code) = assembly.refused {
             self.refuse_span(key, what, code);
             return None;
@@ -653,7 +803,7 @@ impl Flow {
         let here = self.config.core;
         let left = match judged {
             Err(code) => {
-                self.assembly_bytes -= assembly.reserved();
+                self.give_back(assembly.room, assembly.reserved());
                 self.refuse_span(key, what, code);
                 None
             }
@@ -665,7 +815,7 @@ impl Flow {
                     first: sequence,
                     last: sequence,
                     messages: 1,
-                    bytes: last_bytes,
+                    bytes: what.2,
                     waits: others.len() as u32 + u32::from(!queues.is_empty()),
                     block: 0,
                     level,
@@ -679,6 +829,7 @@ impl Flow {
                         key,
                         span: number,
                         others,
+                        room: assembly.room,
                     },
                     producer: origin.0,
                     epoch: origin.1,
@@ -1029,7 +1180,12 @@ impl Flow {
     fn finish(&mut self, mut underway: Underway, outcome: Result<(), Code>, effects: &mut Effects) {
         assert!(underway.places.is_empty(), "every piece is in a queue");
         match underway.origin {
-            Origin::Producer { key, span, others } => {
+            Origin::Producer {
+                key,
+                span,
+                others,
+                room,
+            } => {
                 let is_large = underway.large.is_some();
                 if !underway.queues.is_empty() {
                     self.span_stored(key, span, outcome.map(|()| underway.block));
@@ -1043,6 +1199,7 @@ impl Flow {
                         epoch: underway.epoch,
                         sequence: underway.first,
                         message_bytes: underway.large.unwrap_or(0),
+                        room,
                         others,
                     };
                     self.forward_large(rest, bytes, outcome, effects);
@@ -1120,7 +1277,7 @@ impl Flow {
             self.dirty(rest.key);
         }
         let Some((core, queues)) = rest.others.pop() else {
-            self.assembly_bytes -= u64::from(rest.message_bytes);
+            self.give_back(rest.room, u64::from(rest.message_bytes));
             return;
         };
         let request = Request::Publish(Box::new(RemotePublish {
@@ -1150,6 +1307,7 @@ pub struct LargeRest {
     epoch: u32,
     sequence: u64,
     message_bytes: u32,
+    room: Room,
     others: Vec<(CoreId, Vec<QueueId>)>,
 }
 

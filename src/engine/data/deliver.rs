@@ -551,12 +551,14 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         let get = Get::decode(body)?;
-        if header.count == 0 || header.count > CREDIT_MESSAGES_MAX {
-            return Err(Code::BodyMalformed);
-        }
         let Some((owner, key)) = self.consumer(conn, header, body)? else {
             return Ok(());
         };
+        if header.count == 0 || header.count > CREDIT_MESSAGES_MAX {
+            let reason = format!("a get is for 1 to {CREDIT_MESSAGES_MAX} messages");
+            self.fail(conn, header, Code::SettingInvalid, &reason, effects);
+            return Ok(());
+        }
         if owner == self.config.core {
             self.start_get(key, header.sequence, header.count, get.wait_ms, effects);
         } else {
@@ -690,8 +692,19 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), Code> {
         frame::check_body(&header, body)?;
-        if header.flags & !(SETTLE_OUTCOME | SETTLE_CONFIRM) != 0
-            || header.flags & SETTLE_OUTCOME > SETTLE_REJECT
+        let is_asking = header.flags & SETTLE_CONFIRM != 0;
+        if is_asking && header.sequence == 0 {
+            return Err(Code::UnexpectedFrame);
+        }
+        if header.flags & !(SETTLE_OUTCOME | SETTLE_CONFIRM) != 0 {
+            // Who did not ask could not be answered.
+            return if is_asking {
+                self.refuse_flags(conn, header, effects)
+            } else {
+                Err(Code::BodyMalformed)
+            };
+        }
+        if header.flags & SETTLE_OUTCOME > SETTLE_REJECT
             || header.count as usize > SETTLE_RANGES_MAX
         {
             return Err(Code::BodyMalformed);

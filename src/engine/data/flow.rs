@@ -29,6 +29,8 @@ use crate::{Effect, Effects};
 
 /// Bytes of answers that a connection may leave unread, deliveries apart.
 const ANSWERS_UNREAD_MAX: u64 = 1 << 20;
+/// Bytes that a connection may be behind and still get the next page of a list.
+const PAGE_UNSENT_MAX: u64 = 64 << 10;
 /// How long a socket may take nothing while the memory for such bytes is used up.
 const STALLED_MS: u64 = 10_000;
 
@@ -436,8 +438,12 @@ pub struct Flow {
     pub(crate) holding: VecDeque<u64>,
     /// Bytes of what they hold.
     pub(crate) held_bytes: u64,
-    /// Producers that wait for memory for a large message, in order.
-    pub(crate) large_waits: VecDeque<u64>,
+    /// Bytes of them that are pieces of large messages.
+    pub(crate) held_piece_bytes: u64,
+    /// Producers that have begun a large message for all of which there is no memory yet, in order.
+    pub(crate) beginnings: VecDeque<u64>,
+    /// Bytes reserved for those.
+    pub(crate) beginning_bytes: u64,
 
     // What to look at when the turn ends.
     pub(crate) dirty_producers: Vec<u64>,
@@ -530,7 +536,9 @@ impl Flow {
             spread: Spread::default(),
             holding: VecDeque::new(),
             held_bytes: 0,
-            large_waits: VecDeque::new(),
+            held_piece_bytes: 0,
+            beginnings: VecDeque::new(),
+            beginning_bytes: 0,
             dirty_producers: Vec::new(),
             awake: VecDeque::new(),
             settling: Vec::new(),
@@ -621,6 +629,14 @@ impl Flow {
         } else {
             u64::from(limits.unsent_bytes_max)
         }
+    }
+
+    /// Whether a connection has read so much of what it was given that the next page of an answer may
+    /// be put together; also if it is gone.
+    pub(crate) fn takes_a_page(&self, conn: ConnId) -> bool {
+        let room = PAGE_UNSENT_MAX.min(self.unsent_bytes_max());
+        let has_room = |session: &Session| session.unsent <= room && !self.is_crowded();
+        self.sessions.get(conn).is_none_or(has_room)
     }
 
     /// Whether a connection leaves more answers unread than deliveries alone can be.
@@ -826,15 +842,6 @@ impl Flow {
         self.queues.get(id).map(figures)
     }
 
-    /// What the queues of a tenant on this core hold.
-    pub(crate) fn figures_of_tenant(&self, tenant: TenantId) -> Vec<QueueFigures> {
-        self.queues
-            .iter()
-            .filter(|state| state.tenant == tenant)
-            .map(figures)
-            .collect()
-    }
-
     /// Connections of a tenant on this core.
     pub(crate) fn connections_of(&self, tenant: TenantId) -> u32 {
         let of_tenant = |session: &&Session| {
@@ -856,6 +863,7 @@ impl Flow {
     /// If it does not.
     pub fn invariants(&self) {
         self.journal.invariants();
+        self.check_held();
         // What a damaged queue misses is in none of its sets, so they do not add up.
         for state in self.queues.iter().filter(|state| !state.damaged) {
             state.queue.invariants();

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use ringpost_wire::control::Level;
 use ringpost_wire::ids::{ProducerId, TenantId};
-use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, padded};
 
-use crate::ids::{ConnId, Mono};
+use crate::ids::ConnId;
 
 /// Consecutive publishes that share a fate.
 #[derive(Clone, Copy, Debug)]
@@ -48,16 +48,29 @@ pub struct Arriving {
     pub crc_expected: u32,
 }
 
+/// Where the memory of a large message is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// Among the beginnings: only its first pieces may come until there is memory for all of it.
+    Beginning,
+    /// Among the large messages: there is memory for all of it.
+    Whole,
+}
+
 /// A large message on its way in. Its pieces are kept until it is whole, so that it takes its place
 /// in its queues at once and a slow sender holds nobody up; [`crate::config::Limits`] bounds them.
 #[derive(Debug)]
 pub struct Assembly {
     /// Whole message in bytes.
     pub message_bytes: u32,
+    /// Where that is counted.
+    pub room: Room,
     /// Bytes that have arrived.
     pub arrived: u32,
-    /// When the last of them did.
-    pub heard: Mono,
+    /// Padded bytes of them that were not called settled, so that no other piece comes meanwhile.
+    pub unsettled: u64,
+    /// How often in a row the sessions were looked over without a piece of it having come.
+    pub silent_sweeps: u32,
     /// The bodies of the fragment frames, back to back; empty if it is refused.
     pub bodies: Vec<u8>,
     /// Set if it is refused: the rest of the pieces is dropped.
@@ -67,14 +80,52 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Bytes that are reserved for it.
+    /// Bytes of a beginning: the piece that makes itself known, and the one that shows whether its
+    /// sender goes on.
+    const BEGINNING_BYTES: u32 = 2 * FRAGMENT_BYTES_MAX as u32;
+
+    /// Bytes that may come before there is memory for all of it.
     #[must_use]
-    pub fn reserved(&self) -> u64 {
-        if self.refused.is_none() {
-            u64::from(self.message_bytes)
+    pub const fn beginning_bytes(message_bytes: u32) -> u32 {
+        if message_bytes < Self::BEGINNING_BYTES {
+            message_bytes
         } else {
-            0
+            Self::BEGINNING_BYTES
         }
+    }
+
+    /// Bytes that are reserved for it in its room.
+    #[must_use]
+    pub const fn reserved(&self) -> u64 {
+        match (self.refused, self.room) {
+            (Some(_), _) => 0,
+            (None, Room::Beginning) => Self::beginning_bytes(self.message_bytes) as u64,
+            (None, Room::Whole) => self.message_bytes as u64,
+        }
+    }
+
+    /// Takes memory for the bodies that may come, all at once.
+    pub fn expect_bytes(&mut self) {
+        let pieces = (self.message_bytes as usize).div_ceil(FRAGMENT_BYTES_MAX);
+        let all = self.reserved() as usize + pieces * FragmentHead::BYTES;
+        self.bodies
+            .reserve_exact(all.saturating_sub(self.bodies.len()));
+    }
+
+    /// The next piece.
+    #[must_use]
+    pub const fn next_piece(&self) -> FragmentHead {
+        FragmentHead {
+            message_bytes: self.message_bytes,
+            offset: self.arrived,
+        }
+    }
+
+    /// Whether the next piece has a place.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        let after = self.arrived as usize + self.next_piece().piece_bytes();
+        self.room == Room::Whole || after <= Self::beginning_bytes(self.message_bytes) as usize
     }
 }
 
@@ -100,8 +151,8 @@ pub enum Held {
         sequence: u64,
         /// Which piece.
         head: FragmentHead,
-        /// The frame was published `mandatory`.
-        mandatory: bool,
+        /// The flags of the frame.
+        flags: u8,
         /// The body of its frame; nothing if there was no room to keep it.
         body: Vec<u8>,
     },
@@ -114,14 +165,16 @@ pub enum Held {
         /// Its pieces, in memory of their own.
         assembly: Assembly,
     },
-    /// Messages that there was no room to keep.
-    Lost {
+    /// Messages that are refused when those before them are taken.
+    Refused {
         /// Sequence of the first.
         first: u64,
         /// How many.
         count: u32,
         /// Their padded bytes.
         bytes: u32,
+        /// Why.
+        code: Code,
     },
 }
 
@@ -135,7 +188,7 @@ impl Held {
         let bytes = match self {
             Self::Batch { bytes, .. } => bytes.len(),
             Self::Piece { body, .. } => body.len(),
-            Self::Whole { .. } | Self::Lost { .. } => 0,
+            Self::Whole { .. } | Self::Refused { .. } => 0,
         };
         bytes as u64 + Self::NOTE_BYTES
     }
@@ -182,6 +235,9 @@ pub struct Producer {
     pub reserved: u64,
     /// A large message of which not all frames have come.
     pub arriving: Option<Arriving>,
+    /// The last large message, if it was refused before all of it had come: the rest of its pieces
+    /// may be on their way, and is ignored (P-31).
+    pub unwanted: Option<Arriving>,
     /// A large message of which pieces were taken, but not all.
     pub assembly: Option<Assembly>,
     /// What was published and waits for room.
@@ -239,6 +295,7 @@ impl Producer {
             waits_for: 0,
             reserved: 0,
             arriving: None,
+            unwanted: None,
             assembly: None,
             held: VecDeque::new(),
             holding: false,
@@ -269,6 +326,36 @@ impl Producer {
             return Err(Code::CreditExceeded);
         }
         self.used = used;
+        Ok(())
+    }
+
+    /// Whether what it holds begins with a piece that waits for memory for its large message.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        let assembly = self.assembly.as_ref();
+        assembly.is_some_and(|assembly| assembly.refused.is_none() && !assembly.has_place())
+    }
+
+    /// Whether it is in the middle of a large message for all of which there is memory.
+    #[must_use]
+    pub fn is_in_a_large_one(&self) -> bool {
+        let assembly = self.assembly.as_ref();
+        assembly.is_some_and(|assembly| assembly.room == Room::Whole)
+    }
+
+    /// A piece of a large message that was refused before it came (P-31): it counts like others.
+    ///
+    /// # Errors
+    /// It is not the next one, or beyond credit.
+    pub fn ignore_piece(&mut self, mut unwanted: Arriving, head: FragmentHead) -> Result<(), Code> {
+        if unwanted.message_bytes != head.message_bytes || unwanted.arrived != head.offset {
+            return Err(Code::BodyMalformed);
+        }
+        let bytes = padded(head.piece_bytes()) as u64;
+        self.charge(0, bytes)?;
+        self.settled.1 += bytes;
+        unwanted.arrived += head.piece_bytes() as u32;
+        self.unwanted = (!head.is_last()).then_some(unwanted);
         Ok(())
     }
 

@@ -90,13 +90,14 @@ impl Flow {
         self.names.remove(&(producer.id.0, key));
         self.granted_bytes -= producer.reserved;
         for held in &producer.held {
-            self.held_bytes -= held.cost();
+            self.note_unheld(held);
             if let Held::Whole { assembly, .. } = held {
-                self.assembly_bytes -= assembly.reserved();
+                self.give_back(assembly.room, assembly.reserved());
             }
         }
         if let Some(assembly) = producer.assembly {
-            self.assembly_bytes -= assembly.reserved();
+            self.give_back(assembly.room, assembly.reserved());
+            self.beginnings.retain(|waits| *waits != key);
         }
     }
 
@@ -130,13 +131,15 @@ impl Flow {
             return Ok(());
         };
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        // Nothing comes between the pieces of a large message (P-31).
-        if header.count == 0 || producer.arriving.is_some() {
+        // Nothing comes between the pieces of a large message (P-31), and each message has a checksum
+        // of its own (P-5).
+        if header.count == 0 || producer.arriving.is_some() || header.body_crc != 0 {
             return Err(Code::BodyMalformed);
         }
         producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
+        producer.unwanted = None;
         let waits = producer.holding;
         let frame = Group {
             first: header.sequence,
@@ -144,6 +147,12 @@ impl Flow {
             bytes: body,
             mandatory: header.flags & PUBLISH_MANDATORY != 0,
         };
+        //= P-92
+        if header.flags & !PUBLISH_MANDATORY != 0 {
+            check_batch(frame)?;
+            self.refuse_frame(key, frame, Code::SettingInvalid);
+            return Ok(());
+        }
         let (taken, bytes) = if waits {
             (0, 0)
         } else {
@@ -715,8 +724,18 @@ impl Flow {
         };
         let (head, piece) = FragmentHead::split(body)?;
         let producer = self.producers.get_mut(key).ok_or(Code::Internal)?;
-        producer.expect(header.sequence, 1)?;
         let bytes = padded(piece.len()) as u64;
+        if let Some(unwanted) = producer.unwanted
+            && header.sequence == producer.next - 1
+        {
+            producer.ignore_piece(unwanted, head)?;
+            self.dirty(key);
+            return Ok(());
+        }
+        producer.expect(header.sequence, 1)?;
+        producer.unwanted = None;
+        // Whatever sequence the first publish chose, all pieces of it have (P-31).
+        producer.next = header.sequence;
         let arriving = producer.arriving.take();
         // The first piece begins a message, and each other one goes on with one (P-31).
         let mut arriving = match arriving {
@@ -742,19 +761,18 @@ impl Flow {
         }
         self.stats.published_bytes += bytes;
         let waits = producer.holding;
-        let mandatory = header.flags & PUBLISH_MANDATORY != 0;
         if waits
             || !self.take_piece(
                 key,
                 header.sequence,
                 head,
-                mandatory,
+                header.flags,
                 body,
                 buffers,
                 effects,
             )
         {
-            self.hold_piece(key, header.sequence, head, mandatory, body);
+            self.hold_piece(key, header.sequence, head, header.flags, body);
         }
         Ok(())
     }
@@ -870,7 +888,7 @@ impl Flow {
         let missing = window.saturating_sub(bytes);
         // The rest of a large message has its memory; all others wait while much is held.
         //= P-33
-        let more = if self.holds_much() && producer.assembly.is_none() {
+        let more = if self.holds_much() && !producer.is_in_a_large_one() {
             self.starved = true;
             0
         } else {
@@ -941,11 +959,22 @@ fn refusal_text(code: Code) -> &'static str {
         Code::LevelUnavailable => "a target queue is volatile and level durable was asked for",
         Code::JournalFailed => "the journal of a target queue has failed; restart the broker",
         Code::QueueDamaged => "a target queue refuses service because of a damaged range",
-        Code::Overloaded => "this connection published too much beside a large message; try again",
-        Code::TimedOut => "the rest of the message did not come in time; others need its memory",
+        Code::Overloaded => {
+            "as many large messages are on their way as there is memory for, or this connection \
+             published too much beside one; try again"
+        }
+        Code::TimedOut => {
+            "the rest of the message did not come in time, and others need its memory"
+        }
         Code::ShuttingDown => "the broker is shutting down",
         Code::MessageTooLarge => "the message is larger than agreed in the handshake",
         Code::Indeterminate => "the outcome is unknown: a target was lost before it answered",
+        Code::QueueUnknown => "a target queue was deleted meanwhile",
+        Code::ProducerFenced => "a newer epoch of this producer has opened",
+        Code::SettingInvalid => "a flag of the frame is not known",
+        Code::SequenceTooOld => {
+            "below the window of sequences that are remembered: it may have been stored before"
+        }
         _ => "the publish was refused",
     }
 }

@@ -101,7 +101,7 @@ impl Spread {
     }
 
     /// Bytes of memory that it takes.
-    fn cost(&self) -> usize {
+    pub(super) fn cost(&self) -> usize {
         self.bytes.len() + self.parts.len() * size_of::<Part>()
     }
 
