@@ -15,7 +15,7 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
-use crate::data::consumer::{Forward, Sink};
+use crate::data::consumer::Sink;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
 use crate::effect::Buffers;
@@ -786,16 +786,10 @@ impl Running {
                 bytes,
                 ends,
             } => {
-                let forward = Forward {
-                    from,
-                    id,
-                    conn,
-                    channel,
-                    consumer,
-                    bytes,
-                    ends,
-                };
-                flow.receive_forward(forward, effects);
+                flow.take_forward(from, id, conn, bytes, effects);
+                if ends {
+                    flow.detach(conn, channel, consumer);
+                }
             }
             Request::Resume { conn } => {
                 flow.resume((from, conn));

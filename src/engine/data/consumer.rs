@@ -75,25 +75,6 @@ impl Sink {
     }
 }
 
-/// What another core forwards to a connection of this one.
-#[derive(Debug)]
-pub struct Forward {
-    /// Who.
-    pub from: CoreId,
-    /// Number of the request.
-    pub id: u32,
-    /// The connection.
-    pub conn: ConnId,
-    /// The consumer's channel there.
-    pub channel: u16,
-    /// Its key at the core of its queue.
-    pub consumer: u64,
-    /// Whole frames.
-    pub bytes: Vec<u8>,
-    /// The last of them closes the consumer.
-    pub ends: bool,
-}
-
 /// A frame for a consumer that the owning core has not opened yet (P-10).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EarlyFrame {

@@ -14,7 +14,7 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{EarlyFrame, Forward, GetWait, LargeDelivery, Sink};
+use crate::data::consumer::{EarlyFrame, GetWait, LargeDelivery, Sink};
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::journal::Located;
 use crate::data::journal::block::BLOCK_ALIGN;
@@ -260,32 +260,6 @@ impl Flow {
         owner: CoreId,
         conn: ConnId,
         channel: u16,
-        sequence: u64,
-        outcome: Result<u64, Code>,
-        effects: &mut Effects,
-    ) {
-        self.open_subscribed(owner, (conn, channel), sequence, outcome, effects);
-        let is_early = |forward: &mut Forward| (forward.conn, forward.channel) == (conn, channel);
-        let early: Vec<Forward> = self.early_forwards.extract_if(.., is_early).collect();
-        for forward in early {
-            self.take_forward(forward, effects);
-        }
-    }
-
-    /// Takes what another core forwards to a connection of this one; it waits for the answer that
-    /// opened its consumer, which comes by another lane.
-    pub(crate) fn receive_forward(&mut self, forward: Forward, effects: &mut Effects) {
-        let session = self.sessions.get(forward.conn);
-        match session.map(|session| session.channel(forward.channel)) {
-            Some(Channel::ConsumerOpening { .. }) => self.early_forwards.push(forward),
-            _ => self.take_forward(forward, effects),
-        }
-    }
-
-    fn open_subscribed(
-        &mut self,
-        owner: CoreId,
-        (conn, channel): (ConnId, u16),
         sequence: u64,
         outcome: Result<u64, Code>,
         effects: &mut Effects,

@@ -9,7 +9,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
-use crate::data::consumer::{EarlyFrame, Forward, GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, GetWait, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -426,8 +426,6 @@ pub struct Flow {
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
     pub(crate) early: Vec<EarlyFrame>,
-    /// What other cores forward to consumers that this one does not know to be open yet.
-    pub(crate) early_forwards: Vec<Forward>,
     /// Publishes of other cores that wait for their turn.
     pub(crate) waiting: VecDeque<(CoreId, u32, Box<RemotePublish>)>,
     /// The publish that is being copied into queues of this core.
@@ -530,7 +528,6 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
-            early_forwards: Vec::new(),
             waiting: VecDeque::new(),
             underway: None,
             spread: Spread::default(),
@@ -1001,16 +998,14 @@ impl Flow {
     }
 
     /// Frames that another core's consumer sends through a connection of this core.
-    pub(crate) fn take_forward(&mut self, forward: Forward, effects: &mut Effects) {
-        let Forward {
-            from,
-            id,
-            conn,
-            channel,
-            consumer,
-            mut bytes,
-            ends,
-        } = forward;
+    pub(crate) fn take_forward(
+        &mut self,
+        from: CoreId,
+        id: u32,
+        conn: ConnId,
+        mut bytes: Vec<u8>,
+        effects: &mut Effects,
+    ) {
         self.say(conn, effects, |out| out.extend_from_slice(&bytes));
         bytes.clear();
         self.look_behind(conn);
@@ -1023,9 +1018,6 @@ impl Flow {
         }
         let room = !behind;
         self.reply(from, id, Reply::Forwarded { room, bytes }, effects);
-        if ends {
-            self.detach(conn, channel, consumer);
-        }
     }
 
     /// Keeps a vector that came back from another core for the next request.
