@@ -137,6 +137,13 @@ impl Broker {
         }
     }
 
+    /// The same broker; what its engines do in its next lives is recorded.
+    pub fn recording(mut self, record: Record) -> Self {
+        assert!(self.running.is_none(), "it has not started yet");
+        self.record = Some(record);
+        self
+    }
+
     /// Its data directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
