@@ -375,6 +375,9 @@ impl Flow {
         let Some(producer) = self.producers.get_mut(key) else {
             return true;
         };
+        if producer.is_spreading && !producer.held.is_empty() {
+            return false;
+        }
         let Some(held) = producer.held.pop_front() else {
             return true;
         };
@@ -665,6 +668,8 @@ impl Flow {
                     stored: false,
                 };
                 self.push_span(key, span);
+                let producer = self.producers.get_mut(key).expect("it was just looked at");
+                producer.is_spreading = !others.is_empty() && !crate::mutant!(LargeOvertaken);
                 let underway = Underway {
                     origin: Origin::Producer {
                         key,
@@ -1107,7 +1112,13 @@ impl Flow {
             }
             self.dirty(rest.key);
         }
-        let Some((core, queues)) = rest.others.pop() else {
+        let next = rest.others.pop();
+        if rest.others.is_empty()
+            && let Some(producer) = self.producers.get_mut(rest.key)
+        {
+            producer.is_spreading = false;
+        }
+        let Some((core, queues)) = next else {
             self.assembly_bytes -= u64::from(rest.message_bytes);
             return;
         };

@@ -137,7 +137,7 @@ impl Flow {
         producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
-        let waits = producer.holding;
+        let waits = producer.holding || producer.is_spreading;
         let frame = Group {
             first: header.sequence,
             count: header.count,
@@ -728,7 +728,7 @@ impl Flow {
             producer.arriving = Some(arriving);
         }
         self.stats.published_bytes += bytes;
-        let waits = producer.holding;
+        let waits = producer.holding || producer.is_spreading;
         let mandatory = header.flags & PUBLISH_MANDATORY != 0;
         if waits
             || !self.take_piece(
