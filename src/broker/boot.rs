@@ -17,12 +17,14 @@ use crate::boot_error::{BootError, BootErrorKind};
 use crate::budget::{Budget, CoreBudget, Demand};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
+use crate::control::flight::{self, FlightWriter};
 use crate::control::identity::Identity;
 use crate::control::log::Log;
 use crate::data::buffers::{BUFFER_BYTES_DEFAULT, BufferPool};
 use crate::data::conn::ConnLimits;
 use crate::data::drive::{CoreMail, Drive, Failure};
 use crate::data::engine::{Engine, Recording};
+use crate::data::flight::{Crash, FlightRecorder};
 use crate::data::mesh::{self, MeshEndpoint};
 use crate::data::notices::Reporter;
 use crate::data::store::Store;
@@ -51,6 +53,7 @@ pub struct Running {
     cores: Vec<CoreHandle<()>>,
     ports: Vec<CorePort>,
     budget: Budget,
+    flights: Option<FlightWriter>,
     /// Held until the last core has ended.
     _lock: DirectoryLock,
 }
@@ -95,6 +98,9 @@ impl Running {
         }
         if let Some(admin) = self.admin.take() {
             admin.shutdown();
+        }
+        if let Some(flights) = self.flights.take() {
+            flights.end();
         }
         match died {
             None => Ok(()),
@@ -163,6 +169,13 @@ pub fn start_recorded(
         })?;
         bells.push(bell);
     }
+    let flights = match config.flight_recorder {
+        0 => None,
+        _ => {
+            let writer = FlightWriter::start(&config.data_dir, cores);
+            Some(writer.map_err(|error| environment(format!("no thread is left: {error}")))?)
+        }
+    };
     let mut endpoints = mesh::build::<CoreMail>(&bells, MESH_CAPACITY);
     let (started, starts) = flume::bounded(usize::from(cores));
     let mut handles = Vec::new();
@@ -188,6 +201,11 @@ pub fn start_recorded(
             listener,
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
+            flight: flights.as_ref().map(|writer| FlightParts {
+                directory: config.data_dir.clone(),
+                turns: config.flight_recorder,
+                crashes: writer.crashes(),
+            }),
             record: record.clone(),
             report: Box::new(move |severity, text| {
                 if let Some(log) = &log {
@@ -250,6 +268,7 @@ pub fn start_recorded(
         cores: handles,
         ports,
         budget,
+        flights,
         _lock: lock,
     };
     if let Some(sentence) = &mut sentence {
@@ -281,9 +300,26 @@ struct Parts {
     listener: Listener,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
+    flight: Option<FlightParts>,
     record: Option<flume::Sender<Recording>>,
     report: Reporter,
     started: flume::Sender<(u16, Result<(), Failure>)>,
+}
+
+/// What the flight recorder of a core is made of.
+struct FlightParts {
+    directory: PathBuf,
+    turns: u32,
+    crashes: flume::Sender<Crash>,
+}
+
+impl FlightParts {
+    /// The recorder, which also a panic of this thread will find.
+    fn start(self, core: u16) -> FlightRecorder {
+        let recorder = FlightRecorder::new(core, self.turns, self.crashes);
+        flight::watch_this_thread(&recorder, &self.directory);
+        recorder
+    }
 }
 
 impl Parts {
@@ -316,7 +352,8 @@ impl Parts {
             checkpoints: listing.checkpoints,
         };
         let buffers_free_min = self.engine.limits.buffers_free_min;
-        let engine = Engine::boot(self.engine, found, now, self.record);
+        let flight = self.flight.map(|parts| parts.start(self.number));
+        let engine = Engine::boot(self.engine, found, now, flight, self.record);
         let drive = Drive {
             core: self.number,
             poller: runtime.poller,

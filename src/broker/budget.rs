@@ -13,6 +13,7 @@ use ringpost_wire::limits;
 use crate::config::Config;
 use crate::config::value::bytes_text;
 use crate::data::buffers::BUFFER_BYTES_DEFAULT;
+use crate::data::flight::{ENTRIES_PER_TURN, ENTRY_BYTES};
 use crate::rt::probe;
 
 /// Bytes of a buffer of the journal and block cache: one block at its largest.
@@ -53,6 +54,8 @@ pub struct Demand {
     pub writes_in_flight: u32,
     /// Largest message, in bytes: room for one on its way in, and for one on its way out.
     pub message_bytes_max: u32,
+    /// Turns that the flight recorder of a core keeps.
+    pub flight_turns: u32,
     /// Memory that the machine, or the process's control group, has; `None` if nobody knows.
     pub machine: Option<u64>,
 }
@@ -67,6 +70,7 @@ impl Demand {
             connections_max: config.connections_max,
             writes_in_flight: config.writes_in_flight,
             message_bytes_max: config.message_bytes_max,
+            flight_turns: config.flight_recorder,
             machine: probe::memory_bytes(),
         }
     }
@@ -255,12 +259,20 @@ struct Fixed {
 }
 
 /// What every core takes beside its pools.
-fn core_fixed() -> [Fixed; 1] {
-    // Stack, executor, submission and completion rings, histograms of the core's stages.
-    [Fixed {
-        name: "stack, rings, histograms",
-        bytes: 3 << 20,
-    }]
+fn core_fixed(demand: &Demand) -> [Fixed; 2] {
+    let flight_entries = u64::from(demand.flight_turns) * u64::from(ENTRIES_PER_TURN);
+    [
+        // Stack, executor, submission and completion rings, histograms of the core's stages.
+        Fixed {
+            name: "stack, rings, histograms",
+            bytes: 3 << 20,
+        },
+        // Its entries, laid out once. A copy of them, when a journal fails, is in the allocator's slack.
+        Fixed {
+            name: "flight recorder",
+            bytes: flight_entries * u64::from(ENTRY_BYTES),
+        },
+    ]
 }
 
 /// What the process takes once.
@@ -363,7 +375,7 @@ impl Budget {
     pub fn memory_min(demand: &Demand) -> u64 {
         assert!(demand.cores > 0, "a broker has at least one core");
         let process: u64 = process_fixed(demand).iter().map(|fixed| fixed.bytes).sum();
-        let fixed: u64 = core_fixed().iter().map(|fixed| fixed.bytes).sum();
+        let fixed: u64 = core_fixed(demand).iter().map(|fixed| fixed.bytes).sum();
         let pools: u64 = core_wants(demand)
             .iter()
             .map(|want| u64::from(want.count_min) * u64::from(want.unit_bytes))
@@ -381,7 +393,7 @@ impl Budget {
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
         let cores = u64::from(self.demand.cores);
-        let mut terms = Vec::with_capacity(WANTS + 5);
+        let mut terms = Vec::with_capacity(WANTS + 6);
         for Fixed { name, bytes } in process_fixed(&self.demand) {
             terms.push(Term {
                 name,
@@ -390,7 +402,7 @@ impl Budget {
                 bytes,
             });
         }
-        for Fixed { name, bytes } in core_fixed() {
+        for Fixed { name, bytes } in core_fixed(&self.demand) {
             terms.push(Term {
                 name,
                 copies: cores,
@@ -523,6 +535,7 @@ mod tests {
             connections_max: 10_000,
             writes_in_flight: 2,
             message_bytes_max: limits::MESSAGE_BYTES_MAX_DEFAULT,
+            flight_turns: 1024,
             machine: None,
         }
     }

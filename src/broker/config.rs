@@ -140,6 +140,9 @@ settings! {
         /// How long a shutdown waits for clients and writes before it closes what is left.
         /// Less or more, no confirmed message is lost.
         drain_timeout: Duration = "30s", Kind::Span { min: Duration::ZERO, max: Duration::from_secs(3600) };
+        /// Turns of each core that its flight recorder keeps in memory, 512 B each, such as 1024; 0 switches it off.
+        /// When a journal fails or a core panics they are written to the data directory.
+        flight_recorder: u32 = "0", Kind::Count { min: 0, max: 1_000_000 };
         /// Form of the log on standard error; `auto` is `human` on a terminal and `json` elsewhere.
         log_format: LogFormat = "auto", Kind::Word(&["auto", "human", "json"]);
         /// The least important events that are logged.

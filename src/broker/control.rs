@@ -2,6 +2,7 @@
 //! message.
 
 pub mod admin;
+pub mod flight;
 pub mod identity;
 pub mod log;
 pub mod metrics;

@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod conn;
 pub mod drive;
 pub mod engine;
+pub mod flight;
 pub mod mesh;
 pub mod notices;
 pub mod store;

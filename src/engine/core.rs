@@ -15,7 +15,7 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
-use crate::data::consumer::Sink;
+use crate::data::consumer::{Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
 use crate::effect::Buffers;
@@ -786,10 +786,16 @@ impl Running {
                 bytes,
                 ends,
             } => {
-                flow.take_forward(from, id, conn, bytes, effects);
-                if ends {
-                    flow.detach(conn, channel, consumer);
-                }
+                let forward = Forwarded {
+                    from,
+                    id,
+                    conn,
+                    channel,
+                    consumer,
+                    bytes,
+                    ends,
+                };
+                flow.hear_forward(forward, effects);
             }
             Request::Resume { conn } => {
                 flow.resume((from, conn));

@@ -25,7 +25,7 @@ pub trait Buffers {
 }
 
 /// A slow, rare operation on files, done off the core. Every one is durable when it is answered.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum FileOp {
     /// Create the slot's file, write it in full with zeros, sync it and its directory.
     CreateSlot {
@@ -49,7 +49,7 @@ pub enum FileOp {
 }
 
 /// Something to be done, in the order given.
-#[derive(Debug)]
+#[derive(Hash, Debug)]
 pub enum Effect {
     /// Send bytes of [`Effects::bytes`].
     Send {
@@ -143,7 +143,7 @@ pub enum Effect {
 }
 
 /// What a journal fails of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FailCause {
     /// The disk answered with an error, or wrongly.
     Disk,
@@ -152,7 +152,7 @@ pub enum FailCause {
 }
 
 /// How bad a report is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Severity {
     /// Worth a line.
     Info,

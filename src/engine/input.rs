@@ -7,7 +7,7 @@ use ringpost_wire::Code;
 use ringpost_wire::ids::CoreId;
 
 /// Why an I/O operation failed. Nothing is ever retried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IoFault {
     /// The device or file system said so; the number is the operating system's.
     Error(i32),
@@ -32,7 +32,7 @@ pub struct SlotHead {
 }
 
 /// What a file operation answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum FileReply {
     /// Done, nothing to say.
     Done,

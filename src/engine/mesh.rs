@@ -12,7 +12,7 @@ use crate::data::dedup::Known;
 use crate::ids::ConnId;
 
 /// A message between two cores.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub enum MeshMessage {
     /// Asks for something; answered by one [`MeshMessage::Reply`] with the same number.
     Request {
@@ -39,7 +39,7 @@ impl MeshMessage {
 }
 
 /// Messages of one producer for queues of one other core.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct RemotePublish {
     /// The producer.
     pub producer: ProducerId,
@@ -58,7 +58,7 @@ pub struct RemotePublish {
 }
 
 /// What one core asks of another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub enum Request {
     /// Take these messages; answered when they are as durable as their queues.
     Publish(Box<RemotePublish>),
@@ -174,7 +174,7 @@ pub enum Request {
 }
 
 /// A topology request on its way to the meta core.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct ChangeRequest {
     /// Tenant of the connection that asks.
     pub tenant: ringpost_wire::ids::TenantId,
@@ -187,7 +187,7 @@ pub struct ChangeRequest {
 }
 
 /// What a queue holds now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct QueueFigures {
     /// The queue.
     pub queue: QueueId,
@@ -208,7 +208,7 @@ pub struct QueueFigures {
 }
 
 /// Answers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub enum Reply {
     /// To `Publish`: how it ended, and the bytes back for reuse.
     Published {
@@ -248,7 +248,7 @@ pub enum Reply {
 }
 
 /// What a topology change did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Changed {
     /// Something was created or removed.
     pub changed: bool,

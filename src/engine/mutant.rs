@@ -107,6 +107,12 @@ mutants! {
     PurgeNotRecorded = "purge-not-recorded";
     /// Of two blocks for one place in the chain the abandoned one is taken (Iggy #3946).
     AbandonedBlockTaken = "abandoned-block-taken";
+    /// A consumer is told that it is open after its first deliveries, or its end (once shipped here).
+    OpenedAfterItsFrames = "opened-after-its-frames";
+    /// What is published behind a large message goes to other cores before it (once shipped here).
+    LargeOvertaken = "large-overtaken";
+    /// Starts keep to the limit of slots, though none is free (once shipped here).
+    NoSlotForAStart = "no-slot-for-a-start";
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost";
 }

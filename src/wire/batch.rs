@@ -117,7 +117,7 @@ impl DeliverHead {
 
 /// The 16 bytes before a piece of a large message:
 /// `message_bytes` u32, `offset` u32, two zero u32 (P-31).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentHead {
     /// Whole message in bytes, without padding.
     pub message_bytes: u32,
@@ -183,7 +183,7 @@ impl FragmentHead {
 }
 
 /// Delivery tags `first..=last` of a `Settle` frame (P-44).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SettleRange {
     /// First tag; 0 means "every outstanding tag up to `last`" (cumulative).
     pub first: u64,

@@ -137,6 +137,14 @@ impl Broker {
         }
     }
 
+    /// The same broker; what its engines do in its next lives is recorded, and their last turns are kept.
+    pub fn recording(mut self, record: Record) -> Self {
+        assert!(self.running.is_none(), "it has not started yet");
+        self.settings.push(("flight_recorder", "4".to_owned()));
+        self.record = Some(record);
+        self
+    }
+
     /// Its data directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()

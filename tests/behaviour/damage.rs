@@ -184,6 +184,14 @@ fn tail() -> Broker {
     broker.copied()
 }
 
+/// A broker that was stopped by force and does not start: a declaration has rotted.
+pub fn without_a_declaration() -> Broker {
+    let broker = tail();
+    // A string with its length; the declaration comes before the messages.
+    flip(broker.directory(), b"\x02\0\0\0q1", 0);
+    broker
+}
+
 /// Whether a block states that the block with these bytes is synced.
 fn is_stated(directory: &Path, bytes: &[u8]) -> bool {
     let (mut block, mut stated) = (u64::MAX, 0);
@@ -240,9 +248,7 @@ fn a_record_is_lost_with_its_head() {
 /// start before somebody gives it up; then it can be declared anew, and gets nothing of the old one.
 #[test]
 fn a_lost_declaration_is_not_a_deleted_queue() {
-    let broker = tail();
-    // A string with its length; the declaration comes before the messages.
-    flip(broker.directory(), b"\x02\0\0\0q1", 0);
+    let broker = without_a_declaration();
     let survey = offline::verify(broker.directory()).unwrap();
     assert_eq!(survey.damage.len(), 1, "{:?}", survey.damage);
     assert_eq!(survey.damage[0].partitions, "topology");

@@ -1,5 +1,6 @@
 //! The engines decide by what they are given and by nothing else: twins that are given the same want
-//! the same, through recovery, traffic between cores, a restart and a goodbye.
+//! the same, through recovery, traffic between cores, a restart and a goodbye. What the flight recorder
+//! keeps of a core is the same again.
 
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
@@ -9,6 +10,7 @@ use ringpost::data::twin::{Given, Twin};
 use ringpost_wire::control::Level;
 
 use crate::broker::{Broker, Record};
+use crate::damage::without_a_declaration;
 use crate::wire::{Wire, consumer, filler, queue_on, to, to_queue, volatile};
 
 /// Parts of a record that wait for the twins.
@@ -147,4 +149,38 @@ fn a_twin_that_missed_something_disagrees() {
     let (missed, what) = twin.join().expect("it disagrees");
     assert_eq!(missed, 1);
     assert!(what.starts_with("turn "), "{what}");
+}
+
+/// Everything that is recorded until the broker is gone.
+fn collect() -> (Record, JoinHandle<Vec<Recorded>>) {
+    let (record, recorded) = flume::bounded::<Recording>(WAITING_MAX);
+    let parts = std::thread::spawn(move || recorded.into_iter().map(|(_, part)| part).collect());
+    (record, parts)
+}
+
+/// When a journal fails, what the flight recorder writes down are the turns before, by the same digests
+/// that a twin compares.
+#[test]
+fn the_flight_recorder_keeps_what_a_twin_would_repeat() {
+    let (record, parts) = collect();
+    let broker = without_a_declaration().recording(record);
+    broker.refusal();
+    let text = std::fs::read_to_string(broker.directory().join("flight-0000.txt"));
+    let text = text.expect("the record of core 0");
+    drop(broker);
+    let mut digests = Vec::new();
+    for part in parts.join().expect("nobody panics") {
+        match part {
+            Recorded::Started { .. } => assert!(digests.is_empty(), "it starts once"),
+            Recorded::Turn(turn) => digests.push(format!("{:016x}", turn.digest)),
+        }
+    }
+    let kept = |line: &str| Some(line.split_once(" effects turn ")?.1.to_owned());
+    let kept: Vec<String> = text.lines().filter_map(kept).collect();
+    assert!(!kept.is_empty(), "{text}");
+    for line in kept {
+        let words: Vec<&str> = line.split(' ').collect();
+        let turn: usize = words[0].parse().expect("the number of a turn");
+        assert_eq!(words.last(), Some(&digests[turn].as_str()), "turn {turn}");
+    }
 }

@@ -5,16 +5,18 @@ use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ringpost_sim::ledger;
 use ringpost_sim::plan::{Fault, Mode, Overrides};
-use ringpost_sim::run::{self, Total};
-use ringpost_sim::scene::Trace;
+use ringpost_sim::run::{self, Order, Total};
+use ringpost_sim::scene::{Marks, Trace};
 
 const HELP: &str = "\
 ringpost-sim SEED               one world, with a readable trace
-ringpost-sim fuzz --seeds A..B  many worlds, quietly; a table at the end
-ringpost-sim smoke              a small fixed set of worlds, each twice
+ringpost-sim fuzz --seeds A..B  many worlds (0..2000), quietly; a table at the end
+ringpost-sim smoke              a small fixed set of worlds, some of them twice
 ringpost-sim shrink SEED        takes out of a failing world what can go
-ringpost-sim mutants            every planted bug against seeds 0..2000 (feature `mutants`)
+ringpost-sim mutants [NAME...]  planted bugs against seeds 0..2000: after how many each dies
+                                (feature `mutants`)
 
 options
   --mode safety|liveness|detect   instead of what the seed draws
@@ -23,8 +25,13 @@ options
   --cores N                       so many cores
   --quiet                         no trace, only the outcome
   --history FILE                  writes the history of one world, for ringpost-check
-  --threads N                     for fuzz (default 1)
+  --threads N                     for fuzz and mutants (default 1)
   --failures N                    for fuzz: stops after so many per thread (default 20)
+  --twice N                       for fuzz: runs the first N again and compares their traces
+  --marks N                       for fuzz: fails if a mark has fewer hits
+  --ledger FILE                   for fuzz: appends what was run to the table at its end
+  --seconds N                     for mutants: begins no more worlds after so long
+  --least N                       for mutants: so many must die, not all
   --mutant NAME                   switches a planted bug on (feature `mutants`)
 ";
 
@@ -36,6 +43,12 @@ struct Arguments {
     history: Option<String>,
     threads: u64,
     failures: u64,
+    twice: u64,
+    marks: u64,
+    ledger: Option<String>,
+    seconds: u64,
+    least: Option<usize>,
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +64,7 @@ fn main() -> ExitCode {
     let is_good = match words[..] {
         ["fuzz"] => fuzz(&arguments),
         ["smoke"] => smoke(&arguments),
-        ["mutants"] => mutants(&arguments),
+        ["mutants", ..] => mutants(&arguments),
         ["shrink", seed] => seed.parse().is_ok_and(|seed| shrink(seed, &arguments)),
         [seed] => seed.parse().is_ok_and(|seed| one(seed, &arguments)),
         _ => {
@@ -69,12 +82,18 @@ fn main() -> ExitCode {
 fn parse(mut from: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
         words: Vec::new(),
-        seeds: 0..100,
+        seeds: 0..2000,
         overrides: Overrides::default(),
         is_quiet: false,
         history: None,
         threads: 1,
         failures: 20,
+        twice: 0,
+        marks: 0,
+        ledger: None,
+        seconds: u64::MAX,
+        least: None,
+        mutant: None,
     };
     while let Some(word) = from.next() {
         let mut value = || from.next().ok_or(format!("{word} wants a value"));
@@ -105,7 +124,16 @@ fn parse(mut from: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--history" => arguments.history = Some(value()?),
             "--threads" => arguments.threads = number(value()?)?.max(1),
             "--failures" => arguments.failures = number(value()?)?,
-            "--mutant" => plant(&value()?)?,
+            "--twice" => arguments.twice = number(value()?)?,
+            "--marks" => arguments.marks = number(value()?)?,
+            "--ledger" => arguments.ledger = Some(value()?),
+            "--seconds" => arguments.seconds = number(value()?)?,
+            "--least" => arguments.least = Some(number(value()?)? as usize),
+            "--mutant" => {
+                let name = value()?;
+                plant(&name)?;
+                arguments.mutant = Some(name);
+            }
             "--seeds" => {
                 let text = value()?;
                 let (first, end) = text.split_once("..").ok_or("--seeds wants A..B")?;
@@ -162,43 +190,72 @@ fn print_total(total: &Total, seconds: f64) {
 }
 
 fn fuzz(arguments: &Arguments) -> bool {
-    let start = Instant::now();
-    let total = run::fuzz(
-        arguments.seeds.clone(),
-        &arguments.overrides,
-        arguments.threads,
-        arguments.failures,
-    );
+    let order = Order {
+        seeds: arguments.seeds.clone(),
+        twice: arguments.twice,
+        threads: arguments.threads,
+        failures_max: arguments.failures,
+    };
+    let total = run_and_print(&order, arguments);
     for (mark, count) in total.marks.iter() {
         println!("{count:>12}  {mark}");
     }
-    print_total(&total, start.elapsed().as_secs_f64());
-    println!("{} failing seeds", total.failure_count);
-    total.failure_count == 0
+    let is_good = verdict(&total, arguments.marks);
+    let entered = match &arguments.ledger {
+        None => Ok(()),
+        Some(path) => ledger::enter(path, &order.seeds, &total),
+    };
+    if let Err(error) = &entered {
+        println!("not entered: {error}");
+    }
+    is_good && entered.is_ok()
 }
 
-/// Few enough for every commit, each twice: equal traces or the simulator itself is broken.
+/// Few enough for every commit. That they reach every mark is left to larger sets.
 fn smoke(arguments: &Arguments) -> bool {
+    let order = Order {
+        seeds: 0..60,
+        twice: 10,
+        threads: arguments.threads,
+        failures_max: u64::MAX,
+    };
+    verdict(&run_and_print(&order, arguments), 0)
+}
+
+fn run_and_print(order: &Order, arguments: &Arguments) -> Total {
     let start = Instant::now();
-    let mut total = Total::default();
-    let mut is_good = true;
-    for seed in 0..60 {
-        let outcome = run::run_quiet(seed, &arguments.overrides);
-        if let Some(failure) = &outcome.failure {
-            println!("seed {seed}: {}", run::first_lines(failure));
-            is_good = false;
-        }
-        if seed % 6 == 0 {
-            let again = run::run_quiet(seed, &arguments.overrides);
-            if again.trace_hash != outcome.trace_hash {
-                println!("seed {seed}: two runs differ");
-                is_good = false;
-            }
-        }
-        total.add(seed, &outcome);
-    }
+    let total = run::fuzz(order, &arguments.overrides, || {
+        // It was checked when it was read.
+        let _ = arguments.mutant.as_deref().map(plant);
+    });
     print_total(&total, start.elapsed().as_secs_f64());
-    is_good
+    total
+}
+
+/// Lowest marks that are printed.
+const LOWEST: usize = 10;
+
+fn verdict(total: &Total, marks_min: u64) -> bool {
+    let mut lowest: Vec<(u64, &str)> = Marks::EXPECTED
+        .iter()
+        .map(|mark| (total.marks.count(mark), *mark))
+        .collect();
+    lowest.sort_unstable();
+    let few = lowest.iter().take_while(|(count, _)| *count < marks_min);
+    let few = few.count();
+    let shown: Vec<String> = lowest[..LOWEST.max(few).min(lowest.len())]
+        .iter()
+        .map(|(count, mark)| format!("{mark} {count}"))
+        .collect();
+    println!("lowest of {} marks: {}", lowest.len(), shown.join(", "));
+    if few > 0 {
+        println!("{few} marks were hit less than {marks_min} times");
+    }
+    println!(
+        "{} failing seeds; {} seeds run twice and compared",
+        total.failure_count, total.twice
+    );
+    total.failure_count == 0 && few == 0
 }
 
 fn shrink(seed: u64, arguments: &Arguments) -> bool {
@@ -223,52 +280,114 @@ fn plant(_name: &str) -> Result<(), String> {
     Err("built without the feature `mutants`".into())
 }
 
-/// Every planted bug must die; prints after how many seeds. A seed that fails without the bug too
-/// proves nothing about it and is passed over.
+/// What a planted bug has come to.
+#[cfg(feature = "mutants")]
+struct Trial {
+    planted: ringpost_engine::mutant::Mutant,
+    /// Seeds that it has met.
+    met: u64,
+    seconds: f64,
+    /// What ended it.
+    failure: Option<String>,
+}
+
+/// Planted bugs meet seeds in rounds, so that those that die early have died when time is short.
+#[cfg(feature = "mutants")]
+const ROUNDS: [u64; 4] = [50, 200, 800, u64::MAX];
+
+/// Every planted bug must die, or `--least` of them; prints after how many seeds. A seed that fails
+/// without the bug too proves nothing about it and is passed over.
 #[cfg(feature = "mutants")]
 fn mutants(arguments: &Arguments) -> bool {
-    use ringpost_engine::mutant::{self, Mutant};
-    let seeds_max = 2000;
-    let mut alive = 0;
-    let mut passed_over = std::collections::BTreeSet::new();
-    for planted in Mutant::ALL {
-        let start = Instant::now();
-        let killed = (0..seeds_max).find_map(|seed| {
-            mutant::plant(Some(*planted));
-            let failure = run::run_quiet(seed, &arguments.overrides).failure?;
-            mutant::plant(None);
-            if run::run_quiet(seed, &arguments.overrides).failure.is_some() {
-                passed_over.insert(seed);
-                return None;
+    use ringpost_engine::mutant::Mutant;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let named = |mutant: &Mutant| {
+        let names = &arguments.words[1..];
+        names.is_empty() || names.iter().any(|name| name == mutant.word())
+    };
+    let seeds_max = arguments.seeds.end;
+    let start = Instant::now();
+    let is_over = || start.elapsed().as_secs() >= arguments.seconds;
+    let passed_over = Mutex::new(std::collections::BTreeSet::new());
+    let chosen = Mutant::ALL.iter().filter(|mutant| named(mutant));
+    let mut trials: Vec<Mutex<Trial>> = chosen
+        .map(|planted| {
+            Mutex::new(Trial {
+                planted: *planted,
+                met: 0,
+                seconds: 0.0,
+                failure: None,
+            })
+        })
+        .collect();
+    for round in ROUNDS {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut trial = trial.lock().expect("a trial catches what its worlds do");
+                let begun = Instant::now();
+                while trial.failure.is_none() && trial.met < round.min(seeds_max) && !is_over() {
+                    let seed = trial.met;
+                    trial.met += 1;
+                    let failure = fails_with(trial.planted, seed, &arguments.overrides);
+                    match failure {
+                        Ok(failure) => trial.failure = failure,
+                        Err(()) => {
+                            passed_over.lock().expect("nobody panics").insert(seed);
+                        }
+                    }
+                }
+                trial.seconds += begun.elapsed().as_secs_f64();
             }
-            Some((seed, failure))
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..arguments.threads {
+                scope.spawn(work);
+            }
         });
-        mutant::plant(None);
-        let seconds = start.elapsed().as_secs_f64();
-        match killed {
-            Some((seed, failure)) => {
+    }
+    let mut died = 0;
+    let mut late = 0;
+    for trial in &mut trials {
+        let trial = trial.get_mut().expect("a trial catches what its worlds do");
+        let (word, met, seconds) = (trial.planted.word(), trial.met, trial.seconds);
+        match &trial.failure {
+            Some(failure) => {
+                died += 1;
+                late += usize::from(met > 50);
                 let failure: String = failure.replace('\n', " ").chars().take(120).collect();
-                println!(
-                    "{:<28} {:>5} seeds {seconds:>6.1} s  {failure}",
-                    planted.word(),
-                    seed + 1
-                );
+                println!("{word:<28} {met:>5} seeds {seconds:>6.1} s  {failure}");
             }
-            None => {
-                alive += 1;
-                println!("{:<28} ALIVE after {seeds_max} seeds", planted.word());
-            }
+            None => println!("{word:<28} ALIVE after {met} seeds"),
         }
     }
+    let passed_over = passed_over.into_inner().expect("nobody panics");
     if !passed_over.is_empty() {
         println!("failing without any planted bug, not counted: {passed_over:?}");
     }
     println!(
-        "{} of {} planted bugs died",
-        Mutant::ALL.len() - alive,
-        Mutant::ALL.len()
+        "{died} of {} planted bugs died, {late} of them after more than 50 seeds",
+        trials.len()
     );
-    alive == 0
+    died >= arguments.least.unwrap_or(trials.len()) && passed_over.is_empty()
+}
+
+/// Whether a seed fails with a planted bug, and how; an error if it fails without.
+#[cfg(feature = "mutants")]
+fn fails_with(
+    planted: ringpost_engine::mutant::Mutant,
+    seed: u64,
+    overrides: &Overrides,
+) -> Result<Option<String>, ()> {
+    use ringpost_engine::mutant;
+    mutant::plant(Some(planted));
+    let failure = run::run_quiet(seed, overrides).failure;
+    mutant::plant(None);
+    if failure.is_some() && run::run_quiet(seed, overrides).failure.is_some() {
+        return Err(());
+    }
+    Ok(failure)
 }
 
 #[cfg(not(feature = "mutants"))]

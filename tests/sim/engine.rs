@@ -10,12 +10,16 @@ use ringpost_wire::ids::CoreId;
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
 
-/// Bytes of a buffer: a piece of a large message must fit, where there are any.
+/// Bytes of a buffer: a piece of a large message must fit, where there are any. The smaller they are,
+/// the more segments a world fills, frees and fills again.
 fn buffer_bytes(plan: &Plan) -> u32 {
-    if plan.faults.has(Fault::LargeMessages) {
-        256 << 10
-    } else {
-        32 << 10
+    match (
+        plan.faults.has(Fault::LargeMessages),
+        plan.faults.has(Fault::TinySegments),
+    ) {
+        (true, _) => 256 << 10,
+        (false, true) => 16 << 10,
+        (false, false) => 32 << 10,
     }
 }
 
@@ -54,7 +58,7 @@ fn limits(plan: &Plan) -> Limits {
         requests_per_peer_max: requests_per_peer_max(plan),
         volatile_buffers: if tiny { 4 } else { 16 },
         buffers_free_min: if tiny { 6 } else { 8 },
-        slots_max: random.within(8..=64) as u32,
+        slots_max: random.scale(8..=64) as u32,
         assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
         beginning_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
         acks_apart_max: if random.coin() { 0 } else { 32 },

@@ -229,7 +229,7 @@ impl Plan {
             // Drawn in every mode, so that switching a mode or fault off moves no other draw.
             let is_on = match fault {
                 Fault::Crash => random.below(10) < 8,
-                Fault::LargeMessages => random.below(20) == 0,
+                Fault::LargeMessages => random.below(10) == 0,
                 Fault::Silence | Fault::HungDisk | Fault::FileError => random.below(5) == 0,
                 _ => random.coin(),
             };
@@ -254,7 +254,7 @@ impl Plan {
         let cores = [1, 2, 2, 2, 3][random.index(5)];
         let partitions = random.scale(1..=16) as u16;
         let clients = random.within(2..=6) as usize;
-        let publishes = random.scale(60..=2000);
+        let publishes = random.scale(100..=4500);
         let plan = Self {
             seed,
             mode,
@@ -285,7 +285,11 @@ impl Plan {
             socket_bytes: random.scale(if has(Fault::ByteCuts) { 64 } else { 4096 }..=262_144),
             disk_bytes: 1 << 30,
             crash_every: random.scale(2 * MS..=300 * MS),
-            fault_rate: Rate(random.scale(200..=20_000) as u32),
+            // Of damage there is one kind a world, in few worlds.
+            fault_rate: Rate(match mode {
+                Mode::Safety | Mode::Liveness => random.scale(200..=20_000),
+                Mode::Detect => random.scale(2_000..=50_000),
+            } as u32),
         };
         assert!(plan.clients > 0, "a world has clients");
         plan

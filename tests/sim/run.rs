@@ -72,6 +72,8 @@ pub fn run_quiet(seed: u64, overrides: &Overrides) -> Outcome {
 pub struct Total {
     /// Worlds.
     pub seeds: u64,
+    /// Worlds that were run twice.
+    pub twice: u64,
     /// Failing seeds, the first ones, with what was wrong.
     pub failures: Vec<(u64, String)>,
     /// How many failed.
@@ -114,6 +116,7 @@ impl Total {
     /// Adds what another thread found.
     pub fn merge(&mut self, other: Total) {
         self.seeds += other.seeds;
+        self.twice += other.twice;
         self.failures.extend(other.failures);
         self.failures.sort();
         self.failures.truncate(FAILURES_KEPT_MAX);
@@ -127,30 +130,47 @@ impl Total {
     }
 }
 
-/// Runs the seeds of a range on some threads; `stop` ends it early.
+/// Worlds to be run.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Their seeds.
+    pub seeds: std::ops::Range<u64>,
+    /// So many of the first ones are run twice: they must be the same worlds.
+    pub twice: u64,
+    /// On so many threads.
+    pub threads: u64,
+    /// A thread stops after so many failures.
+    pub failures_max: u64,
+}
+
+/// Runs the worlds of an order; `prepare` is called on each thread before the first.
 #[must_use]
-pub fn fuzz(
-    seeds: std::ops::Range<u64>,
-    overrides: &Overrides,
-    threads: u64,
-    stop_at_failures: u64,
-) -> Total {
-    let worker = |thread: u64| {
+pub fn fuzz(order: &Order, overrides: &Overrides, prepare: impl Fn() + Sync) -> Total {
+    let worker = &|thread: u64| {
+        prepare();
         let mut total = Total::default();
-        let mut seed = seeds.start + thread;
-        while seed < seeds.end && total.failure_count < stop_at_failures {
-            let outcome = run_quiet(seed, overrides);
+        let mut seed = order.seeds.start + thread;
+        while seed < order.seeds.end && total.failure_count < order.failures_max {
+            let mut outcome = run_quiet(seed, overrides);
+            if seed - order.seeds.start < order.twice {
+                total.twice += 1;
+                let again = run_quiet(seed, overrides);
+                if again.trace_hash != outcome.trace_hash {
+                    let differ = || "two runs of it differ".to_owned();
+                    outcome.failure.get_or_insert_with(differ);
+                }
+            }
             if let Some(failure) = &outcome.failure {
                 println!("seed {seed}: {}", first_lines(failure));
             }
             total.add(seed, &outcome);
-            seed += threads;
+            seed += order.threads;
         }
         total
     };
     let mut total = Total::default();
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
+        let workers: Vec<_> = (0..order.threads)
             .map(|thread| scope.spawn(move || worker(thread)))
             .collect();
         for handle in workers {

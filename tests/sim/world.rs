@@ -463,6 +463,9 @@ impl World {
         }
         say!(self.scene, "==== crash");
         self.scene.marks.hit("crash");
+        if !self.is_serving {
+            self.scene.marks.hit("crash while starting");
+        }
         self.is_up = false;
         self.life += 1;
         let mut writes = 0;
@@ -843,7 +846,12 @@ impl World {
                     "the lane from core {core} to core {to}, replies {is_reply}, overflows"
                 );
                 let last = self.mesh_last.entry((core, to, is_reply)).or_default();
-                let delay = self.random_turns.scale(100..=self.scene.plan.mesh_max);
+                // Now and then as long as it can take: what was sent on other lanes overtakes it.
+                let most = self.scene.plan.mesh_max;
+                let delay = match self.random_turns.below(4) {
+                    0 => self.random_turns.within(100..=most),
+                    _ => self.random_turns.scale(100..=most),
+                };
                 *last = (*last).max(self.scene.now + delay);
                 let delay = *last - self.scene.now;
                 let life = self.life;
@@ -1352,7 +1360,7 @@ impl World {
             let day = 86_400_000_000;
             self.wall_skew_us = self.random_trouble.within(0..=20 * day) as i64 - 10 * day as i64;
         }
-        if self.scene.has(Fault::NoSpace) && self.random_trouble.below(30) == 0 {
+        if self.scene.has(Fault::NoSpace) && self.random_trouble.below(50) == 0 {
             let disk = &mut self.disks[core];
             let room = if self.random_trouble.coin() {
                 1 << 30

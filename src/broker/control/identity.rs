@@ -5,6 +5,7 @@
 //! data directory
 //! ├── ringpost.toml      this file's content
 //! ├── lock               held by the broker that uses the directory
+//! ├── flight-0000.txt    the flight record of a core that failed, and flight-0000.old.txt
 //! └── layout-0001/       raised when the number of cores changes
 //!     └── core-0000/     a journal: slots `00000000.seg`…, two checkpoints
 //! ```

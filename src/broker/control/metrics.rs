@@ -697,6 +697,7 @@ mod tests {
             connections_max: 100,
             writes_in_flight: 2,
             message_bytes_max: 16 << 20,
+            flight_turns: 1024,
             machine: None,
         };
         ProcessSnapshot {

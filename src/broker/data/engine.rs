@@ -1,15 +1,16 @@
-//! The engine of one core, and what is recorded of it where somebody asks for that. Does not know
-//! what the record is for.
+//! The engine of one core, and the one place that sees all that it is given and all that it wants: for
+//! the flight recorder, and for whoever asks for a full record. Does not know what records are for.
 
 use std::ops::Deref;
 
-use crate::data::twin::{Recorder, Turn};
 use ringpost_engine::config::CoreConfig;
 use ringpost_engine::core::Core;
 use ringpost_engine::input::Found;
 use ringpost_engine::{Effects, Input, Mono};
 
 use crate::data::buffers::BufferPool;
+use crate::data::flight::{self, FlightRecorder};
+use crate::data::twin::{Recorder, Turn};
 
 /// What a recorded core did, with its number.
 pub type Recording = (u16, Recorded);
@@ -35,6 +36,7 @@ pub enum Recorded {
 /// See the module.
 pub struct Engine {
     core: Core,
+    flight: Option<FlightRecorder>,
     record: Option<Box<Record>>,
 }
 
@@ -45,12 +47,14 @@ struct Record {
 }
 
 impl Engine {
-    /// Starts a core; everything it is given goes to `record`, if there is one.
+    /// Starts a core; the last of what it is given is kept by `flight`, if there is one, and all of it
+    /// goes to `record`, if there is one.
     #[must_use]
     pub fn boot(
         config: CoreConfig,
         found: Found,
         now: Mono,
+        flight: Option<FlightRecorder>,
         record: Option<flume::Sender<Recording>>,
     ) -> Self {
         let record = record.map(|to| {
@@ -71,6 +75,7 @@ impl Engine {
         });
         Self {
             core: Core::boot(config, found, now),
+            flight,
             record,
         }
     }
@@ -83,6 +88,9 @@ impl Engine {
         buffers: &mut BufferPool,
         effects: &mut Effects,
     ) {
+        if let Some(flight) = &self.flight {
+            flight.given(now, &input);
+        }
         match &mut self.record {
             None => self.core.step(now, input, buffers, effects),
             Some(record) => {
@@ -94,8 +102,16 @@ impl Engine {
 
     /// What it asked for is about to be done.
     pub fn performing(&mut self, effects: &Effects, buffers: &BufferPool) {
+        if self.flight.is_none() && self.record.is_none() {
+            return;
+        }
+        let digest = flight::digest(effects, buffers);
+        if let Some(flight) = &self.flight {
+            flight.performing(effects, digest);
+        }
         if let Some(record) = &mut self.record {
-            let turn = record.recorder.turn(effects, buffers);
+            let turn = record.recorder.turn(effects, digest);
+            // As above.
             let _ = record.to.send((record.core, Recorded::Turn(turn)));
         }
     }

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use ringpost_wire::checksum::crc32c;
-
 use ringpost_engine::config::CoreConfig;
 use ringpost_engine::core::Core;
 use ringpost_engine::effect::{Buffers, Effect, Effects};
 use ringpost_engine::ids::{BufferId, ConnId, Mono, OpId};
 use ringpost_engine::input::{Found, Input};
+
+use crate::data::flight::digest;
 
 /// An input that owns its bytes.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ pub struct Step {
 pub struct Turn {
     /// Its steps.
     pub steps: Vec<Step>,
-    /// Digest of what it wanted.
-    pub digest: u32,
+    /// [Digest](digest) of what it wanted.
+    pub digest: u64,
 }
 
 /// Notes what a core is given.
@@ -114,8 +114,9 @@ impl Recorder {
         }
     }
 
-    /// The effects are about to be performed: what the core did since the last time.
-    pub fn turn(&mut self, effects: &Effects, buffers: &impl Buffers) -> Turn {
+    /// The effects are about to be performed: what the core did since the last time. `digest` is that
+    /// of the effects.
+    pub fn turn(&mut self, effects: &Effects, digest: u64) -> Turn {
         for effect in &effects.list {
             if let Effect::Read {
                 op, buffer, range, ..
@@ -124,23 +125,9 @@ impl Recorder {
                 self.reads.insert(*op, (*buffer, range.clone()));
             }
         }
-        self.turn.digest = digest(effects, buffers);
+        self.turn.digest = digest;
         std::mem::take(&mut self.turn)
     }
-}
-
-/// What two turns that are the same have the same: the effects, and the bytes that they name.
-fn digest(effects: &Effects, buffers: &impl Buffers) -> u32 {
-    let text = format!("{:?}", effects.list);
-    let mut digest = crc32c(text.as_bytes()) ^ crc32c(&effects.bytes).rotate_left(1);
-    for effect in &effects.list {
-        if let Effect::Write { buffer, range, .. } | Effect::SendBuffer { buffer, range, .. } =
-            effect
-        {
-            digest = digest.rotate_left(1) ^ crc32c(buffers.bytes(*buffer, range.clone()));
-        }
-    }
-    digest
 }
 
 fn owned(input: &Input<'_>) -> Input<'static> {

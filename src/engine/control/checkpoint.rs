@@ -216,7 +216,7 @@ impl Checkpoint {
         is_counted
             && slots.len() == named().count()
             && named().all(|segment| {
-                segment.slot.0 < config.slots_max
+                segment.slot.0 < config.slots_at_start_max()
                     && (segment.journal != config.journal || segment.number < self.next_number)
                     && is_boundary(config, segment.written_bytes)
                     && segment.parts.iter().all(|part| {

@@ -454,6 +454,9 @@ impl Flow {
         let Some(producer) = self.producers.get_mut(key) else {
             return true;
         };
+        if producer.is_passing_on && !producer.held.is_empty() {
+            return false;
+        }
         let Some(held) = producer.held.pop_front() else {
             return true;
         };
@@ -824,6 +827,8 @@ impl Flow {
                     stored: false,
                 };
                 self.push_span(key, span);
+                let producer = self.producers.get_mut(key).expect("it was just looked at");
+                producer.is_passing_on = !others.is_empty() && !crate::mutant!(LargeOvertaken);
                 let underway = Underway {
                     origin: Origin::Producer {
                         key,
@@ -1276,7 +1281,13 @@ impl Flow {
             }
             self.dirty(rest.key);
         }
-        let Some((core, queues)) = rest.others.pop() else {
+        let next = rest.others.pop();
+        if rest.others.is_empty()
+            && let Some(producer) = self.producers.get_mut(rest.key)
+        {
+            producer.is_passing_on = false;
+        }
+        let Some((core, queues)) = next else {
             self.give_back(rest.room, u64::from(rest.message_bytes));
             return;
         };

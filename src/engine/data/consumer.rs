@@ -86,6 +86,25 @@ pub struct EarlyFrame {
     pub body: Vec<u8>,
 }
 
+/// Frames of another core for a connection of this one; see [`crate::mesh::Request::Forward`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forwarded {
+    /// The other core.
+    pub from: CoreId,
+    /// Number of its request.
+    pub id: u32,
+    /// The connection.
+    pub conn: ConnId,
+    /// Its channel.
+    pub channel: u16,
+    /// The consumer's key on the other core.
+    pub consumer: u64,
+    /// The frames.
+    pub bytes: Vec<u8>,
+    /// They are the last ones.
+    pub ends: bool,
+}
+
 /// A consumer that waits for messages it asked for with `Get`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GetWait {

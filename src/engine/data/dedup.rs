@@ -186,7 +186,7 @@ impl Epochs {
 }
 
 /// What a core knows of a producer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Known {
     /// The sequence after the highest one stored, over all queues of the core; 1 if there is none.
     pub next: u64,

@@ -14,7 +14,7 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{EarlyFrame, GetWait, LargeDelivery, Sink};
+use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::journal::Located;
 use crate::data::journal::block::BLOCK_ALIGN;
@@ -273,6 +273,7 @@ impl Flow {
             if let Ok(key) = outcome {
                 self.unsubscribe_at(owner, key, effects);
             }
+            self.catch_up(conn, channel, effects);
             return;
         };
         let early = self.take_early(conn, channel);
@@ -286,12 +287,51 @@ impl Flow {
                     header.count = u32::from(owner.0);
                     frame::write(out, header, &[]);
                 });
+                self.catch_up(conn, channel, effects);
                 self.step_early(early, effects);
             }
             Err(code) => {
                 session.set(channel, Channel::Closed);
                 let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, sequence);
                 self.fail(conn, header, code, subscribe_text(code), effects);
+            }
+        }
+    }
+
+    /// Frames of another core for a connection of this one. Requests may overtake replies: what comes
+    /// before the core's answer that it has opened the consumer waits for that.
+    pub(crate) fn hear_forward(&mut self, forward: Forwarded, effects: &mut Effects) {
+        let session = self.sessions.get(forward.conn);
+        let channel = session.map(|session| session.channel(forward.channel));
+        let is_ahead = match channel {
+            Some(Channel::ConsumerOpening { owner, .. }) => owner == forward.from,
+            _ => false,
+        };
+        if is_ahead && !crate::mutant!(OpenedAfterItsFrames) {
+            self.ahead.push(forward);
+            return;
+        }
+        self.take_forward(
+            forward.from,
+            forward.id,
+            forward.conn,
+            forward.bytes,
+            effects,
+        );
+        if forward.ends {
+            self.detach(forward.conn, forward.channel, forward.consumer);
+        }
+    }
+
+    /// Takes what came for a channel ahead of the answer that has come now.
+    fn catch_up(&mut self, conn: ConnId, channel: u16, effects: &mut Effects) {
+        let mut idx = 0;
+        while idx < self.ahead.len() {
+            if self.ahead[idx].conn == conn && self.ahead[idx].channel == channel {
+                let forward = self.ahead.remove(idx);
+                self.hear_forward(forward, effects);
+            } else {
+                idx += 1;
             }
         }
     }

@@ -9,7 +9,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
-use crate::data::consumer::{EarlyFrame, GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -426,6 +426,9 @@ pub struct Flow {
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
     pub(crate) early: Vec<EarlyFrame>,
+    /// What other cores sent for consumers ahead of the answer that opens them; bounded by their
+    /// requests.
+    pub(crate) ahead: Vec<Forwarded>,
     /// Publishes of other cores that wait for their turn.
     pub(crate) waiting: VecDeque<(CoreId, u32, Box<RemotePublish>)>,
     /// The publish that is being copied into queues of this core.
@@ -528,6 +531,7 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
+            ahead: Vec::new(),
             waiting: VecDeque::new(),
             underway: None,
             spread: Spread::default(),

@@ -136,6 +136,12 @@ impl Config {
         }
     }
 
+    /// Slots that there may be when starts have needed more than [`Self::slots_max`].
+    #[must_use]
+    pub const fn slots_at_start_max(&self) -> u32 {
+        self.slots_max.saturating_mul(2)
+    }
+
     /// Asserts what the code relies on.
     pub fn assert_valid(&self) {
         assert!(self.journal_uuid != 0, "a journal has an identity");

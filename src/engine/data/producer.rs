@@ -244,6 +244,9 @@ pub struct Producer {
     pub held: VecDeque<Held>,
     /// Is on the list of producers that hold something.
     pub holding: bool,
+    /// A large message has yet to be sent to some of the cores that get it: what was published after it
+    /// waits, or it would be there first.
+    pub is_passing_on: bool,
     /// The `ProducerClose` that is answered when every publish has its outcome (P-39).
     pub closing: Option<u64>,
 }
@@ -299,6 +302,7 @@ impl Producer {
             assembly: None,
             held: VecDeque::new(),
             holding: false,
+            is_passing_on: false,
             closing: None,
         }
     }
@@ -425,8 +429,8 @@ impl Producer {
             Ok(()) => span.stored = true,
             Err(code) => {
                 // Who cannot tell may have it, whatever the others say.
-                span.stored |=
-                    code == Code::Indeterminate || (span.failed.is_some() && span.kept != taken);
+                let is_unsure = code == Code::Indeterminate && !crate::mutant!(RefusedThoughUnsure);
+                span.stored |= is_unsure || (span.failed.is_some() && span.kept != taken);
                 span.kept = span.kept.min(taken);
                 span.failed = span.failed.or(Some(code));
             }
@@ -447,7 +451,7 @@ impl Producer {
                 span.stored = true;
             }
             Err(code) => {
-                span.stored |= code == Code::Indeterminate && !crate::mutant!(RefusedThoughUnsure);
+                span.stored |= code == Code::Indeterminate;
                 span.kept = 0;
                 span.failed = span.failed.or(Some(code));
             }

@@ -140,7 +140,7 @@ impl Flow {
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
         producer.unwanted = None;
-        let waits = producer.holding;
+        let waits = producer.holding || producer.is_passing_on;
         let frame = Group {
             first: header.sequence,
             count: header.count,
@@ -760,7 +760,7 @@ impl Flow {
             producer.arriving = Some(arriving);
         }
         self.stats.published_bytes += bytes;
-        let waits = producer.holding;
+        let waits = producer.holding || producer.is_passing_on;
         if waits
             || !self.take_piece(
                 key,

@@ -55,7 +55,7 @@ impl Channel {
 }
 
 /// What was agreed in the handshake.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Agreed {
     /// The tenant.
     pub tenant: TenantId,
@@ -66,7 +66,7 @@ pub struct Agreed {
 }
 
 /// What a core knows of a connection that it hands over. It has no channels.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Handover {
     /// What was agreed.
     pub agreed: Agreed,

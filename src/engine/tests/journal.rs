@@ -373,6 +373,52 @@ fn a_restart_gives_publishes_nothing_of_the_reserve() {
     assert!(short > 0, "the case that this is about");
 }
 
+/// While no checkpoint can be written acks take the last free slot, block by block. A start then has one
+/// more, or it could not write the checkpoint either that frees others.
+#[test]
+fn a_start_that_finds_no_free_slot_opens() {
+    let mut habits = Habits::small();
+    habits.config.slots_max = 14;
+    let mut toy = Toy::new(habits, 5);
+    toy.checkpoints_on = false;
+    toy.settle_down();
+    while !toy.journal.is_publish_refused() {
+        let _no_room_is_fine = toy.publish();
+        if toy.random.chance(20) {
+            toy.turn_end();
+            while toy.complete_one() {}
+        }
+    }
+    toy.settle_down();
+    let count = |toy: &Toy, state| {
+        let segments = toy.journal.segments();
+        segments.filter(|(_, s)| s.state == state).count()
+    };
+    while toy.ack(1).is_ok() {
+        toy.settle_down();
+    }
+    assert_eq!(count(&toy, SlotState::Free), 0, "acks have the reserve");
+    for restart in 0..3 {
+        toy = toy.crash().reopen();
+        toy.checkpoints_on = false;
+        for _ in 0..1_000 {
+            if !toy.journal.is_ready() {
+                toy.turn_end();
+                toy.complete_one();
+            }
+        }
+        assert!(toy.journal.is_ready(), "restart {restart}");
+    }
+    let all = toy.journal.segments().count();
+    assert!((15..28).contains(&all), "{all} slots");
+    toy.checkpoints_on = true;
+    while !toy.book.live.is_empty() {
+        toy.ack(40).expect("acks have room");
+        toy.settle_down();
+    }
+    toy.publish().expect("publishes resume");
+}
+
 /// One live message left in each of many segments: the journal shrinks to what is live.
 #[test]
 fn sparse_segments_shrink() {

@@ -19,6 +19,12 @@ use crate::scene::{Routed, Scene};
 
 /// Publishes without an outcome that a client keeps before it gives a producer up.
 const KEPT_MAX: usize = 300;
+/// Publishes that a producer has given up and may ask after later.
+const GIVEN_UP_MAX: usize = 8;
+/// Sequences that a producer may leave out when it goes on: a few windows of what brokers remember.
+const LEFT_OUT_MAX: u64 = 3_000;
+/// Sequences back to which every broker remembers (P-38).
+const REMEMBERED: u64 = 1_024;
 /// The top of `timestamp_us` in every message of the simulator: the rest names the message.
 const TAG_TOP: u64 = 0x51F0;
 
@@ -84,6 +90,10 @@ pub struct Producer {
     credit_bytes: u64,
     /// Published against the rules: never opened again.
     is_spoiled: bool,
+    /// Publishes without an outcome that it went on without.
+    given_up: Vec<Publish>,
+    /// This channel is for one of those, and for nothing else.
+    is_asking: bool,
 }
 
 /// The number that names a message in its own envelope.
@@ -112,6 +122,11 @@ impl Producer {
             }
         }
         self.pieces_sent = 0;
+        if self.is_asking {
+            self.is_asking = false;
+            let asked = self.kept.drain(..).filter(|p| p.fate != Fate::Settled);
+            self.given_up.extend(asked);
+        }
         if self.state != State::Retired {
             self.state = State::Closed;
         }
@@ -127,6 +142,19 @@ impl Producer {
     fn retire(&mut self) {
         self.state = State::Retired;
         self.kept.clear();
+        self.given_up.clear();
+    }
+
+    /// Goes on without what has no outcome, where the broker says that it may or further on (P-32).
+    fn give_up(&mut self, next: u64) {
+        for publish in self.kept.drain(..) {
+            let has_room = self.given_up.len() < GIVEN_UP_MAX;
+            let is_small = publish.length <= FRAGMENT_BYTES_MAX;
+            if publish.fate == Fate::Unknown && is_small && has_room {
+                self.given_up.push(publish);
+            }
+        }
+        self.next = self.next.max(next);
     }
 
     fn forget_settled(&mut self) {
@@ -209,6 +237,8 @@ impl Client {
             credit_messages: 0,
             credit_bytes: 0,
             is_spoiled: false,
+            given_up: Vec::new(),
+            is_asking: false,
         });
         self.producers.len() - 1
     }
@@ -281,12 +311,19 @@ impl Client {
         while batch > 0 {
             batch -= 1;
             if self.producers[at].cursor == self.producers[at].kept.len() {
+                if self.producers[at].is_asking {
+                    let is_waiting = |p: &Publish| p.fate == Fate::Waiting;
+                    if count == 0 && !self.producers[at].kept.iter().any(is_waiting) {
+                        self.close_producer(at, scene);
+                    }
+                    break;
+                }
                 if scene.published >= scene.plan.publishes
                     || self.producers[at].kept.len() > KEPT_MAX
                 {
                     break;
                 }
-                if self.random.chance(Rate(2_000)) && scene.plan.faults.has(Fault::LargeMessages) {
+                if scene.plan.faults.has(Fault::LargeMessages) && self.random.chance(Rate(50_000)) {
                     self.new_publish(at, mandatory, true, scene);
                 } else {
                     self.new_publish(at, mandatory, false, scene);
@@ -617,6 +654,25 @@ impl Client {
         producer.cursor = 0;
         producer.pieces_sent = 0;
         producer.sent = 0;
+        if producer.kept.iter().any(|p| p.fate == Fate::Unknown) {
+            if self.random.below(3) == 0 {
+                scene.marks.hit("client goes on without an outcome");
+                let left_out = match self.random.coin() {
+                    true => self.random.scale(1..=LEFT_OUT_MAX),
+                    false => 0,
+                };
+                producer.give_up(opened.sequence);
+                producer.next += left_out;
+            }
+        } else if producer.kept.is_empty() && !producer.given_up.is_empty() && self.random.coin() {
+            // Again under its own sequence, however long ago that was (P-39).
+            scene.marks.hit("client asks after an old publish");
+            let asked = self.random.index(producer.given_up.len());
+            producer
+                .kept
+                .push_back(producer.given_up.swap_remove(asked));
+            producer.is_asking = true;
+        }
         if let Some(oldest) = producer.kept.front() {
             scene.marks.hit("client publishes again");
             producer.confirmed = oldest.sequence - 1;
@@ -752,6 +808,7 @@ impl Client {
             return Err(format!("{message} refused after a confirm passed it"));
         }
         let routed = scene.routed(message);
+        let may_be_too_old = sequence + REMEMBERED < producer.next;
         let is_reasonable = match code {
             Code::Unroutable => publish.mandatory,
             Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),
@@ -767,7 +824,7 @@ impl Client {
             }
             Code::MessageTooLarge => publish.length > self.welcome.message_bytes_max as usize,
             Code::JournalFailed => scene.journal_failed,
-            // Also one core's queues took it and another's could not: not for lack of memory.
+            // Also some queues took it and others could not: not for lack of memory.
             Code::Indeterminate => {
                 scene.journal_failed
                     || routed.is_none_or(|routed| {
@@ -775,6 +832,7 @@ impl Client {
                             && (routed.may_be_full
                                 || routed.may_be_volatile
                                 || routed.may_miss
+                                || may_be_too_old
                                 || scene.plan.faults.has(Fault::NoSpace)
                                 || scene.plan.faults.has(Fault::TinySegments)
                                 || scene.plan.faults.has(Fault::FileError))
@@ -785,7 +843,7 @@ impl Client {
                 .iter()
                 .any(|fault| scene.plan.faults.has(*fault)),
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
-            Code::SequenceTooOld => idx + 1024 < producer.kept.len(),
+            Code::SequenceTooOld => may_be_too_old,
             // Credit is a promise of memory, with one exception: what a connection publishes beside
             // a large message while nothing else of its kind is read.
             Code::Overloaded => {

@@ -82,6 +82,17 @@ impl Journal {
         RESERVE_SLOTS + RESUME_SLOTS.max(self.config.spare_slots as usize)
     }
 
+    /// Slots that there may be. A start that finds none free may have one more, or it could write
+    /// neither its first block nor the checkpoint that frees others.
+    fn slots_limit(&self) -> usize {
+        let has_one = self.is_ready() || self.table.count(SlotState::Free) > 0;
+        let limit = match has_one || crate::mutant!(NoSlotForAStart) {
+            true => self.config.slots_max,
+            false => self.config.slots_at_start_max(),
+        };
+        limit as usize
+    }
+
     pub(super) fn supply_slots(&mut self, now: Mono, effects: &mut Effects) {
         if self.slot_task.is_some() || self.create_after.is_some_and(|after| now < after) {
             return;
@@ -89,7 +100,7 @@ impl Journal {
         self.create_after = None;
         let free = self.table.count(SlotState::Free);
         let count = self.table.len() - self.table.count(SlotState::Absent);
-        if free < self.free_target() && count < self.config.slots_max as usize {
+        if free < self.free_target() && count < self.slots_limit() {
             let journal = self.config.journal;
             let slot = match self.table.first(SlotState::Absent, None) {
                 Some(slot) => slot,
