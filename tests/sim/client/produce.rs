@@ -11,7 +11,7 @@ use ringpost_wire::{
 };
 
 use super::{Channel, Client, Link, Request, topology};
-use crate::model::Headers;
+use crate::model::{self, Headers};
 use crate::plan::{Fault, Mode};
 use crate::random::{Hash, Rate};
 use crate::say;
@@ -303,7 +303,11 @@ impl Client {
         } else {
             40
         };
-        let mut batch = self.random.scale(1..=batch_max);
+        let among = self.few_queues(scene);
+        let mut batch = match among.is_empty() {
+            true => self.random.scale(1..=batch_max),
+            false => batch_max,
+        };
         let mandatory = self.random.below(4) == 0;
         let channel = self.producers[at].channel;
         let mut body = Vec::new();
@@ -324,9 +328,9 @@ impl Client {
                     break;
                 }
                 if scene.plan.faults.has(Fault::LargeMessages) && self.random.chance(Rate(50_000)) {
-                    self.new_publish(at, mandatory, true, scene);
+                    self.new_publish(at, mandatory, true, &among, scene);
                 } else {
-                    self.new_publish(at, mandatory, false, scene);
+                    self.new_publish(at, mandatory, false, &among, scene);
                 }
             }
             let producer = &self.producers[at];
@@ -479,7 +483,31 @@ impl Client {
     }
 
     /// Makes up a message: every field drawn anew.
-    fn new_publish(&mut self, at: usize, mandatory: bool, is_large: bool, scene: &mut Scene) {
+    /// Now and then the few queues that a batch goes to, by turns and again and again: those whose
+    /// messages the broker puts together.
+    fn few_queues(&mut self, scene: &Scene) -> Vec<String> {
+        let queues = scene.models[self.tenant].queues.iter();
+        let has_limit =
+            |queue: &model::Queue| queue.settings.messages_max + queue.settings.bytes_max > 0;
+        let names = queues.filter(|(_, queue)| !has_limit(queue));
+        let names: Vec<&String> = names.map(|(name, _)| name).collect();
+        if names.is_empty() || self.random.below(4) > 0 {
+            return Vec::new();
+        }
+        let count = self.random.within(1..=3);
+        (0..count)
+            .map(|_| (*self.random.pick(&names)).clone())
+            .collect()
+    }
+
+    fn new_publish(
+        &mut self,
+        at: usize,
+        mandatory: bool,
+        is_large: bool,
+        among: &[String],
+        scene: &mut Scene,
+    ) {
         let random = &mut self.random;
         let model = &scene.models[self.tenant];
         let exchanges: Vec<&String> = model.exchanges.keys().collect();
@@ -496,7 +524,14 @@ impl Client {
             }
             _ => (String::new(), String::new(), Headers::new()),
         };
-        let key = if exchange.is_empty() {
+        let is_among = !among.is_empty() && random.below(8) > 0;
+        let (exchange, headers) = match is_among {
+            true => (String::new(), Headers::new()),
+            false => (exchange, headers),
+        };
+        let key = if is_among {
+            random.pick(among).clone()
+        } else if exchange.is_empty() {
             self.queue_name(scene)
         } else {
             key
@@ -506,7 +541,7 @@ impl Client {
         let payload_bytes = if is_large {
             let room = u64::from(self.welcome.message_bytes_max).min(700_000);
             if room <= FRAGMENT_BYTES_MAX as u64 + 2000 {
-                return self.new_publish(at, mandatory, false, scene);
+                return self.new_publish(at, mandatory, false, among, scene);
             }
             random.within(FRAGMENT_BYTES_MAX as u64..=room - 1000)
         } else {
