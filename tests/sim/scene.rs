@@ -336,6 +336,14 @@ impl Scene {
         self.plan.mode == Mode::Detect
     }
 
+    /// Whether the end of a journal may be gone without a trace, and what was declared there with it: a
+    /// drive took back what it had synced, or never wrote where it said it did.
+    #[must_use]
+    pub fn may_have_lost_the_end(&self) -> bool {
+        let untraced = [Fault::LyingSync, Fault::Dropped, Fault::Misdirected];
+        self.tolerates_losses() && untraced.iter().any(|fault| self.plan.faults.has(*fault))
+    }
+
     /// A number for a queue that is about to be declared.
     pub fn new_queue(&mut self, durability: Durability, has_limit: bool) -> QueueNo {
         let queue = QueueNo(self.queue_next);

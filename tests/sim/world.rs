@@ -296,9 +296,10 @@ impl World {
             ended: true,
         };
         if self.scene.tolerates_losses() && self.scene.failure.is_none() {
-            // What a lying drive took back nobody can know, nor a write that was dropped last of all.
+            // What a lying drive took back nobody can know, nor a write that was dropped or went
+            // elsewhere last of all.
             let is_unknowable = self.scene.plan.faults.has(Fault::LyingSync)
-                || (self.scene.plan.faults.has(Fault::Dropped) && !self.hole_has_later_writes);
+                || (self.scene.may_have_lost_the_end() && !self.hole_has_later_writes);
             let reported = self.scene.damage_reported || is_unknowable;
             verdict
                 .violations
@@ -975,7 +976,7 @@ impl World {
                     .fail(format!("core {core}: bytes changed under write {}", op.0));
             }
         }
-        if fate == Fate::Dropped {
+        if matches!(fate, Fate::Dropped | Fate::Misdirected) {
             self.cores[core].writes_since_hole = Some(0);
         } else if let Some(writes) = &mut self.cores[core].writes_since_hole {
             *writes += 1;

@@ -409,6 +409,8 @@ struct ReadInFlight {
     place: Place,
     /// As [`Window::readers`].
     readers: u32,
+    /// As [`Window::is_utmost`].
+    is_utmost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -1289,6 +1291,7 @@ impl Journal {
                 bytes: 0,
                 origin: Origin::Written(self.next_sequence),
                 readers: 0,
+                is_utmost: true,
             };
             self.cache.insert(segment, cached, effects);
             window

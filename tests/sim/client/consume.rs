@@ -719,6 +719,7 @@ impl Client {
             Code::InUse | Code::LimitReached | Code::Overloaded => true,
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
+            Code::QueueUnknown => scene.may_have_lost_the_end(),
             _ => false,
         };
         if is_reasonable {

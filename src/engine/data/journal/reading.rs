@@ -50,7 +50,8 @@ impl Journal {
         else {
             return self.locate_cold(place);
         };
-        let is_final = window.start == place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let is_own = window.start == place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let is_final = is_own && window.is_utmost;
         let at = window.range(place.offset, RECORD_HEAD_BYTES);
         let bytes = buffers.bytes(window.buffer, at.clone());
         let whole = RecordHead::decode(bytes)
@@ -123,7 +124,7 @@ impl Journal {
             let head = RecordHead::decode(bytes).ok();
             end = head.map(|head| place.offset.saturating_add(head.length));
             let is_whole = end.is_some_and(|end| end <= window.end());
-            if is_whole || window.start == own_start {
+            if is_whole || (window.start == own_start && window.is_utmost) {
                 return Fetch::Cached { upto: window.end() };
             }
         } else if let Some(read) = self.reading(place) {
@@ -257,11 +258,14 @@ impl Journal {
         buffers: &mut impl Buffers,
         effects: &mut Effects,
     ) {
+        let bytes = range.end - range.start;
+        let durable_bytes = self.table.get(place.segment).durable_bytes;
         let read = ReadInFlight {
             op: self.new_op(),
             segment: place.segment,
             start: range.start,
-            bytes: range.end - range.start,
+            bytes,
+            is_utmost: bytes >= self.config.buffer_bytes || range.end >= durable_bytes,
             readers,
             buffer: buffers.acquire().expect("the caller counted the buffers"),
             place,
@@ -308,6 +312,7 @@ impl Journal {
             } else {
                 read.bytes = align_block(read.bytes / 2);
             }
+            read.is_utmost = true;
             read.op = self.new_op();
             self.issue_read(read, effects);
             return Progress::Nothing;
@@ -338,6 +343,7 @@ impl Journal {
             bytes: read.bytes,
             origin: Origin::Read(Vec::new()),
             readers: read.readers,
+            is_utmost: read.is_utmost,
         };
         self.cache.insert(read.segment, window, effects);
         Progress::Arrived {
