@@ -298,7 +298,12 @@ impl Flow {
         }
         if volatile > 0 {
             let body_bytes_max = self.journal.body_bytes_max() as usize;
-            let each = bytes.div_ceil(pieces) + FragmentHead::BYTES;
+            let largest = if pieces > 1 {
+                FRAGMENT_BYTES_MAX
+            } else {
+                bytes
+            };
+            let each = largest + FragmentHead::BYTES;
             let records = volatile * pieces * if each > body_bytes_max { 2 } else { 1 };
             let body = each.min(body_bytes_max) as u32;
             if !self.volatile.takes(buffers, records as u64, body) {
