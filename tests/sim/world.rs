@@ -38,6 +38,8 @@ const OPEN_CHANGE_MAX: u64 = 10 * SECOND;
 const BUSY_HAPPENINGS_MAX: u64 = 200_000;
 /// Bytes of one receive.
 const RECEIVE_BYTES: u64 = 256 << 10;
+/// Good writes behind one that never came to its place that may still leave no trace of it.
+const UNTRACED_MAX: u32 = 4;
 /// How long a connection may hold buffers that the kernel does not take, as in the shell.
 const COPY_AFTER: u64 = 10 * MS;
 /// Virtual time in which a calm world must have answered everything, or have drained.
@@ -133,6 +135,17 @@ struct Core {
     writes_since_hole: Option<u32>,
 }
 
+impl Core {
+    /// Bytes that were received and are not stepped.
+    fn unstepped_bytes(&self) -> u64 {
+        let frames = self.waiting.iter().map(|input| match input {
+            Waiting::Frames(_, bytes) => bytes.len() as u64,
+            _ => 0,
+        });
+        frames.sum()
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Busy,
@@ -194,8 +207,8 @@ pub struct World {
     drains_left: u32,
     /// When a core last said something to another.
     mesh_busy_at: u64,
-    /// A dropped write was followed by several good ones: the hole must be noticed.
-    hole_has_later_writes: bool,
+    /// A crash came so soon behind a write that never came to its place that nothing tells of it.
+    has_lost_an_end: bool,
     /// One stream per purpose.
     random_disk: Random,
     random_network: Random,
@@ -249,7 +262,7 @@ impl World {
             phase: Phase::Busy,
             drains_left,
             mesh_busy_at: 0,
-            hole_has_later_writes: false,
+            has_lost_an_end: false,
             random_disk: stream(1),
             random_network: stream(2),
             random_turns: stream(3),
@@ -298,8 +311,8 @@ impl World {
         if self.scene.tolerates_losses() && self.scene.failure.is_none() {
             // What a lying drive took back nobody can know, nor a write that was dropped or went
             // elsewhere last of all.
-            let is_unknowable = self.scene.plan.faults.has(Fault::LyingSync)
-                || (self.scene.may_have_lost_the_end() && !self.hole_has_later_writes);
+            let is_unknowable =
+                self.scene.plan.faults.has(Fault::LyingSync) || self.has_lost_an_end;
             let reported = self.scene.damage_reported || is_unknowable;
             verdict
                 .violations
@@ -472,6 +485,8 @@ impl World {
         let mut writes = 0;
         for core in 0..self.cores.len() {
             let wreck = self.disks[core].crash(&mut self.random_disk);
+            let since_hole = self.cores.get(core).and_then(|core| core.writes_since_hole);
+            self.has_lost_an_end |= since_hole.is_some_and(|writes| writes <= UNTRACED_MAX);
             say!(self.scene, "core {core}: {wreck:?}");
             writes += wreck.writes;
             if wreck.writes > 1 {
@@ -980,7 +995,6 @@ impl World {
             self.cores[core].writes_since_hole = Some(0);
         } else if let Some(writes) = &mut self.cores[core].writes_since_hole {
             *writes += 1;
-            self.hole_has_later_writes |= *writes > 4;
         }
         let done = self.disks[core].complete(op, fate, &mut self.random_disk);
         let pool = self.pools[core]
@@ -1123,8 +1137,13 @@ impl World {
             self.scene.marks.hit("connection left unread");
             return self.at(MS, Happening::Arrive { link: id });
         }
-        link.up_scheduled = false;
         let there = (link.up.len() as u64).min(RECEIVE_BYTES);
+        // A shell steps what it has read before it asks whether to read more.
+        let unstepped = self.cores.get(link.core).map_or(0, Core::unstepped_bytes);
+        if !link.is_closed && unstepped > 0 && unstepped + there > RECEIVE_BYTES {
+            return self.at(10 * US, Happening::Arrive { link: id });
+        }
+        link.up_scheduled = false;
         let count = if byte_cuts && there > 0 {
             self.random_network.scale(1..=there)
         } else {
