@@ -88,49 +88,74 @@ impl Listing {
     pub fn write_page(&mut self, catalog: &Catalog, out: &mut Vec<u8>) {
         let sequence = self.header.sequence;
         let answer = |kind| FrameHeader::bare(kind, 0, sequence);
-        let is_full = |out: &Vec<u8>| out.len() >= PAGE_BYTES;
-        let mut behind = None;
-        self.is_at_end = true;
-        match self.header.kind {
+        let page = match self.header.kind {
             FrameKind::ExchangeList => {
-                for exchange in catalog.list_exchanges(self.tenant, self.behind.name()) {
-                    if is_full(out) {
-                        self.is_at_end = false;
-                        break;
-                    }
+                let all = catalog.list_exchanges(self.tenant, self.behind.name());
+                let page = Page::fill(out, all, |exchange, out| {
                     exchange.info().write(out, answer(FrameKind::ExchangeInfo));
-                    behind = Some(Behind::Name(exchange.name.clone()));
-                    self.count += 1;
-                }
+                });
+                page.map(|last| Behind::Name(last.name.clone()))
             }
             FrameKind::BindingList => {
-                let mut last = None;
-                for binding in catalog.list_bindings(self.tenant, self.behind.binding()) {
-                    if is_full(out) {
-                        self.is_at_end = false;
-                        break;
-                    }
+                let all = catalog.list_bindings(self.tenant, self.behind.binding());
+                let page = Page::fill(out, all, |binding, out| {
                     binding.info().write(out, answer(FrameKind::BindingInfo));
-                    last = Some(binding);
-                    self.count += 1;
-                }
-                behind = last.map(|binding| Behind::Binding(binding.cursor()));
+                });
+                page.map(|last| Behind::Binding(last.cursor()))
             }
             kind => {
                 assert_eq!(kind, FrameKind::TenantList, "queues are asked about");
-                for tenant in catalog.list_tenants(self.behind.name()) {
-                    if is_full(out) {
-                        self.is_at_end = false;
-                        break;
-                    }
+                let all = catalog.list_tenants(self.behind.name());
+                let page = Page::fill(out, all, |tenant, out| {
                     tenant.info().write(out, answer(FrameKind::TenantInfo));
-                    behind = Some(Behind::Name(tenant.name.clone()));
-                    self.count += 1;
-                }
+                });
+                page.map(|last| Behind::Name(last.name.clone()))
             }
-        }
-        if let Some(behind) = behind {
+        };
+        self.count += page.count;
+        self.is_at_end = page.is_at_end;
+        if let Some(behind) = page.last {
             self.behind = behind;
+        }
+    }
+}
+
+/// What a page came to.
+struct Page<T> {
+    last: Option<T>,
+    count: u32,
+    is_at_end: bool,
+}
+
+impl<T> Page<T> {
+    /// Writes items until the page is full.
+    fn fill(
+        out: &mut Vec<u8>,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&T, &mut Vec<u8>),
+    ) -> Self {
+        let mut page = Self {
+            last: None,
+            count: 0,
+            is_at_end: true,
+        };
+        for item in items {
+            if out.len() >= PAGE_BYTES {
+                page.is_at_end = false;
+                break;
+            }
+            write(&item, out);
+            page.count += 1;
+            page.last = Some(item);
+        }
+        page
+    }
+
+    fn map<U>(self, of: impl FnOnce(T) -> U) -> Page<U> {
+        Page {
+            last: self.last.map(of),
+            count: self.count,
+            is_at_end: self.is_at_end,
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
-use crate::data::journal::{Age, Journal, NoRoom, Note, RunHead, Urgency};
+use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
-use crate::data::queue::{CountRange, CountsUpto, Queue, Ranges, SequenceRange, Settings};
+use crate::data::queue::{CountRange, CountsUpto, Marking, Queue, Ranges, SequenceRange, Settings};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
@@ -94,6 +94,19 @@ impl QueueState {
             mark_due: None,
             ahead: ReadAhead::default(),
             spread_at: 0,
+        }
+    }
+}
+
+impl QueueState {
+    /// Messages from `first` on were appended to its journal.
+    pub(crate) fn took(&mut self, first: QueueSequence, count: u32, bytes: u32, to: Appended) {
+        match to {
+            Appended::New(place) => {
+                self.queue
+                    .push_run(first, count, bytes, place, Marking::Plain);
+            }
+            Appended::Merged => self.queue.extend_last(count, bytes),
         }
     }
 }

@@ -675,19 +675,12 @@ impl Journal {
         count: u32,
         messages: &[u8],
     ) -> Result<Appended, NoRoom> {
-        assert!(count > 0, "a run has messages");
         assert!(messages.len() <= self.config.body_bytes_max() as usize);
         self.may_publish()?;
         if self.merge(buffers, head, count, messages) {
             return Ok(Appended::Merged);
         }
-        let need = RECORD_HEAD_BYTES + messages.len() as u32;
-        self.make_room(need, Purpose::Publish, buffers, effects)?;
-        let draft = Draft::of(Kind::Run, head, count);
-        let place = self.push(buffers, &draft, messages);
-        self.set_urgent();
-        self.count_live(place.segment, count, align_record(need));
-        Ok(Appended::New(place))
+        self.append_new_run(buffers, effects, head, count, messages, None)
     }
 
     /// As [`Journal::append_run`], of messages whose sequences are not consecutive: `sequences` is the
@@ -704,11 +697,7 @@ impl Journal {
         messages: &[u8],
         sequences: &[u8],
     ) -> Result<Appended, NoRoom> {
-        assert!(count > 0, "a run has messages");
         self.may_publish()?;
-        let run = align_record(RECORD_HEAD_BYTES + messages.len() as u32);
-        let need = run + RECORD_HEAD_BYTES + sequences.len() as u32;
-        self.make_room(need, Purpose::Publish, buffers, effects)?;
         // The run itself names no producer: whoever reads it alone cannot mistake its sequences.
         let nameless = RunHead {
             producer: ProducerId(0),
@@ -716,8 +705,28 @@ impl Journal {
             producer_sequence: Sequence(0),
             ..*head
         };
-        let place = self.push(buffers, &Draft::of(Kind::Run, &nameless, count), messages);
-        self.push(buffers, &Draft::of(Kind::Sequences, head, count), sequences);
+        let sequences = Some((head, sequences));
+        self.append_new_run(buffers, effects, &nameless, count, messages, sequences)
+    }
+
+    /// Appends a run as a record of its own and, in the same block, what says its sequences.
+    fn append_new_run(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        head: &RunHead,
+        count: u32,
+        messages: &[u8],
+        sequences: Option<(&RunHead, &[u8])>,
+    ) -> Result<Appended, NoRoom> {
+        assert!(count > 0, "a run has messages");
+        let run = align_record(RECORD_HEAD_BYTES + messages.len() as u32);
+        let list = sequences.map_or(0, |(_, body)| RECORD_HEAD_BYTES + body.len() as u32);
+        self.make_room(run + list, Purpose::Publish, buffers, effects)?;
+        let place = self.push(buffers, &Draft::of(Kind::Run, head, count), messages);
+        if let Some((head, body)) = sequences {
+            self.push(buffers, &Draft::of(Kind::Sequences, head, count), body);
+        }
         self.set_urgent();
         self.count_live(place.segment, count, run);
         Ok(Appended::New(place))

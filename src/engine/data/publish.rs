@@ -13,9 +13,8 @@ use crate::Effects;
 use crate::data::admit::{Done, Put, Stop, Underway};
 use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
-use crate::data::journal::{Appended, RunHead};
+use crate::data::journal::RunHead;
 use crate::data::producer::{Arriving, Held, Producer, Span, Word};
-use crate::data::queue::Marking;
 use crate::data::route::{Decides, Target};
 use crate::data::session::Channel;
 use crate::effect::Buffers;
@@ -584,14 +583,7 @@ impl Flow {
                     .append_run(buffers, effects, &head, count, bytes)
             };
             match outcome {
-                Ok(Appended::New(place)) => state.queue.push_run(
-                    head.queue_sequence,
-                    count,
-                    bytes.len() as u32,
-                    place,
-                    Marking::Plain,
-                ),
-                Ok(Appended::Merged) => state.queue.extend_last(count, bytes.len() as u32),
+                Ok(to) => state.took(head.queue_sequence, count, bytes.len() as u32, to),
                 Err(reason) => {
                     put.stop = Some(Stop::of(reason));
                     break;

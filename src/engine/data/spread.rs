@@ -12,11 +12,10 @@ use ringpost_wire::ids::{ProducerId, QueueId, Sequence};
 use crate::Effects;
 use crate::data::admit::{Done, Stop};
 use crate::data::flow::Flow;
-use crate::data::journal::{Appended, RunHead};
+use crate::data::journal::RunHead;
 use crate::data::notes;
 use crate::data::producer::Span;
 use crate::data::publish::Group;
-use crate::data::queue::Marking;
 use crate::data::route::Target;
 use crate::effect::Buffers;
 
@@ -371,17 +370,8 @@ impl Flow {
             self.journal
                 .append_scattered(buffers, effects, &head, count, &spread.run, &spread.note)
         };
-        let bytes = spread.run.len() as u32;
-        let state = self.queues.get_mut(queue).expect("it was just looked at");
-        match appended {
-            Ok(Appended::New(place)) => {
-                state
-                    .queue
-                    .push_run(head.queue_sequence, count, bytes, place, Marking::Plain)
-            }
-            Ok(Appended::Merged) => state.queue.extend_last(count, bytes),
-            Err(reason) => return Err(Stop::of(reason)),
-        }
+        let to = appended.map_err(Stop::of)?;
+        state.took(head.queue_sequence, count, spread.run.len() as u32, to);
         //= P-38
         self.dedup
             .store_each(origin.producer, origin.epoch, queue, &spread.sequences);

@@ -328,10 +328,8 @@ fn a_full_disk_drains_by_acks_alone() {
     }
 }
 
-/// What acks took of the reserve is not for publishes, also after a restart: else every restart of a
-/// full broker would leave acks less.
-#[test]
-fn a_restart_gives_publishes_nothing_of_the_reserve() {
+/// A journal that writes no checkpoint and takes no publish any more.
+fn full() -> Toy {
     let mut habits = Habits::small();
     habits.config.slots_max = 14;
     let mut toy = Toy::new(habits, 5);
@@ -346,10 +344,21 @@ fn a_restart_gives_publishes_nothing_of_the_reserve() {
         }
     }
     toy.settle_down();
-    let free = |toy: &Toy| {
-        let segments = toy.journal.segments();
-        segments.filter(|(_, s)| s.state == SlotState::Free).count()
-    };
+    toy
+}
+
+/// Its slots in that state.
+fn count(toy: &Toy, state: SlotState) -> usize {
+    let segments = toy.journal.segments();
+    segments.filter(|(_, s)| s.state == state).count()
+}
+
+/// What acks took of the reserve is not for publishes, also after a restart: else every restart of a
+/// full broker would leave acks less.
+#[test]
+fn a_restart_gives_publishes_nothing_of_the_reserve() {
+    let mut toy = full();
+    let free = |toy: &Toy| count(toy, SlotState::Free);
     while free(&toy) >= RESERVE_SLOTS {
         toy.ack(1).expect("acks have the reserve");
         toy.settle_down();
@@ -377,23 +386,7 @@ fn a_restart_gives_publishes_nothing_of_the_reserve() {
 /// more, or it could not write the checkpoint either that frees others.
 #[test]
 fn a_start_that_finds_no_free_slot_opens() {
-    let mut habits = Habits::small();
-    habits.config.slots_max = 14;
-    let mut toy = Toy::new(habits, 5);
-    toy.checkpoints_on = false;
-    toy.settle_down();
-    while !toy.journal.is_publish_refused() {
-        let _no_room_is_fine = toy.publish();
-        if toy.random.chance(20) {
-            toy.turn_end();
-            while toy.complete_one() {}
-        }
-    }
-    toy.settle_down();
-    let count = |toy: &Toy, state| {
-        let segments = toy.journal.segments();
-        segments.filter(|(_, s)| s.state == state).count()
-    };
+    let mut toy = full();
     while toy.ack(1).is_ok() {
         toy.settle_down();
     }
