@@ -23,6 +23,23 @@ use crate::broker::Broker;
 /// How long any single wait may last before the test has failed: so that one that hangs ends, and so
 /// long that no machine is too slow for it.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Looks that are taken at what must come about; how long they take is up to the machine.
+const LOOKS_MAX: u32 = 2_000_000;
+
+/// Looks until there is something to see; each look says why it is not yet.
+#[track_caller]
+pub fn eventually<T, W: std::fmt::Display>(mut look: impl FnMut() -> Result<T, W>) -> T {
+    for _ in 1..LOOKS_MAX {
+        match look() {
+            Ok(seen) => return seen,
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    match look() {
+        Ok(seen) => seen,
+        Err(why) => panic!("{why}"),
+    }
+}
 /// Heartbeats in a row, without anything else, after which a wait has lasted too long.
 const HEARTBEATS_MAX: u64 = 24;
 
@@ -645,24 +662,23 @@ impl Wire {
     /// Looks at a queue until what it holds fits.
     #[track_caller]
     pub fn until(&mut self, name: &[u8], fits: impl Fn(&Info) -> bool) -> Info {
-        let begun = std::time::Instant::now();
-        loop {
+        eventually(|| {
             let info = self.inspect(name);
             if fits(&info) {
-                return info;
+                Ok(info)
+            } else {
+                Err(format!("it stays {info:?}"))
             }
-            assert!(begun.elapsed() < PATIENCE, "it stays {info:?}");
-            std::thread::yield_now();
-        }
+        })
     }
 
     /// Looks for a queue until it is there.
     #[track_caller]
     pub fn until_there(&mut self, name: &[u8]) {
-        let begun = std::time::Instant::now();
-        while !self.queues().iter().any(|info| info.name == name) {
-            assert!(begun.elapsed() < PATIENCE, "it does not come");
-        }
+        eventually(|| {
+            let is_there = self.queues().iter().any(|info| info.name == name);
+            is_there.then_some(()).ok_or("it does not come")
+        });
     }
 
     // Producing.
