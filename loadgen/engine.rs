@@ -3,6 +3,8 @@
 //! stamp. Does not know when a run starts or ends; the run tells it.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -118,6 +120,12 @@ struct Consumer {
     tag: u64,
     settled: u64,
     is_touched: bool,
+}
+
+/// A number that no other producer has, of no other run either: a broker takes publishes of a producer
+/// whose name it knows for repetitions, and confirms them without storing them (P-38).
+fn fresh_u64() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl<'a> Engine<'a> {
@@ -245,7 +253,7 @@ impl<'a> Engine<'a> {
         roles.push(Role::Producer(place));
         let channel = u16::try_from(roles.len())
             .map_err(|_| Error::Plan("too many channels on a connection".into()))?;
-        let seed = Random::new(self.shared.now_ns() ^ u64::from(number) << 40).next_u64();
+        let seed = fresh_u64();
         let open = ProducerOpen {
             producer: seed.max(1),
             epoch: 1,
