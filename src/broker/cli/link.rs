@@ -2,8 +2,10 @@
 //! for the exit code. Does not know what is asked of the broker.
 
 use std::error::Error as _;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::Write;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use ringpost_client::{
@@ -182,12 +184,17 @@ impl Vigil {
         &mut self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        tokio::select! {
-            // What is done is done, also if the broker goes in that moment.
-            biased;
-            done = work => done,
-            given_up = self.watch() => Err(given_up),
-        }
+        let (mut work, mut watch) = (pin!(work), pin!(self.watch()));
+        poll_fn(|context| {
+            // First, so that news come before what happened after them.
+            let given_up = watch.as_mut().poll(context);
+            // What is done is done, also if the broker is given up in that moment.
+            match work.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => given_up.map(Err),
+            }
+        })
+        .await
     }
 
     /// Whether the broker is lost at the moment.
