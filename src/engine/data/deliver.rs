@@ -38,6 +38,8 @@ const EARLY_FRAMES_MAX: usize = 16;
 const PIECES_AHEAD: usize = 3;
 /// Windows that a queue which reads from disk has on their way or waiting for their turn.
 const WINDOWS_AHEAD: usize = 4;
+/// As many while no other queue reads: more than a turn delivers, so that the device works during it.
+const WINDOWS_AHEAD_ALONE: usize = 8;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
 /// Acks of so many messages are written however short they have waited.
@@ -1255,7 +1257,9 @@ impl Flow {
             self.journal.pass(place);
             ahead.windows.pop_front();
         }
-        while ahead.windows.len() < WINDOWS_AHEAD {
+        while ahead.windows.len() < WINDOWS_AHEAD
+            || self.journal.windows_ahead() < WINDOWS_AHEAD_ALONE
+        {
             let first = ahead.next;
             let Some(stretch) = queue.stretch(first, buffers.buffer_bytes() - BLOCK_ALIGN) else {
                 return;

@@ -102,7 +102,7 @@ fn a_backlog() {
     let mut machine = Machine::start(size(1));
     let names = client::declare(&mut machine, "queue-", 1, None);
     let mut producer = Producer::open(&mut machine, 0, &names, BATCH, 100);
-    while producer.published() < 3_000_000 {
+    while producer.published() < 5_000_000 {
         producer.publish(&mut machine, WINDOW);
         machine.turn();
     }

@@ -188,7 +188,7 @@ impl Journal {
             return Some(upto);
         }
         let kept = (self.config.buffers_free_min as usize / 2).max(BUFFERS_UPKEEP);
-        let held = self.cache.awaited() + self.reads.len();
+        let held = self.windows_ahead();
         let buffer_count = self.cache.len() + buffers.available();
         let others_wait = self.was_short_of_reads.0 || self.was_short_of_reads.1;
         if others_wait
@@ -208,6 +208,11 @@ impl Journal {
         }
         self.begin_read(place, start..upto, 1, buffers, effects);
         Some(upto)
+    }
+
+    /// Windows that hold what nobody has passed yet, or are on their way.
+    pub fn windows_ahead(&self) -> usize {
+        self.cache.awaited() + self.reads.len()
     }
 
     /// Those who had asked for the record at `place` have passed what was read with it.
