@@ -113,6 +113,8 @@ mutants! {
     LargeOvertaken = "large-overtaken";
     /// Starts keep to the limit of slots, though none is free (once shipped here).
     NoSlotForAStart = "no-slot-for-a-start";
+    /// A large message is not told of credit for its next piece (once shipped here).
+    CreditUntold = "credit-untold";
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost";
 }

@@ -51,6 +51,12 @@ impl Broker {
         }
     }
 
+    /// A broker with the least memory that so many cores start with.
+    pub fn least(cores: u16) -> Self {
+        let memory = memory_least(cores, 256);
+        Self::start(cores, &[("memory", &memory)])
+    }
+
     /// The broker that all tests with so many cores share; each test works in a tenant of its own.
     pub fn shared(cores: u16) -> Arc<Self> {
         static SHARED: Mutex<[Weak<Broker>; 8]> = Mutex::new([const { Weak::new() }; 8]);
@@ -63,14 +69,13 @@ impl Broker {
         })
     }
 
-    /// As [`Broker::shared`], with the least memory that so many cores start with.
+    /// As [`Broker::shared`], of [`Broker::least`].
     pub fn shared_least(cores: u16) -> Arc<Self> {
         static SHARED: Mutex<[Weak<Broker>; 8]> = Mutex::new([const { Weak::new() }; 8]);
         let mut shared = SHARED.lock().unwrap_or_else(|poison| poison.into_inner());
         let slot = &mut shared[usize::from(cores)];
         slot.upgrade().unwrap_or_else(|| {
-            let memory = memory_least(cores, 256);
-            let broker = Arc::new(Self::start(cores, &[("memory", &memory)]));
+            let broker = Arc::new(Self::least(cores));
             *slot = Arc::downgrade(&broker);
             broker
         })

@@ -48,7 +48,7 @@ fn limits(plan: &Plan) -> Limits {
         hold_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
         parcel_bytes_max: if tiny { 1 } else { 256 << 10 },
         window_bytes_max: if has(Fault::TinyCredit) {
-            256 << 10
+            Random::new(plan.seed, 6).within(256 << 10..=512 << 10)
         } else {
             4 << 20
         },
@@ -73,6 +73,12 @@ fn segment_bytes(plan: &Plan) -> u32 {
     } else {
         16 * buffer_bytes(plan)
     }
+}
+
+/// Bytes of all slots that a core may have.
+#[must_use]
+pub fn journal_bytes_max(plan: &Plan) -> u64 {
+    u64::from(limits(plan).slots_max) * u64::from(segment_bytes(plan))
 }
 
 /// Requests that a lane between two cores holds.

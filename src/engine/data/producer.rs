@@ -402,17 +402,19 @@ impl Producer {
     }
 
     /// Whether the client should hear of its new credit without waiting for a confirm: it has used
-    /// half of what it was told, or waits for nothing and may not publish whatever it wants.
+    /// half of what it was told, or waits for nothing and may not publish whatever it wants. What it
+    /// waits for is that bytes settle: a large message is on its way until its last piece.
     //= P-33
     #[must_use]
-    pub const fn wants_credit_told(&self) -> bool {
+    pub fn wants_credit_told(&self) -> bool {
         let news = (self.granted.0 - self.told.0, self.granted.1 - self.told.1);
         // A client that guesses may have used what it was given but not told of.
         let left = (
             self.told.0.saturating_sub(self.used.0),
             self.told.1.saturating_sub(self.used.1),
         );
-        let rests = self.used.0 == self.settled.0 && self.used.1 == self.settled.1;
+        let rests = self.used.1 == self.settled.1
+            && (self.used.0 == self.settled.0 || !crate::mutant!(CreditUntold));
         let is_short = left.1 < FRAGMENT_BYTES_MAX as u64 && news.1 > 0;
         news.0 > left.0 || news.1 > left.1 || (rests && is_short)
     }
@@ -684,6 +686,27 @@ mod tests {
                 Word::Confirm(2, Level::Durable),
             ]
         );
+    }
+
+    //= P-33
+    #[test]
+    fn a_large_message_hears_of_credit_for_its_next_piece() {
+        let (piece, used) = (FRAGMENT_BYTES_MAX as u64, 5 << 20);
+        for (given, known) in [(1.0, 0.5), (1.0, 0.9), (1.5, 0.8), (1.9, 0.99), (1.9, 1.0)] {
+            let bytes = |pieces: f64| (pieces * piece as f64) as u64;
+            let mut producer = producer(Level::Durable);
+            producer.granted = (10, used + bytes(given));
+            producer.told = (10, used + bytes(known));
+            producer.charge(1, used).expect("it has credit");
+            // Its pieces have come to rest; the message has not.
+            producer.settled.1 = used;
+            let is_known = known >= 1.0;
+            assert_eq!(
+                producer.wants_credit_told(),
+                !is_known,
+                "{known} of {given}"
+            );
+        }
     }
 
     //= P-34

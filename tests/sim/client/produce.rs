@@ -11,6 +11,7 @@ use ringpost_wire::{
 };
 
 use super::{Channel, Client, Link, Request, topology};
+use crate::engine;
 use crate::model::{self, Headers};
 use crate::plan::{Fault, Mode};
 use crate::random::{Hash, Rate};
@@ -23,6 +24,8 @@ const KEPT_MAX: usize = 300;
 const GIVEN_UP_MAX: usize = 8;
 /// Sequences that a producer may leave out when it goes on: a few windows of what brokers remember.
 const LEFT_OUT_MAX: u64 = 3_000;
+/// Bytes of a journal that clients do not fill with messages of ordinary lengths.
+const JOURNAL_BYTES_PLENTY: u64 = 8 << 20;
 /// Sequences back to which every broker remembers (P-38).
 const REMEMBERED: u64 = 1_024;
 /// The top of `timestamp_us` in every message of the simulator: the rest names the message.
@@ -874,9 +877,13 @@ impl Client {
                     })
             }
             // Few and small slots are a small disk.
-            Code::DiskFull => [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
-                .iter()
-                .any(|fault| scene.plan.faults.has(*fault)),
+            Code::DiskFull => {
+                let is_faulty = |fault| scene.plan.faults.has(fault);
+                engine::journal_bytes_max(&scene.plan) < JOURNAL_BYTES_PLENTY
+                    || [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
+                        .into_iter()
+                        .any(is_faulty)
+            }
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::SequenceTooOld => may_be_too_old,
             // Credit is a promise of memory, with one exception: what a connection publishes beside
@@ -990,21 +997,23 @@ impl Client {
     }
 
     /// Whether the broker owes something: an outcome, or, where everything has one, credit for a
-    /// message and a piece (P-33). For the end of a world.
+    /// message and a piece, or for the next piece of a large message (P-33). For the end of a world.
     #[must_use]
     pub fn waits_for_broker(&self) -> bool {
         self.link == Link::Open
             && self.producers.iter().any(|producer| {
                 let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
-                let is_starved = producer.credit_messages <= producer.messages
-                    || producer.credit_bytes < producer.bytes + FRAGMENT_BYTES_MAX as u64;
-                let is_judged = !producer.is_spoiled && producer.pieces_sent == 0;
-                producer.state == State::Open
-                    && is_judged
-                    && if waits {
+                let has_piece = producer.credit_bytes >= producer.bytes + FRAGMENT_BYTES_MAX as u64;
+                let has_message = producer.credit_messages > producer.messages;
+                let is_judged = !producer.is_spoiled && producer.state == State::Open;
+                is_judged
+                    && if producer.pieces_sent > 0 {
+                        // Nobody who does not go on keeps its memory for ever.
+                        !has_piece
+                    } else if waits {
                         producer.level != Level::None
                     } else {
-                        is_starved
+                        !has_message || !has_piece
                     }
             })
     }
