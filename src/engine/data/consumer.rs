@@ -6,6 +6,7 @@ use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
 use crate::data::queue::Ranges;
 use crate::ids::{ConnId, Mono};
+use crate::mesh::NOTE_BYTES;
 
 /// A consumer of a queue of this core.
 #[derive(Debug)]
@@ -84,6 +85,14 @@ pub struct EarlyFrame {
     pub header: FrameHeader,
     /// Its body.
     pub body: Vec<u8>,
+}
+
+impl EarlyFrame {
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        self.body.len() as u64 + NOTE_BYTES
+    }
 }
 
 /// Frames of another core for a connection of this one; see [`crate::mesh::Request::Forward`].

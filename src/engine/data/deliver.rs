@@ -343,7 +343,9 @@ impl Flow {
         while idx < self.early.len() {
             let frame = &self.early[idx];
             if frame.conn == conn && frame.header.channel == channel {
-                early.push(self.early.remove(idx));
+                let frame = self.early.remove(idx);
+                self.early_bytes -= frame.cost();
+                early.push(frame);
             } else {
                 idx += 1;
             }
@@ -359,11 +361,13 @@ impl Flow {
         if self.early.iter().filter(same).count() == EARLY_FRAMES_MAX {
             return Err(Code::Overloaded);
         }
-        self.early.push(EarlyFrame {
+        let frame = EarlyFrame {
             conn,
             header,
             body: body.to_vec(),
-        });
+        };
+        self.early_bytes += frame.cost();
+        self.early.push(frame);
         Ok(())
     }
 
@@ -1795,7 +1799,12 @@ impl Flow {
                 | Channel::Free => {}
             }
         }
-        self.early.retain(|frame| frame.conn != conn);
+        let early_bytes = &mut self.early_bytes;
+        self.early.retain(|frame| {
+            let stays = frame.conn != conn;
+            *early_bytes -= if stays { 0 } else { frame.cost() };
+            stays
+        });
         self.held_back.retain(|(_, held)| *held != conn);
     }
 }

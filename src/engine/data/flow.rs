@@ -421,6 +421,12 @@ pub struct Flow {
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
     pub(crate) peers: Vec<Peer<Waiter>>,
+    /// Bytes of topology requests that wait on this core: the control plane's figure.
+    pub(crate) change_bytes: u64,
+    /// Too many requests wait; see [`Flow::press`].
+    pub(crate) is_pressed: bool,
+    /// Counts the times that they did.
+    pub(crate) presses: u64,
     /// The journal has failed: nothing durable is confirmed or delivered any more.
     pub(crate) failed: bool,
     /// When the shutdown began: nothing is published or delivered any more.
@@ -439,6 +445,8 @@ pub struct Flow {
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
     pub(crate) early: Vec<EarlyFrame>,
+    /// Bytes of those.
+    pub(crate) early_bytes: u64,
     /// What other cores sent for consumers ahead of the answer that opens them; bounded by their
     /// requests.
     pub(crate) ahead: Vec<Forwarded>,
@@ -532,6 +540,9 @@ impl Flow {
             journal,
             volatile,
             peers,
+            change_bytes: 0,
+            is_pressed: false,
+            presses: 0,
             failed: false,
             shut_down: None,
             stats: Stats::default(),
@@ -544,6 +555,7 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
+            early_bytes: 0,
             ahead: Vec::new(),
             waiting: VecDeque::new(),
             underway: None,
@@ -676,6 +688,37 @@ impl Flow {
     ) {
         assert!(core != self.config.core, "a core does not ask itself");
         self.peers[usize::from(core.0)].ask(effects, request, waiter);
+    }
+
+    /// Bytes of clients' requests that wait for the disk or for another core.
+    pub(crate) fn request_bytes(&self) -> u64 {
+        let peers = self.peers.iter().map(Peer::asked_bytes);
+        peers.sum::<u64>() + self.early_bytes + self.change_bytes
+    }
+
+    /// A connection has sent a request, `None`: some may have been answered. While too many wait, who
+    /// asks is not read until they are few: requests come as fast as the network brings them, and
+    /// what they wait for may be slower. Others are read as long as there is room at all.
+    //= P-18
+    pub(crate) fn press(&mut self, asks: Option<ConnId>) {
+        let (waits, most) = (self.request_bytes(), self.config.limits.request_bytes_max);
+        if !self.is_pressed && waits >= most / 2 {
+            self.is_pressed = true;
+            self.presses += 1;
+        }
+        self.is_pressed &= waits >= most / 4;
+        if let Some(session) = asks.and_then(|conn| self.sessions.get_mut(conn))
+            && self.is_pressed
+        {
+            session.pressed_in = self.presses;
+        }
+    }
+
+    /// Whether a connection must wait until requests that wait are fewer.
+    pub(crate) fn is_held_up(&self, session: &Session) -> bool {
+        self.is_pressed
+            && (session.pressed_in == self.presses
+                || self.request_bytes() >= self.config.limits.request_bytes_max)
     }
 
     /// Answers another core.
@@ -878,6 +921,8 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
+        assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
         for state in self.queues.iter().filter(|state| !state.damaged) {
             state.queue.invariants();
@@ -968,7 +1013,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
-        if self.holds_much() {
+        if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
                 .sessions
