@@ -176,49 +176,89 @@ impl QueueWaits {
     }
 }
 
-/// The queues of this core, by their dense numbers.
+/// Queues of a page of [`Queues`].
+const QUEUES_PER_PAGE: usize = 1 << 10;
+
+/// The queues of this core, by their numbers. These are dense at first, are never used again and belong
+/// to all cores: pages of which no queue is left are given back, or every queue that ever was would
+/// cost its place for ever.
 #[derive(Default)]
 pub struct Queues {
-    states: Vec<Option<Box<QueueState>>>,
+    pages: Vec<Option<Box<QueuePage>>>,
+}
+
+struct QueuePage {
+    states: [Option<Box<QueueState>>; QUEUES_PER_PAGE],
+    /// Those that are there.
+    count: usize,
+}
+
+impl QueuePage {
+    fn empty() -> Box<Self> {
+        Box::new(Self {
+            states: [const { None }; QUEUES_PER_PAGE],
+            count: 0,
+        })
+    }
+}
+
+/// The page of a queue, and its place there.
+const fn place_of(id: QueueId) -> (usize, usize) {
+    let number = id.0 as usize;
+    (number / QUEUES_PER_PAGE, number % QUEUES_PER_PAGE)
 }
 
 impl Queues {
     /// The queue `id`, if it lives here.
     #[must_use]
     pub fn get(&self, id: QueueId) -> Option<&QueueState> {
-        self.states.get(id.0 as usize)?.as_deref()
+        let (page, place) = place_of(id);
+        self.pages.get(page)?.as_ref()?.states[place].as_deref()
     }
 
     /// The queue `id`, if it lives here.
     pub fn get_mut(&mut self, id: QueueId) -> Option<&mut QueueState> {
-        self.states.get_mut(id.0 as usize)?.as_deref_mut()
+        let (page, place) = place_of(id);
+        self.pages.get_mut(page)?.as_mut()?.states[place].as_deref_mut()
     }
 
     /// Adds a queue.
     pub fn insert(&mut self, state: QueueState) {
-        let idx = state.id.0 as usize;
-        if self.states.len() <= idx {
-            self.states.resize_with(idx + 1, || None);
+        let (page, place) = place_of(state.id);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
         }
-        assert!(self.states[idx].is_none(), "queue numbers are never reused");
-        self.states[idx] = Some(Box::new(state));
+        let page = self.pages[page].get_or_insert_with(QueuePage::empty);
+        assert!(
+            page.states[place].is_none(),
+            "queue numbers are never reused"
+        );
+        page.states[place] = Some(Box::new(state));
+        page.count += 1;
     }
 
     /// Removes a queue.
     pub fn remove(&mut self, id: QueueId) -> Option<Box<QueueState>> {
-        self.states.get_mut(id.0 as usize)?.take()
+        let (at, place) = place_of(id);
+        let page = self.pages.get_mut(at)?.as_mut()?;
+        let state = page.states[place].take()?;
+        page.count -= 1;
+        if page.count == 0 {
+            self.pages[at] = None;
+        }
+        Some(state)
     }
 
     /// Every queue, by number.
     pub fn iter(&self) -> impl Iterator<Item = &QueueState> {
-        self.states.iter().filter_map(|state| state.as_deref())
+        let pages = self.pages.iter().flatten();
+        pages.flat_map(|page| page.states.iter().flatten().map(|state| &**state))
     }
 
     /// Every queue, by number.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueueState> {
-        self.states
-            .iter_mut()
-            .filter_map(|state| state.as_deref_mut())
+        let pages = self.pages.iter_mut().flatten();
+        pages.flat_map(|page| page.states.iter_mut().flatten().map(|state| &mut **state))
     }
 }
 
@@ -1124,5 +1164,38 @@ fn figures(state: &QueueState) -> QueueFigures {
         settled: counters.settled,
         consumers: counters.consumers,
         damaged: state.damaged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_are_gone_cost_nothing() {
+        let settings = Settings {
+            durability: Durability::Volatile,
+            messages_max: 0,
+            bytes_max: 0,
+        };
+        let queue =
+            |number| QueueState::new(QueueId(number), TenantId(1), PartitionId(0), settings);
+        let mut queues = Queues::default();
+        let stays = 5;
+        queues.insert(queue(stays));
+        for number in 6..5_000 {
+            queues.insert(queue(number));
+            assert_eq!(queues.iter().count(), 2);
+            assert!(queues.remove(QueueId(number)).is_some());
+            assert!(queues.remove(QueueId(number)).is_none());
+        }
+        assert_eq!(queues.pages.iter().flatten().count(), 1);
+        queues.insert(queue(4_000));
+        let numbers: Vec<u32> = queues.iter().map(|state| state.id.0).collect();
+        assert_eq!(numbers, [stays, 4_000]);
+        assert!(queues.get(QueueId(stays)).is_some());
+        assert!(queues.get_mut(QueueId(4_000)).is_some());
+        assert!(queues.get(QueueId(4_001)).is_none());
+        assert!(queues.get(QueueId(u32::MAX)).is_none());
     }
 }
