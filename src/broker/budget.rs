@@ -33,7 +33,7 @@ pub const CONNECTION_BYTES: u32 = 6 << 10;
 pub const READY_BYTES: u32 = 32;
 
 /// Bytes of clients' requests that may wait for the disk or another core before nobody is read.
-pub const REQUEST_BYTES: u64 = 1 << 20;
+pub const REQUEST_BYTES: u64 = 512 << 10;
 
 const _: () = assert!(RECEIVE_SLAB_BYTES as usize >= 2 * limits::FRAME_BYTES_MAX);
 const _: () = assert!(PARCEL_BYTES as usize >= limits::FRAME_BYTES_MAX);
@@ -271,10 +271,10 @@ fn core_fixed(demand: &Demand) -> [Fixed; 3] {
             bytes: 3 << 20,
         },
         // As many as may wait before nobody is read, and what one socket brings beyond: a slab of the
-        // smallest, which take some eight times their bytes.
+        // smallest, which take some seven times their bytes.
         Fixed {
             name: "requests that wait",
-            bytes: REQUEST_BYTES + 8 * u64::from(RECEIVE_SLAB_BYTES),
+            bytes: REQUEST_BYTES + 7 * u64::from(RECEIVE_SLAB_BYTES),
         },
         // Its entries, laid out once. A copy of them, when a journal fails, is in the allocator's slack.
         Fixed {
