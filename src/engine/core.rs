@@ -229,9 +229,8 @@ impl Running {
             return Some(now);
         }
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
-        // Those that were due when they were last looked at wait for something else.
-        let gets = flow.gets.iter().map(|get| get.deadline);
-        let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
+        // Those that are due wait for something else.
+        let gets = flow.gets_until.first().map(|(deadline, _)| *deadline);
         // A journal that has failed has nothing more to do, and nothing is packed.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);

@@ -33,6 +33,8 @@ pub struct Sink {
     pub congested: bool,
     /// The large message that it is being sent; until it has all of it, it is offered nothing else.
     pub large: Option<Box<LargeDelivery>>,
+    /// What it asked for with `Get`, until that is answered.
+    pub get: Option<GetWait>,
 }
 
 /// A large message of which a consumer has some pieces: as many as are in memory, and as its
@@ -72,6 +74,7 @@ impl Sink {
             outgoing: false,
             congested: false,
             large: None,
+            get: None,
         }
     }
 }
@@ -114,11 +117,9 @@ pub struct Forwarded {
     pub ends: bool,
 }
 
-/// A consumer that waits for messages it asked for with `Get`.
+/// Messages that a consumer asked for with `Get` and waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GetWait {
-    /// The consumer.
-    pub consumer: u64,
     /// Sequence of its frame.
     pub sequence: u64,
     /// Messages it may still get.
@@ -127,4 +128,6 @@ pub struct GetWait {
     pub given: u32,
     /// When it stops waiting for the first message.
     pub deadline: Mono,
+    /// Is on the list of those to look at when the turn ends.
+    pub is_due: bool,
 }

@@ -9,7 +9,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
-use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -528,9 +528,10 @@ pub struct Flow {
     pub(crate) larges: Vec<u64>,
     /// Queues that wait for a read from disk, and how old what they wait for is.
     pub(crate) reading: Vec<(Age, QueueId)>,
-    pub(crate) gets: Vec<GetWait>,
-    /// When gets were last looked at.
-    pub(crate) gets_seen: Mono,
+    /// When gets stop waiting for a first message, with their consumers: those that are not due yet.
+    pub(crate) gets_until: BTreeSet<(Mono, u64)>,
+    /// Consumers whose gets are to be looked at: time is over, or they got something.
+    pub(crate) gets_due: Vec<u64>,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// A producer got no credit at all, since much is held.
@@ -616,8 +617,8 @@ impl Flow {
             outgoing: Vec::new(),
             larges: Vec::new(),
             reading: Vec::new(),
-            gets: Vec::new(),
-            gets_seen: now,
+            gets_until: BTreeSet::new(),
+            gets_due: Vec::new(),
             hungry: false,
             starved: false,
             assembly_bytes: 0,
