@@ -14,7 +14,7 @@ use ringpost_wire::ids::CoreId;
 
 use crate::allowance::Allowance;
 use crate::boot_error::{BootError, BootErrorKind};
-use crate::budget::{Budget, CoreBudget, Demand};
+use crate::budget::{Budget, CoreBudget, Demand, REQUEST_BYTES};
 use crate::config::{Config, Cpus};
 use crate::control::admin::{self, Admin, AdminOptions, CorePort};
 use crate::control::flight::{self, FlightWriter};
@@ -534,6 +534,7 @@ fn engine_config(
             trickle_ms: u64::from(millis(config.trickle)),
             assembly_bytes_max: core_budget.large.bytes(),
             catalog_bytes_max: core_budget.catalog.bytes(),
+            request_bytes_max: REQUEST_BYTES,
             beginning_bytes_max: core_budget.beginnings.bytes(),
             ..defaults
         },

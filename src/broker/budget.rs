@@ -32,6 +32,9 @@ pub const CONNECTION_BYTES: u32 = 6 << 10;
 /// Bytes of the index for a message that is ready and whose body is on disk.
 pub const READY_BYTES: u32 = 32;
 
+/// Bytes of clients' requests that may wait for the disk or another core before nobody is read.
+pub const REQUEST_BYTES: u64 = 512 << 10;
+
 const _: () = assert!(RECEIVE_SLAB_BYTES as usize >= 2 * limits::FRAME_BYTES_MAX);
 const _: () = assert!(PARCEL_BYTES as usize >= limits::FRAME_BYTES_MAX);
 const _: () = assert!(BUFFER_BYTES as usize >= limits::FRAME_BYTES_MAX);
@@ -259,13 +262,19 @@ struct Fixed {
 }
 
 /// What every core takes beside its pools.
-fn core_fixed(demand: &Demand) -> [Fixed; 2] {
+fn core_fixed(demand: &Demand) -> [Fixed; 3] {
     let flight_entries = u64::from(demand.flight_turns) * u64::from(ENTRIES_PER_TURN);
     [
         // Stack, executor, submission and completion rings, histograms of the core's stages.
         Fixed {
             name: "stack, rings, histograms",
             bytes: 3 << 20,
+        },
+        // As many as may wait before nobody is read, and what one socket brings beyond: a slab of the
+        // smallest, which take some seven times their bytes.
+        Fixed {
+            name: "requests that wait",
+            bytes: REQUEST_BYTES + 7 * u64::from(RECEIVE_SLAB_BYTES),
         },
         // Its entries, laid out once. A copy of them, when a journal fails, is in the allocator's slack.
         Fixed {

@@ -929,6 +929,18 @@ impl Connection {
         }
     }
 
+    /// Closes the channel of a producer and waits until the broker has said what became of everything
+    /// that came on it (P-39). The end of the channel is the answer (P-15).
+    pub(crate) async fn end_producer(&self, session: u32, channel: u16) -> Result<()> {
+        let header = FrameHeader::bare(FrameKind::ProducerClose, channel, 0);
+        let timeout = self.options.request_timeout;
+        let reply = self.call_with(header, Some(session), timeout, Answer::Done, &[]);
+        match reply.await {
+            Err(error) if error.code_number() != Some(Code::Normal) => Err(error),
+            Err(_) | Ok(_) => Ok(()),
+        }
+    }
+
     /// Asks for something; in `session` only, if one is given.
     pub(crate) async fn call_with(
         &self,

@@ -285,8 +285,9 @@ impl Producer {
 
     /// Waits until everything is settled and closes the producer, unless it has other clones.
     ///
-    /// At [`Level::None`] nothing is confirmed; the broker is asked something behind the last
-    /// message then, so that what it refused by that time is known.
+    /// At [`Level::None`] nothing is confirmed; the broker answers the close when it has said what it
+    /// refused, on whichever core. While there are other clones it is only asked something behind the
+    /// last message, and what another core refuses may come later.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -296,10 +297,17 @@ impl Producer {
     pub async fn close(self) -> Result<()> {
         self.flush().await?;
         if self.level() == Level::None {
-            // An answer may overtake what the broker says at the end of the same turn; that to a
-            // second question, which comes in a later one, cannot.
-            for _ in 0..2 {
-                self.handle.lease.connection().answers().await?;
+            let connection = self.handle.lease.connection();
+            let is_last = Arc::strong_count(&self.handle) == 1;
+            match self.handle.inner.place().filter(|_| is_last) {
+                Some((session, channel)) => connection.end_producer(session, channel).await?,
+                // An answer may overtake what the broker says at the end of the same turn; that to a
+                // second question, which comes in a later one, cannot.
+                None => {
+                    for _ in 0..2 {
+                        connection.answers().await?;
+                    }
+                }
             }
         }
         self.flush().await

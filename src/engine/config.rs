@@ -56,6 +56,9 @@ pub struct Limits {
     pub acks_apart_max: u32,
     /// Bytes of exchanges, bindings and queue descriptors; beyond it none is created.
     pub catalog_bytes_max: u64,
+    /// Bytes of clients' requests that may wait for the disk or for another core. With half of it in
+    /// use whoever asks for more is not read, with all of it nobody is.
+    pub request_bytes_max: u64,
     /// Bytes of large messages that may be on their way in or to their queues; one always may.
     pub assembly_bytes_max: u64,
     /// Bytes of the beginnings of large messages that wait for a place among those.
@@ -94,6 +97,7 @@ impl Default for Limits {
             trickle_ms: 20,
             acks_apart_max: 32,
             catalog_bytes_max: 64 << 20,
+            request_bytes_max: 1 << 20,
             assembly_bytes_max: 32 << 20,
             beginning_bytes_max: 32 << 20,
         }

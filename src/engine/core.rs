@@ -48,7 +48,7 @@ struct Running {
 
 /// How long a shutdown waits for other cores to take back their consumers.
 const LEAVE_MS: u64 = 1_000;
-/// How often publishes that wait look for room, if nothing else happens: a socket may have let go of
+/// How often publishes and changes that wait look for room, if nothing else happens: a socket may have let go of
 /// buffers.
 const HOLD_MS: u64 = 1;
 /// How often sessions are looked over for silence and heartbeats.
@@ -148,7 +148,7 @@ impl Core {
     pub fn invariants(&self) {
         if let Stage::Running(running) = &self.stage {
             running.flow.invariants();
-            running.topology.invariants();
+            running.topology.invariants(&running.flow);
         }
     }
 
@@ -229,13 +229,13 @@ impl Running {
             return Some(now);
         }
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
-        // Those that were due when they were last looked at wait for something else.
-        let gets = flow.gets.iter().map(|get| get.deadline);
-        let gets = gets.filter(|deadline| *deadline > flow.gets_seen).min();
+        // Those that are due wait for something else.
+        let gets = flow.gets_until.first().map(|(deadline, _)| *deadline);
         // A journal that has failed has nothing more to do, and nothing is packed.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
-        let hold = flow.is_holding().then(|| now.plus_ms(HOLD_MS));
+        let is_waiting = flow.is_holding() || self.topology.is_undecided();
+        let hold = is_waiting.then(|| now.plus_ms(HOLD_MS));
         let is_free = !checkpoint::is_underway(&flow.journal);
         let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
@@ -371,6 +371,7 @@ impl Running {
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);
         flow.forward_outgoing(effects);
+        flow.press(None);
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
             flow.sweep(effects);
@@ -409,6 +410,12 @@ impl Running {
         flow.stats.connections += 1;
         flow.sessions
             .insert(Session::adopt(conn, handover, flow.now));
+        if flow.is_shutting_down() {
+            // It was on its way when the others were told.
+            let reason = "the broker is shutting down";
+            flow.hang_up(conn, Code::ShuttingDown, reason, effects);
+            return;
+        }
         self.attached(conn, sequence, effects);
         self.frames(conn, &rest, buffers, effects);
     }
@@ -476,6 +483,12 @@ impl Running {
                 let reason = format!("{:?} frame refused: {}", header.kind, violation_text(code));
                 self.flow.violate(conn, code, &reason, effects);
                 return;
+            }
+            if !matches!(
+                header.kind,
+                FrameKind::Publish | FrameKind::PublishFragment | FrameKind::Heartbeat
+            ) {
+                self.flow.press(Some(conn));
             }
             // Who moves takes along what came behind its request, though nothing should (P-13).
             if header.kind == FrameKind::Attach

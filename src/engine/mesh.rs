@@ -173,6 +173,35 @@ pub enum Request {
     },
 }
 
+/// Bytes of memory that a request which waits takes beside what it carries: its place in lists, and
+/// what is noted of who asked.
+pub const NOTE_BYTES: u64 = 256;
+
+impl Request {
+    /// Bytes of memory that it carries, if it is a client's: those that only clients bound are
+    /// counted. Publishes are counted as credit, and what follows from deliveries or changes with them.
+    #[must_use]
+    pub fn asked_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Settle { ranges, .. } => Some(size_of_val(ranges.as_slice()) as u64),
+            Self::Change(request) => Some(request.body.len() as u64),
+            Self::Fence { .. }
+            | Self::Subscribe { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Credit { .. }
+            | Self::Get { .. }
+            | Self::Inspect { .. }
+            | Self::Connections { .. }
+            | Self::Purge { .. } => Some(0),
+            Self::Publish(_)
+            | Self::Forward { .. }
+            | Self::Resume { .. }
+            | Self::Apply { .. }
+            | Self::Snapshot { .. } => None,
+        }
+    }
+}
+
 /// A topology request on its way to the meta core.
 #[derive(Clone, Hash, Debug)]
 pub struct ChangeRequest {
@@ -263,9 +292,12 @@ pub struct Peer<W> {
     pub core: CoreId,
     /// Bytes of publishes, large messages apart, that it was sent and has not answered.
     pub publish_bytes: u64,
-    waiting: Vec<Option<W>>,
+    /// Who waits for each answer, and the bytes that clients asked with.
+    waiting: Vec<Option<(W, u64)>>,
     free: Vec<u32>,
     outbox: std::collections::VecDeque<(Request, W)>,
+    /// Bytes of unanswered requests of clients, and of the notes of those that were not sent.
+    asked_bytes: u64,
 }
 
 impl<W> Peer<W> {
@@ -278,11 +310,19 @@ impl<W> Peer<W> {
             waiting: (0..requests_max).map(|_| None).collect(),
             free: (0..requests_max).rev().collect(),
             outbox: std::collections::VecDeque::new(),
+            asked_bytes: 0,
         }
+    }
+
+    /// Bytes that requests of clients take until they are answered.
+    #[must_use]
+    pub const fn asked_bytes(&self) -> u64 {
+        self.asked_bytes
     }
 
     /// Asks now if there is room, else keeps the request; `waiter` is given back with the answer.
     pub fn ask(&mut self, effects: &mut crate::Effects, request: Request, waiter: W) {
+        self.asked_bytes += request.asked_bytes().map_or(0, |bytes| bytes + NOTE_BYTES);
         self.outbox.push_back((request, waiter));
         self.flush(effects);
     }
@@ -298,7 +338,10 @@ impl<W> Peer<W> {
         while !self.outbox.is_empty() {
             let Some(id) = self.free.pop() else { return };
             let (request, waiter) = self.outbox.pop_front().expect("it is not empty");
-            self.waiting[id as usize] = Some(waiter);
+            // On its way it takes one of few places, which are there anyway.
+            let bytes = request.asked_bytes();
+            self.asked_bytes -= bytes.map_or(0, |_| NOTE_BYTES);
+            self.waiting[id as usize] = Some((waiter, bytes.unwrap_or(0)));
             let message = MeshMessage::Request { id, request };
             effects.push(crate::Effect::Mesh {
                 to: self.core,
@@ -312,9 +355,10 @@ impl<W> Peer<W> {
     /// # Panics
     /// If nobody asked: the other core is ours, so that is a bug.
     pub fn answered(&mut self, effects: &mut crate::Effects, id: u32) -> W {
-        let waiter = self.waiting[id as usize]
+        let (waiter, bytes) = self.waiting[id as usize]
             .take()
             .expect("a reply answers a request");
+        self.asked_bytes -= bytes;
         self.free.push(id);
         self.flush(effects);
         waiter

@@ -59,6 +59,7 @@ fn limits(plan: &Plan) -> Limits {
         volatile_buffers: if tiny { 4 } else { 16 },
         buffers_free_min: if tiny { 6 } else { 8 },
         slots_max: random.scale(8..=64) as u32,
+        request_bytes_max: if tiny { 2 << 10 } else { 1 << 20 },
         assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
         beginning_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
         acks_apart_max: if random.coin() { 0 } else { 32 },

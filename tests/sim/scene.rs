@@ -232,6 +232,8 @@ pub struct Scene {
     pub trace: Trace,
     /// Publishes so far, repeats not counted.
     pub published: u64,
+    /// Starts so far.
+    pub starts: u64,
     /// Whether a journal has failed since the last start.
     pub journal_failed: bool,
     /// Whether the broker has reported damage.
@@ -268,6 +270,7 @@ impl Scene {
             marks: Marks::default(),
             trace,
             published: 0,
+            starts: 0,
             journal_failed: false,
             damage_reported: false,
             has_tenant: false,

@@ -433,6 +433,7 @@ impl World {
         }
         self.life += 1;
         self.is_up = true;
+        self.scene.starts += 1;
         self.scene.journal_failed = false;
         say!(self.scene, "==== start {}", self.life);
         let memory = Engine::memory(&self.scene.plan);

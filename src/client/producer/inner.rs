@@ -334,6 +334,15 @@ impl Inner {
         }
     }
 
+    /// The session and the channel in which it is open now.
+    pub(crate) fn place(&self) -> Option<(u32, u16)> {
+        let state = self.lock();
+        match state.phase {
+            Phase::Open(session) => Some((session, state.channel)),
+            Phase::Waiting | Phase::Ended(_) => None,
+        }
+    }
+
     /// Messages and bytes not settled.
     pub(crate) fn in_flight(&self) -> (u64, u64) {
         let state = self.lock();

@@ -28,7 +28,7 @@ use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::Settings;
 use crate::effect::Buffers;
 use crate::ids::ConnId;
-use crate::mesh::{ChangeRequest, Changed, QueueFigures, Reply, Request};
+use crate::mesh::{ChangeRequest, Changed, NOTE_BYTES, QueueFigures, Reply, Request};
 
 /// Who is told how a change ended.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +45,19 @@ struct Staged {
     block: u64,
     change: Option<Change>,
     origin: Origin,
+    /// Bytes that are counted for it.
+    bytes: u64,
 }
 
 /// Work that waits for other cores.
 #[derive(Debug)]
 enum Pending {
     /// The meta core decides.
-    Change { conn: ConnId, header: FrameHeader },
+    Change {
+        conn: ConnId,
+        header: FrameHeader,
+        bytes: u64,
+    },
     /// Every core applies.
     Apply {
         origin: Origin,
@@ -96,6 +102,10 @@ pub struct Topology {
     /// On the meta core: who asked for what is there already, and the last change that every core
     /// must have applied before that is true everywhere.
     echoes: VecDeque<(u64, Origin)>,
+    /// On any other core: requests to be decided, behind those that the meta core was asked.
+    unasked: VecDeque<(ConnId, FrameHeader, ChangeRequest)>,
+    /// Bytes of those that it was asked and has not answered.
+    asked_bytes: u64,
     lists: Listings,
     number: u64,
 }
@@ -111,6 +121,8 @@ impl Topology {
             staged: VecDeque::new(),
             pending: BTreeMap::new(),
             echoes: VecDeque::new(),
+            unasked: VecDeque::new(),
+            asked_bytes: 0,
             lists: Listings::default(),
             number: 0,
         }
@@ -120,9 +132,15 @@ impl Topology {
     ///
     /// # Panics
     /// If it does not.
-    pub fn invariants(&self) {
+    pub fn invariants(&self, flow: &Flow) {
         self.catalog.invariants();
         self.planned.invariants();
+        let undecided = self.undecided.iter().map(|(_, request)| cost(request));
+        let unasked = self.unasked.iter().map(|(_, _, request)| cost(request));
+        let staged = self.staged.iter().map(|staged| staged.bytes);
+        let waiting = undecided.chain(unasked).chain(staged).sum::<u64>();
+        let echoes = self.echoes.len() as u64 * NOTE_BYTES;
+        assert_eq!(waiting + echoes, flow.change_bytes);
     }
 
     /// The catalog for a checkpoint, which is cut behind everything appended: with the changes that
@@ -164,6 +182,7 @@ impl Topology {
             || self.lists.has(conn)
             || self.staged.iter().any(|staged| asks(&staged.origin))
             || self.echoes.iter().any(|(_, origin)| asks(origin))
+            || self.unasked.iter().any(|(c, ..)| *c == conn)
             || self.pending.values().any(|pending| match pending {
                 Pending::Apply { origin, .. } => asks(origin),
                 Pending::Change { conn: c, .. }
@@ -348,10 +367,37 @@ impl Topology {
     ) {
         //= P-10
         if flow.config.core == META {
-            self.undecided
-                .push_back((Origin::Here { conn, header }, request));
+            self.take(flow, Origin::Here { conn, header }, request);
         } else {
-            let waiter = self.wait(Pending::Change { conn, header });
+            flow.change_bytes += cost(&request);
+            self.unasked.push_back((conn, header, request));
+            self.ask_meta(flow, effects);
+        }
+    }
+
+    /// On the meta core: a request waits until the turn ends, and longer while no buffer is free.
+    fn take(&mut self, flow: &mut Flow, origin: Origin, request: ChangeRequest) {
+        flow.change_bytes += cost(&request);
+        self.undecided.push_back((origin, request));
+    }
+
+    /// Asks the meta core, which may wait for its disk: not for more at a time than it has room for
+    /// from every core, but for one in any case.
+    fn ask_meta(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        let share = flow.config.limits.request_bytes_max / u64::from(flow.config.cores);
+        while let Some((_, _, request)) = self.unasked.front()
+            && (self.asked_bytes == 0 || self.asked_bytes + cost(request) <= share)
+        {
+            let (conn, header, request) = self.unasked.pop_front().expect("it is there");
+            let bytes = cost(&request);
+            // The lane counts it from here on.
+            flow.change_bytes -= bytes;
+            self.asked_bytes += bytes;
+            let waiter = self.wait(Pending::Change {
+                conn,
+                header,
+                bytes,
+            });
             flow.ask(META, Request::Change(Box::new(request)), waiter, effects);
         }
     }
@@ -364,6 +410,8 @@ impl Topology {
         effects: &mut Effects,
     ) {
         while let Some((origin, request)) = self.undecided.pop_front() {
+            let waiting = cost(&request);
+            flow.change_bytes -= waiting;
             if flow.failed || flow.is_shutting_down() {
                 let code = if flow.failed {
                     Code::TopologyReadOnly
@@ -383,10 +431,12 @@ impl Topology {
                 Ok(Plan::AlreadyExists) => {
                     // It may exist by a change that is still on its way to the disk.
                     let block = self.staged.back().map_or(0, |staged| staged.block);
+                    flow.change_bytes += waiting;
                     self.staged.push_back(Staged {
                         block,
                         change: None,
                         origin,
+                        bytes: waiting,
                     });
                     continue;
                 }
@@ -399,16 +449,19 @@ impl Topology {
             change.encode(&mut bytes);
             let Ok(block) = flow.journal_change(&bytes, buffers, effects) else {
                 // No buffer is free: the next turn tries again.
+                flow.change_bytes += waiting;
                 self.undecided.push_front((origin, request));
                 break;
             };
             self.planned
                 .apply(&change)
                 .expect("it was planned on this very version");
+            flow.change_bytes += waiting;
             self.staged.push_back(Staged {
                 block,
                 change: Some(change),
                 origin,
+                bytes: waiting,
             });
         }
         self.durable_advanced(flow, effects);
@@ -436,7 +489,13 @@ impl Topology {
     #[must_use]
     pub fn wants_turn(&self, flow: &Flow) -> bool {
         let lists = self.lists.due();
-        !self.undecided.is_empty() || lists.iter().any(|conn| flow.takes_a_page(*conn))
+        lists.iter().any(|conn| flow.takes_a_page(*conn))
+    }
+
+    /// Whether changes wait for room in the journal.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        !self.undecided.is_empty()
     }
 
     /// Forgets what nobody waits for any more; call now and then.
@@ -458,7 +517,9 @@ impl Topology {
             .is_some_and(|staged| staged.block <= durable)
         {
             let staged = self.staged.pop_front().expect("it was just looked at");
+            flow.change_bytes -= staged.bytes;
             let Some(change) = staged.change else {
+                flow.change_bytes += NOTE_BYTES;
                 self.echoes.push_back((self.number, staged.origin));
                 continue;
             };
@@ -502,6 +563,7 @@ impl Topology {
             && upto <= applied
         {
             self.echoes.pop_front();
+            flow.change_bytes -= NOTE_BYTES;
             tell(flow, origin, Ok(Changed::default()), effects);
         }
     }
@@ -509,6 +571,7 @@ impl Topology {
     /// The journal has failed: what was on its way is told so.
     pub fn fail_stop(&mut self, flow: &mut Flow, effects: &mut Effects) {
         while let Some(staged) = self.staged.pop_front() {
+            flow.change_bytes -= staged.bytes;
             let reason = "the journal failed before the change was durable".to_owned();
             tell(
                 flow,
@@ -544,8 +607,7 @@ impl Topology {
     ) {
         match request {
             Request::Change(request) => {
-                self.undecided
-                    .push_back((Origin::There { core: from, id }, *request));
+                self.take(flow, Origin::There { core: from, id }, *request);
             }
             Request::Apply { change } => {
                 let change =
@@ -577,8 +639,17 @@ impl Topology {
             .remove(&number)
             .expect("an answer belongs to a question");
         match (pending, reply) {
-            (Pending::Change { conn, header }, Reply::Changed(outcome)) => {
+            (
+                Pending::Change {
+                    conn,
+                    header,
+                    bytes,
+                },
+                Reply::Changed(outcome),
+            ) => {
                 tell(flow, Origin::Here { conn, header }, outcome, effects);
+                self.asked_bytes -= bytes;
+                self.ask_meta(flow, effects);
             }
             (
                 Pending::Apply {
@@ -836,6 +907,11 @@ impl Topology {
         let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
         flow.say(conn, effects, |out| info.write(out, header));
     }
+}
+
+/// Bytes of memory that a request takes while it waits.
+fn cost(request: &ChangeRequest) -> u64 {
+    request.body.len() as u64 + NOTE_BYTES
 }
 
 /// Tells how a change ended.

@@ -173,18 +173,24 @@ impl Flow {
         whole >= self.config.limits.publish_bytes() || self.held_bytes >= room / 4 * 3
     }
 
-    /// Whether what a connection sends has a place. Only while much is held it may not: what ends
-    /// that is the device, whatever is behind in the stream. The rest of a large message has its
+    /// Whether what a connection sends has a place. Only while much is held, or many requests wait,
+    /// it may not: what ends that is the device or another core, whatever is behind in the stream. The rest of a large message has its
     /// place, and others may wait for its end.
     //= P-18
     #[must_use]
     pub fn is_read(&self, conn: ConnId) -> bool {
-        if !self.holds_much() {
+        if !self.holds_much() && !self.is_pressed {
             return true;
         }
         let Some(session) = self.sessions.get(conn) else {
             return true;
         };
+        if self.is_held_up(session) {
+            return false;
+        }
+        if !self.holds_much() {
+            return true;
+        }
         let mut publishes = false;
         for (_, channel) in session.channels() {
             if let Channel::Producer(key) = channel

@@ -6,6 +6,7 @@ use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
 use crate::data::queue::Ranges;
 use crate::ids::{ConnId, Mono};
+use crate::mesh::NOTE_BYTES;
 
 /// A consumer of a queue of this core.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Sink {
     pub congested: bool,
     /// The large message that it is being sent; until it has all of it, it is offered nothing else.
     pub large: Option<Box<LargeDelivery>>,
+    /// What it asked for with `Get`, until that is answered.
+    pub get: Option<GetWait>,
 }
 
 /// A large message of which a consumer has some pieces: as many as are in memory, and as its
@@ -71,6 +74,7 @@ impl Sink {
             outgoing: false,
             congested: false,
             large: None,
+            get: None,
         }
     }
 }
@@ -84,6 +88,14 @@ pub struct EarlyFrame {
     pub header: FrameHeader,
     /// Its body.
     pub body: Vec<u8>,
+}
+
+impl EarlyFrame {
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        self.body.len() as u64 + NOTE_BYTES
+    }
 }
 
 /// Frames of another core for a connection of this one; see [`crate::mesh::Request::Forward`].
@@ -105,11 +117,9 @@ pub struct Forwarded {
     pub ends: bool,
 }
 
-/// A consumer that waits for messages it asked for with `Get`.
+/// Messages that a consumer asked for with `Get` and waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GetWait {
-    /// The consumer.
-    pub consumer: u64,
     /// Sequence of its frame.
     pub sequence: u64,
     /// Messages it may still get.
@@ -118,4 +128,6 @@ pub struct GetWait {
     pub given: u32,
     /// When it stops waiting for the first message.
     pub deadline: Mono,
+    /// Is on the list of those to look at when the turn ends.
+    pub is_due: bool,
 }

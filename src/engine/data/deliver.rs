@@ -345,7 +345,9 @@ impl Flow {
         while idx < self.early.len() {
             let frame = &self.early[idx];
             if frame.conn == conn && frame.header.channel == channel {
-                early.push(self.early.remove(idx));
+                let frame = self.early.remove(idx);
+                self.early_bytes -= frame.cost();
+                early.push(frame);
             } else {
                 idx += 1;
             }
@@ -361,11 +363,13 @@ impl Flow {
         if self.early.iter().filter(same).count() == EARLY_FRAMES_MAX {
             return Err(Code::Overloaded);
         }
-        self.early.push(EarlyFrame {
+        let frame = EarlyFrame {
             conn,
             header,
             body: body.to_vec(),
-        });
+        };
+        self.early_bytes += frame.cost();
+        self.early.push(frame);
         Ok(())
     }
 
@@ -513,7 +517,9 @@ impl Flow {
                 self.note_counts(sink.queue);
             }
         }
-        self.gets.retain(|get| get.consumer != key);
+        if let Some(get) = sink.get {
+            self.gets_until.remove(&(get.deadline, key));
+        }
         self.wake(sink.queue);
     }
 
@@ -598,12 +604,12 @@ impl Flow {
         wait_ms: u32,
         effects: &mut Effects,
     ) {
-        let Some((queue, channel)) = self.sinks.get(key).map(|sink| (sink.queue, sink.channel))
-        else {
+        let Some(sink) = self.sinks.get(key) else {
             return;
         };
+        let (queue, channel) = (sink.queue, sink.channel);
         //= P-43
-        if self.gets.iter().any(|get| get.consumer == key) {
+        if sink.get.is_some() {
             let header = FrameHeader::bare(FrameKind::Failed, channel, sequence);
             let reason = "another get of this consumer is not answered yet";
             self.tell(key, effects, |out| {
@@ -616,41 +622,65 @@ impl Flow {
         };
         state.queue.grant_get(ConsumerKey(key), count);
         let deadline = self.now.plus_ms(u64::from(wait_ms));
-        self.gets.push(GetWait {
-            consumer: key,
+        let sink = self.sinks.get_mut(key).expect("it was just looked at");
+        sink.get = Some(GetWait {
             sequence,
             left: count,
             given: 0,
             deadline,
+            is_due: false,
         });
+        self.gets_until.insert((deadline, key));
         self.wake(queue);
     }
 
-    /// Ends the gets that have what they asked for or have waited long enough.
-    pub(crate) fn finish_gets(&mut self, effects: &mut Effects) {
-        self.gets_seen = self.now;
-        let mut idx = 0;
-        while idx < self.gets.len() {
-            let get = self.gets[idx];
-            let over = get.left == 0 || get.given > 0 || self.now >= get.deadline;
-            let sink = self.sinks.get(get.consumer);
-            let is_between = sink.is_some_and(|sink| sink.large.is_some());
-            if !over || is_between || (get.left > 0 && self.is_owed(get.consumer)) {
-                idx += 1;
-                continue;
-            }
-            self.gets.swap_remove(idx);
-            let Some(sink) = self.sinks.get(get.consumer) else {
-                continue;
-            };
-            let (queue, channel) = (sink.queue, sink.channel);
-            if let Some(state) = self.queues.get_mut(queue) {
-                state.queue.cancel_get(ConsumerKey(get.consumer));
-            }
-            let mut header = FrameHeader::bare(FrameKind::GetDone, channel, get.sequence);
-            header.count = get.given;
-            self.tell(get.consumer, effects, |out| frame::write(out, header, &[]));
+    /// A get is to be looked at when the turn ends.
+    fn get_is_due(&mut self, key: u64) {
+        if let Some(sink) = self.sinks.get_mut(key)
+            && let Some(get) = &mut sink.get
+            && !get.is_due
+        {
+            get.is_due = true;
+            self.gets_until.remove(&(get.deadline, key));
+            self.gets_due.push(key);
         }
+    }
+
+    /// Ends the gets that have what they asked for or have waited long enough. Those that wait for a
+    /// first message are not looked at: there may be many.
+    pub(crate) fn finish_gets(&mut self, effects: &mut Effects) {
+        while let Some((deadline, key)) = self.gets_until.first().copied()
+            && self.now >= deadline
+        {
+            self.get_is_due(key);
+        }
+        let mut due = std::mem::take(&mut self.gets_due);
+        due.retain(|key| !self.finish_get(*key, effects));
+        due.append(&mut self.gets_due);
+        self.gets_due = due;
+    }
+
+    /// Answers a get that is due, unless more is to come at once; whether it is done with.
+    fn finish_get(&mut self, key: u64, effects: &mut Effects) -> bool {
+        let Some(sink) = self.sinks.get(key) else {
+            return true;
+        };
+        let Some(get) = sink.get else {
+            return true;
+        };
+        let (queue, channel) = (sink.queue, sink.channel);
+        if sink.large.is_some() || (get.left > 0 && self.is_owed(key)) {
+            return false;
+        }
+        let sink = self.sinks.get_mut(key).expect("it was just looked at");
+        sink.get = None;
+        if let Some(state) = self.queues.get_mut(queue) {
+            state.queue.cancel_get(ConsumerKey(key));
+        }
+        let mut header = FrameHeader::bare(FrameKind::GetDone, channel, get.sequence);
+        header.count = get.given;
+        self.tell(key, effects, |out| frame::write(out, header, &[]));
+        true
     }
 
     /// Whether messages are ready for a consumer that could not be given to it yet: they must be
@@ -1379,11 +1409,13 @@ impl Flow {
         if offer.delivery_count > 0 {
             self.stats.redelivered += u64::from(count);
         }
-        if let Some(get) = self.gets.iter_mut().find(|get| get.consumer == offer.key.0) {
+        let sink = self.sinks.get_mut(offer.key.0);
+        if let Some(get) = sink.and_then(|sink| sink.get.as_mut()) {
             // What its credit pushes beside the get is not the get's.
             let taken = count.min(get.left);
             get.left -= taken;
             get.given += taken;
+            self.get_is_due(offer.key.0);
         }
     }
 
@@ -1799,7 +1831,12 @@ impl Flow {
                 | Channel::Free => {}
             }
         }
-        self.early.retain(|frame| frame.conn != conn);
+        let early_bytes = &mut self.early_bytes;
+        self.early.retain(|frame| {
+            let stays = frame.conn != conn;
+            *early_bytes -= if stays { 0 } else { frame.cost() };
+            stays
+        });
         self.held_back.retain(|(_, held)| *held != conn);
     }
 }

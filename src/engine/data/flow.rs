@@ -9,7 +9,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
-use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, Sink};
+use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -176,49 +176,89 @@ impl QueueWaits {
     }
 }
 
-/// The queues of this core, by their dense numbers.
+/// Queues of a page of [`Queues`].
+const QUEUES_PER_PAGE: usize = 1 << 10;
+
+/// The queues of this core, by their numbers. These are dense at first, are never used again and belong
+/// to all cores: pages of which no queue is left are given back, or every queue that ever was would
+/// cost its place for ever.
 #[derive(Default)]
 pub struct Queues {
-    states: Vec<Option<Box<QueueState>>>,
+    pages: Vec<Option<Box<QueuePage>>>,
+}
+
+struct QueuePage {
+    states: [Option<Box<QueueState>>; QUEUES_PER_PAGE],
+    /// Those that are there.
+    count: usize,
+}
+
+impl QueuePage {
+    fn empty() -> Box<Self> {
+        Box::new(Self {
+            states: [const { None }; QUEUES_PER_PAGE],
+            count: 0,
+        })
+    }
+}
+
+/// The page of a queue, and its place there.
+const fn place_of(id: QueueId) -> (usize, usize) {
+    let number = id.0 as usize;
+    (number / QUEUES_PER_PAGE, number % QUEUES_PER_PAGE)
 }
 
 impl Queues {
     /// The queue `id`, if it lives here.
     #[must_use]
     pub fn get(&self, id: QueueId) -> Option<&QueueState> {
-        self.states.get(id.0 as usize)?.as_deref()
+        let (page, place) = place_of(id);
+        self.pages.get(page)?.as_ref()?.states[place].as_deref()
     }
 
     /// The queue `id`, if it lives here.
     pub fn get_mut(&mut self, id: QueueId) -> Option<&mut QueueState> {
-        self.states.get_mut(id.0 as usize)?.as_deref_mut()
+        let (page, place) = place_of(id);
+        self.pages.get_mut(page)?.as_mut()?.states[place].as_deref_mut()
     }
 
     /// Adds a queue.
     pub fn insert(&mut self, state: QueueState) {
-        let idx = state.id.0 as usize;
-        if self.states.len() <= idx {
-            self.states.resize_with(idx + 1, || None);
+        let (page, place) = place_of(state.id);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
         }
-        assert!(self.states[idx].is_none(), "queue numbers are never reused");
-        self.states[idx] = Some(Box::new(state));
+        let page = self.pages[page].get_or_insert_with(QueuePage::empty);
+        assert!(
+            page.states[place].is_none(),
+            "queue numbers are never reused"
+        );
+        page.states[place] = Some(Box::new(state));
+        page.count += 1;
     }
 
     /// Removes a queue.
     pub fn remove(&mut self, id: QueueId) -> Option<Box<QueueState>> {
-        self.states.get_mut(id.0 as usize)?.take()
+        let (at, place) = place_of(id);
+        let page = self.pages.get_mut(at)?.as_mut()?;
+        let state = page.states[place].take()?;
+        page.count -= 1;
+        if page.count == 0 {
+            self.pages[at] = None;
+        }
+        Some(state)
     }
 
     /// Every queue, by number.
     pub fn iter(&self) -> impl Iterator<Item = &QueueState> {
-        self.states.iter().filter_map(|state| state.as_deref())
+        let pages = self.pages.iter().flatten();
+        pages.flat_map(|page| page.states.iter().flatten().map(|state| &**state))
     }
 
     /// Every queue, by number.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueueState> {
-        self.states
-            .iter_mut()
-            .filter_map(|state| state.as_deref_mut())
+        let pages = self.pages.iter_mut().flatten();
+        pages.flat_map(|page| page.states.iter_mut().flatten().map(|state| &mut **state))
     }
 }
 
@@ -421,6 +461,12 @@ pub struct Flow {
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
     pub(crate) peers: Vec<Peer<Waiter>>,
+    /// Bytes of topology requests that wait on this core: the control plane's figure.
+    pub(crate) change_bytes: u64,
+    /// Too many requests wait; see [`Flow::press`].
+    pub(crate) is_pressed: bool,
+    /// Counts the times that they did.
+    pub(crate) presses: u64,
     /// The journal has failed: nothing durable is confirmed or delivered any more.
     pub(crate) failed: bool,
     /// When the shutdown began: nothing is published or delivered any more.
@@ -439,6 +485,8 @@ pub struct Flow {
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
     pub(crate) early: Vec<EarlyFrame>,
+    /// Bytes of those.
+    pub(crate) early_bytes: u64,
     /// What other cores sent for consumers ahead of the answer that opens them; bounded by their
     /// requests.
     pub(crate) ahead: Vec<Forwarded>,
@@ -480,9 +528,10 @@ pub struct Flow {
     pub(crate) larges: Vec<u64>,
     /// Queues that wait for a read from disk, and how old what they wait for is.
     pub(crate) reading: Vec<(Age, QueueId)>,
-    pub(crate) gets: Vec<GetWait>,
-    /// When gets were last looked at.
-    pub(crate) gets_seen: Mono,
+    /// When gets stop waiting for a first message, with their consumers: those that are not due yet.
+    pub(crate) gets_until: BTreeSet<(Mono, u64)>,
+    /// Consumers whose gets are to be looked at: time is over, or they got something.
+    pub(crate) gets_due: Vec<u64>,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// A producer got no credit at all, since much is held.
@@ -532,6 +581,9 @@ impl Flow {
             journal,
             volatile,
             peers,
+            change_bytes: 0,
+            is_pressed: false,
+            presses: 0,
             failed: false,
             shut_down: None,
             stats: Stats::default(),
@@ -544,6 +596,7 @@ impl Flow {
             forwarded: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
+            early_bytes: 0,
             ahead: Vec::new(),
             waiting: VecDeque::new(),
             underway: None,
@@ -564,8 +617,8 @@ impl Flow {
             outgoing: Vec::new(),
             larges: Vec::new(),
             reading: Vec::new(),
-            gets: Vec::new(),
-            gets_seen: now,
+            gets_until: BTreeSet::new(),
+            gets_due: Vec::new(),
             hungry: false,
             starved: false,
             assembly_bytes: 0,
@@ -676,6 +729,37 @@ impl Flow {
     ) {
         assert!(core != self.config.core, "a core does not ask itself");
         self.peers[usize::from(core.0)].ask(effects, request, waiter);
+    }
+
+    /// Bytes of clients' requests that wait for the disk or for another core.
+    pub(crate) fn request_bytes(&self) -> u64 {
+        let peers = self.peers.iter().map(Peer::asked_bytes);
+        peers.sum::<u64>() + self.early_bytes + self.change_bytes
+    }
+
+    /// A connection has sent a request, `None`: some may have been answered. While too many wait, who
+    /// asks is not read until they are few: requests come as fast as the network brings them, and
+    /// what they wait for may be slower. Others are read as long as there is room at all.
+    //= P-18
+    pub(crate) fn press(&mut self, asks: Option<ConnId>) {
+        let (waits, most) = (self.request_bytes(), self.config.limits.request_bytes_max);
+        if !self.is_pressed && waits >= most / 2 {
+            self.is_pressed = true;
+            self.presses += 1;
+        }
+        self.is_pressed &= waits >= most / 4;
+        if let Some(session) = asks.and_then(|conn| self.sessions.get_mut(conn))
+            && self.is_pressed
+        {
+            session.pressed_in = self.presses;
+        }
+    }
+
+    /// Whether a connection must wait until requests that wait are fewer.
+    pub(crate) fn is_held_up(&self, session: &Session) -> bool {
+        self.is_pressed
+            && (session.pressed_in == self.presses
+                || self.request_bytes() >= self.config.limits.request_bytes_max)
     }
 
     /// Answers another core.
@@ -878,6 +962,8 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
+        assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
         for state in self.queues.iter().filter(|state| !state.damaged) {
             state.queue.invariants();
@@ -968,7 +1054,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
-        if self.holds_much() {
+        if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
                 .sessions
@@ -1079,5 +1165,38 @@ fn figures(state: &QueueState) -> QueueFigures {
         settled: counters.settled,
         consumers: counters.consumers,
         damaged: state.damaged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_are_gone_cost_nothing() {
+        let settings = Settings {
+            durability: Durability::Volatile,
+            messages_max: 0,
+            bytes_max: 0,
+        };
+        let queue =
+            |number| QueueState::new(QueueId(number), TenantId(1), PartitionId(0), settings);
+        let mut queues = Queues::default();
+        let stays = 5;
+        queues.insert(queue(stays));
+        for number in 6..5_000 {
+            queues.insert(queue(number));
+            assert_eq!(queues.iter().count(), 2);
+            assert!(queues.remove(QueueId(number)).is_some());
+            assert!(queues.remove(QueueId(number)).is_none());
+        }
+        assert_eq!(queues.pages.iter().flatten().count(), 1);
+        queues.insert(queue(4_000));
+        let numbers: Vec<u32> = queues.iter().map(|state| state.id.0).collect();
+        assert_eq!(numbers, [stays, 4_000]);
+        assert!(queues.get(QueueId(stays)).is_some());
+        assert!(queues.get_mut(QueueId(4_000)).is_some());
+        assert!(queues.get(QueueId(4_001)).is_none());
+        assert!(queues.get(QueueId(u32::MAX)).is_none());
     }
 }

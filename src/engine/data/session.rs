@@ -11,6 +11,11 @@ use ringpost_wire::{
 use crate::config::CoreConfig;
 use crate::ids::{ConnId, Mono};
 
+/// Words of the bits for all channel numbers, 0 among them.
+const ASKED_WORDS: usize = CHANNELS_MAX as usize / 64 + 1;
+/// Channels for which a connection keeps the memory when it has closed them.
+const CHANNELS_KEPT: usize = 8;
+
 /// A channel of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Channel {
@@ -96,8 +101,11 @@ pub struct Session {
     pub stage: Stage,
     /// What the client calls itself.
     pub client: String,
-    /// By channel number; grows to the highest in use.
-    channels: Vec<Channel>,
+    /// Those in use, by number: what a client asks for once and leaves must cost it a bit, not a
+    /// place in a table as long as its number is high.
+    channels: Vec<(u16, Channel)>,
+    /// A bit for each number that was ever asked for; nothing until one was.
+    asked: Option<Box<[u64; ASKED_WORDS]>>,
     /// Channels in use.
     pub channels_open: u32,
     /// Bytes given to the shell and not yet taken by the socket.
@@ -110,6 +118,9 @@ pub struct Session {
     pub heard: Mono,
     /// When something was last sent.
     pub spoke: Mono,
+    /// The last time that too many requests waited and this connection sent another one; see
+    /// [`Flow::press`](crate::data::flow::Flow::press).
+    pub pressed_in: u64,
 }
 
 /// What a session wants after a `Hello`.
@@ -129,12 +140,14 @@ impl Session {
             stage: Stage::Handshake,
             client: String::new(),
             channels: Vec::new(),
+            asked: None,
             channels_open: 0,
             unsent: 0,
             took: now,
             behind: false,
             heard: now,
             spoke: now,
+            pressed_in: 0,
         }
     }
 
@@ -159,10 +172,23 @@ impl Session {
     /// The channel with this number; numbers never used are free.
     #[must_use]
     pub fn channel(&self, number: u16) -> Channel {
+        match self.place(number) {
+            Ok(place) => self.channels[place].1,
+            Err(_) if self.was_asked(number) => Channel::Closed,
+            Err(_) => Channel::Free,
+        }
+    }
+
+    /// Where a channel in use stands, or would.
+    fn place(&self, number: u16) -> Result<usize, usize> {
         self.channels
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or_default()
+            .binary_search_by_key(&number, |(number, _)| *number)
+    }
+
+    fn was_asked(&self, number: u16) -> bool {
+        let word = self.asked.as_ref();
+        let word = word.and_then(|words| words.get(usize::from(number / 64)));
+        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
     }
 
     /// Takes a number that a client asks for out of those that were never used: whatever becomes of
@@ -175,11 +201,8 @@ impl Session {
         if number == 0 || number > CHANNELS_MAX || !self.channel(number).is_free() {
             return Err(Code::ChannelInvalid);
         }
-        let idx = usize::from(number);
-        if self.channels.len() <= idx {
-            self.channels.resize(idx + 1, Channel::Free);
-        }
-        self.channels[idx] = Channel::Closed;
+        let words = self.asked.get_or_insert_with(|| Box::new([0; ASKED_WORDS]));
+        words[usize::from(number / 64)] |= 1 << (number % 64);
         Ok(())
     }
 
@@ -187,29 +210,29 @@ impl Session {
     pub fn claim(&mut self, number: u16, channel: Channel) {
         assert!(!channel.is_free(), "claim takes a channel into use");
         assert!(self.channel(number) == Channel::Closed, "it was asked for");
-        self.channels[usize::from(number)] = channel;
+        let place = self.place(number).expect_err("it is not in use");
+        self.channels.insert(place, (number, channel));
         self.channels_open += 1;
     }
 
     /// Changes a channel in use.
     pub fn set(&mut self, number: u16, channel: Channel) {
-        assert!(
-            !self.channel(number).is_free(),
-            "only a channel in use changes"
-        );
-        if channel.is_free() {
-            self.channels_open -= 1;
+        let place = self.place(number).expect("only a channel in use changes");
+        if !channel.is_free() {
+            self.channels[place].1 = channel;
+            return;
         }
-        self.channels[usize::from(number)] = channel;
+        self.channels.remove(place);
+        self.channels_open -= 1;
+        // Many were in use and are not: their memory belongs to others.
+        if self.channels.capacity() > 4 * self.channels.len().max(CHANNELS_KEPT) {
+            self.channels.shrink_to(2 * self.channels.len());
+        }
     }
 
     /// The channels in use, with their numbers.
     pub fn channels(&self) -> impl Iterator<Item = (u16, Channel)> + '_ {
-        self.channels
-            .iter()
-            .enumerate()
-            .filter(|(_, channel)| !channel.is_free())
-            .map(|(number, channel)| (number as u16, *channel))
+        self.channels.iter().copied()
     }
 
     /// Judges a `Hello` (P-7, P-8); `tenant` finds a tenant by name.
@@ -277,5 +300,52 @@ impl Session {
             Stage::Handshake => self.heard.plus_ms(handshake_ms),
             Stage::Open(agreed) => self.heard.plus_ms(2 * u64::from(agreed.heartbeat_ms)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= P-14
+    //= P-15
+    #[test]
+    fn a_number_is_free_in_use_or_closed() {
+        let mut session = Session::new(ConnId(1), Mono(0));
+        assert_eq!(session.ask(0), Err(Code::ChannelInvalid));
+        assert_eq!(session.ask(CHANNELS_MAX + 1), Err(Code::ChannelInvalid));
+        for number in [CHANNELS_MAX, 1, 64, 63] {
+            assert_eq!(session.channel(number), Channel::Free);
+            assert_eq!(session.ask(number), Ok(()));
+            // Asked for and refused: frames may be on their way to it.
+            assert_eq!(session.channel(number), Channel::Closed);
+            assert_eq!(session.ask(number), Ok(()));
+            session.claim(number, Channel::Producer(u64::from(number)));
+            assert_eq!(session.ask(number), Err(Code::ChannelInvalid));
+        }
+        let numbers = |session: &Session| session.channels().map(|(number, _)| number).collect();
+        let open: Vec<u16> = numbers(&session);
+        assert_eq!(open, [1, 63, 64, CHANNELS_MAX]);
+        assert_eq!(session.channel(63), Channel::Producer(63));
+        session.set(63, Channel::Closed);
+        assert_eq!(session.channel(63), Channel::Closed);
+        assert_eq!(session.channel(62), Channel::Free);
+        let open: Vec<u16> = numbers(&session);
+        assert_eq!((open.len(), session.channels_open), (3, 3));
+    }
+
+    #[test]
+    fn channels_cost_what_is_in_use() {
+        let mut session = Session::new(ConnId(1), Mono(0));
+        session.ask(CHANNELS_MAX).expect("it is free");
+        assert_eq!(session.channels.capacity(), 0);
+        for number in 1..=CHANNELS_MAX {
+            session.ask(number).expect("it is free");
+            session.claim(number, Channel::Producer(1));
+        }
+        for number in 1..=CHANNELS_MAX {
+            session.set(number, Channel::Closed);
+        }
+        assert!(session.channels.capacity() <= 4 * CHANNELS_KEPT);
     }
 }

@@ -20,6 +20,9 @@ use crate::scene::{Routed, Scene};
 
 /// Publishes without an outcome that a client keeps before it gives a producer up.
 const KEPT_MAX: usize = 300;
+/// Largest payload of a message that goes nowhere: with some of them a producer that does not get back
+/// what was refused has no credit left.
+const REFUSED_BYTES_MAX: u64 = 60_000;
 /// Publishes that a producer has given up and may ask after later.
 const GIVEN_UP_MAX: usize = 8;
 /// Sequences that a producer may leave out when it goes on: a few windows of what brokers remember.
@@ -547,6 +550,9 @@ impl Client {
                 return self.new_publish(at, mandatory, false, among, scene);
             }
             random.within(FRAGMENT_BYTES_MAX as u64..=room - 1000)
+        } else if exchange.starts_with("nowhere") && random.below(4) == 0 {
+            // What is refused gives its credit back, too: seldom is so much refused that it shows.
+            random.within(1..=REFUSED_BYTES_MAX)
         } else {
             random.scale(1..=scene.plan.payload_max + 1) - 1
         } as usize;

@@ -311,6 +311,7 @@ impl Client {
                     info.core, info.partition
                 ));
             }
+            check_bounds(&info, scene)?;
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
                 self.requests.remove(&head.sequence);
                 let name = String::from_utf8_lossy(info.name).into_owned();
@@ -327,6 +328,18 @@ impl Client {
             other => Err(format!("info answers {other:?}")),
         }
     }
+}
+
+/// A queue holds no more than it may, what is delivered and not settled included. After a crash it may:
+/// acks that nobody asked to have confirmed were lost, and what they settled came back.
+fn check_bounds(info: &QueueInfo<'_>, scene: &Scene) -> Result<(), String> {
+    let held = info.ready + info.unacked;
+    let is_over = (info.messages_max > 0 && held > info.messages_max)
+        || (info.bytes_max > 0 && info.bytes > info.bytes_max);
+    if scene.starts == 1 && is_over {
+        return Err(format!("a queue holds more than it may: {info:?}"));
+    }
+    Ok(())
 }
 
 fn draw_durability(random: &mut Random) -> Durability {

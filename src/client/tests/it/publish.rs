@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use ringpost_client::{
     ByteSize, Client, ErrorKind, Headers, Level, Message, Producer, QueueConfig,
 };
-use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameKind, Messages, control};
+use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameHeader, FrameKind, Messages, control};
 
 use crate::builder;
 use crate::fake::{Fake, Settings};
@@ -457,6 +457,7 @@ async fn closing_at_level_none_hears_of_refusals() {
         peer.open_producer(1, 4, 1 << 20)
     );
     let producer = producer.unwrap();
+    let clone = producer.clone();
     producer.send(Message::new("q", "m")).await.unwrap();
     let broker = async {
         peer.expect(FrameKind::Publish).await;
@@ -469,4 +470,17 @@ async fn closing_at_level_none_hears_of_refusals() {
     };
     let (closed, ()) = tokio::join!(producer.close(), broker);
     assert_eq!(closed.unwrap_err().kind(), ErrorKind::NotFound);
+    // Without other clones the channel is closed, and hears all before it ends.
+    clone.send(Message::new("q", "m")).await.unwrap();
+    let broker = async {
+        peer.expect(FrameKind::Publish).await;
+        let (close, _) = peer.expect(FrameKind::ProducerClose).await;
+        peer.refuse(channel, 2, 1, Code::QueueFull).await;
+        let header = FrameHeader::bare(FrameKind::ProducerClosed, channel, close.sequence);
+        let mut closed = Vec::new();
+        control::write_failure(&mut closed, header, Code::Normal, "closed by the client");
+        peer.send(&closed).await;
+    };
+    let (closed, ()) = tokio::join!(clone.close(), broker);
+    assert_eq!(closed.unwrap_err().code(), Some("queue_full"));
 }

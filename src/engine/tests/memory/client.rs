@@ -18,7 +18,7 @@ use ringpost_wire::{
 use crate::machine::Machine;
 
 /// A connection that has said hello.
-fn greet(machine: &mut Machine, core: usize) -> ConnId {
+pub fn greet(machine: &mut Machine, core: usize) -> ConnId {
     let conn = machine.connect(core);
     let hello = Hello {
         magic: MAGIC,

@@ -105,6 +105,8 @@ struct Place {
     read_bytes: u64,
     written_bytes: u64,
     checkpoints: u64,
+    /// Its device answers nothing.
+    is_stalled: bool,
 }
 
 /// Cores, with everything they need.
@@ -146,6 +148,7 @@ impl Machine {
                 read_bytes: 0,
                 written_bytes: 0,
                 checkpoints: 0,
+                is_stalled: false,
             }
         };
         let mut machine = Self {
@@ -200,6 +203,11 @@ impl Machine {
         }
     }
 
+    /// The device of a core stands still, or goes on.
+    pub fn stall(&mut self, core: usize, is_stalled: bool) {
+        self.places[core].is_stalled = is_stalled;
+    }
+
     /// The engine of a core.
     pub fn core(&self, core: usize) -> &Core {
         &self.places[core].core
@@ -236,7 +244,12 @@ impl Place {
     fn hear(&mut self, now: Mono) {
         self.step(now, Input::Tick { wall_us: now.0 });
         for _ in 0..self.done.len() {
-            let input = match self.done.pop_front().expect("it was counted") {
+            let done = self.done.pop_front().expect("it was counted");
+            if self.is_stalled && matches!(done, Done::Io(..) | Done::File(_)) {
+                self.done.push_back(done);
+                continue;
+            }
+            let input = match done {
                 Done::Io(op, buffer) => {
                     self.pool.release(buffer);
                     let result = Ok(());
