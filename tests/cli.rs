@@ -907,6 +907,45 @@ fn what_was_published_before_a_failure_is_told() {
 }
 
 #[test]
+fn no_more_is_taken_than_was_asked_for() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let numbers: String = (0..50).map(|number| format!("{number}\n")).collect();
+    std::fs::write(broker.directory.path().join("numbers"), numbers).expect("writes");
+    for (ack, rest) in [("printed", 7..50), ("sent", 7..50), ("none", 0..50)] {
+        broker.succeeds(&["queue", "purge", "orders"]);
+        broker.succeeds(&["pub", "--key", "orders", "numbers"]);
+        let printed = broker.succeeds(&["sub", "orders", "--count", "7", "--ack", ack]);
+        assert_eq!(printed, "0\n1\n2\n3\n4\n5\n6\n", "{ack}");
+        let left = broker.succeeds(&["get", "orders", "--count", "99", "--json"]);
+        let left: Vec<(String, bool)> = left
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("is JSON"))
+            .map(|line: serde_json::Value| {
+                let payload = line["payload"].as_str().expect("a text").to_owned();
+                (payload, line["redelivered"] == true)
+            })
+            .collect();
+        let expected: Vec<_> = rest
+            .map(|number| (number.to_string(), number < 7))
+            .collect();
+        assert_eq!(left, expected, "{ack}");
+    }
+}
+
+#[test]
+fn a_queue_can_be_looked_at_to_its_end() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    let pub_ = ["pub", "--key", "orders", "--message", "m", "--count", "500"];
+    broker.succeeds(&pub_);
+    let look = ["sub", "orders", "--ack", "none", "--credit", "9", "--count"];
+    // The wait only ends what would not end.
+    let looked = broker.succeeds(&[&look[..], &["500", "--wait", "10s"]].concat());
+    assert_eq!(looked, "m\n".repeat(500));
+}
+
+#[test]
 fn a_refusal_is_told_at_every_level() {
     let broker = Served::start(&["--cores", "1"]);
     for level in ["none", "volatile", "durable"] {
