@@ -365,7 +365,8 @@ impl Client {
     }
 
     /// Starts to build a producer to `exchange`. The default exchange has the empty name and routes
-    /// to the queue that the routing key names.
+    /// to the queue that the routing key names. Whether an exchange exists is told with what is
+    /// published to it.
     pub fn producer(&self, exchange: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(Arc::clone(&self.shared), exchange.into())
     }
