@@ -715,6 +715,23 @@ fn prove_needs_a_directory() {
 }
 
 #[test]
+fn what_no_broker_can_run_on_breaks_no_promise() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = env!("CARGO_BIN_EXE_ringpost");
+    let script = format!("ulimit -l 100 && exec {program} prove . --cycles 1");
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(directory.path())
+        .output()
+        .expect("runs");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{errors}");
+    assert!(errors.contains("may be locked"), "{errors}");
+    assert!(!errors.contains("promise"), "{errors}");
+    assert_eq!(names(directory.path()), [""; 0], "nothing is left");
+}
+
+#[test]
 fn a_machine_is_proved_until_somebody_interrupts_that() {
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let directory = tempfile::tempdir().expect("a directory");
