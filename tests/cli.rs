@@ -772,6 +772,26 @@ fn a_machine_is_proved_until_somebody_interrupts_that() {
 }
 
 #[test]
+fn a_broker_needs_nobody_who_reads_that_it_is_ready() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut child = ringpost(directory.path(), &["serve", "--data-dir", "data"])
+        .args(QUIET_PORTS)
+        .args(["--cores", "1", "--segment-bytes", "4MiB"])
+        .args(["--connections-max", "8"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    drop(child.stdout.take());
+    let log = std::io::BufReader::new(child.stderr.take().expect("is piped"));
+    let mut lines = log.lines().map(|line| line.expect("is text"));
+    assert!(lines.any(|line| line.contains("ready: clients connect to")));
+    signal(&child, "TERM");
+    assert!(lines.any(|line| line.contains("the data directory is clean")));
+    assert!(child.wait().expect("ends").success());
+}
+
+#[test]
 fn a_signal_said_several_times_at_once_is_one() {
     let broker = Served::start(&["--cores", "1"]);
     broker.succeeds(&["queue", "ensure", "orders"]);
