@@ -2,6 +2,8 @@
 //! one core can drive a broker's core: one write a batch, templates that are patched, checks by
 //! stamp. Does not know when a run starts or ends; the run tells it.
 
+mod producer;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -17,6 +19,7 @@ use ringpost_wire::{
     cut, envelope, frame, header, padded,
 };
 
+use self::producer::{Lane, Producer};
 use crate::link::{Link, refusal};
 use crate::message::{Random, Stamp, Template};
 use crate::plan::{Pace, Plan};
@@ -75,42 +78,6 @@ struct Conn {
 enum Role {
     Producer(usize),
     Consumer(usize),
-}
-
-/// Publishes of the same intended time that wait for their confirm.
-struct Waiting {
-    last: u64,
-    count: u32,
-    intended_ns: u64,
-}
-
-struct Producer {
-    number: u32,
-    conn: usize,
-    channel: u16,
-    lanes: Vec<Lane>,
-    turn: usize,
-    is_open: bool,
-    /// Sequence of the next publish.
-    sequence: u64,
-    /// Publishes that have their outcome.
-    confirmed: u64,
-    used_messages: u64,
-    used_bytes: u64,
-    credit_messages: u64,
-    credit_bytes: u64,
-    waiting: VecDeque<Waiting>,
-    /// Open loop: when the next message should be sent, in ns.
-    due_ns: f64,
-    /// Open loop: mean gap in ns.
-    gap_ns: f64,
-    random: Random,
-}
-
-struct Lane {
-    queue: u32,
-    template: Template,
-    sequence: u64,
 }
 
 struct Consumer {
@@ -488,7 +455,7 @@ impl<'a> Engine<'a> {
             return Ok(0);
         }
         let count = producer.write_batch(
-            conn,
+            &mut conn.out,
             u32::try_from(wanted.min(fits)).unwrap_or(u32::MAX),
             now,
             self.plan.pace,
@@ -801,78 +768,6 @@ impl<'a> Engine<'a> {
             self.handle(&events, now)?;
         }
         Ok(())
-    }
-}
-
-impl Producer {
-    /// Appends one `Publish` of up to `count` messages: all of them in a closed loop, those that are
-    /// due in an open one. Returns how many.
-    fn write_batch(
-        &mut self,
-        conn: &mut Conn,
-        count: u32,
-        now: u64,
-        pace: Pace,
-        mut tally: Option<&mut Tally>,
-    ) -> u32 {
-        let start = conn.out.len();
-        conn.out.resize(start + FRAME_HEADER_BYTES, 0);
-        let mut header = FrameHeader::bare(FrameKind::Publish, self.channel, self.sequence);
-        while header.count < count {
-            let intended_ns = match pace {
-                Pace::Window { .. } => now,
-                Pace::Constant { .. } | Pace::Poisson { .. } if self.due_ns > now as f64 => break,
-                Pace::Constant { .. } => self.step_due(1.0),
-                Pace::Poisson { .. } => {
-                    let gap = self.random.next_exponential();
-                    self.step_due(gap)
-                }
-            };
-            let lane = &mut self.lanes[self.turn];
-            let stamp = Stamp {
-                sequence: lane.sequence,
-                intended_ns,
-                producer: self.number,
-                queue: lane.queue,
-            };
-            lane.template.append(&mut conn.out, stamp);
-            lane.sequence += 1;
-            self.used_bytes += lane.template.padded_length() as u64;
-            self.turn += 1;
-            if self.turn == self.lanes.len() {
-                self.turn = 0;
-            }
-            header.count += 1;
-            match self.waiting.back_mut() {
-                Some(last) if last.intended_ns == intended_ns => {
-                    last.last = self.sequence;
-                    last.count += 1;
-                }
-                _ => self.waiting.push_back(Waiting {
-                    last: self.sequence,
-                    count: 1,
-                    intended_ns,
-                }),
-            }
-            self.sequence += 1;
-            if let (Some(tally), false) = (&mut tally, matches!(pace, Pace::Window { .. })) {
-                tally
-                    .late
-                    .saturating_record(now.saturating_sub(intended_ns));
-            }
-        }
-        self.used_messages += u64::from(header.count);
-        let body_bytes = conn.out.len() - start - FRAME_HEADER_BYTES;
-        header.body_bytes = u32::try_from(body_bytes).unwrap_or(u32::MAX);
-        conn.out[start..start + FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
-        header.count
-    }
-
-    /// The time that is due, after which the next is `gaps` mean gaps later.
-    fn step_due(&mut self, gaps: f64) -> u64 {
-        let due = self.due_ns;
-        self.due_ns += gaps * self.gap_ns;
-        due as u64
     }
 }
 

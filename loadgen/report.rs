@@ -244,8 +244,8 @@ impl fmt::Display for Report {
         ] {
             writeln!(f, "  {name:<12} {rate:>12.0} /s")?;
         }
-        let mib = self.delivered_bytes_per_second / 1e6;
-        writeln!(f, "  {:<12} {mib:>12.1} MB/s of payload", "delivered")?;
+        let mb = self.delivered_bytes_per_second / 1e6;
+        writeln!(f, "  {:<12} {mb:>12.1} MB/s of payload", "delivered")?;
         writeln!(
             f,
             "  {:<12} {:>9} {:>9} {:>9} {:>9} {:>10}  us",

@@ -35,9 +35,9 @@ use tokio::runtime::Runtime;
 
 use crate::admin::QueueInfo;
 use crate::{
-    Batch, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error, ErrorKind,
-    ExchangeConfig, Limits, Message, ProducerBuilder, QueueConfig, Receipt, Removed, Result,
-    Settleable, Settlement, Stats,
+    Batch, ByteSize, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error,
+    ErrorKind, ExchangeConfig, Limits, Message, ProducerBuilder, QueueConfig, Receipt, Removed,
+    Result, Settleable, Settlement, Stats,
 };
 
 /// The runtime that a client and its producers and consumers share.
@@ -288,18 +288,21 @@ impl Producer {
         self.driver.block_on(self.producer.send_batch(messages))
     }
 
-    /// See [`crate::Producer::enqueue_batch`]; its receipt is in the next [`flush`](Self::flush).
+    /// See [`crate::Producer::enqueue_batch`].
     ///
     /// # Errors
     /// As there.
-    pub fn enqueue_batch<I>(&self, messages: I) -> Result<()>
+    pub fn enqueue_batch<I>(&self, messages: I) -> Result<PendingBatch>
     where
         I: IntoIterator,
         I::Item: Borrow<Message>,
     {
-        self.driver
-            .block_on(self.producer.enqueue_batch(messages))
-            .map(drop)
+        let pending = self.producer.enqueue_batch(messages);
+        let pending = self.driver.block_on(pending)?;
+        Ok(PendingBatch {
+            pending,
+            driver: Arc::clone(&self.driver),
+        })
     }
 
     /// See [`crate::Producer::flush`].
@@ -308,6 +311,20 @@ impl Producer {
     /// As there.
     pub fn flush(&self) -> Result<()> {
         self.driver.block_on(self.producer.flush())
+    }
+
+    /// See [`crate::Producer::close`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(self) -> Result<()> {
+        self.driver.block_on(self.producer.close())
+    }
+
+    /// See [`crate::Producer::in_flight`].
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.producer.in_flight()
     }
 }
 
@@ -340,16 +357,39 @@ impl fmt::Debug for Pending {
     }
 }
 
-/// What both kinds of consumer have.
+/// A blocking [`crate::PendingBatch`].
+#[must_use = "a `PendingBatch` is the only word about its messages; wait for it, or `flush` the producer"]
+pub struct PendingBatch {
+    pending: crate::PendingBatch,
+    driver: Arc<Driver>,
+}
+
+impl PendingBatch {
+    /// Waits for the receipt of all of them.
+    ///
+    /// # Errors
+    /// As [`crate::PendingBatch`].
+    pub fn wait(self) -> Result<Receipt> {
+        self.driver.block_on(self.pending)
+    }
+}
+
+impl fmt::Debug for PendingBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pending.fmt(f)
+    }
+}
+
+/// What settles deliveries: both kinds of consumer, and what acts for them in other threads.
 macro_rules! settling {
-    ($name:ident) => {
+    ($name:ident, $inner:ident) => {
         impl $name {
             /// See [`crate::Consumer::ack`].
             ///
             /// # Errors
             /// As there.
             pub fn ack(&self, what: impl Settleable) -> Result<Settlement> {
-                self.driver.block_on(self.consumer.ack(what))
+                self.driver.block_on(self.$inner.ack(what))
             }
 
             /// See [`crate::Consumer::ack_through`].
@@ -357,7 +397,7 @@ macro_rules! settling {
             /// # Errors
             /// As there.
             pub fn ack_through(&self, last: DeliveryTag) -> Result<Settlement> {
-                self.driver.block_on(self.consumer.ack_through(last))
+                self.driver.block_on(self.$inner.ack_through(last))
             }
 
             /// See [`crate::Consumer::ack_durable`].
@@ -365,7 +405,7 @@ macro_rules! settling {
             /// # Errors
             /// As there.
             pub fn ack_durable(&self, what: impl Settleable) -> Result<Settlement> {
-                self.driver.block_on(self.consumer.ack_durable(what))
+                self.driver.block_on(self.$inner.ack_durable(what))
             }
 
             /// See [`crate::Consumer::nack`].
@@ -373,7 +413,7 @@ macro_rules! settling {
             /// # Errors
             /// As there.
             pub fn nack(&self, what: impl Settleable) -> Result<Settlement> {
-                self.driver.block_on(self.consumer.nack(what))
+                self.driver.block_on(self.$inner.nack(what))
             }
 
             /// See [`crate::Consumer::reject`].
@@ -381,13 +421,13 @@ macro_rules! settling {
             /// # Errors
             /// As there.
             pub fn reject(&self, what: impl Settleable) -> Result<Settlement> {
-                self.driver.block_on(self.consumer.reject(what))
+                self.driver.block_on(self.$inner.reject(what))
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.consumer.fmt(f)
+                self.$inner.fmt(f)
             }
         }
     };
@@ -399,7 +439,7 @@ pub struct Consumer {
     driver: Arc<Driver>,
 }
 
-settling!(Consumer);
+settling!(Consumer, consumer);
 
 impl Consumer {
     /// See [`crate::Consumer::next_batch`].
@@ -409,7 +449,45 @@ impl Consumer {
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         self.driver.block_on(self.consumer.next_batch())
     }
+
+    /// As [`next_batch`](Self::next_batch), for as long as `wait`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] if nothing came: call again, nothing is lost. Else as there.
+    pub fn next_batch_within(&mut self, wait: Duration) -> Result<Option<Batch>> {
+        let next = async { tokio::time::timeout(wait, self.consumer.next_batch()).await };
+        self.driver.block_on(next).unwrap_or_else(|_| {
+            let text = format!("no message came within {wait:?}");
+            Err(Error::new(ErrorKind::TimedOut, text))
+        })
+    }
+
+    /// See [`crate::Consumer::set_credit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_credit(&self, messages: u32, bytes: ByteSize) -> Result<()> {
+        self.consumer.set_credit(messages, bytes)
+    }
+
+    /// A handle that settles from other threads.
+    #[must_use]
+    pub fn settler(&self) -> Settler {
+        Settler {
+            settler: self.consumer.settler(),
+            driver: Arc::clone(&self.driver),
+        }
+    }
 }
+
+/// A blocking [`crate::Settler`]. Cheap to clone.
+#[derive(Clone)]
+pub struct Settler {
+    settler: crate::Settler,
+    driver: Arc<Driver>,
+}
+
+settling!(Settler, settler);
 
 /// A blocking [`crate::PullConsumer`].
 pub struct PullConsumer {
@@ -417,7 +495,7 @@ pub struct PullConsumer {
     driver: Arc<Driver>,
 }
 
-settling!(PullConsumer);
+settling!(PullConsumer, consumer);
 
 impl PullConsumer {
     /// See [`crate::PullConsumer::get`].

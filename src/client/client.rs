@@ -10,6 +10,7 @@ use ringpost_wire as wire;
 use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
+use crate::error::counted;
 use crate::observe::{LinkEvent, Observer};
 use crate::options::Options;
 use crate::stats::Counters;
@@ -311,7 +312,8 @@ impl Shared {
             return Err(Error::new(
                 ErrorKind::TimedOut,
                 format!(
-                    "{unsettled} messages were not confirmed within {:?} of closing",
+                    "{} not confirmed within {:?} of closing",
+                    counted(unsettled, "message"),
                     self.options.close_timeout
                 ),
             ));
@@ -363,7 +365,8 @@ impl Client {
     }
 
     /// Starts to build a producer to `exchange`. The default exchange has the empty name and routes
-    /// to the queue that the routing key names.
+    /// to the queue that the routing key names. Whether an exchange exists is told with what is
+    /// published to it.
     pub fn producer(&self, exchange: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(Arc::clone(&self.shared), exchange.into())
     }

@@ -404,7 +404,7 @@ macro_rules! settling {
                 self.settler.nack(what).await
             }
 
-            /// Drops deliveries; they are dead-lettered where the queue says so.
+            /// Drops deliveries: they are not delivered again. Dead letters do not exist yet.
             ///
             /// # Errors
             /// As [`ack`](Self::ack).

@@ -158,7 +158,8 @@ impl Error {
         let mut error = Self::new(
             cause.kind(),
             format!(
-                "{failed_count} of {count} messages failed, the first at {}: {cause}",
+                "{failed_count} of {} failed, the first at {}: {cause}",
+                counted(count, "message"),
                 first.start
             ),
         );
@@ -237,6 +238,12 @@ impl Error {
     pub fn delivery(&self) -> Option<crate::DeliveryTag> {
         self.inner.delivery
     }
+}
+
+/// A number of things, in the singular if it is one.
+pub(crate) fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
 }
 
 fn kind_of(code: Code) -> ErrorKind {

@@ -52,14 +52,16 @@ impl Message {
         self
     }
 
-    /// Sets the priority, 0 is the lowest and the default.
+    /// Sets the priority, 0 is the lowest and the default. Consumers read it; brokers of this version
+    /// deliver in the order of the queue all the same.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Lets the message expire in its queue after `ttl`, rounded up to milliseconds.
+    /// Says how long the message is of use, rounded up to milliseconds. Consumers read it; brokers of
+    /// this version let nothing expire.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ms = ttl.as_nanos().div_ceil(1_000_000).max(1);

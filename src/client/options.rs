@@ -257,8 +257,9 @@ impl Options {
     /// Checks all options and names every bad one.
     pub(crate) fn check(&self) -> Result<()> {
         let mut bad = Vec::new();
-        if self.address.is_empty() {
-            bad.push("address is empty, expected host:port".to_owned());
+        let port = self.address.rsplit_once(':').map(|(_, port)| port);
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            bad.push(format!("address {:?} is no host:port", self.address));
         }
         if !self.tenant.is_empty() && !wire::control::is_name(self.tenant.as_bytes()) {
             bad.push(format!("tenant {:?} is not a name", self.tenant));
@@ -318,6 +319,27 @@ pub(crate) fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_port() {
+        let check = |address: &str| Options::new(address.to_owned()).check();
+        for good in ["localhost:7400", "127.0.0.1:7400", "[::1]:7400"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            "localhost:",
+            "localhost:x",
+            "localhost:65536",
+        ] {
+            let error = check(bad).expect_err("has no port");
+            assert_eq!(
+                error.to_string(),
+                format!("address {bad:?} is no host:port")
+            );
+        }
+    }
 
     #[test]
     fn every_bad_option_is_named_at_once() {

@@ -12,3 +12,4 @@ pub mod restore;
 pub mod routing;
 pub mod state;
 pub mod topology;
+mod words;

@@ -139,6 +139,20 @@ pub fn run_and_tell(plan: &Plan, tell: &mut dyn FnMut(&Report, usize)) -> Outcom
     }
 }
 
+/// Starts a broker as a run does, in a directory of its own, and ends it: what fails here breaks no
+/// promise, since none was made.
+///
+/// # Errors
+/// No broker can run there.
+pub fn rehearse(plan: &Plan) -> Outcome<()> {
+    let mut program = program(&plan.program, &plan.directory, plan.cores);
+    program.data = plan.directory.join("rehearsal");
+    program.log = plan.directory.join("rehearsal.log");
+    program.start()?.terminate()?;
+    let removed = std::fs::remove_dir_all(&program.data);
+    removed.map_err(|error| format!("cannot remove {}: {error}", program.data.display()))
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     program: Program,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::link::{self, BrokerArgs};
+use super::message;
 use super::output::{self, FormatArgs};
 
 const EXAMPLES: &str = "\
@@ -93,7 +94,16 @@ struct Row {
     exchange: String,
     key: String,
     queue: String,
-    has_arguments: bool,
+    arguments: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Arguments as `--argument` takes them.
+fn arguments_text(arguments: &serde_json::Map<String, serde_json::Value>) -> String {
+    let texts = arguments.iter().map(|(name, value)| match value {
+        serde_json::Value::String(text) => format!("{name}={text}"),
+        other => format!("{name}={other}"),
+    });
+    texts.collect::<Vec<_>>().join(" ")
 }
 
 /// Runs the command.
@@ -128,7 +138,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                         exchange: binding.exchange().into(),
                         key: binding.routing_key().into(),
                         queue: binding.queue().into(),
-                        has_arguments: !binding.headers().is_empty(),
+                        arguments: message::json_of_headers(binding.headers()),
                     })
                     .collect();
                 output::rows(
@@ -136,12 +146,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     &["exchange", "key", "queue", "arguments"],
                     &rows,
                     |row| {
-                        let arguments = if row.has_arguments { "yes" } else { "no" };
                         vec![
                             row.exchange.clone(),
                             row.key.clone(),
                             row.queue.clone(),
-                            arguments.into(),
+                            arguments_text(&row.arguments),
                         ]
                     },
                 )?;

@@ -15,7 +15,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Write ringpost.1, ringpost-serve.1 and so on into this directory
+    /// Write ringpost.1, ringpost-serve.1 and so on into this directory, made if it is not there
     #[arg(long, value_name = "path")]
     dir: Option<PathBuf>,
 }
@@ -36,6 +36,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 /// Writes the page of `command` and of all under it; they nest two deep.
 fn write_pages(command: &clap::Command, name: &str, directory: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failure::failed(format!("cannot make {}: {error}", directory.display()))
+    })?;
     let mut pending = vec![(command.clone(), name.to_owned())];
     while let Some((command, name)) = pending.pop() {
         let mut page = Vec::new();

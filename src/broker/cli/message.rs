@@ -230,15 +230,11 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(to_hex(delivery.payload()))),
     };
-    let headers = delivery.headers();
-    let headers = headers
-        .iter()
-        .map(|(name, value)| (name.into_owned(), json_of(&value)));
     Line {
         key: Some(delivery.routing_key().into_owned()),
         payload,
         payload_hex,
-        headers: headers.collect(),
+        headers: json_of_headers(&delivery.headers()),
         priority: Some(delivery.priority()).filter(|priority| *priority > 0),
         ttl_ms: delivery
             .ttl()
@@ -248,6 +244,13 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
         delivery_count: Some(delivery.delivery_count()),
         redelivered: Some(delivery.is_redelivered()),
     }
+}
+
+/// Headers as a JSON object.
+pub fn json_of_headers(headers: &Headers) -> serde_json::Map<String, Value> {
+    let headers = headers.iter();
+    let headers = headers.map(|(name, value)| (name.into_owned(), json_of(&value)));
+    headers.collect()
 }
 
 /// A header as JSON; what JSON has no form for becomes text.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringpost_prove::kill::{self, Ending, Plan, Report};
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::output::{self, FormatArgs};
 use super::{Exit, Failure, link};
@@ -123,6 +124,23 @@ pub fn run(args: Args) -> Result<(), Failure> {
         tails: Some(tails),
         flips: args.flips,
     };
+    let shown = scratch.path().display().to_string();
+    let interrupted = |scratch: TempDir, signal: Signal| {
+        let sentence = match scratch.close() {
+            Ok(()) => "ended before it was done: it says nothing, and nothing is left".to_owned(),
+            Err(error) => format!("ended before it was done, and cannot remove {shown}: {error}"),
+        };
+        Failure::new(signal.into(), sentence)
+    };
+    if let Err(why) = kill::rehearse(&plan) {
+        return Err(match told.recv_timeout(HEARING) {
+            Ok(signal) => interrupted(scratch, signal),
+            Err(_) => Failure::new(
+                Exit::Unfit,
+                format!("nothing is proved, since no broker runs here: {why}"),
+            ),
+        });
+    }
     let bar = bar(&args);
     let since = Instant::now();
     let outcome = kill::run_and_tell(&plan, &mut |report, events| {
@@ -139,12 +157,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if outcome.is_err()
         && let Ok(signal) = told.recv_timeout(HEARING)
     {
-        let shown = scratch.path().display().to_string();
-        let sentence = match scratch.close() {
-            Ok(()) => "ended before it was done: it says nothing, and nothing is left".to_owned(),
-            Err(error) => format!("ended before it was done, and cannot remove {shown}: {error}"),
-        };
-        return Err(Failure::new(signal.into(), sentence));
+        return Err(interrupted(scratch, signal));
     }
     let report = outcome.map_err(|why| {
         // Whoever looks into it needs everything.

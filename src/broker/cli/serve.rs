@@ -67,13 +67,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let told = heed_signals(signals).map_err(no_signals)?;
     let running = boot::start(config, Some(&log))?;
     told.is_started.store(true, Ordering::Relaxed);
-    let mut output = std::io::stdout();
-    writeln!(
-        output,
+    let ready = format!(
         "ready: clients connect to {}, metrics and health are at http://{}",
         running.addr(),
         running.admin_addr()
-    )?;
+    );
+    if let Err(error) = writeln!(std::io::stdout(), "{ready}") {
+        // Whoever does not read this must not end the broker.
+        tracing::warn!(%error, "standard output cannot be written; {ready}");
+    }
     let signal = match told.to_end.recv() {
         Ok(rt::Signal::Terminate) => "SIGTERM",
         Ok(rt::Signal::Interrupt) => "SIGINT",

@@ -133,5 +133,9 @@ fn ask(admin: &str) -> Result<String, Failure> {
     let body = answer
         .split_once("\r\n\r\n")
         .map(|(_, body)| body.to_owned());
-    body.ok_or_else(|| Failure::failed(format!("{admin} does not speak HTTP")))
+    body.ok_or_else(|| {
+        Failure::failed(format!(
+            "{admin} does not speak HTTP; --admin names the admin port, not the port for clients"
+        ))
+    })
 }

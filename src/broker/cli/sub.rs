@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringpost_client::Client;
+use ringpost_client::{ByteSize, Client, DeliveryRef};
+use ringpost_wire::limits::{CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX};
 
 use super::Failure;
 use super::link::{self, BrokerArgs};
@@ -73,6 +74,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     })
 }
 
+/// Bytes on their way to us.
+const CREDIT_BYTES: u64 = 64 << 20;
+/// Most that what is said of a message adds to its payload, headers and properties.
+const ENVELOPE_BYTES_MAX: u64 = 1024;
+
 /// Prints messages until there have been as many as asked for, or none comes.
 async fn print(
     client: &Client,
@@ -81,13 +87,23 @@ async fn print(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let mut left = args.count.unwrap_or(u64::MAX);
-    // Never more on its way than will be printed, so that nothing returns to the queue.
     let credit = args.credit.min(u32::try_from(left).unwrap_or(u32::MAX));
-    let mut builder = client.consumer(&args.queue).credit(credit);
-    if args.ack == Ack::Sent {
+    let mut builder = client
+        .consumer(&args.queue)
+        .credit(credit)
+        .credit_bytes(ByteSize::new(CREDIT_BYTES));
+    // What is settled by being sent makes room for more at once, whatever the count.
+    let is_auto = args.ack == Ack::Sent && args.count.is_none();
+    if is_auto {
         builder = builder.auto_settle();
     }
     let mut consumer = builder.subscribe().await?;
+    let mut credit = Credit {
+        ahead: args.credit,
+        most: client.limits().credit_max().min(CREDIT_MESSAGES_MAX),
+        held: 0,
+        held_bytes: 0,
+    };
     while left > 0 {
         let next = consumer.next_batch();
         let batch = match args.wait {
@@ -100,19 +116,61 @@ async fn print(
             },
         };
         let Some(batch) = batch else { break };
-        let mut printed = None;
-        for delivery in batch
-            .iter()
-            .take(usize::try_from(left).unwrap_or(usize::MAX))
-        {
+        let taken = batch.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let deliveries = || batch.iter().take(taken);
+        left -= taken as u64;
+        if args.ack == Ack::None {
+            deliveries().for_each(|delivery| credit.hold(&delivery));
+        }
+        // Before the ack, which makes room: never more on its way than will be printed, so that
+        // nothing returns to the queue as delivered, or is lost.
+        if !is_auto && (args.ack == Ack::None || left < u64::from(args.credit)) {
+            let (messages, bytes) = credit.with(left);
+            consumer.set_credit(messages, bytes)?;
+        }
+        let last = deliveries().last().map(|delivery| delivery.tag());
+        let tags = last.map(|last| *batch.tags().start()..=last);
+        if let (Ack::Sent, false, Some(tags)) = (args.ack, is_auto, &tags) {
+            consumer.ack(tags.clone()).await?;
+        }
+        for delivery in deliveries() {
             printer.print(&delivery)?;
-            printed = Some(delivery.tag());
-            left -= 1;
         }
         printer.flush()?;
-        if let (Ack::Printed, Some(last)) = (args.ack, printed) {
-            consumer.ack(*batch.tags().start()..=last).await?;
+        if let (Ack::Printed, Some(tags)) = (args.ack, tags) {
+            consumer.ack(tags).await?;
         }
     }
     Ok(())
+}
+
+/// What may be on its way to us, beside what we hold and will not settle.
+struct Credit {
+    /// Messages on their way at most.
+    ahead: u32,
+    /// What the broker allows, those held included.
+    most: u32,
+    held: u32,
+    held_bytes: u64,
+}
+
+impl Credit {
+    fn hold(&mut self, delivery: &DeliveryRef<'_>) {
+        self.held = self.held.saturating_add(1);
+        let parts = [
+            delivery.payload(),
+            delivery.headers_encoded(),
+            delivery.properties(),
+        ];
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.held_bytes += bytes as u64 + ENVELOPE_BYTES_MAX;
+    }
+
+    /// The credit of a consumer that prints `left` more.
+    fn with(&self, left: u64) -> (u32, ByteSize) {
+        let ahead = self.ahead.min(u32::try_from(left).unwrap_or(u32::MAX));
+        let messages = self.held.saturating_add(ahead).min(self.most);
+        let bytes = (self.held_bytes + CREDIT_BYTES).min(CREDIT_BYTES_MAX);
+        (messages, ByteSize::new(bytes))
+    }
 }

@@ -637,7 +637,8 @@ impl Report {
                 let of = |what: &str, histogram: &Histogram<u64>| {
                     let mut row = vec![format!("{what}, {}", part.name)];
                     row.extend([0.5, 0.9, 0.99, 0.999, 1.0].map(|quantile| {
-                        format!("{:.0}", histogram.value_at_quantile(quantile) as f64 / 1e3)
+                        let us = histogram.value_at_quantile(quantile) as f64 / 1e3;
+                        output::grouped(us.round() as u64)
                     }));
                     row
                 };
@@ -687,7 +688,7 @@ mod tests {
             "1 core\n",
             "2,000,000",
             "verified:",
-            "1500",
+            "1,500",
         ] {
             assert!(text.contains(word), "{word}: {text}");
         }

@@ -1,28 +1,25 @@
 //! The admin thread: metrics, health and readiness over HTTP, off the cores. It asks the cores over
 //! bounded channels and waits for none longer than it was told. Does not know queues or messages.
 
+mod listener;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use axum::serve::IncomingStream;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
+use self::listener::{Asking, BoundedListener};
 use super::metrics::{self, Answer, ProcessSnapshot};
 use crate::budget::Budget;
 use crate::rt;
@@ -33,9 +30,6 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How long one HTTP connection may last, whatever it does: a scraper connects again, and whoever
 /// says nothing, or a byte a second, must not keep a health check waiting for its place.
 pub const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
-/// HTTP connections at a time. For one more the oldest gives way that has not asked anything yet; if
-/// all have, it waits for the first answer.
-const CONNECTIONS_MAX: usize = 32;
 /// How long a stopping admin thread waits for answers that are being written.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -185,12 +179,10 @@ async fn serve(
     options: AdminOptions,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    let listener = BoundedListener {
-        listener: tokio::net::TcpListener::from_std(listener)?,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        guests: Vec::with_capacity(CONNECTIONS_MAX),
-        connection_within: options.connection_within,
-    };
+    let listener = BoundedListener::new(
+        tokio::net::TcpListener::from_std(listener)?,
+        options.connection_within,
+    );
     let (stopping, told) = oneshot::channel();
     let told_to_stop = async move {
         let _ = stopped.await; // a sender dropped says the same
@@ -246,7 +238,7 @@ async fn check_host(
     request: Request,
     next: Next,
 ) -> Response {
-    asking.0.store(true, Ordering::Relaxed);
+    asking.note();
     if !is_host_allowed(request.headers(), &shared.options.hosts) {
         let text = "the Host header names none of this broker's hosts; ask by address, or add the \
                     name to the setting admin_hosts\n";
@@ -514,141 +506,11 @@ fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Whether a connection has asked something. Shared by the connection's task, which says so, and the
-/// listener, which asks nobody to leave who has.
-#[derive(Clone, Debug)]
-struct Asking(Arc<AtomicBool>);
-
-impl Connected<IncomingStream<'_, BoundedListener>> for Asking {
-    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
-        stream.io().asking.clone()
-    }
-}
-
-/// A connection as its listener knows it.
-struct Guest {
-    asking: Asking,
-    /// Ends it; closed when it has ended.
-    leave: oneshot::Sender<()>,
-}
-
-/// A listener that serves no more than it has places for.
-struct BoundedListener {
-    listener: tokio::net::TcpListener,
-    places: Arc<Semaphore>,
-    /// Those who were let in, the oldest first; some may have gone.
-    guests: Vec<Guest>,
-    connection_within: Duration,
-}
-
-impl BoundedListener {
-    /// A place for one more.
-    async fn place(&mut self) -> OwnedSemaphorePermit {
-        // Whoever was let in has its chance to ask before others come.
-        tokio::task::yield_now().await;
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return place;
-        }
-        self.guests.retain(|guest| !guest.leave.is_closed());
-        let is_idle = |guest: &Guest| !guest.asking.0.load(Ordering::Relaxed);
-        if let Some(idx) = self.guests.iter().position(is_idle) {
-            let _ = self.guests.remove(idx).leave.send(()); // fails only if it has gone by itself
-        }
-        let place = self.places.clone().acquire_owned().await;
-        place.expect("nobody closes the semaphore")
-    }
-}
-
-impl axum::serve::Listener for BoundedListener {
-    type Io = Placed;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Placed, SocketAddr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        let place = self.place().await;
-        let (leave, told_to_leave) = oneshot::channel();
-        let asking = Asking(Arc::new(AtomicBool::new(false)));
-        self.guests.retain(|guest| !guest.leave.is_closed());
-        self.guests.push(Guest {
-            asking: asking.clone(),
-            leave,
-        });
-        (
-            Placed {
-                stream,
-                end: Box::pin(tokio::time::sleep(self.connection_within)),
-                asking,
-                told_to_leave,
-                _place: place,
-            },
-            address,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection and the place it takes.
-struct Placed {
-    stream: TcpStream,
-    /// Passes when the connection has lasted long enough.
-    end: Pin<Box<tokio::time::Sleep>>,
-    asking: Asking,
-    /// Comes when somebody else needs the place.
-    told_to_leave: oneshot::Receiver<()>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Placed {
-    /// The error that ends the connection, once its time is up or its place is needed.
-    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        // A listener that has ended says nothing more, and waits for answers that are being written.
-        if let Poll::Ready(Ok(())) = Pin::new(&mut self.told_to_leave).poll(context) {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
+    use super::listener::CONNECTIONS_MAX;
     use super::*;
     use crate::snapshot::{ADMIN_REQUESTS_MAX, CoreSnapshot, Phase};
 

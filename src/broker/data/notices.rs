@@ -59,13 +59,13 @@ impl Notices {
         if self.dropped > self.said_dropped {
             let more = self.dropped - self.said_dropped;
             say(format!(
-                "limit reached: {more} connections closed without a word, beyond connections_max"
+                "limit reached: {more} more closed without a word, beyond connections_max"
             ));
         }
         if self.cut > self.said_cut {
             let more = self.cut - self.said_cut;
             say(format!(
-                "limit reached: {more} connections cut off that did not read what they asked for"
+                "limit reached: {more} more cut off that did not read what they asked for"
             ));
         }
         if let Some(error) = self.accept_failed.take() {
@@ -110,7 +110,7 @@ mod tests {
         let expected = [
             "limit reached: 2 more refused with disk_full",
             "limit reached: 3 more refused with disk_full",
-            "limit reached: 7 connections closed without a word, beyond connections_max",
+            "limit reached: 7 more closed without a word, beyond connections_max",
         ];
         assert_eq!(
             texts,

@@ -262,7 +262,7 @@ impl Inner {
             ErrorKind::Indeterminate,
             "the producer ended before the broker confirmed the message",
         );
-        let sent = state.window.sent();
+        let sent = state.window.sent_ever();
         let count = state.window.fail_below(sent, &unknown, &mut after.wakers);
         Counters::add(&self.counters.indeterminate, count);
         let next = state.window.next();

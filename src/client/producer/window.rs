@@ -125,6 +125,9 @@ pub(crate) struct Window {
     open_group: Option<Arc<Group>>,
     blocks: VecDeque<Block>,
     cursor: Cursor,
+    /// Local sequence of the first message that no writer of any session was handed: unlike the
+    /// cursor it never goes back, since a broker may know what is below it.
+    sent_ever: u64,
     /// Local sequence of the first message that is not settled.
     first: u64,
     /// Padded bytes of unsettled messages, open ones included.
@@ -151,6 +154,7 @@ impl Window {
             open_group: None,
             blocks: VecDeque::new(),
             cursor: Cursor::default(),
+            sent_ever: 0,
             first: 0,
             bytes: 0,
             granted: NO_CREDIT,
@@ -175,9 +179,14 @@ impl Window {
         self.first
     }
 
-    /// Local sequence of the first message that was not handed to a writer in full.
+    /// Local sequence of the first message that was not handed to a writer of this session in full.
     pub(crate) fn sent(&self) -> u64 {
         self.cursor.sequence
+    }
+
+    /// Local sequence of the first message that was not handed to a writer of any session in full.
+    pub(crate) fn sent_ever(&self) -> u64 {
+        self.sent_ever
     }
 
     /// Messages that are not settled.
@@ -383,6 +392,7 @@ impl Window {
     fn advance(&mut self, bytes: usize, count: u64) {
         self.cursor.offset += bytes;
         self.cursor.sequence += count;
+        self.sent_ever = self.sent_ever.max(self.cursor.sequence);
         if self.cursor.offset == self.blocks[self.cursor.block_idx].bytes.len() {
             self.cursor.block_idx += 1;
             self.cursor.offset = 0;
@@ -478,6 +488,7 @@ impl Window {
                 offset: 0,
                 sequence: end,
             };
+            self.sent_ever = self.sent_ever.max(end);
         }
         Ok(range.end.saturating_sub(range.start))
     }
@@ -526,7 +537,7 @@ impl Window {
         error: &Error,
         wakers: &mut Vec<Waker>,
     ) -> Result<u64, Code> {
-        let sent = self.cursor.sequence;
+        let sent = self.sent_ever;
         if self.wire_offset.is_none() {
             self.wire_offset = Some(next);
         }
@@ -725,6 +736,24 @@ mod tests {
             let failed = window.reopen(next, all, true, &lost(), &mut Vec::new());
             assert_eq!(failed, Err(Code::ProducerFenced));
         }
+    }
+
+    #[test]
+    fn what_was_sent_stays_sent_however_often_the_producer_is_reopened() {
+        let mut window = half_way();
+        // Connections that are lost before anything, and before everything was sent again.
+        for messages in [0, 2] {
+            let little = credit(messages, 1 << 30);
+            let failed = window.reopen(7, little, true, &lost(), &mut Vec::new());
+            assert_eq!(failed, Ok(0), "all of it was sent before");
+            assert_eq!(window.sent_ever(), 6);
+            frames(&mut window);
+        }
+        let all = credit(100, 1 << 30);
+        let failed = window.reopen(7, all, true, &lost(), &mut Vec::new());
+        assert_eq!(failed, Ok(0));
+        assert_eq!(frames(&mut window), [(3, 6)]);
+        assert_eq!(window.sent_ever(), 8);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::control::catalog::{self, Catalog};
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::topology::{Topology, queue_state};
+use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Damage, Journal};
@@ -271,7 +272,8 @@ fn restore_queue(
             let mut gaps = Ranges::default();
             replay.gaps(&mut gaps);
             let first = gaps.as_slice().first().map_or(0, |range| range.first.0);
-            let text = format!("{} messages are missing, from {first} on", gaps.count());
+            let missing = counted(gaps.count(), "message");
+            let text = format!("{missing} missing, from {first} on");
             refuse_queue(state, &text, effects);
             replay.finish_with_gaps()
         }

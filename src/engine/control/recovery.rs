@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::control::checkpoint::{self, Checkpoint};
+use crate::control::words::counted;
 use crate::data::journal::block::{
     BLOCK_ALIGN, BlockHeader, BlockSequence, Content, Records, SegmentNumber, check_content,
     partition_bit,
@@ -1509,8 +1510,11 @@ impl Recovery {
         effects.push(Effect::Report {
             severity: Severity::Info,
             text: format!(
-                "journal {journal}: checkpoint {}, {} blocks replayed, {} in flight cut, {} bytes read",
-                report.generation, report.replayed_count, report.cut_count, report.read_bytes
+                "journal {journal}: checkpoint {}, {} replayed, {} in flight cut, {} read",
+                report.generation,
+                counted(report.replayed_count, "block"),
+                report.cut_count,
+                counted(report.read_bytes, "byte"),
             ),
         });
         if report.checkpoint_damaged {

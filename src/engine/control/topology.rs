@@ -24,6 +24,7 @@ use crate::config::META;
 use crate::control::catalog::plan::Refusal;
 use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
 use crate::control::listing::{LISTS_MAX, Listings};
+use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::Settings;
 use crate::effect::Buffers;
@@ -351,7 +352,8 @@ impl Topology {
         if connections == 0 {
             self.change(flow, conn, header, request, effects);
         } else {
-            let reason = format!("the tenant has {connections} connections; close them first");
+            let connections = counted(u64::from(connections), "connection");
+            let reason = format!("the tenant has {connections}; close them first");
             flow.fail(conn, header, Code::InUse, &reason, effects);
         }
     }

@@ -124,6 +124,46 @@ async fn unconfirmed_messages_are_sent_again_under_their_sequences() {
 }
 
 #[tokio::test]
+async fn a_connection_lost_before_everything_was_sent_again_changes_nothing() {
+    let cut = cut(Resend::Unconfirmed).await;
+    for (epoch, messages) in [(2, 0), (3, 2)] {
+        let mut peer = cut.door.welcome().await;
+        let (channel, _, its_epoch) = reopening(&mut peer).await;
+        assert_eq!(its_epoch, epoch);
+        // The broker has stored all four that were sent at first.
+        peer.producer_opened(channel, 5, messages, 1 << 20).await;
+        let sent: Vec<u64> = (2..2 + messages).collect();
+        assert_eq!(
+            published(&mut peer, u32::try_from(messages).unwrap()).await,
+            sent
+        );
+    }
+    let mut peer = cut.door.welcome().await;
+    let (channel, ..) = reopening(&mut peer).await;
+    peer.producer_opened(channel, 5, 100, 1 << 20).await;
+    assert_eq!(published(&mut peer, 5).await, [2, 3, 4, 5, 6]);
+    peer.confirm(channel, 6, control::Level::Durable).await;
+    assert_eq!(outcomes(cut.pendings).await, [None; 5]);
+    cut.client.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_sent_once_is_unknown_if_nobody_comes_back() {
+    let cut = cut(Resend::Unconfirmed).await;
+    let mut peer = cut.door.welcome().await;
+    let (channel, ..) = reopening(&mut peer).await;
+    // No credit: nothing of it is sent again before the producer is over.
+    peer.producer_opened(channel, 5, 0, 0).await;
+    peer.fail(FrameKind::ProducerClosed, channel, 0, Code::Internal)
+        .await;
+    let never = Some(ErrorKind::Broker);
+    assert_eq!(
+        outcomes(cut.pendings).await,
+        [UNKNOWN, UNKNOWN, UNKNOWN, never, never]
+    );
+}
+
+#[tokio::test]
 async fn without_leave_to_resend_the_sent_ones_are_unknown() {
     let cut = cut(Resend::Never).await;
     let mut peer = cut.door.welcome().await;

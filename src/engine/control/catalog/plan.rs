@@ -13,6 +13,7 @@ use super::{
     BINDINGS_MAX, Binding, Catalog, Change, EXCHANGES_MAX, Exchange, PREDECLARED, QUEUES_MAX,
     Queue, TENANT_DEFAULT, TENANTS_MAX, Tenant,
 };
+use crate::control::words::{counted, quoted};
 use crate::data::route::headers;
 
 /// What is asked for, of the tenant that [`Catalog::plan`] is told; tenants themselves belong to
@@ -122,10 +123,13 @@ impl Catalog {
         }
         if !tenant.is_empty() {
             let reason = format!(
-                "tenant {} has {} queues and {} exchanges of its own; delete them first",
+                "tenant {} has {} and {} of its own; delete them first",
                 quoted(name),
-                tenant.queues.len(),
-                tenant.exchanges.len() - PREDECLARED.len(),
+                counted(tenant.queues.len() as u64, "queue"),
+                counted(
+                    (tenant.exchanges.len() - PREDECLARED.len()) as u64,
+                    "exchange"
+                ),
             );
             return Err((Code::InUse, reason));
         }
@@ -189,11 +193,14 @@ impl Catalog {
             .ok_or_else(|| no_queue(asked.name))?;
         let name = quoted(asked.name);
         if asked.flags & DELETE_IF_UNUSED != 0 && usage.consumers > 0 {
-            let reason = format!("queue {name} has {} consumers", usage.consumers);
+            let reason = format!(
+                "queue {name} has {}",
+                counted(u64::from(usage.consumers), "consumer")
+            );
             return Err((Code::InUse, reason));
         }
         if asked.flags & DELETE_IF_EMPTY != 0 && usage.messages > 0 {
-            let reason = format!("queue {name} holds {} messages", usage.messages);
+            let reason = format!("queue {name} holds {}", counted(usage.messages, "message"));
             return Err((Code::InUse, reason));
         }
         Ok(Plan::Apply(Change::QueueDeleted {
@@ -483,10 +490,6 @@ fn no_exchange(name: &[u8]) -> Refusal {
     )
 }
 
-fn quoted(bytes: &[u8]) -> String {
-    format!("'{}'", String::from_utf8_lossy(bytes).escape_debug())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -707,6 +710,18 @@ mod tests {
             }
         }
         assert_eq!(request(4, 0, 0), Some(Code::SettingInvalid));
+        let usage = QueueUse {
+            consumers: 1,
+            messages: 2,
+        };
+        for (flags, expect) in [
+            (DELETE_IF_UNUSED, "queue 'orders' has 1 consumer"),
+            (DELETE_IF_EMPTY, "queue 'orders' holds 2 messages"),
+        ] {
+            let request = Request::QueueDelete(delete(b"orders", flags), usage);
+            let reason = catalog.plan(TENANT, &request).map_err(|(_, reason)| reason);
+            assert_eq!(reason, Err(expect.to_owned()));
+        }
         let unused = Request::ExchangeDelete(delete(b"shop", DELETE_IF_UNUSED));
         assert_eq!(code(&catalog, unused), Some(Code::InUse));
         assert_eq!(
