@@ -115,6 +115,8 @@ mutants! {
     NoSlotForAStart = "no-slot-for-a-start";
     /// A large message is not told of credit for its next piece (once shipped here).
     CreditUntold = "credit-untold";
+    /// Delivery counts that come while older ones wait for room are not written (once shipped here).
+    CountsLeft = "counts-left";
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost";
 }

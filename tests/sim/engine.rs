@@ -41,14 +41,19 @@ pub struct Engine(Core);
 /// The bounds that a plan gives its cores; the same at every start of a world.
 fn limits(plan: &Plan) -> Limits {
     let mut random = Random::new(plan.seed, 5);
+    let mut shares = Random::new(plan.seed, 6);
     let has = |fault| plan.faults.has(fault);
     let tiny = has(Fault::TinyMemory);
     Limits {
         buffer_bytes: buffer_bytes(plan),
-        hold_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
+        hold_bytes_max: if tiny {
+            1 << 20
+        } else {
+            shares.within(1 << 20..=8 << 20)
+        },
         parcel_bytes_max: if tiny { 1 } else { 256 << 10 },
         window_bytes_max: if has(Fault::TinyCredit) {
-            Random::new(plan.seed, 6).within(256 << 10..=512 << 10)
+            shares.within(256 << 10..=512 << 10)
         } else {
             4 << 20
         },

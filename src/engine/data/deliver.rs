@@ -1139,9 +1139,12 @@ impl Flow {
         }
         state.counts.clear();
         state.counts_upto = None;
+        // These had found no room before, and other messages have come back since.
+        let is_left = state.counting && !crate::mutant!(CountsLeft);
+        state.settling = is_left;
         self.count_waits
             .push_back((self.journal.open_block().0, queue, upto));
-        false
+        is_left
     }
 
     /// Gives messages to consumers with room, queue by queue, as far as this turn may.
