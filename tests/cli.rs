@@ -1161,3 +1161,45 @@ fn the_command_that_verify_names_gives_up_what_is_damaged() {
     let kept = kept.expect("was written").lines().count();
     assert!((18..27).contains(&kept), "{kept}");
 }
+
+#[test]
+fn a_message_printed_as_json_is_published_as_the_same_message() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders"]);
+    broker.succeeds(&["exchange", "ensure", "x", "--kind", "fanout"]);
+    broker.succeeds(&["binding", "ensure", "--exchange", "x", "orders"]);
+    // Two entries of one name, and a point in time (AMQP's `T`), have no form in JSON.
+    let exact = "0161540000000000000001".to_owned() + "01617401";
+    let messages = [
+        r#"{"key":"a.b","payload":"text \"quoted\"","headers":{"f":1.5,"i":-7,"t":"x","y":true},"priority":3,"timestamp_us":1700000000000001,"ttl_ms":60000}"#.to_owned(),
+        r#"{"key_hex":"ff00","payload_hex":"00ff","properties_hex":"8001"}"#.to_owned(),
+        format!(r#"{{"key":"k","payload":"p","headers_hex":"{exact}"}}"#),
+    ];
+    let file = broker.directory.path().join("messages");
+    std::fs::write(&file, messages.join("\n")).expect("writes");
+    let mut before: Option<Vec<serde_json::Value>> = None;
+    // What was given, what was printed of it, what was printed of that.
+    for _ in 0..3 {
+        broker.succeeds(&["pub", "--exchange", "x", "--json", "messages"]);
+        let printed = broker.succeeds(&["get", "orders", "--json", "--count", "3"]);
+        std::fs::write(&file, &printed).expect("writes");
+        let found: Vec<serde_json::Value> = printed
+            .lines()
+            .map(|line| {
+                let mut line: serde_json::Value = serde_json::from_str(line).expect("is JSON");
+                let members = line.as_object_mut().expect("an object");
+                assert!(members.remove("queue_sequence").is_some());
+                line
+            })
+            .collect();
+        assert_eq!(found.len(), messages.len());
+        for (line, given) in found.iter().zip(&messages) {
+            let given: serde_json::Value = serde_json::from_str(given).expect("is JSON");
+            for (name, value) in given.as_object().expect("an object") {
+                assert_eq!(line.get(name), Some(value), "{name}");
+            }
+        }
+        assert!(before.is_none_or(|before| before == found));
+        before = Some(found);
+    }
+}

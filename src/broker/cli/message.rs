@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ringpost_client::{DeliveryRef, HeaderValue, Headers, Message};
 use serde::{Deserialize, Serialize};
@@ -23,18 +23,29 @@ pub enum InputForm {
     Whole,
 }
 
-/// A message as one line of JSON. A payload that is no UTF-8 is in `payload_hex` instead.
+/// A message as one line of JSON: what is printed and published again is the same message. A key or a
+/// payload that is no UTF-8 is in `key_hex` or `payload_hex` instead.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_hex: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     payload_hex: Option<String>,
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     headers: serde_json::Map<String, Value>,
+    /// The encoded headers, if `headers` does not say all of them; then it is only for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    headers_hex: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    properties_hex: Option<String>,
+    /// Microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timestamp_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     priority: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,31 +151,26 @@ fn json_text(error: &serde_json::Error) -> String {
 /// The message of a line of JSON; without a key of its own it gets `key`.
 fn message_of(line: &[u8], key: &str) -> Result<Message, String> {
     let line: Line = serde_json::from_slice(line).map_err(|error| json_text(&error))?;
-    let payload = match (line.payload, line.payload_hex) {
-        (Some(text), None) => text.into_bytes(),
-        (None, Some(hex)) => from_hex(&hex).ok_or("payload_hex is no hexadecimal text")?,
-        (None, None) => Vec::new(),
-        (Some(_), Some(_)) => return Err("it has both payload and payload_hex".into()),
-    };
-    let mut message = Message::new(line.key.unwrap_or_else(|| key.to_owned()), payload);
-    if !line.headers.is_empty() {
-        let mut headers = Headers::new();
-        for (name, value) in &line.headers {
-            headers = match value {
-                Value::String(text) => headers.with(name, text.as_str()),
-                Value::Bool(switch) => headers.with(name, *switch),
-                Value::Number(number) => match number.as_i64() {
-                    Some(number) => headers.with(name, number),
-                    None => return Err(format!("the header {name} is no whole number")),
-                },
-                Value::Null | Value::Array(_) | Value::Object(_) => {
-                    return Err(format!(
-                        "the header {name} is no text, number or truth value"
-                    ));
-                }
-            };
+    let payload = text_or_hex("payload", line.payload, line.payload_hex)?.unwrap_or_default();
+    let own = text_or_hex("key", line.key, line.key_hex)?;
+    let mut message = Message::new(own.unwrap_or_else(|| key.into()), payload);
+    let headers = match line.headers_hex {
+        None => headers_of(&line.headers)?,
+        Some(hex) => {
+            let bytes = from_hex(&hex).ok_or("headers_hex is no hexadecimal text")?;
+            Headers::from_encoded(bytes).map_err(|_| "headers_hex holds no headers")?
         }
+    };
+    if !headers.is_empty() {
         message = message.headers(headers);
+    }
+    if let Some(hex) = line.properties_hex {
+        let properties = from_hex(&hex).ok_or("properties_hex is no hexadecimal text")?;
+        message = message.properties(properties);
+    }
+    if let Some(us) = line.timestamp_us {
+        let time = UNIX_EPOCH.checked_add(Duration::from_micros(us));
+        message = message.timestamp(time.ok_or("timestamp_us is no time")?);
     }
     if let Some(priority) = line.priority {
         message = message.priority(priority);
@@ -173,6 +179,45 @@ fn message_of(line: &[u8], key: &str) -> Result<Message, String> {
         message = message.ttl(Duration::from_millis(ms));
     }
     Ok(message)
+}
+
+/// The bytes of a member that is a text, or hexadecimal under another name.
+fn text_or_hex(
+    name: &str,
+    text: Option<String>,
+    hex: Option<String>,
+) -> Result<Option<Vec<u8>>, String> {
+    match (text, hex) {
+        (text, None) => Ok(text.map(String::into_bytes)),
+        (None, Some(hex)) => match from_hex(&hex) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(format!("{name}_hex is no hexadecimal text")),
+        },
+        (Some(_), Some(_)) => Err(format!("it has both {name} and {name}_hex")),
+    }
+}
+
+/// The headers of a JSON object.
+fn headers_of(object: &serde_json::Map<String, Value>) -> Result<Headers, String> {
+    let mut headers = Headers::new();
+    for (name, value) in object {
+        headers = match value {
+            Value::String(text) => headers.with(name, text.as_str()),
+            Value::Bool(switch) => headers.with(name, *switch),
+            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(number), _) => headers.with(name, number),
+                // A whole number that is too large would not be the same as this.
+                (None, Some(number)) if !value.is_u64() => headers.with(name, number),
+                (None, _) => return Err(format!("the header {name} is beyond 64 bits")),
+            },
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                return Err(format!(
+                    "the header {name} is no text, number or truth value"
+                ));
+            }
+        };
+    }
+    Ok(headers)
 }
 
 /// Where received messages go.
@@ -226,15 +271,26 @@ impl Printer {
 }
 
 fn line_of(delivery: &DeliveryRef<'_>) -> Line {
-    let (payload, payload_hex) = match std::str::from_utf8(delivery.payload()) {
-        Ok(text) => (Some(text.to_owned()), None),
-        Err(_) => (None, Some(to_hex(delivery.payload()))),
-    };
+    let (key, key_hex) = as_text_or_hex(delivery.routing_key_bytes());
+    let (payload, payload_hex) = as_text_or_hex(delivery.payload());
+    let table = delivery.headers();
+    let headers = json_of_headers(&table);
+    // A name may be there twice, and not every value has a form in JSON.
+    let is_all =
+        headers.len() == table.iter().count() && table.iter().all(|(_, value)| is_said(&value));
+    let timestamp = delivery.timestamp();
+    let since_1970 = timestamp.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Line {
-        key: Some(delivery.routing_key().into_owned()),
+        key,
+        key_hex,
         payload,
         payload_hex,
-        headers: json_of_headers(&delivery.headers()),
+        headers,
+        headers_hex: (!is_all).then(|| to_hex(delivery.headers_encoded())),
+        properties_hex: Some(delivery.properties())
+            .filter(|properties| !properties.is_empty())
+            .map(to_hex),
+        timestamp_us: since_1970.and_then(|since| u64::try_from(since.as_micros()).ok()),
         priority: Some(delivery.priority()).filter(|priority| *priority > 0),
         ttl_ms: delivery
             .ttl()
@@ -243,6 +299,14 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
         queue_sequence: Some(delivery.queue_sequence()),
         delivery_count: Some(delivery.delivery_count()),
         redelivered: Some(delivery.is_redelivered()),
+    }
+}
+
+/// Bytes as text if they are some, else in hexadecimal.
+fn as_text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(to_hex(bytes))),
     }
 }
 
@@ -259,7 +323,17 @@ fn json_of(value: &HeaderValue<'_>) -> Value {
         HeaderValue::Text(text) => Value::from(text.as_ref()),
         HeaderValue::Integer(number) => Value::from(*number),
         HeaderValue::Bool(switch) => Value::from(*switch),
+        HeaderValue::Float(number) => Value::from(*number),
         other => Value::from(format!("{other:?}")),
+    }
+}
+
+/// Whether [`json_of`] says a value so that it can be read again.
+fn is_said(value: &HeaderValue<'_>) -> bool {
+    match value {
+        HeaderValue::Text(_) | HeaderValue::Integer(_) | HeaderValue::Bool(_) => true,
+        HeaderValue::Float(number) => number.is_finite(),
+        _ => false,
     }
 }
 
@@ -337,6 +411,11 @@ mod tests {
             "nonsense",
             "{\"paylod\":\"\"}",
             "{\"payload_hex\":\"0\"}",
+            "{\"payload_hex\":\"00\",\"payload\":\"\"}",
+            "{\"key_hex\":\"zz\"}",
+            "{\"headers_hex\":\"01\"}",
+            "{\"properties_hex\":\"1\"}",
+            "{\"headers\":{\"a\":18446744073709551615}}",
             "{\"headers\":{\"a\":null}}",
         ] {
             let error = lines(bad, InputForm::Json, 100).expect_err("is no message");

@@ -48,7 +48,8 @@ pub struct Args {
     /// Publish this text instead of files
     #[arg(long, value_name = "text", conflicts_with_all = ["files", "json", "whole"])]
     message: Option<String>,
-    /// Each line is a message as JSON: key, payload or payload_hex, headers, priority, ttl_ms
+    /// Each line is a message as JSON, as `sub --json` prints it: key, payload, headers, priority,
+    /// ttl_ms, timestamp_us; key_hex, payload_hex, properties_hex, headers_hex for what is no text
     #[arg(long, conflicts_with = "whole")]
     json: bool,
     /// Each file is one message, not each line

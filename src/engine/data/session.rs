@@ -119,7 +119,7 @@ pub struct Session {
     /// When something was last sent.
     pub spoke: Mono,
     /// The last time that too many requests waited and this connection sent another one; see
-    /// [`Flow::press`](crate::data::flow::Flow::press).
+    /// `Flow::press`.
     pub pressed_in: u64,
 }
 
