@@ -18,6 +18,7 @@ use crate::control::topology::Topology;
 use crate::data::consumer::{Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
+use crate::data::trace::{NotFollowed, TraceId, Wanted};
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Mono};
 use crate::input::{Found, Input};
@@ -131,6 +132,36 @@ impl Core {
         }
     }
 
+    /// Messages published to this core's connections since the start.
+    #[must_use]
+    pub const fn published(&self) -> u64 {
+        match &self.stage {
+            Stage::Running(running) => running.flow.stats.published,
+            Stage::Booting(_) | Stage::Failed => 0,
+        }
+    }
+
+    /// Follows the next message that is appended to a queue of this core: what happens to it leaves with
+    /// [`Effects::traced`], until one of the events ends the trace. Nothing else is done differently.
+    ///
+    /// # Errors
+    /// Why nothing is followed.
+    pub fn follow(&mut self, wanted: Wanted) -> Result<TraceId, NotFollowed> {
+        let Stage::Running(running) = &mut self.stage else {
+            return Err(NotFollowed::NotServing);
+        };
+        let tenant = running.topology.tenant(&wanted.tenant);
+        let tenant = tenant.ok_or(NotFollowed::TenantUnknown)?;
+        running.flow.follow(tenant, wanted)
+    }
+
+    /// Nobody wants to hear of a trace any more.
+    pub fn unfollow(&mut self, trace: TraceId) {
+        if let Stage::Running(running) = &mut self.stage {
+            running.flow.tracer.remove(trace);
+        }
+    }
+
     /// Whether the shell shall read from a connection now; else it asks again in each turn. Bytes that
     /// were received must be given all the same.
     #[must_use]
@@ -231,16 +262,18 @@ impl Running {
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
         // Those that are due wait for something else.
         let gets = flow.gets_until.first().map(|(deadline, _)| *deadline);
-        // A journal that has failed has nothing more to do, and nothing is packed.
+        // A journal that has failed has nothing more to do, and nothing is packed, as at the end.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
-        let compactor = self.compactor.next_deadline().filter(|_| !flow.failed);
+        let compactor = self.compactor.next_deadline();
+        let compactor = compactor.filter(|_| !flow.failed && !flow.is_shutting_down());
         let is_waiting = flow.is_holding() || self.topology.is_undecided();
         let hold = is_waiting.then(|| now.plus_ms(HOLD_MS));
         let is_free = !checkpoint::is_underway(&flow.journal);
         let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         let acks = flow.acks_deadline();
-        [sweep, gets, journal, hold, compactor, last, acks]
+        let traces = flow.tracer.next_deadline();
+        [sweep, gets, journal, hold, compactor, last, acks, traces]
             .into_iter()
             .flatten()
             .min()
@@ -255,6 +288,7 @@ impl Running {
         effects: &mut Effects,
     ) {
         self.flow.now = now;
+        self.flow.journal.set_now(now);
         match input {
             Input::Opened { conn } => {
                 self.flow.stats.connections += 1;
@@ -292,6 +326,7 @@ impl Running {
             Input::TurnEnd => self.turn_end(wall_us, buffers, effects),
             Input::Shutdown => self.shutdown(buffers, effects),
         }
+        self.flow.tracer.take_told(&mut effects.traced);
     }
 
     fn progress(&mut self, progress: crate::data::journal::Progress, effects: &mut Effects) {
@@ -372,6 +407,9 @@ impl Running {
         flow.finish_gets(effects);
         flow.forward_outgoing(effects);
         flow.press(None);
+        if flow.tracer.is_armed() {
+            flow.trace_turn();
+        }
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
             flow.sweep(effects);
@@ -839,7 +877,7 @@ impl Running {
                 },
             ) => {
                 flow.keep_parcel(bytes);
-                flow.peers[usize::from(from.0)].publish_bytes -= sent;
+                flow.peers[usize::from(from.0)].publish_answered(sent);
                 if let Some(producer) = flow.producers.get_mut(producer) {
                     producer.answered(span, outcome, taken);
                 }
@@ -856,6 +894,7 @@ impl Running {
                     bytes,
                 },
             ) => {
+                flow.peers[usize::from(from.0)].publish_answered(0);
                 if let Some(producer) = flow.producers.get_mut(rest.key) {
                     producer.answered(rest.span, outcome, taken);
                 }

@@ -15,4 +15,6 @@ pub mod route;
 pub mod session;
 pub mod slab;
 pub mod spread;
+pub mod stages;
 pub mod table;
+pub mod trace;

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use crate::data::session::Handover;
+use crate::data::stages::{Sample, Stage};
+use crate::data::trace::Traced;
 use crate::ids::{BufferId, ConnId, OpId, SlotId};
 use crate::mesh::MeshMessage;
 use ringpost_wire::ids::CoreId;
@@ -169,6 +171,10 @@ pub struct Effects {
     pub list: Vec<Effect>,
     /// Bytes that [`Effect::Send`] names; valid until [`Effects::clear`].
     pub bytes: Vec<u8>,
+    /// How long messages took, for whoever keeps histograms; the shell may ignore it.
+    pub samples: Vec<Sample>,
+    /// What happened to messages that are followed, for whoever asked.
+    pub traced: Vec<Traced>,
 }
 
 impl Effects {
@@ -199,9 +205,16 @@ impl Effects {
         end - start
     }
 
+    /// So many messages took so long.
+    pub(crate) fn sample(&mut self, stage: Stage, ns: u64, count: u32) {
+        self.samples.push(Sample { stage, ns, count });
+    }
+
     /// Forgets everything; keeps the memory.
     pub fn clear(&mut self) {
         self.list.clear();
         self.bytes.clear();
+        self.samples.clear();
+        self.traced.clear();
     }
 }

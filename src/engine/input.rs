@@ -20,6 +20,16 @@ pub enum IoFault {
     NoSpace,
 }
 
+impl core::fmt::Display for IoFault {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Error(number) => write!(f, "error {number} of the operating system"),
+            Self::Short { done } => write!(f, "only {done} bytes"),
+            Self::NoSpace => f.write_str("no space"),
+        }
+    }
+}
+
 /// The first bytes of a journal file, read at start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotHead {

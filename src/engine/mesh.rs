@@ -9,6 +9,7 @@ use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
 use crate::data::dedup::Known;
+use crate::data::trace::Arrival;
 use crate::ids::ConnId;
 
 /// A message between two cores.
@@ -31,6 +32,18 @@ pub enum MeshMessage {
 }
 
 impl MeshMessage {
+    /// Messages of clients that it carries to their queues.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        match self {
+            Self::Request {
+                request: Request::Publish(publish),
+                ..
+            } => u64::from(publish.count),
+            Self::Request { .. } | Self::Reply { .. } => 0,
+        }
+    }
+
     /// Whether it travels on the reply lane.
     #[must_use]
     pub const fn is_reply(&self) -> bool {
@@ -53,8 +66,21 @@ pub struct RemotePublish {
     pub queues: Vec<QueueId>,
     /// If the bytes are one large message: the head of its first piece.
     pub fragment: Option<FragmentHead>,
+    /// Where the first message came from, and when; of a large one nobody asks.
+    pub arrival: Option<Arrival>,
     /// The messages, padded, back to back; or the bodies of the large message's fragment frames.
     pub bytes: Vec<u8>,
+}
+
+impl RemotePublish {
+    /// Bytes that count against what may be unanswered: a large message has memory of its own.
+    #[must_use]
+    pub fn parcel_bytes(&self) -> u64 {
+        match self.fragment {
+            None => self.bytes.len() as u64,
+            Some(_) => 0,
+        }
+    }
 }
 
 /// What one core asks of another.
@@ -291,7 +317,9 @@ pub struct Peer<W> {
     /// The other core.
     pub core: CoreId,
     /// Bytes of publishes, large messages apart, that it was sent and has not answered.
-    pub publish_bytes: u64,
+    publish_bytes: u64,
+    /// Publishes that it was sent, or will be, and has not answered.
+    publishes: u32,
     /// Who waits for each answer, and the bytes that clients asked with.
     waiting: Vec<Option<(W, u64)>>,
     free: Vec<u32>,
@@ -307,6 +335,7 @@ impl<W> Peer<W> {
         Self {
             core,
             publish_bytes: 0,
+            publishes: 0,
             waiting: (0..requests_max).map(|_| None).collect(),
             free: (0..requests_max).rev().collect(),
             outbox: std::collections::VecDeque::new(),
@@ -323,8 +352,29 @@ impl<W> Peer<W> {
     /// Asks now if there is room, else keeps the request; `waiter` is given back with the answer.
     pub fn ask(&mut self, effects: &mut crate::Effects, request: Request, waiter: W) {
         self.asked_bytes += request.asked_bytes().map_or(0, |bytes| bytes + NOTE_BYTES);
+        if let Request::Publish(publish) = &request {
+            self.publishes += 1;
+            self.publish_bytes += publish.parcel_bytes();
+        }
         self.outbox.push_back((request, waiter));
         self.flush(effects);
+    }
+
+    /// A publish was answered, which had so many [`RemotePublish::parcel_bytes`].
+    pub fn publish_answered(&mut self, bytes: u64) {
+        self.publishes -= 1;
+        self.publish_bytes -= bytes;
+    }
+
+    /// Whether one more publish of so many bytes may be sent: it finds room among those that may be
+    /// unanswered, `bytes_max`, and leaves places for others. On a full disk publishes wait for acks,
+    /// so they must not hold the places that acks need.
+    #[must_use]
+    pub fn takes_publish(&self, bytes: u64, bytes_max: u64) -> bool {
+        let most = self.waiting.len() as u32 / 2;
+        let has_place =
+            self.publishes == 0 || self.publishes < most || crate::mutant!(PublishesHoldTheLane);
+        has_place && (self.publish_bytes == 0 || self.publish_bytes + bytes <= bytes_max)
     }
 
     /// Whether nothing is unanswered, nor waits to be asked.

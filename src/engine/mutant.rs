@@ -12,7 +12,7 @@
 //! only an assertion beside it could see.
 
 macro_rules! mutants {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $origin:ident $(($peer:literal))?;)*) => {
         /// A planted bug.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum Mutant { $($(#[$doc])* $name,)* }
@@ -26,99 +26,136 @@ macro_rules! mutants {
             pub const fn word(self) -> &'static str {
                 match self { $(Mutant::$name => $word,)* }
             }
+
+            /// Where it comes from.
+            #[must_use]
+            pub const fn origin(self) -> Origin {
+                match self { $(Mutant::$name => Origin::$origin $(($peer))?,)* }
+            }
         }
     };
 }
 
+/// Where a planted bug comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Another system shipped it, or one like it: which, and where it is told.
+    Peer(&'static str),
+    /// It was shipped here and mended: docs/ledger.md.
+    Shipped,
+    /// One rule left out, or turned round, as mutation testing does.
+    Mutation,
+}
+
 mutants! {
-    /// Publishes are confirmed when their block is submitted (NATS, Kafka, Iggy defaults).
-    ConfirmBeforeSync = "confirm-before-sync";
-    /// Messages are delivered before their block is durable (RocketMQ #8239).
-    DeliverBeforeSync = "deliver-before-sync";
+    /// Publishes are confirmed when their block is submitted.
+    ConfirmBeforeSync = "confirm-before-sync", Peer("NATS, Kafka, Iggy: defaults");
+    /// Messages are delivered before their block is durable.
+    DeliverBeforeSync = "deliver-before-sync", Peer("RocketMQ #8239");
     /// Settles are confirmed before they are durable.
-    SettledBeforeSync = "settled-before-sync";
+    SettledBeforeSync = "settled-before-sync", Mutation;
     /// A completed write counts although an earlier one is still in flight.
-    PrefixSkipsHole = "prefix-skips-hole";
-    /// A failed write is taken for a completed one (fsyncgate).
-    WriteErrorIgnored = "write-error-ignored";
+    PrefixSkipsHole = "prefix-skips-hole", Mutation;
+    /// A failed write is taken for a completed one.
+    WriteErrorIgnored = "write-error-ignored", Peer("fsyncgate");
     /// Recovery believes a block without its checksum.
-    BlockChecksumIgnored = "block-checksum-ignored";
-    /// Recovery believes a block that does not follow the one before it (Iggy #3946).
-    BlockChainIgnored = "block-chain-ignored";
+    BlockChecksumIgnored = "block-checksum-ignored", Mutation;
+    /// Recovery believes a block that does not follow the one before it.
+    BlockChainIgnored = "block-chain-ignored", Peer("Iggy #3946");
     /// A requeued message goes behind the others.
-    RequeueToTheEnd = "requeue-to-the-end";
+    RequeueToTheEnd = "requeue-to-the-end", Mutation;
     /// A block states that everything submitted before it is synced (rulings 9).
-    WatermarkOfSubmitted = "watermark-of-submitted";
+    WatermarkOfSubmitted = "watermark-of-submitted", Mutation;
     /// The mark of what may have been delivered counts before it is synced (rulings 15).
-    MarkBeforeSync = "mark-before-sync";
-    /// A checkpoint leaves out the acks of the block it is cut behind (once shipped here).
-    CheckpointForgetsAcks = "checkpoint-forgets-acks";
-    /// A checkpoint leaves out the topology of the block it is cut behind (once shipped here).
-    CheckpointForgetsChanges = "checkpoint-forgets-changes";
-    /// Refused is said though another target took it (once shipped here).
-    RefusedThoughStored = "refused-though-stored";
-    /// A settle is confirmed though the journal had no room for its record (once shipped here).
-    SettledWithoutRoom = "settled-without-room";
-    /// After the journal has failed, settles are confirmed at once (once shipped here).
-    SettledAfterFailure = "settled-after-failure";
-    /// A queue with a damaged range is purged like any other (once shipped here).
-    PurgeOfDamaged = "purge-of-damaged";
-    /// Of several arguments with one name all count, not the first (once shipped here).
-    RepeatedArguments = "repeated-arguments";
-    /// Refused is said though another core could not tell whether it took it (once shipped here).
-    RefusedThoughUnsure = "refused-though-unsure";
-    /// A segment is used again while a checkpoint on disk names it (RabbitMQ ra #589).
-    EarlyReuse = "early-reuse";
+    MarkBeforeSync = "mark-before-sync", Mutation;
+    /// A checkpoint leaves out the acks of the block it is cut behind.
+    CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A checkpoint leaves out the topology of the block it is cut behind.
+    CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
+    /// Refused is said though another target took it.
+    RefusedThoughStored = "refused-though-stored", Shipped;
+    /// A settle is confirmed though the journal had no room for its record.
+    SettledWithoutRoom = "settled-without-room", Shipped;
+    /// After the journal has failed, settles are confirmed at once.
+    SettledAfterFailure = "settled-after-failure", Shipped;
+    /// A queue with a damaged range is purged like any other.
+    PurgeOfDamaged = "purge-of-damaged", Shipped;
+    /// Of several arguments with one name all count, not the first.
+    RepeatedArguments = "repeated-arguments", Shipped;
+    /// Refused is said though another core could not tell whether it took it.
+    RefusedThoughUnsure = "refused-though-unsure", Shipped;
+    /// A segment is used again while a checkpoint on disk names it.
+    EarlyReuse = "early-reuse", Peer("RabbitMQ ra #589");
     /// A moved message counts as moved before its new place is synced.
-    MovedBeforeSync = "moved-before-sync";
-    /// A checkpoint is written before the blocks that it covers are synced (BookKeeper #3329).
-    CheckpointBeforeSync = "checkpoint-before-sync";
+    MovedBeforeSync = "moved-before-sync", Mutation;
+    /// A checkpoint is written before the blocks that it covers are synced.
+    CheckpointBeforeSync = "checkpoint-before-sync", Peer("BookKeeper #3329");
     /// A message that came back is offered as if it had never been delivered.
-    CountForgotten = "count-forgotten";
-    /// A message that came back is offered before its delivery count is synced (once shipped here).
-    CountBeforeSync = "count-before-sync";
+    CountForgotten = "count-forgotten", Mutation;
+    /// A message that came back is offered before its delivery count is synced.
+    CountBeforeSync = "count-before-sync", Shipped;
     /// A queue's limit counts what is ready only.
-    LimitWithoutUnacked = "limit-without-unacked";
+    LimitWithoutUnacked = "limit-without-unacked", Mutation;
     /// `#` stands for one word or more.
-    HashNeedsAWord = "hash-needs-a-word";
+    HashNeedsAWord = "hash-needs-a-word", Mutation;
     /// What was routed before is routed so again, though bindings have changed.
-    StaleRoute = "stale-route";
-    /// A producer of an older epoch may publish where a newer one has (Kafka KIP 890).
-    OlderEpochPasses = "older-epoch-passes";
+    StaleRoute = "stale-route", Mutation;
+    /// A producer of an older epoch may publish where a newer one has.
+    OlderEpochPasses = "older-epoch-passes", Peer("Kafka KIP 890");
     /// What producers have stored is forgotten by a restart.
-    DedupForgottenAtRestart = "dedup-forgotten-at-restart";
+    DedupForgottenAtRestart = "dedup-forgotten-at-restart", Mutation;
     /// Below the window everything is new.
-    BelowTheWindowIsNew = "below-the-window-is-new";
+    BelowTheWindowIsNew = "below-the-window-is-new", Mutation;
+    /// The window is one longer than there are bits for it.
+    WindowOneTooLong = "window-one-too-long", Mutation;
+    /// A gap in a producer's sequences keeps the bits of a window before.
+    GapKeepsBits = "gap-keeps-bits", Mutation;
     /// A publish does not wait for what its producer published before it to many queues.
-    SpreadOvertaken = "spread-overtaken";
+    SpreadOvertaken = "spread-overtaken", Mutation;
     /// Of messages to many queues recovery does not learn the sequences.
-    SequencesForgotten = "sequences-forgotten";
+    SequencesForgotten = "sequences-forgotten", Mutation;
     /// A publish to other cores waits for one of them too few.
-    FanOutOneShort = "fan-out-one-short";
+    FanOutOneShort = "fan-out-one-short", Mutation;
     /// Another core says that it has a publish before it has synced it.
-    ForwardedBeforeSync = "forwarded-before-sync";
+    ForwardedBeforeSync = "forwarded-before-sync", Mutation;
     /// A large message of which pieces are missing is kept by recovery.
-    IncompleteKept = "incomplete-kept";
+    IncompleteKept = "incomplete-kept", Mutation;
     /// A cumulative settle takes the next delivery too.
-    SettleOneMore = "settle-one-more";
+    SettleOneMore = "settle-one-more", Mutation;
     /// A consumer gets one message more than its credit.
-    CreditOneMore = "credit-one-more";
+    CreditOneMore = "credit-one-more", Mutation;
     /// A purge is not recorded.
-    PurgeNotRecorded = "purge-not-recorded";
-    /// Of two blocks for one place in the chain the abandoned one is taken (Iggy #3946).
-    AbandonedBlockTaken = "abandoned-block-taken";
-    /// A consumer is told that it is open after its first deliveries, or its end (once shipped here).
-    OpenedAfterItsFrames = "opened-after-its-frames";
-    /// What is published behind a large message goes to other cores before it (once shipped here).
-    LargeOvertaken = "large-overtaken";
-    /// Starts keep to the limit of slots, though none is free (once shipped here).
-    NoSlotForAStart = "no-slot-for-a-start";
-    /// A large message is not told of credit for its next piece (once shipped here).
-    CreditUntold = "credit-untold";
-    /// Delivery counts that come while older ones wait for room are not written (once shipped here).
-    CountsLeft = "counts-left";
+    PurgeNotRecorded = "purge-not-recorded", Mutation;
+    /// Of two blocks for one place in the chain the abandoned one is taken.
+    AbandonedBlockTaken = "abandoned-block-taken", Peer("Iggy #3946");
+    /// A consumer is told that it is open after its first deliveries, or its end.
+    OpenedAfterItsFrames = "opened-after-its-frames", Shipped;
+    /// What is published behind a large message goes to other cores before it.
+    LargeOvertaken = "large-overtaken", Shipped;
+    /// The last answer for a large message ends the way of the one behind it.
+    PassingEndsEarly = "passing-ends-early", Shipped;
+    /// Starts keep to the limit of slots, though none is free.
+    NoSlotForAStart = "no-slot-for-a-start", Shipped;
+    /// A large message is not told of credit for its next piece.
+    CreditUntold = "credit-untold", Shipped;
+    /// A consumer is closed though settle frames before wait for their confirm, which never comes.
+    ClosedBeforeSettled = "closed-before-settled", Shipped;
+    /// Delivery counts that come while older ones wait for room are not written.
+    CountsLeft = "counts-left", Shipped;
+    /// Another core is not told that a consumer's connection has ended: what it holds never comes back.
+    UnackedOrphaned = "unacked-orphaned", Peer("RabbitMQ #15473");
+    /// More credit wakes nobody.
+    CreditWakesNobody = "credit-wakes-nobody", Peer("Bufstream 0.1.0: stuck consumers");
+    /// Damage in the middle of a journal is taken for its end.
+    DamageEndsTheJournal = "damage-ends-the-journal", Peer("NATS #7549");
+    /// A rotten block is taken for torn while those behind it were sealed before it was synced.
+    BacklogHidesDamage = "backlog-hides-damage", Shipped;
+    /// Publishes that wait for acks hold the places on the way to another core that acks need.
+    PublishesHoldTheLane = "publishes-hold-the-lane", Shipped;
+    /// What a crash with two writes in flight leaves is taken for damage.
+    TornTakenForDamage = "torn-taken-for-damage", Peer("Iggy #3970");
     /// Refused publishes never give their credit back.
-    RefusedCreditLost = "refused-credit-lost";
+    RefusedCreditLost = "refused-credit-lost", Mutation;
 }
 
 #[cfg(feature = "mutants")]

@@ -116,7 +116,7 @@ codes! {
     LevelUnavailable = 54, Request, fatal, "level_unavailable";
     /// The journal of a target queue has failed; the outcome of what was in flight is unknown.
     JournalFailed = 55, Request, retry, "journal_failed";
-    /// The queue's data has a damaged range; the reason names it.
+    /// The queue's data has a damaged range; `ringpost verify` names it.
     QueueDamaged = 56, Request, fatal, "queue_damaged";
     /// Sequence lies below the dedup window: it may or may not have been stored before (P-38).
     SequenceTooOld = 57, Request, fatal, "sequence_too_old";

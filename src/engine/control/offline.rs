@@ -28,7 +28,7 @@ use crate::input::{FileReply, IoFault, SlotHead};
 
 mod unreadable;
 
-pub use unreadable::Unreadable;
+pub use unreadable::{Unreadable, Unserved};
 
 /// Where a journal's slots and checkpoints are. Every operation is durable when it returns.
 pub trait Disk {
@@ -52,6 +52,7 @@ pub trait Disk {
 /// A pool of plain vectors.
 #[derive(Debug)]
 struct Pool {
+    /// Each is made when its buffer is first acquired: most runs need few of them.
     bytes: Vec<Vec<u8>>,
     free: Vec<BufferId>,
     buffer_bytes: u32,
@@ -60,7 +61,7 @@ struct Pool {
 impl Pool {
     fn new(count: u32, buffer_bytes: u32) -> Self {
         Self {
-            bytes: (0..count).map(|_| vec![0; buffer_bytes as usize]).collect(),
+            bytes: vec![Vec::new(); count as usize],
             free: (0..count).rev().map(BufferId).collect(),
             buffer_bytes,
         }
@@ -77,7 +78,12 @@ impl Buffers for Pool {
     }
 
     fn acquire(&mut self) -> Option<BufferId> {
-        self.free.pop()
+        let buffer = self.free.pop()?;
+        let bytes = &mut self.bytes[buffer.0 as usize];
+        if bytes.is_empty() {
+            *bytes = vec![0; self.buffer_bytes as usize];
+        }
+        Some(buffer)
     }
 
     fn bytes(&self, buffer: BufferId, range: Range<u32>) -> &[u8] {

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::control::checkpoint::{self, Checkpoint};
+use crate::control::recovery::pieces::Pieces;
 use crate::control::words::counted;
 use crate::data::journal::block::{
     BLOCK_ALIGN, BlockHeader, BlockSequence, Content, Records, SegmentNumber, check_content,
@@ -35,6 +36,7 @@ use ringpost_wire::FragmentHead;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 
 mod decide;
+pub(crate) mod pieces;
 mod verify;
 
 pub use decide::{Base, Plan, Seen, Step, decide};
@@ -99,7 +101,7 @@ pub struct Report {
     pub wall_us: u64,
     /// Damage that nobody accepted.
     pub damages: Vec<Damage>,
-    /// Indexes or blocks of sealed segments that could not be read, in words.
+    /// Reads that failed, and indexes or blocks of sealed segments that could not be read, in words.
     pub findings: Vec<String>,
 }
 
@@ -120,10 +122,23 @@ struct Held {
     bytes: u32,
 }
 
+/// Reads of a slot that failed: the first, and how many.
+#[derive(Clone, Copy, Debug)]
+struct SlotFailures {
+    start: u32,
+    bytes: u32,
+    fault: IoFault,
+    count: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     op: OpId,
     held: Held,
+    /// Bytes from its start that could be read.
+    good: u32,
+    /// The fewest that could not.
+    bad: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -188,20 +203,20 @@ pub struct Recovery {
     closed: BTreeSet<SegmentIdx>,
     /// Segments that end with their footer.
     complete: BTreeSet<SegmentIdx>,
+    /// Slots that only the older checkpoint needs, and what is in them.
+    of_older: Vec<(SegmentIdx, SegmentNumber)>,
+    /// Generation of that, 0 if there is none.
+    older_generation: u64,
+    /// Reads that failed, whatever less was read in their place.
+    failed_reads: BTreeMap<SlotId, SlotFailures>,
     prev_partitions: u64,
-    pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
+    pieces: BTreeMap<(QueueId, QueueSequence), Pieces<()>>,
     bytes_since: u64,
     next_number: SegmentNumber,
     incarnation: u32,
     /// Why nothing of this journal may be guessed: it holds what a later version wrote.
     refusal: Option<String>,
     report: Report,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Pieces {
-    seen: BTreeSet<u32>,
-    count: u32,
 }
 
 impl Recovery {
@@ -225,6 +240,7 @@ impl Recovery {
             .unwrap_or(0);
         valid.sort_by_key(|checkpoint| checkpoint.generation);
         let checkpoint = valid.pop();
+        let older = valid.pop();
         let mut recovery = Self {
             config,
             table: Table::default(),
@@ -259,6 +275,9 @@ impl Recovery {
             made: OpenIndex::default(),
             closed: BTreeSet::new(),
             complete: BTreeSet::new(),
+            of_older: Vec::new(),
+            older_generation: 0,
+            failed_reads: BTreeMap::new(),
             prev_partitions: 0,
             pieces: BTreeMap::new(),
             bytes_since: 0,
@@ -270,6 +289,9 @@ impl Recovery {
         recovery.build_table(heads);
         recovery.name_segments();
         recovery.find_targets(heads);
+        if let Some(older) = older {
+            recovery.keep_for(&older, heads);
+        }
         recovery
     }
 
@@ -407,6 +429,34 @@ impl Recovery {
         }
     }
 
+    /// Keeps what the older checkpoint names or would replay until the next one takes its place: the
+    /// newest may rot before (rulings 12).
+    fn keep_for(&mut self, older: &Checkpoint, heads: &[SlotHead]) {
+        self.older_generation = older.generation;
+        let open = older.open.as_ref().map(|open| open.number);
+        let last = open.unwrap_or(SegmentNumber(older.next_number.0 - 1));
+        let all = older.segments.iter().chain(&older.open);
+        let named: BTreeMap<SlotId, SegmentNumber> =
+            all.map(|named| (named.slot, named.number)).collect();
+        let targets: BTreeSet<SegmentIdx> =
+            self.targets.iter().map(|target| target.segment).collect();
+        for head in heads {
+            let slot = SegmentIdx(head.slot.0);
+            let entry = self.table.get(slot);
+            if targets.contains(&slot) || entry.is_short || entry.state != SlotState::Free {
+                continue;
+            }
+            let header = BlockHeader::decode(&head.head).filter(|header| self.is_ours(header));
+            let holds = header.map(|header| header.segment_number);
+            let named = named.get(&head.slot).copied();
+            let replayed = holds.filter(|number| *number > last && *number <= self.base.number);
+            // What was used again since is of no use to it.
+            let needed = named.filter(|number| holds.is_none_or(|holds| holds == *number));
+            self.of_older
+                .extend(needed.or(replayed).map(|number| (slot, number)));
+        }
+    }
+
     fn is_ours(&self, header: &BlockHeader) -> bool {
         header.journal_uuid == self.config.journal_uuid && header.journal == self.config.journal
     }
@@ -493,27 +543,66 @@ impl Recovery {
         let Some(reading) = self.reading.take_if(|reading| reading.op == op) else {
             return;
         };
-        let mut held = reading.held;
+        let Reading {
+            mut held,
+            mut good,
+            mut bad,
+            ..
+        } = reading;
         match result {
-            Ok(()) => self.report.read_bytes += u64::from(held.bytes),
-            Err(_) => {
+            Ok(()) => {
+                self.report.read_bytes += u64::from(held.bytes);
+                good = held.bytes;
+            }
+            Err(fault) => {
                 self.report.read_error_count += 1;
-                if held.bytes > BLOCK_ALIGN {
-                    // Find out how much of it can be read.
-                    held.bytes = (held.bytes / 2).next_multiple_of(BLOCK_ALIGN);
-                    self.read(held, effects);
-                    return;
+                if bad.is_none() {
+                    self.note_failed_read(held, fault);
                 }
-                held.bytes = 0;
+                bad = Some(held.bytes);
+                if good >= held.bytes {
+                    // It could be read before.
+                    good = 0;
+                }
             }
         }
+        // Find out how much of it can be read, to the block: what is whole in it is not lost.
+        let most = match bad {
+            Some(bad) if bad - good > BLOCK_ALIGN => (good + bad) / 2 / BLOCK_ALIGN * BLOCK_ALIGN,
+            Some(_) => good,
+            None => held.bytes,
+        };
+        if most > 0 && (most != held.bytes || result.is_err()) {
+            held.bytes = most;
+            self.read(held, (good, bad), effects);
+            return;
+        }
+        held.bytes = most;
         self.held = Some(held);
     }
 
-    fn read(&mut self, held: Held, effects: &mut Effects) {
+    /// Notes that a read failed: where nothing proves that a block was synced, one that cannot be read
+    /// is taken for torn, so that the start says so.
+    fn note_failed_read(&mut self, held: Held, fault: IoFault) {
+        let slot = self.table.get(held.segment).slot;
+        let failed = self.failed_reads.entry(slot).or_insert(SlotFailures {
+            start: held.start,
+            bytes: held.bytes,
+            fault,
+            count: 0,
+        });
+        failed.count += 1;
+    }
+
+    fn read(&mut self, held: Held, (good, bad): (u32, Option<u32>), effects: &mut Effects) {
         let op = OpId(OP_JOURNAL | self.next_op);
         self.next_op += 1;
-        self.reading = Some(Reading { op, held });
+        self.reading = Some(Reading {
+            op,
+            held,
+            good,
+            bad,
+        });
         effects.push(Effect::Read {
             op,
             slot: self.table.get(held.segment).slot,
@@ -555,7 +644,7 @@ impl Recovery {
                 .buffer_bytes
                 .min(self.config.segment_bytes - start),
         };
-        self.read(held, effects);
+        self.read(held, (0, None), effects);
         Flow::Wait
     }
 
@@ -868,10 +957,8 @@ impl Recovery {
     }
 
     fn note_piece(&mut self, key: (QueueId, QueueSequence), number: u32, message_bytes: u32) {
-        let piece_bytes = ringpost_wire::limits::FRAGMENT_BYTES_MAX as u32;
         let pieces = self.pieces.entry(key).or_default();
-        pieces.count = message_bytes.div_ceil(piece_bytes);
-        pieces.seen.insert(number);
+        pieces.note(number, message_bytes, ());
     }
 
     // ---------------------------------------------------------------- scan of the tail
@@ -1402,12 +1489,7 @@ impl Recovery {
             }
         }
         for ((queue, sequence), pieces) in std::mem::take(&mut self.pieces) {
-            let is_whole = pieces.seen.len() as u32 == pieces.count
-                && pieces
-                    .seen
-                    .last()
-                    .is_some_and(|last| last + 1 == pieces.count);
-            if !is_whole && !crate::mutant!(IncompleteKept) {
+            if !pieces.is_whole() && !crate::mutant!(IncompleteKept) {
                 replay.incomplete(queue, sequence);
             }
         }
@@ -1479,6 +1561,37 @@ impl Recovery {
             if entry.state == SlotState::Sealed && !self.named.contains(&index) {
                 segments_since += 1;
             }
+        }
+        // A start that could not begin without them takes them: it is worth more than a second way
+        // back.
+        let has_room = segment.as_ref().is_some_and(|(open, index)| {
+            let written = self.table.get(*open).written_bytes;
+            journal::takes_a_block(&self.config, index, written)
+        });
+        let is_begun = has_room || self.table.count(SlotState::Free) > self.of_older.len();
+        let of_older = if is_begun {
+            self.of_older.as_slice()
+        } else {
+            &[]
+        };
+        for (index, number) in of_older {
+            let mut entry = self.table.get_mut(*index);
+            *entry = Segment {
+                state: SlotState::Sealed,
+                number: *number,
+                named_generation: self.older_generation,
+                ..Segment::absent(entry.slot, entry.journal)
+            };
+        }
+        for (slot, failed) in &self.failed_reads {
+            self.report.findings.push(format!(
+                "{} of slot {} failed, the first of {} at offset {}: {}",
+                counted(failed.count, "read"),
+                slot.0,
+                counted(u64::from(failed.bytes), "byte"),
+                failed.start,
+                failed.fault
+            ));
         }
         self.report_to(effects);
         let start = Start {

@@ -8,6 +8,7 @@ use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, padded};
 
 use crate::control::catalog::{Catalog, Change};
+use crate::control::recovery::pieces::Pieces;
 use crate::control::{recovery, state};
 use crate::data::dedup::Dedup;
 use crate::data::journal::Damage;
@@ -17,11 +18,10 @@ use crate::data::notes;
 use crate::data::queue::{self, Marking, Settings};
 use crate::ids::Place;
 
-/// Pieces of a large message found so far, by number.
-#[derive(Debug, Default)]
-struct Pieces {
-    message_bytes: u32,
-    places: BTreeMap<u32, Place>,
+/// What was found so far of a large message.
+#[derive(Default)]
+struct Large {
+    pieces: Pieces<Place>,
     /// Producer, epoch and sequence, if a record said so.
     origin: Option<(ProducerId, u32, u64)>,
 }
@@ -38,7 +38,7 @@ pub struct Restore {
     /// The topology, if this is the meta core's journal.
     pub catalog: Option<Catalog>,
     queues: BTreeMap<QueueId, queue::Replay>,
-    pieces: BTreeMap<(QueueId, QueueSequence), Pieces>,
+    larges: BTreeMap<(QueueId, QueueSequence), Large>,
     /// What the producers have stored.
     pub dedup: Dedup,
     /// What did not fit, for people: proved records that contradict each other are bugs or worse.
@@ -60,7 +60,7 @@ impl Restore {
         Self {
             catalog,
             queues: BTreeMap::new(),
-            pieces: BTreeMap::new(),
+            larges: BTreeMap::new(),
             dedup: Dedup::default(),
             contradictions: Vec::new(),
             topology_faults: Vec::new(),
@@ -110,13 +110,10 @@ impl Restore {
         bytes: u32,
         place: Place,
     ) {
-        let pieces = self.pieces.entry((queue, sequence)).or_default();
-        if number == 0 && pieces.message_bytes != bytes {
-            // An earlier message with this place never became whole.
-            pieces.places.clear();
+        let large = self.larges.entry((queue, sequence)).or_default();
+        if large.pieces.note(number, bytes, place) {
+            large.origin = None;
         }
-        pieces.message_bytes = bytes;
-        pieces.places.insert(number, place);
     }
 
     /// A piece lies here; whether the body is one.
@@ -131,20 +128,16 @@ impl Restore {
 
     /// Everything was said: the queues, each with its replay.
     pub fn finish(&mut self) -> BTreeMap<QueueId, queue::Replay> {
-        for ((queue, sequence), pieces) in std::mem::take(&mut self.pieces) {
-            let head = FragmentHead {
-                message_bytes: pieces.message_bytes,
-                offset: 0,
-            };
-            let count = (pieces.message_bytes as usize).div_ceil(head.piece_bytes().max(1));
-            if pieces.places.len() != count && !crate::mutant!(IncompleteKept) {
+        for ((queue, sequence), large) in std::mem::take(&mut self.larges) {
+            let pieces = large.pieces;
+            if !pieces.is_whole() && !crate::mutant!(IncompleteKept) {
                 continue;
             }
-            if let Some((producer, epoch, number)) = pieces.origin {
+            if let Some((producer, epoch, number)) = large.origin {
                 self.dedup.store(producer, epoch, queue, (number, number));
             }
-            let places: Vec<Place> = pieces.places.into_values().collect();
-            let bytes = padded(pieces.message_bytes as usize) as u32;
+            let bytes = padded(pieces.message_bytes() as usize) as u32;
+            let places: Vec<Place> = pieces.into_found().collect();
             let result = self
                 .queue(queue)
                 .fragmented(sequence, bytes, &places, Marking::Plain);
@@ -243,8 +236,8 @@ impl recovery::Replay for Restore {
         if self.moved_piece(head, body, place) {
             let key = (head.queue, head.queue_sequence);
             let origin = (head.producer, head.producer_epoch, head.producer_sequence.0);
-            if let Some(pieces) = self.pieces.get_mut(&key) {
-                pieces.origin = Some(origin);
+            if let Some(large) = self.larges.get_mut(&key) {
+                large.origin = Some(origin);
             }
         }
     }
@@ -341,6 +334,6 @@ impl recovery::Replay for Restore {
     }
 
     fn incomplete(&mut self, queue: QueueId, sequence: QueueSequence) {
-        self.pieces.remove(&(queue, sequence));
+        self.larges.remove(&(queue, sequence));
     }
 }

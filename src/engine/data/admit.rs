@@ -22,6 +22,7 @@ use crate::data::publish::Group;
 use crate::data::queue::Marking;
 use crate::data::route::Target;
 use crate::data::session::Channel;
+use crate::data::trace::Arrival;
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Place};
 use crate::mesh::{RemotePublish, Request};
@@ -100,6 +101,8 @@ enum Origin {
         id: u32,
         /// Why the messages after these were refused, if some were.
         refused: Option<Code>,
+        /// Where the first message came from, and when, if that is known.
+        arrival: Option<Arrival>,
     },
 }
 
@@ -253,8 +256,8 @@ impl Flow {
             if target.core == self.config.core {
                 self.underway.is_none() && !self.spread.is_stuck()
             } else {
-                let sent = self.peers[usize::from(target.core.0)].publish_bytes;
-                sent == 0 || sent + bytes as u64 <= room
+                let peer = &self.peers[usize::from(target.core.0)];
+                peer.takes_publish(bytes as u64, room)
             }
         })
     }
@@ -273,6 +276,9 @@ impl Flow {
             .filter(|target| target.core == self.config.core);
         let durable = here.clone().filter(|target| target.durable).count();
         let volatile = here.count() - durable;
+        if durable > 0 && self.journal.is_publish_refused() {
+            return Err(Code::DiskFull);
+        }
         // A single queue can be told which messages it took.
         let disk = if targets.len() > 1 || pieces > 1 {
             durable
@@ -861,7 +867,7 @@ impl Flow {
                     stored: 0,
                 };
                 if underway.queues.is_empty() {
-                    self.finish(underway, Ok(()), effects);
+                    self.finish(underway, Ok(()), 0, effects);
                 } else {
                     self.begin(underway);
                     self.advance(buffers, effects);
@@ -949,7 +955,12 @@ impl Flow {
             bytes.truncate(prefix_bytes(&bytes, count));
         }
         let underway = Underway {
-            origin: Origin::Core { from, id, refused },
+            origin: Origin::Core {
+                from,
+                id,
+                refused,
+                arrival: publish.arrival,
+            },
             producer: publish.producer,
             epoch: publish.epoch,
             first: publish.first.0,
@@ -974,7 +985,7 @@ impl Flow {
     /// How many messages of a forwarded publish the queues of this core take: all, or those for which
     /// a single queue has room.
     fn judge_forwarded<B: Buffers>(
-        &self,
+        &mut self,
         publish: &RemotePublish,
         buffers: &B,
     ) -> Result<u32, Code> {
@@ -1007,7 +1018,14 @@ impl Flow {
                 continue;
             }
             is_new = true;
-            durable += usize::from(state.durable);
+            // Of what was sent before each message may be there; only the append can tell.
+            let is_ahead = self
+                .dedup
+                .is_ahead(publish.producer, publish.epoch, *queue, first);
+            if state.durable && is_ahead && self.journal.is_publish_refused() {
+                return Err(Code::DiskFull);
+            }
+            durable += usize::from(state.durable && is_ahead);
             volatile += usize::from(!state.durable);
             if state.queue.would_overflow(publish.count, bytes as u64) {
                 // What of it fits is taken, as on the producer's own core. Other queues would need an
@@ -1062,7 +1080,7 @@ impl Flow {
         let Some(mut underway) = self.underway.take() else {
             return;
         };
-        let mut outcome = Ok(());
+        let (mut outcome, mut taken) = (Ok(()), 0);
         while underway.at < underway.queues.len() {
             let queue = underway.queues[underway.at];
             let stop = match underway.large {
@@ -1075,8 +1093,12 @@ impl Flow {
                         mandatory: false,
                     };
                     let origin = (underway.producer, underway.epoch);
+                    if let Origin::Core { from, arrival, .. } = underway.origin {
+                        self.tracer.forwarded = arrival.map(|arrival| (from, arrival));
+                    }
                     let put =
                         self.append_some(queue, origin, group, underway.done, buffers, effects);
+                    self.tracer.forwarded = None;
                     underway.block = underway.block.max(put.block);
                     underway.done = put.done;
                     put.stop
@@ -1088,22 +1110,30 @@ impl Flow {
                     underway.done = Done::default();
                     underway.stored += 1;
                 }
-                Some(Stop::Disk) if underway.stored == 0 && underway.done.messages == 0 => {
-                    outcome = Err(Code::DiskFull);
-                    break;
-                }
-                Some(Stop::Wait | Stop::Disk) => {
+                Some(Stop::Wait) => {
                     self.underway = Some(underway);
                     return;
                 }
-                Some(Stop::Refused(code)) => {
+                // A disk that is full has room when somebody acks, which may be never: what came
+                // after would wait for that, too.
+                Some(stop @ (Stop::Disk | Stop::Refused(_))) => {
                     let partly = underway.stored > 0 || underway.done.messages > 0;
-                    outcome = Err(if partly { Code::Indeterminate } else { code });
+                    // A single queue can be told which messages it took.
+                    let is_alone =
+                        underway.queues.len() == 1 && underway.large.is_none() && !self.failed;
+                    outcome = Err(match stop {
+                        _ if partly && !is_alone => Code::Indeterminate,
+                        Stop::Refused(code) => code,
+                        _ => Code::DiskFull,
+                    });
+                    if is_alone {
+                        taken = underway.done.messages;
+                    }
                     break;
                 }
             }
         }
-        self.finish(underway, outcome, effects);
+        self.finish(underway, outcome, taken, effects);
     }
 
     /// Appends the pieces of a large message to a queue of this core, from where it stopped before.
@@ -1192,8 +1222,15 @@ impl Flow {
         }
     }
 
-    /// What was under way has come to an end on this core.
-    fn finish(&mut self, mut underway: Underway, outcome: Result<(), Code>, effects: &mut Effects) {
+    /// What was under way has come to an end on this core: its queues have all of it, or refused it but
+    /// for the first `taken` messages.
+    fn finish(
+        &mut self,
+        mut underway: Underway,
+        outcome: Result<(), Code>,
+        taken: u32,
+        effects: &mut Effects,
+    ) {
         assert!(underway.places.is_empty(), "every piece is in a queue");
         match underway.origin {
             Origin::Producer {
@@ -1204,7 +1241,7 @@ impl Flow {
             } => {
                 let is_large = underway.large.is_some();
                 if !underway.queues.is_empty() {
-                    self.span_stored(key, span, outcome.map(|()| underway.block));
+                    self.span_stored(key, span, underway.block, outcome, taken);
                 }
                 let bytes = std::mem::take(&mut underway.bytes);
                 if is_large {
@@ -1221,7 +1258,9 @@ impl Flow {
                     self.forward_large(rest, bytes, outcome, effects);
                 }
             }
-            Origin::Core { from, id, refused } => {
+            Origin::Core {
+                from, id, refused, ..
+            } => {
                 let mut bytes = underway.bytes;
                 if underway.large.is_none() {
                     bytes.clear();
@@ -1230,7 +1269,11 @@ impl Flow {
                     from,
                     id,
                     outcome: outcome.and(refused.map_or(Ok(()), Err)),
-                    taken: if outcome.is_ok() { underway.count } else { 0 },
+                    taken: if outcome.is_ok() {
+                        underway.count
+                    } else {
+                        taken
+                    },
                     bytes,
                 };
                 if underway.block <= self.journal.durable_block().0 || self.failed {
@@ -1253,18 +1296,24 @@ impl Flow {
     pub(crate) fn abandon(&mut self, effects: &mut Effects) {
         if let Some(mut underway) = self.underway.take() {
             self.drop_pieces(&mut underway, effects);
-            self.finish(underway, Err(Code::Indeterminate), effects);
+            self.finish(underway, Err(Code::Indeterminate), 0, effects);
         }
         self.abandon_spread();
     }
 
     /// The queues of this core have a span, or one of them refused it.
-    pub(super) fn span_stored(&mut self, key: u64, span: u64, outcome: Result<u64, Code>) {
+    pub(super) fn span_stored(
+        &mut self,
+        key: u64,
+        span: u64,
+        block: u64,
+        outcome: Result<(), Code>,
+        taken: u32,
+    ) {
         let Some(producer) = self.producers.get_mut(key) else {
             return;
         };
-        producer.stored(span, outcome);
-        let block = outcome.unwrap_or(0);
+        producer.stored(span, block, outcome, taken);
         if block > producer.waits_for && block > self.journal.durable_block().0 && !self.failed {
             producer.waits_for = block;
             self.confirm_waits.push_back((block, key));
@@ -1281,6 +1330,8 @@ impl Flow {
         outcome: Result<(), Code>,
         effects: &mut Effects,
     ) {
+        // Who is at its last core has let the next one begin, which may be large as well.
+        let is_passing_on = !rest.others.is_empty() || crate::mutant!(PassingEndsEarly);
         let producer = self.producers.get_mut(rest.key);
         // What is refused at once is asked of nobody else: refused means in no queue (P-39).
         if let Err(code) = outcome
@@ -1293,7 +1344,8 @@ impl Flow {
             self.dirty(rest.key);
         }
         let next = rest.others.pop();
-        if rest.others.is_empty()
+        if is_passing_on
+            && rest.others.is_empty()
             && let Some(producer) = self.producers.get_mut(rest.key)
         {
             producer.is_passing_on = false;
@@ -1312,6 +1364,7 @@ impl Flow {
                 message_bytes: rest.message_bytes,
                 offset: 0,
             }),
+            arrival: None,
             bytes,
         }));
         self.ask(core, request, Waiter::Large(Box::new(rest)), effects);

@@ -5,6 +5,7 @@ use ringpost_wire::FrameHeader;
 use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
 use crate::data::queue::Ranges;
+use crate::data::stages::Entries;
 use crate::ids::{ConnId, Mono};
 use crate::mesh::NOTE_BYTES;
 
@@ -35,6 +36,12 @@ pub struct Sink {
     pub large: Option<Box<LargeDelivery>>,
     /// What it asked for with `Get`, until that is answered.
     pub get: Option<GetWait>,
+    /// Since when it holds deliveries.
+    pub held_since: Entries,
+    /// Settle frames whose confirm it waits for.
+    pub unconfirmed: u32,
+    /// The frame that closed it, if that is not answered yet: its queue has let go of it.
+    pub closing: Option<u64>,
 }
 
 /// A large message of which a consumer has some pieces: as many as are in memory, and as its
@@ -56,7 +63,7 @@ pub struct LargeDelivery {
 impl Sink {
     /// A consumer to which nothing was sent yet.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         queue: QueueId,
         core: CoreId,
         (conn, channel): (ConnId, u16),
@@ -75,6 +82,9 @@ impl Sink {
             congested: false,
             large: None,
             get: None,
+            held_since: Entries::default(),
+            unconfirmed: 0,
+            closing: None,
         }
     }
 }

@@ -64,7 +64,7 @@ impl Window {
             Seen::New
         } else if sequence >= self.solid_from {
             Seen::Before
-        } else if self.highest - sequence >= WINDOW {
+        } else if self.highest - sequence >= WINDOW + u64::from(crate::mutant!(WindowOneTooLong)) {
             match crate::mutant!(BelowTheWindowIsNew) {
                 true => Seen::New,
                 false => Seen::TooOld,
@@ -90,7 +90,7 @@ impl Window {
             // window's length before.
             if last - self.highest >= WINDOW {
                 self.bits = [0; WORDS];
-            } else {
+            } else if !crate::mutant!(GapKeepsBits) {
                 self.mark(self.highest + 1, last, false);
             }
             self.highest = last;

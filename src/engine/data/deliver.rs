@@ -24,6 +24,8 @@ use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, Sharing, Stretch};
 use crate::data::route::Target;
 use crate::data::session::Channel;
+use crate::data::stages::Stage;
+use crate::data::trace::Delivery;
 use crate::effect::Buffers;
 use crate::ids::{BufferId, ConnId, Mono, Place};
 use crate::mesh::Request;
@@ -481,17 +483,26 @@ impl Flow {
         Ok(())
     }
 
-    /// Closes a consumer of this core as its client asked for.
+    /// Closes a consumer of this core as its client asked for: it gets nothing more, and is told so
+    /// when it was told of every settle frame before.
     pub(crate) fn close_consumer(&mut self, key: u64, sequence: u64, effects: &mut Effects) {
-        let reason = "closed by the client";
-        self.finish_consumer(key, sequence, Code::Normal, reason, effects);
+        match self.sinks.get_mut(key) {
+            Some(sink) if sink.unconfirmed > 0 && !crate::mutant!(ClosedBeforeSettled) => {
+                sink.closing = Some(sequence);
+                self.let_go(key);
+            }
+            _ => {
+                let reason = "closed by the client";
+                self.finish_consumer(key, sequence, Code::Normal, reason, effects);
+            }
+        }
     }
 
     /// Closes a consumer whose connection is gone, wherever its queue lives.
     pub(crate) fn unsubscribe_at(&mut self, owner: CoreId, key: u64, effects: &mut Effects) {
         if owner == self.config.core {
             self.unsubscribe(key);
-        } else {
+        } else if !crate::mutant!(UnackedOrphaned) {
             let request = Request::Unsubscribe {
                 consumer: key,
                 close: 0,
@@ -502,25 +513,33 @@ impl Flow {
 
     /// Removes a consumer of a queue of this core; what it holds returns to the queue.
     pub(crate) fn unsubscribe(&mut self, key: u64) {
+        self.let_go(key);
+        self.sinks.remove(key);
+    }
+
+    /// The queue of a consumer forgets it, and gets back what it holds.
+    fn let_go(&mut self, key: u64) {
         self.large_is_sent(key);
-        let Some(sink) = self.sinks.remove(key) else {
+        let Some(sink) = self.sinks.get_mut(key) else {
             return;
         };
-        if let Some(state) = self.queues.get_mut(sink.queue) {
+        let (queue, get) = (sink.queue, sink.get.take());
+        if let Some(state) = self.queues.get_mut(queue) {
             //= P-47
             let gone = state
                 .queue
                 .remove_consumer(ConsumerKey(key))
                 .unwrap_or_default();
+            self.tracer.consumer_gone(key, self.now);
             self.stats.returned += gone.messages;
             if gone.messages > 0 {
-                self.note_counts(sink.queue);
+                self.note_counts(queue);
             }
         }
-        if let Some(get) = sink.get {
+        if let Some(get) = get {
             self.gets_until.remove(&(get.deadline, key));
         }
-        self.wake(sink.queue);
+        self.wake(queue);
     }
 
     /// `ConsumerCredit` (P-41).
@@ -560,6 +579,9 @@ impl Flow {
             state
                 .queue
                 .set_credit(ConsumerKey(key), Credit { messages, bytes });
+        }
+        if crate::mutant!(CreditWakesNobody) {
+            return;
         }
         self.wake(queue);
     }
@@ -795,17 +817,33 @@ impl Flow {
         };
         let mut messages = 0;
         let mut verdict = Ok(());
+        let sink = self.sinks.get_mut(key).expect("it was just looked at");
+        let now = self.now;
         for range in ranges {
             match state
                 .queue
                 .settle(ConsumerKey(key), range, outcome, &mut state.settled)
             {
-                Ok(settled) => messages += settled.messages,
+                Ok(settled) => {
+                    messages += settled.messages;
+                    let is_apart = range.first != 0;
+                    sink.held_since
+                        .leave(range.first, range.last, is_apart, now, |ns, count| {
+                            effects.sample(Stage::Held, ns, count);
+                        });
+                    if self.tracer.is_armed() {
+                        self.tracer.settled(key, range, outcome, now);
+                    }
+                }
                 Err(code) => {
                     verdict = Err(code);
                     break;
                 }
             }
+        }
+        if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
+            sink.unconfirmed += 1;
+            self.settle_asks.push((key, sequence));
         }
         self.note_settled(queue, messages);
         if outcome == Outcome::Requeue {
@@ -813,9 +851,6 @@ impl Flow {
             self.note_counts(queue);
         } else {
             self.stats.settled += messages;
-        }
-        if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
-            self.settle_asks.push((key, sequence));
         }
         // A queue that keeps up has nothing to give for the room that it got.
         let state = self.queues.get(queue);
@@ -862,9 +897,13 @@ impl Flow {
         }
         let keys: Vec<u64> = self.sinks.keys().collect();
         for key in keys {
-            let queue = self.sinks.get(key).map(|sink| sink.queue);
-            let state = queue.and_then(|queue| self.queues.get(queue));
-            if state.is_some_and(|state| state.durable) {
+            let Some(sink) = self.sinks.get(key) else {
+                continue;
+            };
+            // The queue of one that is being closed may be gone, and with the journal all that it
+            // waits for.
+            let state = self.queues.get(sink.queue);
+            if state.map_or(sink.closing.is_some(), |state| state.durable) {
                 self.stats.refusals.add(Code::JournalFailed, 1);
                 let reason = subscribe_text(Code::JournalFailed);
                 self.finish_consumer(key, 0, Code::JournalFailed, reason, effects);
@@ -926,12 +965,17 @@ impl Flow {
 
     /// Tells a consumer that a settle frame is durable.
     pub(crate) fn settled(&mut self, key: u64, sequence: u64, effects: &mut Effects) {
-        let Some(channel) = self.sinks.get(key).map(|sink| sink.channel) else {
+        let Some(sink) = self.sinks.get_mut(key) else {
             return;
         };
+        sink.unconfirmed -= 1;
+        let (channel, closing) = (sink.channel, sink.closing.filter(|_| sink.unconfirmed == 0));
         self.tell(key, effects, |out| {
             frame::write_bare(out, FrameKind::Settled, channel, sequence);
         });
+        if let Some(close) = closing {
+            self.close_consumer(key, close, effects);
+        }
     }
 
     /// Puts a queue on the list of those with something to journal: messages came back.
@@ -1057,6 +1101,10 @@ impl Flow {
             .forget(state.settled.as_slice(), &mut |segment, count| {
                 volatile.drop_live(Place { segment, offset: 0 }, count, effects);
             });
+        if self.tracer.is_armed() {
+            let ranges = state.settled.as_slice();
+            self.tracer.forgotten(queue, ranges, self.now);
+        }
         state.settled.clear();
     }
 
@@ -1187,6 +1235,8 @@ impl Flow {
                 break;
             };
             if *budget == 0 {
+                // What a turn may send is used up, not what is marked: the next mark is asked for in time.
+                self.raise_mark(queue, buffers, effects);
                 self.wake(queue);
                 return;
             }
@@ -1365,6 +1415,7 @@ impl Flow {
         let tag = state
             .queue
             .take(offer, start, &self.lengths, &mut state.settled);
+        state.not_ready(offer, count, self.now, effects);
         if !state.settled.is_empty() {
             self.note_settled(queue, u64::from(count));
         }
@@ -1372,8 +1423,24 @@ impl Flow {
         let head = deliver_head(offer).encode();
         let sink = self
             .sinks
-            .get(offer.key.0)
+            .get_mut(offer.key.0)
             .expect("a queue's consumers have sinks");
+        sink.held_since
+            .enter(tag.0, tag.0 + u64::from(count) - 1, self.now);
+        if self.tracer.is_armed() {
+            let delivery = Delivery {
+                queue,
+                first: offer.first,
+                count,
+                consumer: offer.key.0,
+                place: (sink.core, sink.conn),
+                tag: tag.0,
+                delivery_count: offer.delivery_count,
+            };
+            let state = self.queues.get(queue).expect("its offer was taken");
+            let by_sending = state.settled.as_slice();
+            self.tracer.sent(&delivery, by_sending, self.now);
+        }
         let header = FrameHeader {
             kind: FrameKind::Deliver,
             flags: if offer.delivery_count > 0 {
@@ -1526,6 +1593,7 @@ impl Flow {
         let mut settled = Ranges::default();
         let tag = state.queue.take(offer, 0, &[bytes], &mut settled);
         state.queue.block(offer.key);
+        state.not_ready(offer, 1, self.now, effects);
         // Its pieces are charged to the turns that send them.
         self.count_delivered(offer, 1, u64::from(bytes), &mut 0);
         let sink = self
@@ -1539,6 +1607,7 @@ impl Flow {
             sent: 0,
             settled,
         }));
+        sink.held_since.enter(tag.0, tag.0, self.now);
         self.send_pieces(key, budget, buffers, effects);
         if self.sinks.get(key).is_some_and(|sink| sink.large.is_some()) {
             self.larges.push(key);

@@ -172,6 +172,7 @@ impl Flow {
             self.fail(conn, header, Code::ProducerFenced, &reason, effects);
             return;
         }
+        producer.known_before = known.next;
         self.grant(&mut producer);
         producer.told = producer.granted;
         let opened = ProducerOpened {

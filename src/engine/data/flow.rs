@@ -17,11 +17,15 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::producer::{Producer, Word};
-use crate::data::queue::{CountRange, CountsUpto, Marking, Queue, Ranges, SequenceRange, Settings};
+use crate::data::queue::{
+    CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
+};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
 use crate::data::spread::Spread;
+use crate::data::stages::{Entries, Stage};
+use crate::data::trace::Tracer;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -70,6 +74,8 @@ pub struct QueueState {
     pub ahead: ReadAhead,
     /// Where its publishes of this turn are kept, if that place says so too.
     pub spread_at: u32,
+    /// Since when messages that were not delivered yet may be.
+    pub ready_since: Entries,
 }
 
 impl QueueState {
@@ -94,11 +100,38 @@ impl QueueState {
             mark_due: None,
             ahead: ReadAhead::default(),
             spread_at: 0,
+            ready_since: Entries::default(),
         }
     }
 }
 
 impl QueueState {
+    /// Every message up to `last` may be delivered from now on.
+    pub(crate) fn may_be_delivered(&mut self, last: QueueSequence, now: Mono) {
+        let first = self.queue.durable().0 + 1;
+        self.queue.durable_through(last);
+        if first <= last.0 {
+            self.ready_since.enter(first, last.0, now);
+        }
+    }
+
+    /// Messages are ready no longer: a consumer holds them.
+    pub(crate) fn not_ready(
+        &mut self,
+        offer: &Offer,
+        count: u32,
+        now: Mono,
+        effects: &mut Effects,
+    ) {
+        if offer.delivery_count == 0 {
+            let (first, last) = (offer.first.0, offer.first.0 + u64::from(count) - 1);
+            self.ready_since
+                .leave(first, last, false, now, |ns, count| {
+                    effects.sample(Stage::Ready, ns, count);
+                });
+        }
+    }
+
     /// Messages from `first` on were appended to its journal.
     pub(crate) fn took(&mut self, first: QueueSequence, count: u32, bytes: u32, to: Appended) {
         match to {
@@ -472,6 +505,8 @@ pub struct Flow {
     /// When the shutdown began: nothing is published or delivered any more.
     pub(crate) shut_down: Option<Mono>,
     pub(crate) stats: Stats,
+    /// Messages that somebody follows.
+    pub(crate) tracer: Tracer,
 
     // What waits for a block to be durable, in the order of blocks.
     pub(crate) queue_waits: QueueWaits,
@@ -587,6 +622,7 @@ impl Flow {
             failed: false,
             shut_down: None,
             stats: Stats::default(),
+            tracer: Tracer::default(),
             queue_waits: QueueWaits::default(),
             confirm_waits: VecDeque::new(),
             settle_waits: VecDeque::new(),
@@ -822,9 +858,12 @@ impl Flow {
         let durable = self.journal.durable_block().0;
         while let Some((queue, last)) = self.queue_waits.next_durable(durable) {
             if let Some(state) = self.queues.get_mut(queue) {
-                state.queue.durable_through(last);
+                state.may_be_delivered(last, self.now);
                 self.wake(queue);
             }
+        }
+        if self.tracer.is_armed() {
+            self.tracer.durable(durable, self.now);
         }
         while let Some((block, key)) = self.confirm_waits.front().copied()
             && block <= durable
@@ -852,6 +891,9 @@ impl Flow {
                 state.queue.forget(&[range], &mut |segment, count| {
                     journal.drop_live(segment, count);
                 });
+            }
+            if self.tracer.is_armed() {
+                self.tracer.forgotten(queue, &[range], self.now);
             }
         }
         while let Some((block, queue, upto)) = self.count_waits.front().copied()
@@ -899,6 +941,7 @@ impl Flow {
         for key in keys {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
+        self.tracer.deleted(id, self.now);
         let state = self.queues.remove(id).expect("it was just looked at");
         let counters = state.queue.counters();
         if state.durable {
@@ -932,6 +975,7 @@ impl Flow {
             return Ok(purged.messages);
         }
         self.note_settled(id, purged.messages);
+        self.tracer.purged(id, self.now);
         Ok(purged.messages)
     }
 
@@ -988,6 +1032,12 @@ impl Flow {
         let own = self.config.core;
         let others = self.peers.iter().filter(move |peer| peer.core != own);
         others.map(|peer| (peer.core, peer.unanswered()))
+    }
+
+    /// Messages that came to rest and messages delivered, since the start.
+    #[must_use]
+    pub const fn told(&self) -> (u64, u64) {
+        (self.stats.rested, self.stats.delivered)
     }
 
     /// Counters since the start.
@@ -1139,6 +1189,9 @@ impl Flow {
             return;
         }
         self.failed = true;
+        let queues = &self.queues;
+        let is_durable = |queue| queues.get(queue).is_some_and(|state| state.durable);
+        self.tracer.journal_failed(is_durable, self.now);
         let keys: Vec<u64> = self.producers.keys().collect();
         for key in keys {
             self.dirty(key);

@@ -35,6 +35,7 @@ use block::{
     BLOCK_ALIGN, BLOCK_FLAG_INDEX, BLOCK_HEADER_BYTES, BlockSequence, SegmentNumber, align_block,
 };
 use cache::{Cache, Origin, Window};
+use reading::FailedReads;
 use record::{
     FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META,
     RECORD_HEAD_BYTES, RecordHead, align_record,
@@ -44,6 +45,9 @@ use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState
 /// Free slots that publishes never take: acks, relocation and checkpoints need somewhere to go
 /// when the disk is full of messages (rulings 17).
 pub const RESERVE_SLOTS: usize = 3;
+/// Most writes that any journal may have in flight, whatever is set. Recovery relies on it: a block that
+/// lies further back than that from a later one was synced before the later one was written.
+pub const WRITES_IN_FLIGHT_MAX: u32 = 4;
 /// Free slots that moves leave to acks.
 const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
@@ -67,8 +71,6 @@ const READS_AHEAD_MAX: usize = 6;
 /// One in so many buffers may hold what was read before it is needed: more would push out what others
 /// are about to need.
 const AHEAD_PART: usize = 4;
-/// Places remembered as unreadable; beyond this many, reads simply fail again.
-const UNREADABLE_MAX: usize = 4_096;
 /// Bytes that one run, one partition and one block add to an index part, at most.
 const INDEX_RUN_BYTES: u32 = 34;
 const INDEX_PARTITION_BYTES: u32 = 23;
@@ -151,7 +153,7 @@ impl Config {
         // A largest block and its index, twice, fit a segment of their own.
         assert!(u64::from(self.segment_bytes) >= 4 * u64::from(self.buffer_bytes));
         assert!(self.slots_max as usize >= RESERVE_SLOTS + RESUME_SLOTS + 2);
-        assert!(self.writes_in_flight >= 1);
+        assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&self.writes_in_flight));
         // What is kept free must be enough to go on with, or nothing would ever free more.
         assert!(self.buffers_free_min as usize >= BUFFERS_TO_PUBLISH);
     }
@@ -368,6 +370,10 @@ struct OpenBlock {
     folded: Gathered,
     is_urgent: bool,
     flags: u16,
+    /// When the first message was published into it, if one was.
+    since: Mono,
+    /// Messages that were.
+    messages: u32,
 }
 
 /// The buffer that mirrors the end of the segment.
@@ -389,6 +395,10 @@ struct SealedBlock {
     bytes: u32,
     buffer: BufferId,
     start: u32,
+    /// When the first message was published into it, if one was.
+    since: Mono,
+    /// Messages that were.
+    messages: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -396,6 +406,8 @@ struct WriteInFlight {
     op: OpId,
     block: SealedBlock,
     is_done: bool,
+    /// When it was submitted.
+    since: Mono,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -541,7 +553,7 @@ pub struct Journal {
     durable: BlockSequence,
 
     reads: Vec<ReadInFlight>,
-    unreadable: Vec<Place>,
+    failed_reads: FailedReads,
     slot_task: Option<(OpId, SlotTask)>,
     create_after: Option<Mono>,
     /// Whether it was reported that there is no space, and not yet that there is again.
@@ -633,7 +645,7 @@ impl Journal {
             writes: VecDeque::new(),
             durable,
             reads: Vec::new(),
-            unreadable: Vec::new(),
+            failed_reads: FailedReads::default(),
             slot_task: None,
             create_after: None,
             is_short_of_space: false,
@@ -839,6 +851,9 @@ impl Journal {
         let place = self.push(buffers, &draft, body);
         self.set_urgent();
         self.count_units(place.segment, 1, align_record(need));
+        if purpose == Purpose::Publish && piece.is_last() {
+            self.count_messages(1);
+        }
         Ok(place)
     }
 
@@ -876,6 +891,20 @@ impl Journal {
     #[must_use]
     pub fn gave_buffers(&self) -> bool {
         self.gave_buffers
+    }
+
+    /// The segment of the open block, if one is open.
+    #[must_use]
+    pub fn open_segment(&self) -> Option<SegmentIdx> {
+        self.open.as_ref().map(|open| open.segment)
+    }
+
+    /// When the write of a block was begun, while it is in flight.
+    #[must_use]
+    pub fn submitted(&self, block: BlockSequence) -> Option<Mono> {
+        let mut writes = self.writes.iter();
+        let write = writes.find(|write| write.block.sequence == block)?;
+        Some(write.since)
     }
 
     /// Whether appends are taken: the incarnation is durable and no write has failed.
@@ -933,7 +962,18 @@ impl Journal {
             .table
             .count(SlotState::Free)
             .saturating_sub(RESERVE_SLOTS) as u64;
-        Some(free * u64::from(self.config.segment_bytes) + self.open_room())
+        let open = if self.is_in_reserve() {
+            0
+        } else {
+            self.open_room()
+        };
+        Some(free * u64::from(self.config.segment_bytes) + open)
+    }
+
+    /// Whether the open segment is for acks alone.
+    fn is_in_reserve(&self) -> bool {
+        self.segment
+            .is_some_and(|segment| self.table.get(segment).is_reserve)
     }
 
     /// Whether a segment was filled a moment ago.
@@ -1037,10 +1077,7 @@ impl Journal {
 
     fn may_publish(&mut self) -> Result<(), NoRoom> {
         self.must_be_open()?;
-        let is_reserve = self
-            .segment
-            .is_some_and(|segment| self.table.get(segment).is_reserve);
-        if self.is_publish_refused || is_reserve {
+        if self.is_publish_refused || self.is_in_reserve() {
             return Err(self.no_slot());
         }
         Ok(())
@@ -1110,7 +1147,17 @@ impl Journal {
         true
     }
 
+    /// So many messages were published into the open block, a large one with its last piece.
+    fn count_messages(&mut self, count: u32) {
+        let open = self.open.as_mut().expect("just appended to");
+        if open.messages == 0 {
+            open.since = self.now;
+        }
+        open.messages += count;
+    }
+
     fn count_live(&mut self, segment: SegmentIdx, count: u32, bytes: u32) {
+        self.count_messages(count);
         self.count_units(segment, count, bytes);
         self.table.get_mut(segment).live_count += u64::from(count);
     }
@@ -1224,6 +1271,11 @@ impl Journal {
         Ok(())
     }
 
+    /// What time it is, for all that follows.
+    pub(crate) const fn set_now(&mut self, now: Mono) {
+        self.now = now;
+    }
+
     /// Writes the footer of the open segment and closes it.
     fn seal_segment(&mut self, buffers: &mut impl Buffers, effects: &mut Effects) {
         let Some(segment) = self.segment else { return };
@@ -1320,6 +1372,8 @@ impl Journal {
             last: None,
             is_urgent: false,
             flags,
+            since: self.now,
+            messages: 0,
         });
     }
 
@@ -1529,6 +1583,11 @@ fn fits(config: &Config, index: &OpenIndex, touched: &[u16], offset: u32, used: 
         + INDEX_BLOCK_BYTES;
     let end = offset + align_block(used) + index_copies_bytes(index.bytes() + growth);
     end <= config.segment_bytes
+}
+
+/// Whether a segment that is open again takes one more block, such as the first of a start.
+pub(crate) fn takes_a_block(config: &Config, index: &OpenIndex, written: u32) -> bool {
+    fits(config, index, &[], written, BLOCK_ALIGN)
 }
 
 /// Bytes of both copies of an index part.

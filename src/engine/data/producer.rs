@@ -7,7 +7,9 @@ use ringpost_wire::control::Level;
 use ringpost_wire::ids::{ProducerId, TenantId};
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, padded};
 
-use crate::ids::ConnId;
+use crate::data::stages::Entries;
+use crate::data::trace::Arrival;
+use crate::ids::{ConnId, Mono};
 
 /// Consecutive publishes that share a fate.
 #[derive(Clone, Copy, Debug)]
@@ -213,6 +215,8 @@ pub struct Producer {
     pub downgrade: bool,
     /// Sequence the next publish must have; 0 before the first, which chooses (P-32).
     pub next: u64,
+    /// What it numbers below this may be in a queue since before it was opened on this channel.
+    pub known_before: u64,
     /// Cumulative credit given: messages, bytes.
     pub granted: (u64, u64),
     /// Cumulative use of it: messages, bytes.
@@ -227,6 +231,8 @@ pub struct Producer {
     front: u64,
     /// Spans at the front that are confirmed already (levels below durable).
     confirmed: usize,
+    /// When what is not confirmed has arrived.
+    pub arrivals: Entries,
     /// Is on the list of producers to look at when the turn ends.
     pub dirty: bool,
     /// The block it last put itself on the waiting list for.
@@ -268,6 +274,15 @@ pub enum Word {
 }
 
 impl Producer {
+    /// Where a publish of it that is not confirmed came from, and when: `now` if that is not known.
+    #[must_use]
+    pub fn arrival(&self, sequence: u64, now: Mono) -> Arrival {
+        Arrival {
+            conn: self.conn,
+            at: self.arrivals.entered(sequence).unwrap_or(now),
+        }
+    }
+
     /// A producer that may publish once it is granted credit.
     #[must_use]
     pub fn new(
@@ -287,6 +302,7 @@ impl Producer {
             level,
             downgrade: false,
             next: 0,
+            known_before: 0,
             granted: (0, 0),
             used: (0, 0),
             settled: (0, 0),
@@ -294,6 +310,7 @@ impl Producer {
             spans: VecDeque::new(),
             front: 1,
             confirmed: 0,
+            arrivals: Entries::default(),
             dirty: false,
             waits_for: 0,
             reserved: 0,
@@ -439,24 +456,13 @@ impl Producer {
         }
     }
 
-    /// The queues of this core that span `number` waits for have taken all of it: it is durable with
-    /// this block, 0 = at once. Or the code says why one of them did not.
-    pub fn stored(&mut self, number: u64, outcome: Result<u64, Code>) {
-        let idx = number
-            .checked_sub(self.front)
-            .expect("a span waits until its messages are stored");
-        let span = &mut self.spans[idx as usize];
-        span.waits -= 1;
-        match outcome {
-            Ok(block) => {
-                span.block = block;
-                span.stored = true;
-            }
-            Err(code) => {
-                span.stored |= code == Code::Indeterminate;
-                span.kept = 0;
-                span.failed = span.failed.or(Some(code));
-            }
+    /// The queues of this core that span `number` waits for took all of it, or refused it but for the
+    /// first `taken` messages; what they took is durable with this block, 0 = at once.
+    pub fn stored(&mut self, number: u64, block: u64, outcome: Result<(), Code>, taken: u32) {
+        self.answered(number, outcome, taken);
+        if outcome.is_ok() || taken > 0 {
+            let idx = number - self.front;
+            self.spans[idx as usize].block = block;
         }
     }
 
@@ -503,15 +509,23 @@ impl Producer {
                 if let Some((last, level)) = through.take() {
                     say(Word::Confirm(last, level));
                 }
-                say(Word::Refused {
-                    first: span.first + u64::from(span.kept),
-                    last: span.last,
-                    code: if span.stored && !crate::mutant!(RefusedThoughStored) {
-                        Code::Indeterminate
-                    } else {
-                        code
-                    },
-                });
+                let first = span.first + u64::from(span.kept);
+                // An earlier attempt may have gone to other queues, or other cores.
+                let unsure_before = match code {
+                    Code::SequenceTooOld | Code::JournalFailed => first,
+                    _ if crate::mutant!(RefusedThoughStored) => first,
+                    _ if span.stored => span.last + 1,
+                    _ => self.known_before.clamp(first, span.last + 1),
+                };
+                for (first, end, code) in [
+                    (first, unsure_before, Code::Indeterminate),
+                    (unsure_before, span.last + 1, code),
+                ] {
+                    if first < end {
+                        let last = end - 1;
+                        say(Word::Refused { first, last, code });
+                    }
+                }
                 through = Some((span.last, span.level));
                 continue;
             }

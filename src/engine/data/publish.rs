@@ -17,6 +17,7 @@ use crate::data::journal::RunHead;
 use crate::data::producer::{Arriving, Held, Producer, Span, Word};
 use crate::data::route::{Decides, Target};
 use crate::data::session::Channel;
+use crate::data::stages::Stage;
 use crate::effect::Buffers;
 use crate::ids::ConnId;
 use crate::mesh::{RemotePublish, Reply, Request};
@@ -138,6 +139,9 @@ impl Flow {
         producer.expect(header.sequence, header.count)?;
         producer.charge(u64::from(header.count), body.len() as u64)?;
         producer.next = header.sequence + u64::from(header.count);
+        producer
+            .arrivals
+            .enter(header.sequence, producer.next - 1, self.now);
         producer.unwanted = None;
         let waits = producer.holding || producer.is_passing_on;
         let frame = Group {
@@ -386,7 +390,13 @@ impl Flow {
                     span.kept = if is_alone { put.done.messages } else { 0 };
                     break;
                 }
-                Some(Stop::Disk | Stop::Wait) => {
+                // Room comes when somebody acks, which may be never: nobody waits for that.
+                Some(Stop::Disk) => {
+                    span.failed = Some(Code::Indeterminate);
+                    span.kept = 0;
+                    break;
+                }
+                Some(Stop::Wait) => {
                     let queues = &targets[idx..];
                     let queues = queues.iter().filter(|target| target.core == here);
                     underway = Some((queues.map(|target| target.queue).collect(), put.done));
@@ -472,14 +482,12 @@ impl Flow {
         })
     }
 
-    /// Whether the journal takes publishes.
+    /// Whether the journal takes publishes. What it has needs no room, so that is asked later.
     pub(crate) fn admits(&self) -> Result<(), Code> {
         if self.failed {
             Err(Code::JournalFailed)
         } else if self.is_shutting_down() {
             Err(Code::ShuttingDown)
-        } else if self.journal.is_publish_refused() {
-            Err(Code::DiskFull)
         } else {
             Ok(())
         }
@@ -589,6 +597,9 @@ impl Flow {
                     break;
                 }
             }
+            if self.tracer.is_armed() {
+                self.trace_appended(&head, bytes, |idx| sequence + idx as u64);
+            }
             //= P-38
             let last = sequence + u64::from(count) - 1;
             self.dedup.store(producer, epoch, queue, (sequence, last));
@@ -636,6 +647,7 @@ impl Flow {
     ) -> u32 {
         let producer = self.producers.get(key).expect("its frame is being stepped");
         let (id, epoch) = (producer.id, producer.epoch);
+        let arrival = producer.arrival(group.first, self.now);
         let mut asked = 0;
         for core in 0..self.config.cores {
             let there = |target: &&Target| target.core == CoreId(core);
@@ -655,6 +667,7 @@ impl Flow {
                     .map(|target| target.queue)
                     .collect(),
                 fragment: None,
+                arrival: Some(arrival),
                 bytes,
             }));
             let waiter = Waiter::Publish {
@@ -662,7 +675,6 @@ impl Flow {
                 span,
                 bytes: group.bytes.len() as u64,
             };
-            self.peers[usize::from(core)].publish_bytes += group.bytes.len() as u64;
             self.ask(CoreId(core), request, waiter, effects);
             asked += 1;
         }
@@ -747,6 +759,9 @@ impl Flow {
                 return Err(Code::MessageMalformed);
             }
             producer.next = header.sequence + 1;
+            producer
+                .arrivals
+                .enter(header.sequence, header.sequence, self.now);
             self.stats.published += 1;
         } else {
             producer.arriving = Some(arriving);
@@ -774,7 +789,7 @@ impl Flow {
         let state = self.queues.get_mut(queue).expect("it was just appended to");
         let last = QueueSequence(state.queue.next_sequence().0 - 1);
         if !state.durable {
-            state.queue.durable_through(last);
+            state.may_be_delivered(last, self.now);
             self.wake(queue);
             return 0;
         }
@@ -807,6 +822,12 @@ impl Flow {
         let settled_before = producer.settled.0;
         let mut words = std::mem::take(&mut self.words);
         producer.settle(durable, |word| words.push(word));
+        if let Some(Word::Confirm(last, _) | Word::Refused { last, .. }) = words.last() {
+            let now = self.now;
+            producer.arrivals.leave(0, *last, false, now, |ns, count| {
+                effects.sample(Stage::Publish, ns, count);
+            });
+        }
         self.stats.rested += producer.settled.0 - settled_before;
         self.grant(&mut producer);
         let credit = ProducerCredit {
@@ -824,6 +845,9 @@ impl Flow {
                         ..FrameHeader::bare(FrameKind::Confirm, channel, sequence)
                     };
                     self.say(conn, effects, |out| write_credit(out, header, credit));
+                    if self.tracer.is_armed() {
+                        self.tracer.confirmed(key, sequence, self.now);
+                    }
                 }
                 Word::Confirm(..) => {}
                 Word::Refused { first, last, code } => {
@@ -960,7 +984,10 @@ fn refusal_text(code: Code) -> &'static str {
         }
         Code::ShuttingDown => "the broker is shutting down",
         Code::MessageTooLarge => "the message is larger than agreed in the handshake",
-        Code::Indeterminate => "the outcome is unknown: a target was lost before it answered",
+        Code::Indeterminate => {
+            "the outcome is unknown: some queues may have it, and others have not; publish it again \
+             under its own sequence"
+        }
         Code::QueueUnknown => "a target queue was deleted meanwhile",
         Code::ProducerFenced => "a newer epoch of this producer has opened",
         Code::SettingInvalid => "a flag of the frame is not known",

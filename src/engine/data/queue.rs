@@ -51,7 +51,7 @@ use settled::SettledSet;
 
 pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
-pub use marks::MARK_WINDOW_MIN;
+pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use replay::{Replay, StateFault};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
@@ -430,6 +430,12 @@ impl Queue {
         }
     }
 
+    /// The last message that may be delivered, as those before it may; 0 = none.
+    #[must_use]
+    pub const fn durable(&self) -> QueueSequence {
+        QueueSequence(self.durable)
+    }
+
     /// Messages up to `sequence` are durable and may be delivered.
     ///
     /// # Panics
@@ -494,7 +500,10 @@ impl Queue {
     /// said once. Answer with [`Queue::mark_durable`].
     pub fn mark_needed(&mut self) -> Option<QueueSequence> {
         let credit = self.consumers.credit_sum();
-        let mark = self.marks.needed(self.next, self.cursor, credit)?;
+        let runs_durable = self.durable;
+        let mark = self
+            .marks
+            .needed(self.next, self.cursor, runs_durable, credit)?;
         Some(QueueSequence(mark))
     }
 

@@ -317,15 +317,15 @@ impl Flow {
                 let group = spread.group(at);
                 (1, self.append_again(queue, origin, group, buffers, effects))
             };
-            let outcome = match appended {
+            let (block, outcome) = match appended {
                 Err(Stop::Wait) => return at,
-                Err(Stop::Disk) => Err(Code::DiskFull),
-                Err(Stop::Refused(code)) => Err(code),
-                Ok(block) => Ok(block),
+                Err(Stop::Disk) => (0, Err(Code::DiskFull)),
+                Err(Stop::Refused(code)) => (0, Err(code)),
+                Ok(block) => (block, Ok(())),
             };
             for _ in 0..parts {
                 let part = spread.parts[at as usize];
-                self.span_stored(origin.key, part.span, outcome);
+                self.span_stored(origin.key, part.span, block, outcome, 0);
                 at = part.next;
             }
         }
@@ -372,6 +372,10 @@ impl Flow {
         };
         let to = appended.map_err(Stop::of)?;
         state.took(head.queue_sequence, count, spread.run.len() as u32, to);
+        if self.tracer.is_armed() {
+            let sequences = &spread.sequences;
+            self.trace_appended(&head, &spread.run, |idx| sequences[idx]);
+        }
         //= P-38
         self.dedup
             .store_each(origin.producer, origin.epoch, queue, &spread.sequences);
@@ -418,7 +422,7 @@ impl Flow {
             while at != NONE {
                 let part = spread.parts[at as usize];
                 let origin = spread.origins[part.origin as usize];
-                self.span_stored(origin.key, part.span, Err(Code::Indeterminate));
+                self.span_stored(origin.key, part.span, 0, Err(Code::Indeterminate), 0);
                 at = part.next;
             }
         }

@@ -9,6 +9,7 @@ mod machine;
 use client::{Consumer, Producer};
 use machine::{Machine, Size, TURN_NS};
 use ringpost_engine::data::journal::record::RECORD_HEAD_BYTES;
+use ringpost_wire::FrameKind;
 
 const QUEUES: u32 = 200;
 /// Queues of each consumer.
@@ -156,4 +157,45 @@ fn an_ack_that_is_waited_for_takes_the_others_along() {
         acks >= u64::from(QUEUES - SHARE as u32 + 1) * ACK_BYTES,
         "{acks} bytes are no ack of every queue"
     );
+}
+
+//= P-48
+#[test]
+fn a_close_waits_for_the_acks_before_it() {
+    for consumer_core in 0..2 {
+        let mut machine = Machine::start(Size {
+            cores: 2,
+            buffers: 64,
+            segment_bytes: 32 << 20,
+            slots_max: 16,
+        });
+        let names = client::declare(&mut machine, "there-", 1, Some(1));
+        let mut producer = Producer::open(&mut machine, 1, &names, 2, 100);
+        let mut consumer = Consumer::open(&mut machine, consumer_core, &names, 100);
+        assert_eq!(producer.publish(&mut machine, 8_192), 2);
+        for _ in 0..10 {
+            machine.turn();
+        }
+        assert_eq!(consumer.told(&mut machine), [FrameKind::Deliver]);
+        machine.stall(1, true);
+        consumer.ack_durably(&mut machine);
+        consumer.close(&mut machine);
+        for _ in 0..10 {
+            machine.turn();
+        }
+        assert_eq!(consumer.told(&mut machine), [], "the ack is on no disk yet");
+        machine.stall(1, false);
+        for _ in 0..10 {
+            machine.turn();
+        }
+        let told = [FrameKind::Settled, FrameKind::ConsumerClosed];
+        assert_eq!(consumer.told(&mut machine), told);
+        // The other message is there for the next.
+        let mut next = Consumer::open(&mut machine, consumer_core, &names, 100);
+        for _ in 0..10 {
+            machine.turn();
+        }
+        next.work(&mut machine, false);
+        assert_eq!(next.delivered, 1);
+    }
 }

@@ -45,10 +45,7 @@ fn consumer_across(machine: &mut Machine) -> ConnId {
     };
     let mut bytes = Vec::new();
     open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, 1, 1));
-    machine.send(0, conn, &bytes);
-    while machine.received(0, conn).is_empty() {
-        machine.turn();
-    }
+    client::ask(machine, 0, conn, &bytes);
     conn
 }
 

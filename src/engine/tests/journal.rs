@@ -9,20 +9,20 @@ mod toy;
 use disk::{Disk, Image, Random};
 use ringpost_engine::control::recovery::verify;
 use ringpost_engine::data::journal::block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSequence};
-use ringpost_engine::data::journal::record::Kind;
+use ringpost_engine::data::journal::record::{Kind, RecordHead};
 use ringpost_engine::data::journal::segment::SlotState;
 use ringpost_engine::data::journal::volatile::{Volatile, is_volatile};
 use ringpost_engine::data::journal::{
     Appended, Config, NoRoom, Note, RESERVE_SLOTS, RunHead, Urgency,
 };
 use ringpost_engine::effect::{Buffers, Effect, Effects};
-use ringpost_engine::ids::JournalId;
+use ringpost_engine::ids::{JournalId, SlotId};
 use ringpost_engine::input::IoFault;
 use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 use ringpost_wire::{FragmentHead, MessageParts};
-use toy::{Crashed, Habits, Marks, State, Toy, matches};
+use toy::{Crashed, Habits, Key, Marks, State, Toy, matches};
 
 /// Runs with crashes from one seed.
 fn crash_run(habits: Habits, seed: u64, lives: u32) -> Marks {
@@ -271,6 +271,10 @@ fn every_read_of_recovery_may_fail() {
                 let was_hit = disk.op_count >= n;
                 assert!(is_reported || matches(&expected, &book), "read {n}");
                 assert!(!was_hit || report.read_error_count > 0);
+                assert!(
+                    !was_hit || !report.findings.is_empty(),
+                    "read {n} is not told"
+                );
             }
         }
     }
@@ -410,6 +414,45 @@ fn a_start_that_finds_no_free_slot_opens() {
         toy.settle_down();
     }
     toy.publish().expect("publishes resume");
+}
+
+/// Whichever of the two checkpoints rots, and whenever, the other is enough: also when the newest was
+/// read by a start, and slots that only the older one needs seemed free to it.
+#[test]
+fn the_older_checkpoint_is_enough() {
+    let generation =
+        |content: &[u8]| u64::from_le_bytes(content[24..32].try_into().expect("eight"));
+    let mut rotten_count = 0;
+    for seed in seeds(60) {
+        let mut habits = Habits::small();
+        habits.config.slots_max = 64;
+        habits.ack_percent = 98;
+        let mut toy = Toy::new(habits, seed);
+        let mut rotten = Vec::new();
+        for _ in 0..12 {
+            for _ in 0..200 + toy.random.below(2_000) {
+                toy.random_step();
+            }
+            let mut crashed = toy.crash();
+            let both = crashed.image.checkpoints.values_mut();
+            let mut good: Vec<_> = both.filter(|content| **content != rotten).collect();
+            good.sort_by_key(|content| generation(content));
+            if let [_, newest] = &mut good[..]
+                && crashed.random.chance(2)
+            {
+                let at = crashed.random.below(newest.len() as u64) as usize;
+                newest[at] ^= 0x10;
+                rotten.clone_from(newest);
+                rotten_count += 1;
+            }
+            toy = crashed.reopen();
+            toy.checkpoints_on = toy.random.chance(2);
+        }
+    }
+    assert!(
+        rotten_count > 100,
+        "{rotten_count} rotten checkpoints are few"
+    );
 }
 
 /// One live message left in each of many segments: the journal shrinks to what is live.
@@ -939,6 +982,250 @@ fn a_cold_message_that_is_damaged_is_refused() {
         let read = toy.check_contents(&expected);
         // The header of a block is not needed to read a record in it.
         assert_eq!(read.is_ok(), at == 20, "{at}: {read:?}");
+    }
+}
+
+/// A journal with records of up to so many payload bytes, all sealed and cold when it is opened again.
+fn cold_journal(mut habits: Habits, publishes: u32, at_rest_one_in: u64) -> (Habits, Image, State) {
+    habits.config.pack_after_ms = 3_600_000;
+    let mut toy = Toy::new(habits, 7);
+    toy.checkpoints_on = false;
+    toy.settle_down();
+    for _ in 0..publishes {
+        if toy.publish().is_err() || toy.random.chance(at_rest_one_in) {
+            toy.settle_down();
+        }
+    }
+    toy.settle_down();
+    toy.checkpoint();
+    toy.shut_down();
+    let expected = toy.state_upto(toy.journal.durable_block());
+    (habits, toy.disk.image, expected)
+}
+
+/// The slot of a message's record, and the blocks of 4 KiB that it touches.
+fn blocks_of(toy: &Toy, key: Key) -> (SlotId, std::ops::Range<u32>) {
+    let place = toy.book.live[&key].expect("it has a place");
+    let segment = toy.journal.segments().nth(place.segment.0 as usize);
+    let slot = segment.expect("it is there").1.slot;
+    let bytes = &toy.disk.image.slots[&slot][place.offset as usize..];
+    let head = RecordHead::decode(bytes).expect("it is whole");
+    let end = (place.offset + head.length).next_multiple_of(4096);
+    (slot, place.offset / 4096 * 4096..end)
+}
+
+/// A message is refused if the disk cannot read a block that its record touches, and read if it can,
+/// wherever the records lie and however many blocks they take.
+#[test]
+fn reads_of_a_block_that_cannot_be_read_come_to_an_end() {
+    let (mut refused, mut whole) = (0, 0);
+    // Short records, so that the heads of some lie across two blocks, and such of several blocks.
+    for (payload_bytes_max, publishes, buffer_bytes) in
+        [(60, 1_000, 16 << 10), (3_000, 60, 64 << 10)]
+    {
+        let mut habits = Habits::small();
+        habits.payload_bytes_max = payload_bytes_max;
+        habits.config.buffer_bytes = buffer_bytes;
+        habits.config.segment_bytes = 256 << 10;
+        let (habits, image, expected) = cold_journal(habits, publishes, 40);
+        for (slot, bytes) in &image.slots {
+            for block in (0..bytes.len() as u32).step_by(4096) {
+                if bytes[block as usize..][..4096]
+                    .iter()
+                    .all(|byte| *byte == 0)
+                {
+                    continue;
+                }
+                let image = image.clone();
+                let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+                toy.disk.unreadable.insert((*slot, block));
+                let keys: Vec<_> = toy.book.live.keys().copied().collect();
+                for key in keys {
+                    let (there, blocks) = blocks_of(&toy, key);
+                    let is_hit = there == *slot && blocks.contains(&block);
+                    match toy.read(key) {
+                        Ok(payload) => {
+                            assert_eq!(payload, expected[&key.0].live[&key.1], "{key:?}");
+                            assert!(!is_hit, "{key:?}");
+                            whole += 1;
+                        }
+                        Err(why) => {
+                            assert!(is_hit, "{why}, but not {block} of {slot:?}: {blocks:?}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        refused > 1_000 && whole > refused,
+        "{refused} refused, {whole} whole"
+    );
+}
+
+/// Of a tail with a block of 4 KiB that the disk cannot read, what lies in other blocks of the journal is
+/// found by recovery, and by the check of what a checkpoint covers.
+#[test]
+fn a_block_that_cannot_be_read_costs_its_own_records() {
+    for is_checkpointed in [false, true] {
+        let mut habits = Habits::small();
+        habits.payload_bytes_max = 3_000;
+        habits.config.buffer_bytes = 64 << 10;
+        habits.config.segment_bytes = 512 << 10;
+        let mut toy = Toy::new(habits, 9);
+        toy.checkpoints_on = false;
+        toy.settle_down();
+        for _ in 0..60 {
+            toy.publish().expect("room");
+            if toy.random.chance(4) {
+                toy.settle_down();
+            }
+        }
+        toy.settle_down();
+        if is_checkpointed {
+            toy.checkpoint();
+        }
+        toy.shut_down();
+        let image = toy.disk.image;
+        let (slot, bytes) = image.slots.first_key_value().expect("one is open");
+        let mut at = 0;
+        let mut large = 0;
+        while let Some(header) = BlockHeader::decode(&bytes[at as usize..]) {
+            let end = at + header.bytes();
+            // Behind the last blocks nothing says that they were synced.
+            if BlockHeader::decode(&bytes[end as usize..]).is_none() {
+                break;
+            }
+            // Without the first one and a checkpoint nothing is known.
+            for bad in (at.max(4096)..end).step_by(4096) {
+                let mut disk = Disk::of(image.clone());
+                disk.unreadable.insert((*slot, bad));
+                let is_lost = |offset: u32| (at..end).contains(&offset);
+                if is_checkpointed {
+                    let read = |slot: SlotId, position: u32, into: &mut [u8]| {
+                        let upto = position + into.len() as u32;
+                        let blocks = (slot, position)..(slot, upto);
+                        if disk.unreadable.range(blocks).next().is_some() {
+                            return Err(IoFault::Error(5));
+                        }
+                        into.copy_from_slice(&image.slots[&slot][position as usize..upto as usize]);
+                        Ok(())
+                    };
+                    let (heads, checkpoints) = (image.heads(), image.checkpoints());
+                    let found = verify(habits.config, &heads, &checkpoints, read).expect("opens");
+                    let damages = found.report.damages;
+                    assert!(
+                        damages.iter().all(|damage| is_lost(damage.offset)),
+                        "{damages:?}"
+                    );
+                } else {
+                    let (_, book, ..) = toy::recover_from(&habits, disk).expect("opens");
+                    let missing: Vec<_> = toy
+                        .book
+                        .live
+                        .iter()
+                        .filter(|(key, place)| {
+                            !is_lost(place.expect("it has one").offset)
+                                && book.live.get(key) != Some(place)
+                        })
+                        .collect();
+                    assert!(missing.is_empty(), "{bad} of {at}..{end}: {missing:?}");
+                }
+            }
+            large += u32::from(header.bytes() > 2 * 4096);
+            at = end;
+        }
+        assert!(large > 5, "{large} large blocks");
+    }
+}
+
+/// A record's length is what the disk says until the record is proved: whatever it says, the message is
+/// refused and the others are read.
+#[test]
+fn a_length_that_has_rotted_is_no_length() {
+    let mut habits = Habits::small();
+    habits.payload_bytes_max = 300;
+    habits.config.segment_bytes = 256 << 10;
+    let (habits, image, expected) = cold_journal(habits, 120, 10);
+    let toy = Toy::try_open(habits, Random(1), image.clone(), State::new()).expect("opens");
+    let keys: Vec<_> = toy.book.live.keys().copied().collect();
+    let places: Vec<_> = keys.iter().map(|key| toy.book.live[key]).collect();
+    let slots: Vec<_> = toy
+        .journal
+        .segments()
+        .map(|(_, segment)| segment.slot)
+        .collect();
+    for (key, rotten) in keys.iter().zip(&places) {
+        let place = rotten.expect("it has a place");
+        let mut image = image.clone();
+        let slot = slots[place.segment.0 as usize];
+        let bytes = image.slots.get_mut(&slot).expect("it is there");
+        bytes[place.offset as usize + 4..][..4].fill(0xff);
+        let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+        // Once more when what lies around it is in memory.
+        for _ in 0..2 {
+            for (other, place) in keys.iter().zip(&places) {
+                match toy.read(*other) {
+                    Ok(payload) => {
+                        assert_eq!(payload, expected[&other.0].live[&other.1]);
+                        assert_ne!(place, rotten, "{key:?}");
+                    }
+                    Err(why) => assert_eq!(place, rotten, "{why}"),
+                }
+            }
+        }
+    }
+}
+
+/// However many blocks cannot be read, their messages are refused, each after a few reads and from then
+/// on without any; the others are read.
+#[test]
+fn a_disk_that_can_hardly_be_read_is_not_read_for_ever() {
+    const BLOCKS: usize = 4_200;
+    let mut habits = Habits::small();
+    habits.payload_bytes_max = 2_800;
+    habits.config.segment_bytes = 1 << 20;
+    habits.config.slots_max = 96;
+    let (habits, image, expected) = cold_journal(habits, 8_500, 1);
+    let mut toy = Toy::try_open(habits, Random(1), image, State::new()).expect("opens");
+    let keys: Vec<_> = toy.book.live.keys().copied().collect();
+    for key in &keys {
+        let (slot, blocks) = blocks_of(&toy, *key);
+        // One in eight can be read.
+        if blocks.start / 4096 % 8 > 0 {
+            toy.disk.unreadable.insert((slot, blocks.start));
+        }
+    }
+    assert!(
+        toy.disk.unreadable.len() > BLOCKS,
+        "{}",
+        toy.disk.unreadable.len()
+    );
+    for round in 0..2 {
+        let mut whole = 0;
+        for key in &keys {
+            let (slot, blocks) = blocks_of(&toy, *key);
+            let is_hit = |block| toy.disk.unreadable.contains(&(slot, block));
+            let is_hit = blocks.step_by(4096).any(is_hit);
+            let before = toy.disk.unread_count;
+            match toy.read(*key) {
+                Ok(payload) => {
+                    assert_eq!(payload, expected[&key.0].live[&key.1], "{key:?}");
+                    assert!(!is_hit, "{key:?}");
+                    whole += 1;
+                }
+                Err(why) => {
+                    assert!(is_hit, "{why}");
+                    let reads = toy.disk.unread_count - before;
+                    assert!(
+                        reads <= [8, 0][round],
+                        "{reads} reads in round {round}: {why}"
+                    );
+                }
+            }
+        }
+        assert!(whole > 0, "some are read");
     }
 }
 

@@ -1,5 +1,7 @@
-//! Live messages that cannot be read back: finds them, gives them up, and saves what lies beside them.
+//! Live messages that cannot be served: finds them, gives them up, and saves what lies beside them.
 //! Does not know what recovery found in the tail, nor where a queue belongs.
+
+use std::collections::BTreeSet;
 
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 
@@ -12,15 +14,27 @@ use crate::data::notes;
 use crate::data::queue::{LiveRun, Queue, Ranges, SequenceRange, walk};
 use crate::ids::{Place, SegmentIdx};
 
-/// Messages of a queue that are not settled and cannot be read.
+/// Messages of a queue that are not settled and that no queue serves where they lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unreadable {
     /// The queue.
     pub queue: QueueId,
     /// The messages.
     pub range: SequenceRange,
+    /// Why.
+    pub why: Unserved,
+}
+
+/// Why messages are not served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unserved {
     /// They lie nowhere: an index or blocks are gone.
-    pub is_missing: bool,
+    Nowhere,
+    /// What lies in their place cannot be read, or is not what was written.
+    Damaged,
+    /// They are whole, in records in which only settled messages are damaged. To give them up moves
+    /// them, and loses nothing.
+    Beside,
 }
 
 /// What was read last.
@@ -44,27 +58,50 @@ struct Saved {
 struct Examined {
     lost: Ranges,
     saved: Vec<Saved>,
+    /// Records that hold some of what is lost.
+    with_loss: BTreeSet<Place>,
+}
+
+impl Examined {
+    /// Messages saved from records in which only settled ones are damaged.
+    fn beside(&self) -> Ranges {
+        let beside = self.saved.iter();
+        let beside = beside.filter(|saved| !self.with_loss.contains(&saved.place));
+        let mut sequences: Vec<QueueSequence> = beside.map(|saved| saved.sequence).collect();
+        sequences.sort_unstable();
+        let mut ranges = Ranges::default();
+        for sequence in sequences {
+            ranges.push(SequenceRange::new(sequence, sequence));
+        }
+        ranges
+    }
 }
 
 impl<D: Disk> Opened<D> {
-    /// Proves every live message of the queues that `is_declared`, and names those that cannot be
-    /// read, or that have no place at all.
+    /// Proves every live message of the queues that `is_declared`, and names those that are not served,
+    /// queue by queue and in order: to give all of them up lets the queue serve again.
     pub fn unreadable(&mut self, is_declared: impl Fn(QueueId) -> bool) -> Vec<Unreadable> {
         let mut found = Vec::new();
         for (id, replay) in std::mem::take(&mut self.queues) {
             if !is_declared(id) {
                 continue;
             }
-            let mut lost = Ranges::default();
-            replay.gaps(&mut lost);
+            let mut gaps = Ranges::default();
+            replay.gaps(&mut gaps);
             let examined = self.examine(id, &replay.finish_with_gaps());
-            for (ranges, is_missing) in [(&lost, true), (&examined.lost, false)] {
+            let begun = found.len();
+            for (ranges, why) in [
+                (&gaps, Unserved::Nowhere),
+                (&examined.lost, Unserved::Damaged),
+                (&examined.beside(), Unserved::Beside),
+            ] {
                 found.extend(ranges.as_slice().iter().map(|range| Unreadable {
                     queue: id,
                     range: *range,
-                    is_missing,
+                    why,
                 }));
             }
+            found[begun..].sort_unstable_by_key(|unserved| unserved.range.first);
         }
         found
     }
@@ -182,7 +219,10 @@ impl<D: Disk> Opened<D> {
                     head,
                     message: body[start as usize..end as usize].to_vec(),
                 }),
-                _ => examined.lost.push(SequenceRange::new(sequence, sequence)),
+                _ => {
+                    examined.lost.push(SequenceRange::new(sequence, sequence));
+                    examined.with_loss.insert(run.place);
+                }
             }
         }
     }
@@ -194,17 +234,26 @@ impl<D: Disk> Opened<D> {
         let at = place.offset.wrapping_sub(self.window.start) as usize;
         let held = self.window.bytes.get(at..).filter(|_| is_held);
         if held.is_none_or(|bytes| record::check(bytes).is_err()) {
-            self.fill(place.segment, start);
+            self.fill(place.segment, start, self.journal.config.buffer_bytes);
         }
         let at = (place.offset - self.window.start) as usize;
+        // Something behind it could not be read: as much as the record needs may be.
+        if let Some(bytes) = self.window.bytes.get(at..)
+            && let Ok(head) = RecordHead::decode(bytes)
+            && (bytes.len() as u64) < u64::from(head.length)
+        {
+            let end = (place.offset - start).saturating_add(head.length);
+            self.fill(place.segment, start, end);
+        }
         record::check(self.window.bytes.get(at..)?).ok()
     }
 
-    /// Reads what can be read of a segment from `start` on, at most a buffer.
-    fn fill(&mut self, segment: SegmentIdx, start: u32) {
+    /// Reads what can be read of a segment from `start` on, at most so many bytes and a buffer.
+    fn fill(&mut self, segment: SegmentIdx, start: u32, most: u32) {
         let slot = self.journal.table.get(segment).slot;
         let config = &self.journal.config;
-        let mut length = config.buffer_bytes.min(config.segment_bytes - start);
+        let most = most.min(config.buffer_bytes).next_multiple_of(BLOCK_ALIGN);
+        let mut length = most.min(config.segment_bytes - start);
         let window = &mut self.window;
         (window.segment, window.start) = (Some(segment), start);
         while length > 0 {

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::data::journal::WRITES_IN_FLIGHT_MAX;
 use crate::data::journal::block::{BlockHeader, BlockSequence, Content, SegmentNumber};
 use crate::ids::SegmentIdx;
 
@@ -128,10 +129,13 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
                 let stated = seen
                     .iter()
                     .filter(is_later)
-                    .map(|block| block.header.durable_upto)
+                    .map(|block| synced_upto(&block.header))
                     .max()
                     .unwrap_or_default();
-                if stated.max(base.durable) < next {
+                let is_later_there = seen.iter().any(|block| is_later(&block));
+                let is_torn = stated.max(base.durable) < next
+                    && !(is_later_there && crate::mutant!(TornTakenForDamage));
+                if is_torn || crate::mutant!(DamageEndsTheJournal) {
                     break;
                 }
                 match chained {
@@ -205,6 +209,19 @@ pub fn decide(base: &Base, seen: &[Seen]) -> Plan {
     }
 }
 
+/// Every block up to here was synced, or this one would not be on the disk: what it states, which is as
+/// old as it waited for its turn to be written, and all that could not be in flight beside it.
+fn synced_upto(header: &BlockHeader) -> BlockSequence {
+    let behind = header
+        .sequence
+        .0
+        .saturating_sub(u64::from(WRITES_IN_FLIGHT_MAX));
+    match crate::mutant!(BacklogHidesDamage) {
+        true => header.durable_upto,
+        false => header.durable_upto.max(BlockSequence(behind)),
+    }
+}
+
 /// Whether a block lies in the one slot that its segment can be in, if the chain has come to
 /// `position` in segment `number` and has `left` others.
 fn is_home(
@@ -236,7 +253,7 @@ fn resume(
         .filter(|(_, block)| {
             block.header.sequence > next
                 && block.header.incarnation >= incarnation
-                && block.header.durable_upto >= next
+                && synced_upto(&block.header) >= next
                 && is_home(block)
         })
         .min_by_key(|(_, block)| {

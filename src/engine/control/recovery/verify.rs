@@ -158,6 +158,13 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
             let head = (BLOCK_ALIGN as usize).min(length);
             self.bytes[head..].fill(0);
             (self.read)(entry.slot, at, &mut self.bytes[..head]).ok()?;
+            let whole = BlockHeader::decode(&self.bytes[..head])?.bytes() as usize;
+            if let Some(rest) = self.bytes[..length].get_mut(head..whole) {
+                let behind = at + head as u32;
+                if (self.read)(entry.slot, behind, rest).is_err() {
+                    rest.fill(0);
+                }
+            }
         }
         let header = BlockHeader::decode(&self.bytes[..length])?;
         let is_here = self.recovery.is_ours(&header)

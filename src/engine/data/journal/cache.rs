@@ -30,7 +30,8 @@ pub struct Window {
     pub origin: Origin,
     /// Queues that asked for it before they need it and have not passed it.
     pub readers: u32,
-    /// No read from its start would bring more: what is not whole in it is damaged.
+    /// It ends where a buffer or what is durable does, so no read from its start would bring more: what
+    /// is not whole in it is damaged.
     pub is_utmost: bool,
 }
 

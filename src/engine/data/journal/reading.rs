@@ -1,6 +1,7 @@
 //! Finding records in memory, reading them back, and proving what was read.
 //! Does not know who wants them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::data::journal::block::{BLOCK_ALIGN, align_block};
@@ -8,13 +9,53 @@ use crate::data::journal::cache::{Origin, Window};
 use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead};
 use crate::data::journal::segment::{OpenIndex, SlotState};
 use crate::data::journal::{
-    AHEAD_PART, Age, BUFFERS_UPKEEP, Cut, Fetch, Journal, Located, PartitionState, Progress,
-    READS_AHEAD_MAX, READS_MAX, ReadInFlight, UNREADABLE_MAX, partition_of, proves_itself,
+    AHEAD_PART, Age, BUFFERS_UPKEEP, Config, Cut, Fetch, Journal, Located, PartitionState,
+    Progress, READS_AHEAD_MAX, READS_MAX, ReadInFlight, partition_of, proves_itself,
 };
 use crate::effect::{Buffers, Effect, Effects, Severity};
-use crate::ids::{Mono, Place};
+use crate::ids::{Mono, Place, SegmentIdx};
 use crate::input::IoFault;
 use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
+
+/// Reads that failed: where each began, and the fewest bytes from there on that did. What needs as many
+/// is refused without another read, and whoever needs fewer reads fewer, so that reads come to an end.
+/// One entry at most for each block of 4 KiB of the segments that are held, and only for those that
+/// were read in vain.
+#[derive(Debug, Default)]
+pub(super) struct FailedReads(BTreeMap<(SegmentIdx, u32), u32>);
+
+impl FailedReads {
+    fn note(&mut self, segment: SegmentIdx, start: u32, bytes: u32) {
+        let fewest = self.0.entry((segment, start)).or_insert(bytes);
+        *fewest = bytes.min(*fewest);
+    }
+
+    fn fewest(&self, segment: SegmentIdx, start: u32) -> Option<u32> {
+        self.0.get(&(segment, start)).copied()
+    }
+
+    /// Whether so many bytes from `start` on cannot be read.
+    fn refuse(&self, segment: SegmentIdx, start: u32, bytes: u32) -> bool {
+        self.fewest(segment, start)
+            .is_some_and(|fewest| fewest <= bytes)
+    }
+
+    /// The segment's slot is written anew.
+    pub(super) fn forget(&mut self, segment: SegmentIdx) {
+        self.0.retain(|(other, _), _| *other != segment);
+    }
+}
+
+/// The block in which a record begins.
+const fn own_block(place: Place) -> u32 {
+    place.offset / BLOCK_ALIGN * BLOCK_ALIGN
+}
+
+/// Bytes of the least read from its own block on that says anything of a record: its head may lie
+/// across two blocks.
+const fn least_read(place: Place) -> u32 {
+    align_block(place.offset + RECORD_HEAD_BYTES) - own_block(place)
+}
 
 impl Journal {
     /// Finds the record at `place`, which must hold message `sequence` of `queue`. What was read
@@ -50,16 +91,13 @@ impl Journal {
         else {
             return self.locate_cold(place);
         };
-        let is_own = window.start == place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
-        let is_final = is_own && window.is_utmost;
         let at = window.range(place.offset, RECORD_HEAD_BYTES);
-        let bytes = buffers.bytes(window.buffer, at.clone());
-        let whole = RecordHead::decode(bytes)
-            .ok()
-            .filter(|head| head.length <= window.end() - place.offset);
+        let head = RecordHead::decode(buffers.bytes(window.buffer, at)).ok();
+        let whole = head.filter(|head| head.length <= window.end() - place.offset);
         let Some(head) = whole else {
             // Damage, or it ends behind this window and needs one of its own.
-            return if is_final {
+            let end = head.map(|head| record_end(&self.config, place, &head));
+            return if is_final(window, &self.failed_reads, place, end) {
                 Located::Damaged
             } else {
                 self.locate_cold(place)
@@ -84,11 +122,17 @@ impl Journal {
     pub(super) fn locate_cold(&self, place: Place) -> Located {
         if self.reading(place).is_some() {
             Located::Coming
-        } else if self.unreadable.contains(&place) {
+        } else if self.is_refused(place, least_read(place)) {
             Located::Damaged
         } else {
             Located::Cold
         }
+    }
+
+    /// Whether so many bytes from the record's own block on cannot be read.
+    fn is_refused(&self, place: Place, bytes: u32) -> bool {
+        self.failed_reads
+            .refuse(place.segment, own_block(place), bytes)
     }
 
     /// How old what lies at a place is.
@@ -114,7 +158,6 @@ impl Journal {
         effects: &mut Effects,
         place: Place,
     ) -> Fetch {
-        let own_start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
         let mut end = None;
         if let Some(window) = self
             .cache
@@ -122,9 +165,9 @@ impl Journal {
         {
             let bytes = buffers.bytes(window.buffer, window.range(place.offset, RECORD_HEAD_BYTES));
             let head = RecordHead::decode(bytes).ok();
-            end = head.map(|head| place.offset.saturating_add(head.length));
+            end = head.map(|head| record_end(&self.config, place, &head));
             let is_whole = end.is_some_and(|end| end <= window.end());
-            if is_whole || (window.start == own_start && window.is_utmost) {
+            if is_whole || is_final(window, &self.failed_reads, place, end) {
                 return Fetch::Cached { upto: window.end() };
             }
         } else if let Some(read) = self.reading(place) {
@@ -173,7 +216,7 @@ impl Journal {
             }
             return is_read.then_some(upto);
         }
-        let own_start = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let own_start = own_block(place);
         let end = place.offset + bytes;
         let mut reads = self.reads.iter_mut();
         if let Some(read) = reads.find(|read| {
@@ -195,7 +238,7 @@ impl Journal {
             || self.reads.len() >= READS_AHEAD_MAX
             || held >= buffer_count / AHEAD_PART
             || buffers.available() <= kept
-            || self.unreadable.contains(&place)
+            || self.is_refused(place, align_block(end) - own_start)
         {
             return None;
         }
@@ -224,10 +267,18 @@ impl Journal {
     /// What to read for the record at `place`, which ends at `end` if that is known: from where the
     /// read before ends, if that is near. Queues whose messages lie between each other's then share
     /// the same windows; if each started where its own next message lies, all would read almost the
-    /// same. Of a record that lies across the ends of two such windows only itself is read again.
+    /// same. Of a record that lies across the ends of two such windows only itself is read again. Where
+    /// a read has failed, no more is read than the record needs, as far as that is known.
     fn range_of_read(&self, place: Place, end: Option<u32>) -> (u32, u32) {
-        let own = place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
+        let own = own_block(place);
         let most = self.config.buffer_bytes;
+        if let Some(failed) = self.failed_reads.fewest(place.segment, own) {
+            let needed = match end {
+                Some(end) => align_block(end) - own,
+                None => align_block(failed / 2).max(least_read(place)),
+            };
+            return (own, own + needed.min(most));
+        }
         let in_flight = || {
             let here = |read: &&ReadInFlight| read.segment == place.segment;
             self.reads.iter().filter(here)
@@ -264,13 +315,12 @@ impl Journal {
         effects: &mut Effects,
     ) {
         let bytes = range.end - range.start;
-        let durable_bytes = self.table.get(place.segment).durable_bytes;
         let read = ReadInFlight {
             op: self.new_op(),
             segment: place.segment,
             start: range.start,
             bytes,
-            is_utmost: bytes >= self.config.buffer_bytes || range.end >= durable_bytes,
+            is_utmost: self.is_utmost(place.segment, range),
             readers,
             buffer: buffers.acquire().expect("the caller counted the buffers"),
             place,
@@ -300,6 +350,26 @@ impl Journal {
         self.reads.push(read);
     }
 
+    /// As [`Window::is_utmost`], of what is read there.
+    fn is_utmost(&self, segment: SegmentIdx, range: Range<u32>) -> bool {
+        let durable_bytes = self.table.get(segment).durable_bytes;
+        range.end - range.start >= self.config.buffer_bytes || range.end >= durable_bytes
+    }
+
+    /// Bytes to be read from the record's own block on after a read for it has failed; `None` if none
+    /// is left to try.
+    fn next_read(&self, read: &ReadInFlight) -> Option<u32> {
+        let own = own_block(read.place);
+        let least = least_read(read.place);
+        let behind = read.start + read.bytes - own;
+        match self.failed_reads.fewest(read.segment, own) {
+            // All that has failed is a window that begins before it.
+            None => Some(behind),
+            Some(failed) if failed > least => Some(align_block(failed / 2).max(least).min(behind)),
+            Some(_) => None,
+        }
+    }
+
     pub(super) fn read_done(
         &mut self,
         mut read: ReadInFlight,
@@ -307,20 +377,21 @@ impl Journal {
         buffers: &mut impl Buffers,
         effects: &mut Effects,
     ) -> Progress {
-        if result.is_err() && read.bytes > BLOCK_ALIGN {
-            // Some of the window can not be read. Less of it may be all that is needed; this is
-            // another read of a smaller range, not the same once more.
-            let own = read.place.offset / BLOCK_ALIGN * BLOCK_ALIGN;
-            if read.start < own {
-                read.bytes -= own - read.start;
-                read.start = own;
-            } else {
-                read.bytes = align_block(read.bytes / 2);
+        let own = own_block(read.place);
+        if result.is_err() {
+            if read.start == own {
+                self.failed_reads.note(read.segment, own, read.bytes);
             }
-            read.is_utmost = true;
-            read.op = self.new_op();
-            self.issue_read(read, effects);
-            return Progress::Nothing;
+            if let Some(bytes) = self.next_read(&read) {
+                // Some of the window can not be read. Less of it may be all that is needed; this is
+                // another read of a smaller range, not the same once more.
+                read.start = own;
+                read.bytes = bytes;
+                read.is_utmost = self.is_utmost(read.segment, own..own + bytes);
+                read.op = self.new_op();
+                self.issue_read(read, effects);
+                return Progress::Nothing;
+            }
         }
         self.table.get_mut(read.segment).pin_count -= 1;
         if let Err(fault) = result {
@@ -336,9 +407,6 @@ impl Journal {
                     self.table.get(read.segment).slot.0
                 ),
             });
-            if self.unreadable.len() < UNREADABLE_MAX {
-                self.unreadable.push(read.place);
-            }
             return Progress::Unreadable(read.place);
         }
         buffers.seal(read.buffer, read.bytes);
@@ -401,4 +469,17 @@ impl Journal {
     pub fn note_damage(&mut self, place: Place) {
         self.table.get_mut(place.segment).is_damaged = true;
     }
+}
+
+/// Where a record ends, by a head that nothing has proved yet: none takes more than a buffer.
+fn record_end(config: &Config, place: Place, head: &RecordHead) -> u32 {
+    place.offset + head.length.min(config.buffer_bytes)
+}
+
+/// Whether a window is all that there will be of a record that is not whole in it, which ends at `end`
+/// if that is known: it is damaged.
+fn is_final(window: &Window, failed: &FailedReads, place: Place, end: Option<u32>) -> bool {
+    let own = own_block(place);
+    let needed = end.map_or(u32::MAX, |end| align_block(end) - own);
+    window.start == own && (window.is_utmost || failed.refuse(place.segment, own, needed))
 }

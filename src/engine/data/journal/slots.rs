@@ -48,7 +48,7 @@ impl Journal {
                     SlotState::Free
                 };
                 self.cache.drop_segment(index, effects);
-                self.unreadable.retain(|place| place.segment != index);
+                self.failed_reads.forget(index);
             }
         }
         self.slot_freed();

@@ -12,6 +12,7 @@ use crate::data::journal::{
     CHECKPOINT_SLOTS, CREATE_RETRY_MS, Draft, Journal, OP_JOURNAL, Progress, Purpose, RunHead,
     SealedBlock, SlotTask, State, WATERMARK_MS, WriteInFlight, partition_of, partition_slot,
 };
+use crate::data::stages::Stage;
 use crate::effect::{Buffers, Effect, Effects, FailCause, FileOp, Severity};
 use crate::ids::{Mono, OpId};
 use crate::input::{FileReply, IoFault};
@@ -91,6 +92,8 @@ impl Journal {
             bytes,
             buffer: open.buffer,
             start: open.start,
+            since: open.since,
+            messages: open.messages,
         });
         self.next_sequence = BlockSequence(sequence.0 + 1);
         self.last_is_watermark = false;
@@ -104,7 +107,12 @@ impl Journal {
             op,
             block,
             is_done: false,
+            since: self.now,
         });
+        if block.messages > 0 {
+            let waited = self.now.0.saturating_sub(block.since.0);
+            effects.sample(Stage::Journal, waited, block.messages);
+        }
         effects.push(Effect::Write {
             op,
             slot: self.table.get(block.segment).slot,
@@ -331,6 +339,10 @@ impl Journal {
         {
             let block = write.block;
             assert_eq!(block.sequence.0, self.durable.0 + 1, "a prefix has no gap");
+            if block.messages > 0 {
+                let took = self.now.0.saturating_sub(write.since.0);
+                effects.sample(Stage::Device, took, block.messages);
+            }
             self.durable = block.sequence;
             self.table.get_mut(block.segment).durable_bytes = block.offset + block.bytes;
             self.writes.pop_front();

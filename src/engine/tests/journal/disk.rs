@@ -1,7 +1,7 @@
 //! A disk and a buffer pool for tests: writes in flight, crashes that tear them, faults by number.
 //! Does not know what is written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use ringpost_engine::effect::{Buffers, Effect, Effects, FileOp};
@@ -156,6 +156,10 @@ pub struct Disk {
     pub files: VecDeque<(OpId, FileOp)>,
     /// The operation with this number fails, and what its fault is.
     pub fault: Option<(u64, IoFault)>,
+    /// Blocks of 4 KiB that cannot be read: their slots, and where they begin.
+    pub unreadable: BTreeSet<(SlotId, u32)>,
+    /// Reads that failed over those.
+    pub unread_count: u64,
     pub op_count: u64,
     /// Slots created.
     pub created_count: u64,
@@ -272,7 +276,11 @@ impl Disk {
         pool.in_use[read.buffer.0 as usize] -= 1;
         let bytes = read.range.end - read.range.start;
         let from = read.position as usize;
-        let result = match (self.next_fault(), self.image.slots.get(&read.slot)) {
+        let blocks = (read.slot, read.position)..(read.slot, read.position + bytes);
+        let is_hit = self.unreadable.range(blocks).next().is_some();
+        self.unread_count += u64::from(is_hit);
+        let fault = self.next_fault().or(is_hit.then_some(IoFault::Error(5)));
+        let result = match (fault, self.image.slots.get(&read.slot)) {
             (Some(fault), _) => Err(fault),
             (None, Some(slot)) if from + bytes as usize <= slot.len() => {
                 let target = &mut pool.bytes[read.buffer.0 as usize]

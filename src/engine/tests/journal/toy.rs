@@ -689,36 +689,42 @@ impl Toy {
     pub fn check_contents(&mut self, state: &State) -> Result<(), String> {
         let keys: Vec<Key> = self.book.live.keys().copied().collect();
         for key in keys {
-            let place = self.book.live[&key].ok_or(format!("{key:?} has no place"))?;
-            let (queue, sequence) = (QueueId(key.0), QueueSequence(key.1));
-            let payload = loop {
-                match self.journal.locate(&self.pool, place, queue, sequence) {
-                    Located::Cached { buffer, body, head } => {
-                        let index = sequence.0 - head.queue_sequence.0;
-                        let bytes = self.pool.bytes(buffer, body);
-                        let message = Messages::new(bytes).nth(index as usize);
-                        let message = message.expect("in the run").expect("well formed");
-                        message.envelope.check_crc().expect("proved before");
-                        break message.envelope.payload().to_vec();
-                    }
-                    Located::Cold => {
-                        let asked = self.journal.fetch(&mut self.pool, &mut self.effects, place);
-                        if asked == Fetch::Busy {
-                            self.turn_end();
-                        }
-                        self.disk.take(&mut self.effects, &mut self.pool);
-                    }
-                    Located::Coming => {
-                        self.complete_one();
-                    }
-                    Located::Damaged => return Err(format!("{key:?} at {place:?} is damaged")),
-                }
-            };
+            let payload = self.read(key)?;
             if state[&key.0].live[&key.1] != payload {
                 return Err(format!("{key:?} has other bytes"));
             }
         }
         Ok(())
+    }
+
+    /// The payload of a live message.
+    pub fn read(&mut self, key: Key) -> Result<Vec<u8>, String> {
+        let place = self.book.live[&key].ok_or(format!("{key:?} has no place"))?;
+        let (queue, sequence) = (QueueId(key.0), QueueSequence(key.1));
+        for _ in 0..10_000 {
+            match self.journal.locate(&self.pool, place, queue, sequence) {
+                Located::Cached { buffer, body, head } => {
+                    let index = sequence.0 - head.queue_sequence.0;
+                    let bytes = self.pool.bytes(buffer, body);
+                    let message = Messages::new(bytes).nth(index as usize);
+                    let message = message.expect("in the run").expect("well formed");
+                    message.envelope.check_crc().expect("proved before");
+                    return Ok(message.envelope.payload().to_vec());
+                }
+                Located::Cold => {
+                    let asked = self.journal.fetch(&mut self.pool, &mut self.effects, place);
+                    if asked == Fetch::Busy {
+                        self.turn_end();
+                    }
+                    self.disk.take(&mut self.effects, &mut self.pool);
+                }
+                Located::Coming => {
+                    self.complete_one();
+                }
+                Located::Damaged => return Err(format!("{key:?} at {place:?} is damaged")),
+            }
+        }
+        panic!("{key:?} at {place:?} is read for ever");
     }
 }
 

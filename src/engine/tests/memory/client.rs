@@ -37,6 +37,15 @@ pub fn greet(machine: &mut Machine, core: usize) -> ConnId {
     conn
 }
 
+/// Sends a request and waits for what is said then.
+pub fn ask(machine: &mut Machine, core: usize, conn: ConnId, request: &[u8]) -> Vec<u8> {
+    machine.send(core, conn, request);
+    while machine.received(core, conn).is_empty() {
+        machine.turn();
+    }
+    std::mem::take(machine.received(core, conn))
+}
+
 /// Declares durable queues and says their names. Those named `at` a partition live there.
 pub fn declare(
     machine: &mut Machine,
@@ -60,19 +69,15 @@ pub fn declare(
         };
         let mut bytes = Vec::new();
         declare.write(&mut bytes, FrameHeader::bare(FrameKind::QueueDeclare, 0, 1));
-        machine.send(0, conn, &bytes);
-        while machine.received(0, conn).is_empty() {
-            machine.turn();
-        }
-        let header = whole(machine.received(0, conn)).0;
+        let answer = ask(machine, 0, conn, &bytes);
+        let header = whole(&answer).0;
         assert_eq!(header.kind, FrameKind::Done, "{name} is declared");
-        machine.received(0, conn).clear();
     }
     names
 }
 
 /// The first frame of some bytes, its body, and what follows.
-fn whole(bytes: &[u8]) -> (FrameHeader, &[u8], &[u8]) {
+pub fn whole(bytes: &[u8]) -> (FrameHeader, &[u8], &[u8]) {
     let Cut::Complete { header, length } = cut(bytes, FRAME_BYTES_MAX) else {
         panic!("sockets here give whole frames");
     };
@@ -113,14 +118,10 @@ impl Producer {
         };
         let mut bytes = Vec::new();
         open.write(&mut bytes, FrameHeader::bare(FrameKind::ProducerOpen, 1, 1));
-        machine.send(core, conn, &bytes);
         // Other cores are asked first what they know of it.
-        while machine.received(core, conn).is_empty() {
-            machine.turn();
-        }
-        let (_, body, _) = whole(machine.received(core, conn));
+        let answer = ask(machine, core, conn, &bytes);
+        let (_, body, _) = whole(&answer);
         let opened = ProducerOpened::decode(body).expect("it is open");
-        machine.received(core, conn).clear();
         let payload = vec![7; payload];
         let mut frames = Vec::new();
         let mut counts = Vec::new();
@@ -286,6 +287,29 @@ impl Consumer {
         let mut bytes = Vec::new();
         frame::write(&mut bytes, header, &range.encode());
         machine.send(self.core, self.conn, &bytes);
+    }
+
+    /// Closes the consumer of its first channel.
+    pub fn close(&mut self, machine: &mut Machine) {
+        let mut bytes = Vec::new();
+        frame::write_bare(&mut bytes, FrameKind::ConsumerClose, 1, 10);
+        machine.send(self.core, self.conn, &bytes);
+    }
+
+    /// What kinds of frames its first channel got since this was last asked.
+    pub fn told(&mut self, machine: &mut Machine) -> Vec<FrameKind> {
+        let received = machine.received(self.core, self.conn);
+        let mut kinds = Vec::new();
+        let mut rest = received.as_slice();
+        while !rest.is_empty() {
+            let (header, _, after) = whole(rest);
+            if header.channel == 1 {
+                kinds.push(header.kind);
+            }
+            rest = after;
+        }
+        received.clear();
+        kinds
     }
 
     /// Whether it was told. Drops what was delivered.

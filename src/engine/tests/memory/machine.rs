@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use ringpost_engine::config::{CoreConfig, Limits};
 use ringpost_engine::core::Core;
+use ringpost_engine::data::stages::Sample;
+use ringpost_engine::data::trace::{NotFollowed, TraceId, Traced, Wanted};
 use ringpost_engine::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use ringpost_engine::input::Found;
 use ringpost_engine::input::{FileReply, Input};
@@ -107,6 +109,10 @@ struct Place {
     checkpoints: u64,
     /// Its device answers nothing.
     is_stalled: bool,
+    /// What it has said of stages, if that is kept.
+    samples: Option<Vec<Sample>>,
+    /// What it has said of messages that are followed.
+    traced: Vec<Traced>,
 }
 
 /// Cores, with everything they need.
@@ -149,6 +155,8 @@ impl Machine {
                 written_bytes: 0,
                 checkpoints: 0,
                 is_stalled: false,
+                samples: None,
+                traced: Vec::new(),
             }
         };
         let mut machine = Self {
@@ -198,14 +206,45 @@ impl Machine {
                     mail.push_back((CoreId(core as u16), message));
                 }
             }
+            let place = &mut self.places[core];
+            if let Some(samples) = &mut place.samples {
+                samples.append(&mut effects.samples);
+            }
+            place.traced.append(&mut effects.traced);
             effects.clear();
-            self.places[core].effects = effects;
+            place.effects = effects;
         }
+    }
+
+    /// What a core has said of stages since this was last asked; nothing the first time.
+    pub fn samples(&mut self, core: usize) -> Vec<Sample> {
+        let samples = self.places[core].samples.replace(Vec::new());
+        samples.unwrap_or_default()
+    }
+
+    /// Follows the next message of a queue of a core.
+    pub fn follow(&mut self, core: usize, wanted: Wanted) -> Result<TraceId, NotFollowed> {
+        self.places[core].core.follow(wanted)
+    }
+
+    /// Nobody wants to hear of a trace of a core any more.
+    pub fn unfollow(&mut self, core: usize, trace: TraceId) {
+        self.places[core].core.unfollow(trace);
+    }
+
+    /// What a core has said of messages that are followed since this was last asked.
+    pub fn traced(&mut self, core: usize) -> Vec<Traced> {
+        std::mem::take(&mut self.places[core].traced)
     }
 
     /// The device of a core stands still, or goes on.
     pub fn stall(&mut self, core: usize, is_stalled: bool) {
         self.places[core].is_stalled = is_stalled;
+    }
+
+    /// A core is asked to end.
+    pub fn shut_down(&mut self, core: usize) {
+        self.places[core].step(self.now, Input::Shutdown);
     }
 
     /// The engine of a core.
