@@ -443,8 +443,8 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
     })?;
     let Some(lock) = lock else {
         return Err(environment(format!(
-            "another broker uses the data directory {shown}; stop it, or choose another with \
-             --data-dir"
+            "another broker, or `ringpost verify` or `repair`, uses the data directory {shown}; stop \
+             it, or choose another with --data-dir"
         )));
     };
     match disk::probe_direct_io(directory) {
@@ -459,7 +459,7 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
         }
         // What the file system can do was tried when the directory was made, and consumers need a
         // broker to make room.
-        Err(error) if is_full(&error) && Identity::is_in(directory) => {
+        Err(error) if disk::is_full(&error) && Identity::is_in(directory) => {
             tracing::warn!("the disk of the data directory {shown} is full: {error}");
         }
         Err(error) => {
@@ -469,11 +469,6 @@ fn claim(directory: &Path) -> Result<DirectoryLock, BootError> {
         }
     }
     Ok(lock)
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// The CPU of a core; with more cores than CPUs the scheduler shares them out.

@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::rt::Signal;
 
+mod admin_port;
 mod binding;
 mod completions;
 mod doctor;
@@ -27,6 +28,8 @@ mod settings;
 mod status;
 mod sub;
 mod tenant;
+mod top;
+mod trace;
 mod r#try;
 mod verify;
 
@@ -70,6 +73,8 @@ enum Command {
     Binding(binding::Args),
     Tenant(tenant::Args),
     Status(status::Args),
+    Top(top::Args),
+    Trace(trace::Args),
     Doctor(doctor::Args),
     Prove(prove::Args),
     Verify(verify::Args),
@@ -173,6 +178,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Binding(args) => binding::run(args),
         Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Trace(args) => trace::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Prove(args) => prove::run(args),
         Command::Verify(args) => verify::run(args),

@@ -446,6 +446,17 @@ mod tests {
     }
 
     #[test]
+    fn variables_are_written_in_capitals() {
+        let text = errors(&sources("", &[("RINGPOST_PARTItIONS", "28")], &[]));
+        assert!(
+            text.starts_with(
+                "unknown setting `partitions` in the environment variable RINGPOST_PARTItIONS"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn values_out_of_bounds_name_key_value_bounds_and_place() {
         assert_eq!(
             errors(&sources(

@@ -12,3 +12,4 @@ pub mod data;
 pub mod offline;
 pub mod rt;
 pub mod snapshot;
+pub mod stages;

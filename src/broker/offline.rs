@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use ringpost_engine::config::META;
 use ringpost_engine::control::catalog::Catalog;
-use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable};
+use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable, Unserved};
 use ringpost_engine::control::recovery;
 use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
 use ringpost_engine::data::journal::record::PARTITION_META;
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
-use ringpost_wire::ids::PartitionId;
+use ringpost_wire::ids::{PartitionId, QueueId};
 use serde::Serialize;
 
 use crate::boot_error::{BootError, BootErrorKind};
@@ -30,7 +30,7 @@ pub struct Survey {
     pub blocks: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// What is lost, and refuses service until the loss is accepted.
+    /// What refuses service until it is given up: what is lost, may be, or lies beside damage.
     pub damage: Vec<Damage>,
     /// What is damaged without any loss, for people.
     pub notes: Vec<String>,
@@ -112,7 +112,11 @@ impl std::fmt::Display for OfflineError {
                 directory.display()
             ),
             OfflineError::InUse { directory } => {
-                write!(f, "a broker uses {}: stop it first", directory.display())
+                write!(
+                    f,
+                    "a broker, or another `verify` or `repair`, uses {}: stop it first",
+                    directory.display()
+                )
             }
             OfflineError::RangeUnknown { range } => write!(
                 f,
@@ -171,7 +175,11 @@ pub fn journal_config(identity: &Identity, core: u16) -> journal::Config {
     }
 }
 
-fn claim(directory: &Path) -> Result<(DirectoryLock, Identity), OfflineError> {
+/// Looks at a data directory and locks it by `lock`.
+fn claim(
+    directory: &Path,
+    lock: fn(&Path) -> io::Result<Option<DirectoryLock>>,
+) -> Result<(DirectoryLock, Identity), OfflineError> {
     let unreadable = |error| OfflineError::Unreadable {
         directory: directory.to_owned(),
         error,
@@ -179,7 +187,7 @@ fn claim(directory: &Path) -> Result<(DirectoryLock, Identity), OfflineError> {
     std::fs::read_dir(directory).map_err(unreadable)?;
     let identity = Identity::read(directory)?;
     identity.check_journals()?;
-    match DirectoryLock::acquire(directory) {
+    match lock(directory) {
         Ok(Some(lock)) => Ok((lock, identity)),
         Ok(None) => Err(OfflineError::InUse {
             directory: directory.to_owned(),
@@ -248,7 +256,7 @@ fn catalog_of(identity: &Identity) -> Result<Catalog, OfflineError> {
 /// # Errors
 /// The directory cannot be read, or a broker uses it.
 pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
-    let (_lock, identity) = claim(directory)?;
+    let (_lock, identity) = claim(directory, DirectoryLock::share)?;
     let catalog = catalog_of(&identity)?;
     let mut survey = Survey::default();
     let mut has_lost_topology = false;
@@ -271,22 +279,6 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
         let mut journal = opened(&identity, core, false)?;
         let known = journal.damages().to_vec();
         has_lost_topology |= journal.has_lost_topology();
-        for damage in &verified.report.damages {
-            let what = records_text(damage);
-            if known.contains(damage) {
-                survey.damage.push(Damage {
-                    range: range_name(core, damage),
-                    partitions: partition_name(damage.partition),
-                    what: format!("{what} are lost"),
-                });
-            } else {
-                // A checkpoint covers them: what they said is known, and the messages that are still
-                // needed are proved one by one below.
-                survey
-                    .notes
-                    .push(format!("journal {core}: {what} are damaged"));
-            }
-        }
         let unknown = journal
             .queues
             .keys()
@@ -299,31 +291,48 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
                 unknown.join(", ")
             ));
         }
-        let is_told = |lost: &Unreadable| {
-            known.iter().any(|damage| {
-                damage.queue == lost.queue
-                    && damage.queue_sequence == lost.range.first
-                    && lost.range.count() == 1
-            })
+        let lost = journal.unreadable(|queue| catalog.queue(queue).is_some());
+        let name_of = |queue: QueueId| match catalog.queue(queue) {
+            Some(state) => format!(
+                "queue {} ({})",
+                queue.0,
+                String::from_utf8_lossy(&state.name)
+            ),
+            None => format!("queue {}", queue.0),
         };
-        for lost in journal.unreadable(|queue| catalog.queue(queue).is_some()) {
+        for damage in &verified.report.damages {
+            if known.contains(damage) {
+                survey.damage.push(Damage {
+                    range: range_name(core, damage),
+                    partitions: partition_name(damage.partition),
+                    what: known_text(damage, &lost, name_of),
+                });
+            } else {
+                // A checkpoint covers them: what they said is known, and the messages that are still
+                // needed are proved one by one below.
+                let records = records_text(damage);
+                survey
+                    .notes
+                    .push(format!("journal {core}: damaged: {records}"));
+            }
+        }
+        let is_told = |lost: &Unreadable| {
+            known
+                .iter()
+                .any(|damage| is_message(damage, lost) && lost.range.count() == 1)
+        };
+        for lost in &lost {
             let Some(queue) = catalog.queue(lost.queue) else {
                 continue;
             };
             let is_damaged = known.iter().any(|d| d.partition == queue.partition);
-            if is_damaged && (lost.is_missing || is_told(&lost)) {
+            if is_damaged && (lost.why == Unserved::Nowhere || is_told(lost)) {
                 continue;
             }
             survey.damage.push(Damage {
-                range: messages_name(core, queue.partition, &lost),
+                range: messages_name(core, queue.partition, lost),
                 partitions: partition_name(queue.partition),
-                what: format!(
-                    "messages {} to {} of queue {} ({}) cannot be read",
-                    lost.range.first.0,
-                    lost.range.last.0,
-                    lost.queue.0,
-                    String::from_utf8_lossy(&queue.name)
-                ),
+                what: unserved_text(lost, &name_of(lost.queue)),
             });
         }
         let findings = verified.report.findings.iter();
@@ -345,7 +354,7 @@ pub fn verify(directory: &Path) -> Result<Survey, OfflineError> {
 /// # Errors
 /// The directory cannot be read, or a broker uses it.
 pub fn tails(directory: &Path) -> Result<Vec<(PathBuf, u64)>, OfflineError> {
-    let (_lock, identity) = claim(directory)?;
+    let (_lock, identity) = claim(directory, DirectoryLock::share)?;
     let mut tails = Vec::new();
     for core in 0..identity.cores {
         let journal = identity.journal_directory(core);
@@ -389,25 +398,71 @@ pub fn messages(
     directory: &Path,
     each: impl FnMut(Found<'_>) -> Result<(), String>,
 ) -> Result<(), OfflineError> {
-    let (_lock, identity) = claim(directory)?;
+    let (_lock, identity) = claim(directory, DirectoryLock::share)?;
     let journals = (0..identity.cores)
         .map(|core| opened(&identity, core, false))
         .collect::<Result<_, _>>()?;
     offline::messages(journals, each).map_err(|why| OfflineError::Failed { why })
 }
 
+/// Whether damage of one message is that of these.
+fn is_message(damage: &EngineDamage, lost: &Unreadable) -> bool {
+    let is_inside = (lost.range.first..=lost.range.last).contains(&damage.queue_sequence);
+    damage.queue == lost.queue && is_inside
+}
+
+/// What damage that recovery names has cost, where `lost` are the messages that are not served.
+fn known_text(
+    damage: &EngineDamage,
+    lost: &[Unreadable],
+    name_of: impl Fn(QueueId) -> String,
+) -> String {
+    let records = records_text(damage);
+    if damage.queue == QueueId(0) {
+        return match damage.upto {
+            u64::MAX => format!("{records} may be lost: nothing says how many there were, if any"),
+            upto if upto == damage.first + 1 => format!("{records} is lost"),
+            _ => format!("{records} are lost"),
+        };
+    }
+    let queue = name_of(damage.queue);
+    let message = format!("message {} of {queue}", damage.queue_sequence.0);
+    match lost.iter().any(|lost| is_message(damage, lost)) {
+        true => format!("{message} is lost: it has rotted in {records}"),
+        false => format!(
+            "{message} has rotted in {records}: it is settled and nothing is lost, but the \
+             partition does not serve before that is given up"
+        ),
+    }
+}
+
+/// Why messages of a queue are not served.
+fn unserved_text(lost: &Unreadable, queue: &str) -> String {
+    let (first, last) = (lost.range.first.0, lost.range.last.0);
+    let messages = format!("messages {first} to {last} of {queue}");
+    match lost.why {
+        Unserved::Nowhere => format!("{messages} are lost: nothing says where they lie"),
+        Unserved::Damaged => format!("{messages} are lost: they cannot be read"),
+        Unserved::Beside => format!(
+            "{messages} are whole, but a settled one of the same record is damaged: to give them up \
+             moves them and loses nothing"
+        ),
+    }
+}
+
 fn records_text(damage: &EngineDamage) -> String {
-    let upto = match damage.upto {
-        u64::MAX => "on, as far as anybody knows,".to_owned(),
-        upto => format!("to {}", upto - 1),
+    let records = match (damage.first, damage.upto) {
+        (first, u64::MAX) => format!("records {first} and later ones"),
+        (first, upto) if upto == first + 1 => format!("record {first}"),
+        (first, upto) => format!("records {first} to {}", upto - 1),
     };
     let whose = match damage.partition {
         PARTITION_META => "the topology".to_owned(),
         PartitionId(number) => format!("partition {number}"),
     };
     format!(
-        "records {} {upto} of {whose} (segment {}, offset {})",
-        damage.first, damage.segment_number.0, damage.offset
+        "{records} of {whose} (segment {}, offset {})",
+        damage.segment_number.0, damage.offset
     )
 }
 
@@ -416,7 +471,7 @@ fn records_text(damage: &EngineDamage) -> String {
 /// # Errors
 /// The directory cannot be read or written, a broker uses it, or no damage has this name.
 pub fn accept_loss(directory: &Path, range: &str) -> Result<(), OfflineError> {
-    let (_lock, identity) = claim(directory)?;
+    let (_lock, identity) = claim(directory, DirectoryLock::acquire)?;
     let catalog = catalog_of(&identity)?;
     let partition_of = |queue| catalog.queue(queue).map(|queue| queue.partition);
     for core in 0..identity.cores {
@@ -483,4 +538,83 @@ pub fn rehome(old: &Identity, cores: u16) -> Result<Identity, OfflineError> {
     new.write()?;
     new.remove_other_layouts()?;
     Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_engine::data::journal::block::SegmentNumber;
+    use ringpost_engine::data::queue::SequenceRange;
+    use ringpost_wire::ids::QueueSequence;
+
+    use super::*;
+
+    fn damage(upto: u64, queue: u32) -> EngineDamage {
+        EngineDamage {
+            partition: PartitionId(3),
+            first: 5,
+            upto,
+            queue: QueueId(queue),
+            queue_sequence: QueueSequence(u64::from(queue)),
+            segment_number: SegmentNumber(2),
+            offset: 4096,
+        }
+    }
+
+    fn unserved(first: u64, last: u64, why: Unserved) -> Unreadable {
+        Unreadable {
+            queue: QueueId(7),
+            range: SequenceRange::new(QueueSequence(first), QueueSequence(last)),
+            why,
+        }
+    }
+
+    #[test]
+    fn what_recovery_names_is_said_as_it_is() {
+        let lost = [unserved(7, 7, Unserved::Damaged)];
+        for (damage, lost, words) in [
+            (
+                damage(9, 0),
+                &[][..],
+                "records 5 to 8 of partition 3 (segment 2, offset 4096) are lost",
+            ),
+            (
+                damage(u64::MAX, 0),
+                &[],
+                "records 5 and later ones of partition 3 (segment 2, offset 4096) may be lost: \
+                 nothing says how many there were, if any",
+            ),
+            (
+                damage(6, 7),
+                &lost,
+                "message 7 of queue 7 (q) is lost: it has rotted in record 5 of partition 3 \
+                 (segment 2, offset 4096)",
+            ),
+            (
+                damage(6, 7),
+                &[],
+                "message 7 of queue 7 (q) has rotted in record 5 of partition 3 (segment 2, offset \
+                 4096): it is settled and nothing is lost, but the partition does not serve before \
+                 that is given up",
+            ),
+        ] {
+            let text = known_text(&damage, lost, |queue| format!("queue {} (q)", queue.0));
+            assert_eq!(text, words);
+        }
+    }
+
+    #[test]
+    fn messages_that_are_not_served_are_lost_or_whole() {
+        for (why, words) in [
+            (Unserved::Nowhere, "are lost: nothing says where they lie"),
+            (Unserved::Damaged, "are lost: they cannot be read"),
+            (
+                Unserved::Beside,
+                "are whole, but a settled one of the same record is damaged: to give them up moves \
+                 them and loses nothing",
+            ),
+        ] {
+            let text = unserved_text(&unserved(2, 4, why), "queue 7 (q)");
+            assert_eq!(text, format!("messages 2 to 4 of queue 7 (q) {words}"));
+        }
+    }
 }

@@ -6,7 +6,10 @@
 //! plain integers of its own.
 
 use hdrhistogram::Histogram;
+use ringpost_engine::data::trace::{NotFollowed, TraceId, Traced};
 use ringpost_wire::Code;
+
+use crate::stages::StageTimes;
 
 /// Requests to one core that may wait for it; when there are as many, the core counts as not
 /// answering.
@@ -16,9 +19,34 @@ pub const ADMIN_REQUESTS_MAX: usize = 4;
 #[derive(Debug)]
 pub enum AdminRequest {
     /// Send a snapshot; the channel has room for it, so that the core never waits.
-    Snapshot(flume::Sender<CoreSnapshot>),
+    Snapshot {
+        /// Where to.
+        reply: flume::Sender<CoreSnapshot>,
+        /// With the histograms of its stages: copying them takes a core some 50 µs.
+        has_stages: bool,
+    },
+    /// Follow the next message of a queue.
+    Follow(Box<FollowRequest>),
     /// Serve nobody any more, write everything down, and end.
     Shutdown,
+}
+
+/// Asks a core to follow a message. The core waits for nobody: an event that finds no room ends the
+/// trace, as does whoever stops listening.
+#[derive(Debug)]
+pub struct FollowRequest {
+    /// Name of the tenant; empty is the default one.
+    pub tenant: Vec<u8>,
+    /// Name of the queue.
+    pub queue: Vec<u8>,
+    /// Only a message with this routing key.
+    pub routing_key: Option<Vec<u8>>,
+    /// How long, in ms.
+    pub lasts_ms: u64,
+    /// Told once whether it does; has room for that.
+    pub reply: flume::Sender<Result<TraceId, NotFollowed>>,
+    /// Told what happens.
+    pub events: flume::Sender<Traced>,
 }
 
 /// What a core is doing.
@@ -174,6 +202,8 @@ pub struct CoreSnapshot {
     pub refusals: Vec<(Code, u64)>,
     /// The journal.
     pub journal: JournalSnapshot,
+    /// How long messages spent in each stage, if that was asked for.
+    pub stages: Option<Box<StageTimes>>,
     /// Buffers of the journal and block cache that nobody holds.
     pub buffers_free: u32,
     /// Buffers of the journal and block cache.

@@ -12,11 +12,12 @@ use crate::connection::{Answer, Reply};
 use crate::{ByteSize, Client, Error, ErrorKind, Headers, Result};
 
 /// Whether a queue or exchange outlives the broker's process.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Durability {
     /// Gone after a restart, with everything in it.
     Volatile,
     /// Kept on disk.
+    #[default]
     Durable,
 }
 
@@ -239,7 +240,7 @@ impl DeleteIf {
 }
 
 /// What a queue is and holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.

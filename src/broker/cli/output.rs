@@ -103,6 +103,26 @@ pub fn hanging(head: &str, text: &str, columns: usize) -> String {
 /// A table: columns as wide as their widest cell, numbers to the right.
 #[must_use]
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let is_number = |column: usize| {
+        !rows.is_empty()
+            && rows.iter().all(|row| {
+                row[column]
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || ".,".contains(c))
+            })
+    };
+    let lines = lines(heads, rows, is_number);
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// The lines of a table, its heads first: columns as wide as their widest cell, with those that
+/// `is_right` to the right.
+#[must_use]
+pub fn lines(
+    heads: &[&str],
+    rows: &[Vec<String>],
+    is_right: impl Fn(usize) -> bool,
+) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows
             .iter()
@@ -113,19 +133,10 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
             .max()
             .unwrap_or_default()
     };
-    let is_number = |column: usize| {
-        !rows.is_empty()
-            && rows.iter().all(|row| {
-                row[column]
-                    .chars()
-                    .all(|c| c.is_ascii_digit() || ".,".contains(c))
-            })
-    };
     let columns: Vec<(usize, bool)> = (0..heads.len())
-        .map(|column| (width(column), is_number(column)))
+        .map(|column| (width(column), is_right(column)))
         .collect();
-    let mut text = String::new();
-    let mut push = |cells: &mut dyn Iterator<Item = &str>| {
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut line = String::new();
         for (cell, (width, to_the_right)) in cells.zip(&columns) {
             let padding = " ".repeat(width - cell.chars().count());
@@ -138,14 +149,14 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
             }
             line.push_str("  ");
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        line.truncate(line.trim_end().len());
+        line
     };
-    push(&mut heads.iter().copied());
-    for row in rows {
-        push(&mut row.iter().map(String::as_str));
-    }
-    text
+    let head = line(&mut heads.iter().copied());
+    let rows = rows
+        .iter()
+        .map(|row| line(&mut row.iter().map(String::as_str)));
+    [head].into_iter().chain(rows).collect()
 }
 
 /// A number of things, in the singular if it is one.

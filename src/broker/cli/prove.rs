@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ringpost_prove::Stopped;
 use ringpost_prove::kill::{self, Ending, Plan, Report};
 use serde_json::json;
 use tempfile::TempDir;
@@ -159,16 +160,19 @@ pub fn run(args: Args) -> Result<(), Failure> {
     {
         return Err(interrupted(scratch, signal));
     }
-    let report = outcome.map_err(|why| {
+    let report = outcome.map_err(|stopped| {
         // Whoever looks into it needs everything.
         let kept = scratch.keep();
-        Failure::new(
-            Exit::Damaged,
-            format!(
-                "a promise was broken, everything is kept in {}\n{why}",
-                kept.display()
+        let kept = kept.display();
+        match stopped {
+            Stopped::Broken(why) => Failure::new(
+                Exit::Damaged,
+                format!("a promise was broken, everything is kept in {kept}\n{why}"),
             ),
-        )
+            Stopped::Unable(why) => Failure::failed(format!(
+                "nothing is proved: the run could not go on; everything is kept in {kept}\n{why}"
+            )),
+        }
     })?;
     say(&args, &report, is_durable, since.elapsed())
 }

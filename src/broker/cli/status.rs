@@ -1,12 +1,9 @@
 //! `ringpost status`: what every core of a broker does, asked at its admin port. Does not speak the
 //! messaging protocol, so it works while the cores do not.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
-
+use super::Failure;
+use super::admin_port::AdminArgs;
 use super::output::{self, FormatArgs};
-use super::{Exit, Failure};
 use crate::control::admin::{CoreStatus, Status};
 
 const EXAMPLES: &str = "\
@@ -20,33 +17,16 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The broker's admin address
-    #[arg(
-        long,
-        value_name = "host:port",
-        env = "RINGPOST_ADMIN",
-        default_value = "127.0.0.1:7480",
-        value_parser = super::link::host_and_port
-    )]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminArgs,
     #[command(flatten)]
     format: FormatArgs,
 }
 
-/// How long connecting, and each read and write, may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Largest answer that is read: far above what 64 cores have to say.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
-
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let text = ask(&args.admin)?;
-    let status: Status = serde_json::from_str(&text).map_err(|_| {
-        Failure::failed(format!(
-            "{} answered, but it is no admin port of Ringpost",
-            args.admin
-        ))
-    })?;
+    let text = args.admin.get("/status")?;
+    let status: Status = args.admin.parse(&text)?;
     if args.format.json {
         output::line(&text)?;
     } else {
@@ -89,53 +69,4 @@ fn cells(core: &CoreStatus) -> Vec<String> {
     let mut cells = vec![core.core.to_string(), core.phase.clone()];
     cells.extend(numbers.map(|number| number.to_string()));
     cells
-}
-
-/// The body of `/status`.
-fn ask(admin: &str) -> Result<String, Failure> {
-    let unreachable = |why: String| {
-        Failure::new(
-            Exit::Unreachable,
-            format!(
-                "cannot reach the admin port {admin}: {why}; start a broker with `ringpost serve`, \
-                 or name another with --admin"
-            ),
-        )
-    };
-    let addresses: Vec<SocketAddr> = admin
-        .to_socket_addrs()
-        .map_err(|error| unreachable(error.to_string()))?
-        .collect();
-    let mut refused = "the name has no address".to_owned();
-    let connected = addresses.iter().find_map(|address| {
-        TcpStream::connect_timeout(address, PATIENCE)
-            .map_err(|error| refused = error.to_string())
-            .ok()
-    });
-    let Some(mut stream) = connected else {
-        return Err(unreachable(refused));
-    };
-    let mut talk = || {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let host = stream.peer_addr()?;
-        write!(
-            stream,
-            "GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        std::io::Read::by_ref(&mut stream)
-            .take(ANSWER_BYTES_MAX)
-            .read_to_string(&mut answer)?;
-        Ok::<String, std::io::Error>(answer)
-    };
-    let answer = talk().map_err(|error| unreachable(error.to_string()))?;
-    let body = answer
-        .split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned());
-    body.ok_or_else(|| {
-        Failure::failed(format!(
-            "{admin} does not speak HTTP; --admin names the admin port, not the port for clients"
-        ))
-    })
 }

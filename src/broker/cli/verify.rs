@@ -1,5 +1,5 @@
 //! `ringpost verify`: reads a data directory that no broker uses and names every damaged range.
-//! Never writes to it; can print what the queues hold. Does not know the format: the engine's
+//! Writes nothing there, not even a lock; can print what the queues hold. Does not know the format: the engine's
 //! recovery does.
 
 use std::fs::File;
@@ -15,8 +15,9 @@ use super::{Exit, Failure, output};
 use crate::offline::{self, OfflineError};
 
 const EXAMPLES: &str = "\
-Ends with 0 if nothing is lost and with 4 if something is. A note is damage that
-costs nothing: what it hit is known from elsewhere, or needed no more.
+Ends with 4 if something is lost or would not be served, and else with 0. A note
+is damage that costs nothing: what it hit is known from elsewhere, or needed no
+more. Nothing is written, so the disk may be mounted read-only.
 
 Examples:
   ringpost verify --data-dir /var/lib/ringpost

@@ -169,7 +169,7 @@ pub(super) fn read_environment(
         let name = name.to_ascii_lowercase();
         if let Some(idx) = Config::SETTINGS
             .iter()
-            .position(|setting| setting.name == name)
+            .position(|setting| setting.variable() == *variable)
         {
             settings.push((idx, text.clone()));
         } else if !ENVIRONMENT_OTHERS.contains(&variable.as_str())

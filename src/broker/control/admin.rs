@@ -2,6 +2,8 @@
 //! bounded channels and waits for none longer than it was told. Does not know queues or messages.
 
 mod listener;
+pub mod stages;
+pub mod trace;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -208,6 +210,8 @@ struct Shared {
     start_time_seconds: u64,
     /// One round of questions at a time, so that a core never has more than one of ours waiting.
     round: Semaphore,
+    /// Messages that are followed for somebody.
+    traces: trace::Traces,
 }
 
 /// The pages.
@@ -216,6 +220,7 @@ fn router(options: AdminOptions) -> Router {
         options,
         start_time_seconds: rt::time::wall_us() / 1_000_000,
         round: Semaphore::new(1),
+        traces: trace::Traces::default(),
     });
     Router::new()
         .route("/", get(index))
@@ -223,6 +228,8 @@ fn router(options: AdminOptions) -> Router {
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
         .route("/status", get(status))
+        .route("/stages", get(stages::page))
+        .route("/trace", get(trace::page))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; / lists them\n") })
         .layer(middleware::from_fn_with_state(shared.clone(), check_host))
         .with_state(shared)
@@ -302,13 +309,15 @@ async fn index() -> &'static str {
          /metrics   counters, gauges and histograms in the Prometheus text format\n\
          /healthz   200 while every core answers\n\
          /readyz    200 while every core serves durable queues, else 503 and why, as JSON\n\
-         /status    what every core does and holds, as JSON\n"
+         /status    what every core does and holds, as JSON\n\
+         /stages    how long messages spent in each stage of every core, as JSON\n\
+         /trace     follows the next message of a queue: /trace?queue=NAME, as JSON\n"
     )
 }
 
 /// `/metrics`
 async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
-    let answers = shared.ask_all().await;
+    let answers = shared.ask_all(true).await;
     let text = metrics::render(&shared.process(), &answers);
     (
         [(
@@ -362,8 +371,9 @@ pub struct Status {
     pub cores: Vec<CoreStatus>,
 }
 
-/// What `/status` says of a core.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What `/status` says of a core. A figure that a broker of another version does not say is 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CoreStatus {
     /// Its number.
     pub core: usize,
@@ -383,8 +393,30 @@ pub struct CoreStatus {
     pub consumers: u64,
     /// Messages published since the start.
     pub publishes: u64,
+    /// Bytes of these.
+    pub publish_bytes: u64,
+    /// Publishes confirmed since the start.
+    pub confirms: u64,
     /// Messages delivered since the start.
     pub deliveries: u64,
+    /// Bytes of these.
+    pub delivery_bytes: u64,
+    /// Deliveries acked since the start.
+    pub acks: u64,
+    /// Deliveries returned to their queues since the start.
+    pub requeues: u64,
+    /// Writes of the journal since the start.
+    pub writes: u64,
+    /// Bytes of these, padding included.
+    pub write_bytes: u64,
+    /// Buffers of the journal and block cache that nobody holds.
+    pub buffers_free: u32,
+    /// Buffers of the journal and block cache.
+    pub buffers_total: u32,
+    /// Requests on the fullest lane to another core whose reply has not come back.
+    pub ring_occupied: u32,
+    /// Most of them.
+    pub ring_capacity: u32,
     /// Median of journal writes since the start, in µs.
     pub write_p50_us: u64,
     /// 99th percentile of journal writes since the start, in µs.
@@ -393,9 +425,14 @@ pub struct CoreStatus {
 
 impl Shared {
     /// Asks every core at once and waits for all, no longer than `answer_within`.
-    async fn ask_all(&self) -> Vec<Answer> {
+    async fn ask_all(&self, has_stages: bool) -> Vec<Answer> {
         let _round = self.round.acquire().await; // never closed; without it we would only ask more
-        let asked: Vec<_> = self.options.cores.iter().map(ask).collect();
+        let asked: Vec<_> = self
+            .options
+            .cores
+            .iter()
+            .map(|port| ask(port, has_stages))
+            .collect();
         let deadline = tokio::time::Instant::now() + self.options.answer_within;
         let mut answers = Vec::with_capacity(asked.len());
         for question in asked {
@@ -413,7 +450,7 @@ impl Shared {
 
     /// What `/status` says.
     async fn status(&self) -> Status {
-        let answers = self.ask_all().await;
+        let answers = self.ask_all(false).await;
         let mut reasons = Vec::new();
         for (core, answer) in answers.iter().enumerate() {
             let why = match answer {
@@ -455,9 +492,13 @@ impl Shared {
 }
 
 /// Sends a question to a core; the channel on which it answers, or why there will be none.
-fn ask(port: &CorePort) -> Result<flume::Receiver<crate::snapshot::CoreSnapshot>, Answer> {
-    let (sender, receiver) = flume::bounded(1);
-    match port.requests.try_send(AdminRequest::Snapshot(sender)) {
+fn ask(
+    port: &CorePort,
+    has_stages: bool,
+) -> Result<flume::Receiver<crate::snapshot::CoreSnapshot>, Answer> {
+    let (reply, receiver) = flume::bounded(1);
+    let request = AdminRequest::Snapshot { reply, has_stages };
+    match port.requests.try_send(request) {
         Ok(()) => {
             port.bell.ring();
             Ok(receiver)
@@ -482,6 +523,9 @@ fn core_status(core: usize, answer: &Answer) -> CoreStatus {
             it.journal.write_ns.value_at_quantile(quantile) / 1_000
         })
     };
+    let journal = snapshot.map(|snapshot| &snapshot.journal);
+    let rings = snapshot.map_or(&[][..], |snapshot| &snapshot.rings);
+    let fullest = rings.iter().max_by_key(|ring| ring.occupied);
     CoreStatus {
         core,
         answered: snapshot.is_some(),
@@ -492,7 +536,18 @@ fn core_status(core: usize, answer: &Answer) -> CoreStatus {
         unacked: queues.unacked,
         consumers: queues.consumers,
         publishes: counters.publishes,
+        publish_bytes: counters.publish_bytes,
+        confirms: counters.confirms,
         deliveries: counters.deliveries,
+        delivery_bytes: counters.delivery_bytes,
+        acks: counters.acks,
+        requeues: counters.requeues,
+        writes: journal.map_or(0, |journal| journal.write_ns.len()),
+        write_bytes: journal.map_or(0, |journal| journal.write_bytes),
+        buffers_free: snapshot.map_or(0, |snapshot| snapshot.buffers_free),
+        buffers_total: snapshot.map_or(0, |snapshot| snapshot.buffers_total),
+        ring_occupied: fullest.map_or(0, |ring| ring.occupied),
+        ring_capacity: fullest.map_or(0, |ring| ring.capacity),
         write_p50_us: write_us(0.5),
         write_p99_us: write_us(0.99),
     }
@@ -513,6 +568,7 @@ mod tests {
     use super::listener::CONNECTIONS_MAX;
     use super::*;
     use crate::snapshot::{ADMIN_REQUESTS_MAX, CoreSnapshot, Phase};
+    use ringpost_engine::data::trace::NotFollowed;
 
     /// A core that answers every question with `snapshot`, until its port is dropped.
     fn core(snapshot: CoreSnapshot) -> CorePort {
@@ -520,8 +576,16 @@ mod tests {
         std::thread::spawn(move || {
             for request in requests {
                 match request {
-                    // Whoever asked may have given up.
-                    AdminRequest::Snapshot(reply) => drop(reply.send(snapshot.clone())),
+                    AdminRequest::Snapshot { reply, has_stages } => {
+                        let mut snapshot = snapshot.clone();
+                        snapshot.stages = has_stages.then(Box::default);
+                        // Whoever asked may have given up.
+                        drop(reply.send(snapshot));
+                    }
+                    AdminRequest::Follow(request) => {
+                        let unknown = NotFollowed::QueueUnknown;
+                        let _ = request.reply.send(Err(unknown)); // as above
+                    }
                     AdminRequest::Shutdown => break,
                 }
             }
@@ -785,7 +849,7 @@ mod tests {
         // The first of them has been shown out: all of the others were let in.
         let ended = (&mute[0]).read(&mut [0]);
         assert!(!matches!(ended, Ok(1)), "it said nothing");
-        let AdminRequest::Snapshot(reply) = question else {
+        let AdminRequest::Snapshot { reply, .. } = question else {
             panic!("the admin thread asks for a snapshot")
         };
         reply.send(CoreSnapshot::default()).expect("it waits");

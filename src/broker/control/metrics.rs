@@ -12,6 +12,7 @@ use ringpost_wire::Code;
 
 use crate::budget::Budget;
 use crate::snapshot::{CoreSnapshot, Phase};
+use crate::stages::StageTimes;
 
 /// How a metric behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,6 +251,13 @@ pub const METRICS: &[Metric] = {
             Summary,
             "Quantiles of journal_write_seconds since the start, over all cores.",
         ),
+        labelled(
+            "stage_seconds",
+            Both,
+            Histogram,
+            &["stage"],
+            "How long messages spent in a stage of their way.",
+        ),
         metric(
             "journal_segments_live",
             Both,
@@ -352,6 +360,8 @@ enum Figure<'a> {
     Labelled(Vec<(String, u64)>),
     /// Latencies in ns.
     Latency(&'a Histogram<u64>),
+    /// Latencies by stage.
+    Stages(&'a StageTimes),
 }
 
 /// The figure that `name` has on a core.
@@ -395,6 +405,9 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "consumers" => core.queues.consumers,
         "journal_write_bytes_total" => core.journal.write_bytes,
         "journal_write_seconds" => return Figure::Latency(&core.journal.write_ns),
+        "stage_seconds" => {
+            return core.stages.as_deref().map_or(Figure::None, Figure::Stages);
+        }
         "journal_segments_live" => u64::from(core.journal.segments_live),
         "journal_segments_free" => u64::from(core.journal.segments_free),
         "buffers_free" => u64::from(core.buffers_free),
@@ -473,6 +486,7 @@ fn render_total(text: &mut Text, metric: &Metric, cores: &[Answer]) {
     let mut number = 0_u64;
     let mut labelled: Vec<(String, u64)> = Vec::new();
     let mut merged: Option<Histogram<u64>> = None;
+    let mut stages: Option<StageTimes> = None;
     for (_, core) in answered(cores) {
         match figure(metric.name, core) {
             Figure::None => {}
@@ -486,7 +500,14 @@ fn render_total(text: &mut Text, metric: &Metric, cores: &[Answer]) {
                 }
             }
             Figure::Latency(histogram) => merge(&mut merged, histogram),
+            Figure::Stages(times) => match &mut stages {
+                None => stages = Some(times.clone()),
+                Some(all) => all.add_all(times),
+            },
         }
+    }
+    if let Some(stages) = stages {
+        text.stages(&name, &[], &stages);
     }
     match (metric.shape, merged) {
         (Shape::Histogram, Some(histogram)) => text.histogram(&name, &[], &histogram),
@@ -528,6 +549,7 @@ fn render_cores(text: &mut Text, metric: &Metric, cores: &[Answer]) {
             Figure::Latency(histogram) => {
                 text.histogram(&name, &[("core", &core)], histogram);
             }
+            Figure::Stages(times) => text.stages(&name, &[("core", &core)], times),
         }
     }
 }
@@ -600,6 +622,15 @@ impl Text {
     fn sample_if(&mut self, name: &str, figure: Option<u64>) {
         if let Some(figure) = figure {
             self.sample(name, &[], figure);
+        }
+    }
+
+    /// A histogram for each stage.
+    fn stages(&mut self, name: &str, labels: &[(&str, &str)], times: &StageTimes) {
+        for (stage, histogram) in times.iter() {
+            let mut all = labels.to_vec();
+            all.push(("stage", stage.word()));
+            self.histogram(name, &all, histogram);
         }
     }
 
@@ -686,6 +717,7 @@ mod tests {
                 ready: 5,
                 ..QueuesSnapshot::default()
             },
+            stages: Some(Box::default()),
             ..CoreSnapshot::default()
         }))
     }
@@ -833,7 +865,10 @@ mod tests {
 
     #[test]
     fn every_metric_of_a_core_has_a_figure() {
-        let core = CoreSnapshot::default();
+        let core = CoreSnapshot {
+            stages: Some(Box::default()), // said when asked for, as the page does
+            ..CoreSnapshot::default()
+        };
         for metric in METRICS
             .iter()
             .filter(|metric| metric.scope != Scope::Process)

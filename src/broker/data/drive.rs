@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use ringpost_engine::data::stages::Stage;
+use ringpost_engine::data::trace::{TraceEvent, TraceId, Traced, Wanted};
 use ringpost_engine::effect::Severity;
 use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
@@ -21,8 +23,9 @@ use crate::rt::net::{Connection, Listener};
 use crate::rt::time::{Monotonic, wall_us};
 use crate::rt::{Events, Poller, Token};
 use crate::snapshot::{
-    AdminRequest, CoreSnapshot, Counters, Phase, RingSnapshot, latency_histogram,
+    AdminRequest, CoreSnapshot, Counters, FollowRequest, Phase, RingSnapshot, latency_histogram,
 };
+use crate::stages::StageTimes;
 
 /// Connections that one turn reads from.
 const RECEIVES_PER_TURN_MAX: usize = 64;
@@ -49,7 +52,12 @@ const TURNED_AWAY_MAX: u32 = 32;
 #[derive(Debug)]
 pub enum CoreMail {
     /// The engines' own messages.
-    Engine(MeshMessage),
+    Engine {
+        /// What it says.
+        message: MeshMessage,
+        /// When it was posted, if it carries messages of clients.
+        posted: Option<Monotonic>,
+    },
     /// A connection that moves.
     Adopt {
         /// The socket.
@@ -135,6 +143,9 @@ struct Running {
     /// Connections whose handover found the lane full.
     leaving: VecDeque<(PeerIdx, CoreMail)>,
     write_ns: Histogram<u64>,
+    stages: StageTimes,
+    /// Messages that were confirmed, and delivered, before this turn.
+    told: (u64, u64),
     failed: Option<Failure>,
     told_started: bool,
     arrivals: Arrivals,
@@ -148,6 +159,8 @@ struct Running {
     accepted: u64,
     handovers: u64,
     notices: Notices,
+    /// Who is told of each message that is followed: as many as the engine follows at most.
+    followers: Vec<(TraceId, flume::Sender<Traced>)>,
 }
 
 impl Drive {
@@ -159,6 +172,8 @@ impl Drive {
             conns: Conns::new(self.conn_limits),
             leaving: VecDeque::new(),
             write_ns: latency_histogram(),
+            stages: StageTimes::default(),
+            told: (0, 0),
             failed: None,
             told_started: false,
             arrivals: Arrivals::None,
@@ -171,6 +186,7 @@ impl Drive {
             accepted: 0,
             handovers: 0,
             notices: Notices::default(),
+            followers: Vec::new(),
         };
         if let Some(listener) = &self.listener
             && let Err(error) = self.poller.register(listener.as_fd(), LISTENER)
@@ -258,8 +274,9 @@ impl Drive {
             self.accept(running, now);
         }
         self.receive(running, now);
-        self.step(running, now, Input::TurnEnd);
-        self.perform(running);
+        let late = Mono(Monotonic::now().as_nanos());
+        self.step(running, late, Input::TurnEnd);
+        self.perform(running, now);
         self.store.hurry(running.engine.is_short_of_slots());
         // What has room now is read in a turn of its own; nothing else may call for one.
         let engine = &running.engine;
@@ -321,7 +338,13 @@ impl Drive {
         mail: CoreMail,
     ) {
         match mail {
-            CoreMail::Engine(message) => self.step(running, now, Input::Mesh { from, message }),
+            CoreMail::Engine { message, posted } => {
+                if let Some(posted) = posted {
+                    let ns = now.0.saturating_sub(posted.as_nanos());
+                    running.stages.add(Stage::Ring, ns, message.published());
+                }
+                self.step(running, now, Input::Mesh { from, message });
+            }
             CoreMail::Adopt {
                 socket,
                 partial,
@@ -344,10 +367,13 @@ impl Drive {
 
     fn obey(&mut self, running: &mut Running, now: Mono, request: AdminRequest) {
         match request {
-            AdminRequest::Snapshot(reply) => {
+            AdminRequest::Snapshot { reply, has_stages } => {
+                let mut snapshot = self.snapshot(running);
+                snapshot.stages = has_stages.then(|| Box::new(running.stages.clone()));
                 // Who asked may have stopped waiting.
-                let _ = reply.try_send(self.snapshot(running));
+                let _ = reply.try_send(snapshot);
             }
+            AdminRequest::Follow(request) => running.follow(now, *request),
             AdminRequest::Shutdown => {
                 running.shutting_down = true;
                 running.cut_off = Some(Monotonic::now().plus(self.drain_timeout));
@@ -466,6 +492,7 @@ impl Drive {
             engine,
             effects,
             conns,
+            stages,
             ..
         } = running;
         let pool = &mut self.pool;
@@ -489,7 +516,16 @@ impl Drive {
                     if bytes.len() >= MUCH_BYTES && received < TURN_BYTES {
                         left += 1;
                     }
-                    engine.step(now, Input::Frames { conn, bytes }, pool, effects);
+                    // What comes together shares its times: two looks at the clock for a helping.
+                    let published = engine.published();
+                    let start = Mono(Monotonic::now().as_nanos());
+                    engine.step(start, Input::Frames { conn, bytes }, pool, effects);
+                    let count = engine.published() - published;
+                    if count > 0 {
+                        let end = Monotonic::now().as_nanos();
+                        stages.add(Stage::Receive, start.0 - now.0, count);
+                        stages.add(Stage::Route, end - start.0, count);
+                    }
                 }
                 Arrival::Malformed(code) => {
                     engine.step(now, Input::Malformed { conn, code }, pool, effects);
@@ -507,8 +543,8 @@ impl Drive {
         }
     }
 
-    /// Performs everything the engine asked for in this turn.
-    fn perform(&mut self, running: &mut Running) {
+    /// Performs everything the engine asked for in this turn, which began at `began`.
+    fn perform(&mut self, running: &mut Running, began: Mono) {
         if !running.leaving.is_empty() {
             self.send_leaving(running);
             self.mesh.publish();
@@ -516,6 +552,7 @@ impl Drive {
         // A failed submission answers at once, and taken bytes are told to the engine, which may
         // ask for more: each round moves bytes into sockets or ends an operation.
         for _ in 0..ROUNDS_PER_TURN_MAX {
+            running.take_samples();
             // A socket that takes bytes again has to be served although the engine wants nothing.
             if running.effects.list.is_empty() && !running.conns.has_sending() {
                 break;
@@ -541,6 +578,7 @@ impl Drive {
                 });
             effects.clear();
             running.effects = effects;
+            running.note_told(began);
             let now = Mono(now.as_nanos());
             let again = !answers.is_empty();
             for input in answers {
@@ -651,10 +689,13 @@ impl Drive {
             Effect::File { op, what } => self.store.file(op, what),
             Effect::Mesh { to, message } => {
                 let peer = PeerIdx(usize::from(to.0));
-                if message.is_reply() {
-                    self.mesh.reply(peer, CoreMail::Engine(message));
+                let is_reply = message.is_reply();
+                let posted = (message.published() > 0).then(Monotonic::now);
+                let mail = CoreMail::Engine { message, posted };
+                if is_reply {
+                    self.mesh.reply(peer, mail);
                 } else {
-                    let posted = self.mesh.request(peer, CoreMail::Engine(message));
+                    let posted = self.mesh.request(peer, mail);
                     assert!(posted.is_ok(), "the engine keeps to the lanes' capacity");
                 }
             }
@@ -681,6 +722,77 @@ impl Drive {
 }
 
 impl Running {
+    /// Puts what the engine says of stages into the histograms.
+    fn take_samples(&mut self) {
+        for sample in self.effects.samples.drain(..) {
+            self.stages.add_sample(sample);
+        }
+        if !self.effects.traced.is_empty() {
+            self.tell_followers();
+        }
+    }
+
+    fn follow(&mut self, now: Mono, request: FollowRequest) {
+        self.leave_the_gone();
+        let wanted = Wanted {
+            tenant: request.tenant,
+            queue: request.queue,
+            routing_key: request.routing_key,
+            until: now.plus_ms(request.lasts_ms),
+        };
+        let outcome = self.engine.follow(wanted);
+        let is_heard = request.reply.try_send(outcome).is_ok();
+        match outcome {
+            Ok(trace) if is_heard => self.followers.push((trace, request.events)),
+            // Who asked has stopped waiting.
+            Ok(trace) => self.engine.unfollow(trace),
+            Err(_) => {}
+        }
+    }
+
+    /// Follows nothing for those who do not ask any more: they make room for others.
+    fn leave_the_gone(&mut self) {
+        let engine = &mut self.engine;
+        self.followers.retain(|(trace, events)| {
+            let is_gone = events.is_disconnected();
+            if is_gone {
+                engine.unfollow(*trace);
+            }
+            !is_gone
+        });
+    }
+
+    fn tell_followers(&mut self) {
+        for traced in self.effects.traced.drain(..) {
+            let is_it = |(trace, _): &(TraceId, _)| *trace == traced.trace;
+            let Some(idx) = self.followers.iter().position(is_it) else {
+                continue;
+            };
+            let is_told = self.followers[idx].1.try_send(traced).is_ok();
+            if !is_told {
+                self.engine.unfollow(traced.trace);
+            }
+            if !is_told || matches!(traced.event, TraceEvent::Ended(_)) {
+                self.followers.swap_remove(idx);
+            }
+        }
+    }
+
+    /// What was said in this turn has just been given to sockets.
+    fn note_told(&mut self, began: Mono) {
+        let Some(flow) = self.engine.flow() else {
+            return;
+        };
+        let (confirmed, delivered) = flow.told();
+        let (confirms, deliveries) = (confirmed - self.told.0, delivered - self.told.1);
+        if confirms + deliveries > 0 {
+            self.told = (confirmed, delivered);
+            let ns = Monotonic::now().as_nanos() - began.0;
+            self.stages.add(Stage::Confirm, ns, confirms);
+            self.stages.add(Stage::Dispatch, ns, deliveries);
+        }
+    }
+
     /// When the next turn is due if nothing happens before. What is left of a turn and of which no
     /// event will tell again has to be named here, or it waits for somebody else's event.
     fn deadline(&mut self) -> Option<Monotonic> {

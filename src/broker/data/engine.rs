@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use ringpost_engine::config::CoreConfig;
 use ringpost_engine::core::Core;
+use ringpost_engine::data::trace::{NotFollowed, TraceId, Wanted};
 use ringpost_engine::input::Found;
 use ringpost_engine::{Effects, Input, Mono};
 
@@ -98,6 +99,20 @@ impl Engine {
                 record.recorder.step(core, now, input, buffers, effects);
             }
         }
+    }
+
+    /// Follows a message, as [`Core::follow`]. That is no input: nothing that the core decides depends on
+    /// it, so no record needs it.
+    ///
+    /// # Errors
+    /// Why nothing is followed.
+    pub fn follow(&mut self, wanted: Wanted) -> Result<TraceId, NotFollowed> {
+        self.core.follow(wanted)
+    }
+
+    /// Nobody wants to hear of a trace any more.
+    pub fn unfollow(&mut self, trace: TraceId) {
+        self.core.unfollow(trace);
     }
 
     /// What it asked for is about to be done.

@@ -416,7 +416,12 @@ mod tests {
         let pool = BufferPool::new(1, 4096).expect("memory");
         let of = |list: Vec<Effect>, bytes: &[u8]| {
             let bytes = bytes.to_vec();
-            digest(&Effects { list, bytes }, &pool)
+            let effects = Effects {
+                list,
+                bytes,
+                ..Effects::default()
+            };
+            digest(&effects, &pool)
         };
         let send = |conn, end| Effect::Send {
             conn: ConnId(conn),

@@ -418,23 +418,31 @@ fn is_tmpfs(directory: &Path) -> io::Result<bool> {
     Ok(answer.f_type == TMPFS_MAGIC)
 }
 
-/// Keeps a second broker out of a data directory for as long as it lives; the kernel lets go when
-/// the process dies, however it dies.
+/// Whether an error says that there is no room.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// Keeps others out of a data directory for as long as it lives; the kernel lets go when the process
+/// dies, however it dies. Who writes there has it alone, who only reads may have it with others.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    /// Locked; `None` if there is no lock file and nothing may be written.
+    _file: Option<File>,
 }
 
 impl DirectoryLock {
-    /// Locks `directory` by the file `lock` in it, which states the owner's process id; `None` if
-    /// another process has it.
+    /// Locks `directory` by the file `lock` in it, which states the owner's process id unless the
+    /// disk is full; `None` if another process has it.
     ///
     /// # Errors
     ///
     /// What the kernel answers.
     pub fn acquire(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -445,31 +453,51 @@ impl DirectoryLock {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Some(DirectoryLock { _file: file }))
+        // In place: to cut it off first would give away the room that it has.
+        let owner = format!("{}\n", std::process::id());
+        match file.write_all_at(owner.as_bytes(), 0) {
+            // A start needs no space: consumers need a broker to make room.
+            Err(error) if is_full(&error) => file.set_len(0)?,
+            written => written.and_then(|()| file.set_len(owner.len() as u64))?,
+        }
+        Ok(Some(DirectoryLock { _file: Some(file) }))
     }
 
-    /// The process that has `directory`, as its lock file states it, if one has. Writes nothing; who
-    /// wants to acquire the lock in the same moment is refused.
+    /// Keeps those out who would write to `directory`, and writes nothing there, so that it may be on
+    /// a file system that is read only; `None` if a process has acquired it. A directory without the
+    /// lock file, of which a copy may have been made without it, is taken as it is: a broker that
+    /// started there at the same time would not be kept out.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn share(directory: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(directory.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(DirectoryLock { _file: None }));
+            }
+            opened => opened?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(DirectoryLock { _file: Some(file) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The process that has acquired `directory`, as its lock file states it, if one has; empty if
+    /// that found the disk full. Writes nothing; who wants to acquire the lock in the same moment is
+    /// refused.
     ///
     /// # Errors
     ///
     /// What the kernel answers.
     pub fn holder(directory: &Path) -> io::Result<Option<String>> {
-        let mut file = match File::open(directory.join(LOCK)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                let mut process = String::new();
-                file.read_to_string(&mut process)?;
-                Ok(Some(process.trim().to_owned()))
-            }
-            Err(TryLockError::Error(error)) => Err(error),
+        if DirectoryLock::share(directory)?.is_some() {
+            return Ok(None);
         }
+        let process = fs::read_to_string(directory.join(LOCK))?;
+        Ok(Some(process.trim().to_owned()))
     }
 }
 
@@ -575,6 +603,32 @@ mod tests {
                 .expect("writable")
                 .is_some()
         );
+    }
+
+    #[test]
+    fn a_directory_is_shared_by_those_who_read() {
+        let directory = scratch();
+        let acquire = || DirectoryLock::acquire(directory.path()).expect("writable");
+        let share = || DirectoryLock::share(directory.path()).expect("readable");
+        assert!(share().is_some());
+        assert!(list(directory.path()).expect("readable").is_empty());
+        let writer = acquire();
+        assert!(writer.is_some());
+        let path = directory.path().join(LOCK);
+        let owner = fs::read_to_string(&path).expect("readable");
+        assert!(share().is_none());
+        let holder = DirectoryLock::holder(directory.path()).expect("readable");
+        assert_eq!(holder, Some(owner.trim().to_owned()));
+        drop(writer);
+        fs::write(&path, b"what it was").expect("writable");
+        let readers = (share(), share());
+        assert!(readers.0.is_some() && readers.1.is_some());
+        assert!(acquire().is_none(), "who reads is not written over");
+        let holder = DirectoryLock::holder(directory.path()).expect("readable");
+        assert_eq!(holder, None);
+        drop(readers);
+        assert_eq!(fs::read(&path).expect("readable"), b"what it was");
+        assert!(acquire().is_some());
     }
 
     #[test]

@@ -287,6 +287,11 @@ fn judge_directory(data: &DataFacts, config: &Config, user: &str) -> Finding {
                 "choose another with --data-dir"
             },
         ),
+        (Use::Held(process), _) if process.is_empty() => Finding::missing(
+            CHECK,
+            format!("{path} is in use by a running broker, which found the disk full"),
+            "stop it before another starts, or name another directory",
+        ),
         (Use::Held(process), _) => Finding::missing(
             CHECK,
             format!("{path} is in use by a running broker, process {process}"),
@@ -608,6 +613,12 @@ mod tests {
             name,
             Missing,
             "process 7",
+        );
+        check_one(
+            |facts, _| data(facts).state = Use::Held(String::new()),
+            name,
+            Missing,
+            "found the disk full",
         );
         for is_damaged in [false, true] {
             let why = "holds `x`".to_owned();
