@@ -288,31 +288,38 @@ impl Broker {
         last_words(&self.log)
     }
 
-    /// Gets a page of the admin port: status code and content.
+    /// [`page`] of its admin port.
     ///
     /// # Errors
     /// It does not answer.
     pub fn page(&self, path: &str) -> Outcome<(u16, String)> {
-        let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(&self.admin)?;
-            stream.set_read_timeout(Some(HTTP_PATIENCE))?;
-            let admin = &self.admin;
-            write!(
-                stream,
-                "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
-            )?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = ask().map_err(|error| format!("no answer to {path}: {error}"))?;
-        let (head, content) = answer
-            .split_once("\r\n\r\n")
-            .ok_or_else(|| format!("no HTTP answer to {path}: {answer}"))?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.ok_or_else(|| format!("no status in {head}"))?;
-        Ok((status, content.to_owned()))
+        page(&self.admin, path)
     }
+}
+
+/// Gets a page of the admin port `admin`, a host and a port: status code and content.
+///
+/// # Errors
+/// It does not answer.
+pub fn page(admin: &str, path: &str) -> Outcome<(u16, String)> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(admin)?;
+        stream.set_read_timeout(Some(HTTP_PATIENCE))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| format!("no answer to {path}: {error}"))?;
+    let (head, content) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("no HTTP answer to {path}: {answer}"))?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| format!("no status in {head}"))?;
+    Ok((status, content.to_owned()))
 }
 
 impl Drop for Broker {

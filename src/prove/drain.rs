@@ -11,9 +11,9 @@ use crate::random::Random;
 use crate::worker::Shared;
 
 /// Looks for frames without one before the queues are looked at: each waits for a moment.
-const QUIET_LOOKS: u32 = 25;
+const QUIET_LOOKS: u32 = 5;
 /// Times that the queues are looked at in a row without anything arriving.
-const QUIET_ROUNDS_MAX: u32 = 200;
+const QUIET_ROUNDS_MAX: u32 = 1_000;
 
 /// Drains the queues of a running broker, each to one consumer that acks all, and ends the history.
 ///

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use ringpost_check::{Event, Verdict};
 
-use crate::Outcome;
 use crate::broker::{Broker, Program};
 use crate::drain::drain;
 use crate::history::{History, judge, write};
@@ -19,6 +18,7 @@ use crate::random::Random;
 use crate::rot::{self, Rot, Tails};
 use crate::scene::{Scene, Volatile};
 use crate::worker::{Crew, Load, Shared};
+use crate::{Outcome, Stopped};
 
 /// How long nothing may happen under load before the broker is said to hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,7 +104,7 @@ impl std::fmt::Display for Report {
 ///
 /// # Errors
 /// What went wrong, and where the history and the broker's log are.
-pub fn run(plan: &Plan) -> Outcome<Report> {
+pub fn run(plan: &Plan) -> Result<Report, Stopped> {
     run_and_tell(plan, &mut |_, _| {})
 }
 
@@ -112,7 +112,7 @@ pub fn run(plan: &Plan) -> Outcome<Report> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_and_tell(plan: &Plan, tell: &mut dyn FnMut(&Report, usize)) -> Outcome<Report> {
+pub fn run_and_tell(plan: &Plan, tell: &mut dyn FnMut(&Report, usize)) -> Result<Report, Stopped> {
     let volatile = match plan.ending {
         Ending::Kill => Volatile::Allow,
         Ending::Terminate => Volatile::Avoid,
@@ -128,13 +128,21 @@ pub fn run_and_tell(plan: &Plan, tell: &mut dyn FnMut(&Report, usize)) -> Outcom
             Ok(report)
         }
         other => {
-            write(&history, &events)?;
-            let stopped = other.err().unwrap_or_default();
-            Err(format!(
-                "seed {}: {stopped}\n{verdict}\nhistory: {}, log and data beside it",
-                plan.seed,
-                history.display()
-            ))
+            let place = match write(&history, &events) {
+                Ok(()) => format!("history: {}, log and data beside it", history.display()),
+                Err(error) => format!("the history is not kept: {error}"),
+            };
+            let (is_broken, why) = match other {
+                Ok(_) => (false, String::new()),
+                Err(Stopped::Broken(why)) => (true, why),
+                Err(Stopped::Unable(why)) => (false, why),
+            };
+            let text = format!("seed {}: {why}\n{verdict}\n{place}", plan.seed);
+            Err(if is_broken || verdict.violation_count > 0 {
+                Stopped::Broken(text)
+            } else {
+                Stopped::Unable(text)
+            })
         }
     }
 }
@@ -181,7 +189,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn run(mut self, tell: &mut dyn FnMut(&Report, usize)) -> Outcome<Report> {
+    fn run(mut self, tell: &mut dyn FnMut(&Report, usize)) -> Result<Report, Stopped> {
         for _ in 0..self.plan.cycles {
             if self.plan.until.is_some_and(|end| Instant::now() >= end) {
                 break;
@@ -220,7 +228,7 @@ impl<'a> Run<'a> {
         broker.terminate()?;
         let log = self.program.log_text()?;
         match log.lines().find(|line| is_alarming(line)) {
-            Some(line) => Err(format!("the broker's log says: {line}")),
+            Some(line) => Err(format!("the broker's log says: {line}").into()),
             None => Ok(self.report),
         }
     }
@@ -248,20 +256,22 @@ impl<'a> Run<'a> {
     }
 
     /// What `ringpost verify` finds must be what a start would, which nobody has told yet.
-    fn read_without_a_broker(&self) -> Outcome<()> {
+    fn read_without_a_broker(&self) -> Result<(), Stopped> {
         let found = messages(&self.program, &self.plan.directory)?;
         let shared = self.shared.copy();
         deliver(&shared, &found)?;
         let verdict = judge(&shared.history.all());
-        match verdict.is_clean() {
-            true => Ok(()),
-            false => Err(format!("without a broker: {verdict}")),
+        let told = format!("without a broker: {verdict}");
+        match verdict.violation_count {
+            0 if verdict.is_clean() => Ok(()),
+            0 => Err(Stopped::Unable(told)),
+            _ => Err(Stopped::Broken(told)),
         }
     }
 
     /// Lets bits rot in copies of what a good end leaves. What a kill leaves has an end that is in
     /// doubt: there, rot cannot be told from a torn write.
-    fn rot(&mut self) -> Outcome<()> {
+    fn rot(&mut self) -> Result<(), Stopped> {
         if self.plan.flips == 0 {
             return Ok(());
         }

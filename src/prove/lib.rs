@@ -32,3 +32,33 @@ pub mod worker;
 
 /// What a run ends with if it cannot go on or something is wrong: a text for people.
 pub type Outcome<T> = Result<T, String>;
+
+/// Why a run ended before it was done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// A promise is broken.
+    Broken(String),
+    /// The run could not go on, which says nothing of promises.
+    Unable(String),
+}
+
+impl From<String> for Stopped {
+    fn from(why: String) -> Self {
+        Self::Unable(why)
+    }
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Broken(why) => write!(f, "a promise is broken: {why}"),
+            Self::Unable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<Stopped> for String {
+    fn from(stopped: Stopped) -> Self {
+        stopped.to_string()
+    }
+}

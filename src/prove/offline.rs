@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use ringpost_check::{AckMode, Delivery, Event, QueueNo};
 use ringpost_wire::envelope;
@@ -39,6 +40,58 @@ pub fn messages(program: &Program, directory: &Path) -> Outcome<Messages> {
         queue.push((number("queue_sequence")?, deliveries, message));
     }
     Ok(found)
+}
+
+/// A range that `ringpost verify` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damaged {
+    /// Its name, as `ringpost repair` takes it.
+    pub range: String,
+    /// What is damaged, for people.
+    pub what: String,
+}
+
+/// What `ringpost verify` names as damaged.
+///
+/// # Errors
+/// It cannot be run, or what it says cannot be understood.
+pub fn damaged(program: &Program) -> Outcome<Vec<Damaged>> {
+    let output = Command::new(&program.path)
+        .args(["verify", "--json", "--data-dir"])
+        .arg(&program.data)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", program.path.display()))?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    if !matches!(output.status.code(), Some(0 | 4)) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("verify ended with {}: {said}", output.status));
+    }
+    let damaged = |line: &str| {
+        let fields: serde_json::Value = serde_json::from_str(line).ok()?;
+        let text = |name: &str| fields[name].as_str().map(str::to_owned);
+        Some(Damaged {
+            range: text("range")?,
+            what: text("what")?,
+        })
+    };
+    let wrong = |line: &str| format!("no line of damage: {line:.200}");
+    let all = lines.lines();
+    all.map(|line| damaged(line).ok_or_else(|| wrong(line)))
+        .collect()
+}
+
+/// Lets `ringpost repair` give a range up.
+///
+/// # Errors
+/// It does not.
+pub fn give_up(program: &Program, damaged: &Damaged) -> Outcome<()> {
+    tool::command(&program.path.to_string_lossy(), ["repair", "--data-dir"])
+        .arg(&program.data)
+        .arg("--accept-loss")
+        .arg(&damaged.range)
+        .done()
+        .map(drop)
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::Outcome;
 use crate::broker::{Program, Started};
 use crate::drain::drain_what_serves;
 use crate::history::{judge, write};
 use crate::link::Link;
 use crate::random::Random;
 use crate::worker::Shared;
+use crate::{Outcome, Stopped};
 
 /// What a write may be torn at: drives do not promise more.
 const SECTOR_BYTES: u64 = 512;
@@ -73,12 +73,13 @@ pub enum Rot {
 ///
 /// # Errors
 /// A promise is broken: something is missing, wrong or doubled, and no queue refuses because of it.
+/// Or a file or the broker is in the way.
 pub fn flip(
     program: &Program,
     shared: &Shared,
     directory: &Path,
     random: &mut Random,
-) -> Outcome<Rot> {
+) -> Result<Rot, Stopped> {
     let copy = Program {
         data: directory.join("rotten"),
         log: directory.join("rotten.log"),
@@ -86,7 +87,8 @@ pub fn flip(
     };
     copy_all(&program.data, &copy.data)?;
     let place = flip_a_bit(&copy.data, random)?;
-    let fails = |what: String| format!("{place}: {what}; the data is in {}", copy.data.display());
+    let told = |what: String| format!("{place}: {what}; the data is in {}", copy.data.display());
+    let fails = |what: String| Stopped::Broken(told(what));
     let verified = copy.verify()?;
     let shared = shared.copy();
     let rot = match copy.start_or_status()? {
@@ -99,10 +101,10 @@ pub fn flip(
         Started::Ended(status) => return Err(fails(format!("the broker ended with {status}"))),
         Started::Serving(broker) => {
             let mut link = Link::open(broker.address())?;
-            shared.scene.declare(&mut link).map_err(fails)?;
-            let refusing = drain_what_serves(&shared, broker.address()).map_err(fails)?;
+            shared.scene.declare(&mut link).map_err(told)?;
+            let refusing = drain_what_serves(&shared, broker.address()).map_err(told)?;
             // What it refuses it has told; a queue that refuses keeps nothing else from a good end.
-            broker.terminate().map_err(fails)?;
+            broker.terminate().map_err(told)?;
             if !refusing.is_empty() && verified.success() {
                 return Err(fails(
                     "a queue refuses service, verify finds nothing".into(),
@@ -110,6 +112,9 @@ pub fn flip(
             }
             let events = shared.history.all();
             let verdict = judge(&events);
+            if !verdict.ended && verdict.violation_count == 0 {
+                return Err(told(format!("{verdict}")).into());
+            }
             if !verdict.is_clean() {
                 write(&directory.join("rotten.history"), &events)?;
                 return Err(fails(format!("{verdict}")));

@@ -3,12 +3,8 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::Outcome;
-
-/// How long something may be in the way, such as a process that is just being killed.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program and its arguments.
 #[derive(Debug)]
@@ -58,19 +54,5 @@ impl Tool {
             output.status,
             said.trim_end()
         ))
-    }
-}
-
-/// Runs a program until it succeeds: what is in its way goes by itself.
-///
-/// # Errors
-/// It does not go.
-pub fn until_done(make: impl Fn() -> Tool) -> Outcome<String> {
-    let start = Instant::now();
-    loop {
-        match make().done() {
-            Err(_) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-            outcome => return outcome,
-        }
     }
 }
