@@ -18,10 +18,12 @@
 //! | `stalled.rs` | P-41: consumers that do not read |
 //! | `restart.rs` | P-45, P-47: what a restart keeps, what it forgets, other numbers of cores |
 //! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
+//! | `stages.rs` | the histograms of stages count every message once |
+//! | `trace.rs` | a message that is followed, on its own core and another, and what is not followed |
 //! | `twin.rs` | the engines decide by nothing but their inputs: recorded and repeated |
 //! | `client.rs` | the same broker through the client crate |
 //!
-//! `broker.rs` starts brokers and `wire.rs` is the client that speaks frames.
+//! `broker.rs` and `process.rs` start brokers and `wire.rs` is the client that speaks frames.
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -45,6 +47,8 @@ mod large;
 mod malformed;
 #[path = "behaviour/pressure.rs"]
 mod pressure;
+#[path = "behaviour/process.rs"]
+mod process;
 #[path = "behaviour/publish.rs"]
 mod publish;
 #[path = "behaviour/resident.rs"]
@@ -53,10 +57,14 @@ mod resident;
 mod restart;
 #[path = "behaviour/routing.rs"]
 mod routing;
+#[path = "behaviour/stages.rs"]
+mod stages;
 #[path = "behaviour/stalled.rs"]
 mod stalled;
 #[path = "behaviour/topology.rs"]
 mod topology;
+#[path = "behaviour/trace.rs"]
+mod trace;
 #[path = "behaviour/twin.rs"]
 mod twin;
 #[path = "behaviour/wire.rs"]
@@ -84,6 +92,14 @@ impl Setup {
         Self {
             broker: broker::Broker::shared_least(cores),
             tenant: tenant.to_owned(),
+        }
+    }
+
+    /// The same tenant of a broker with as many cores that no other test uses.
+    pub fn alone(&self) -> Self {
+        Self {
+            broker: std::sync::Arc::new(broker::Broker::start(self.cores(), &[])),
+            tenant: self.tenant.clone(),
         }
     }
 

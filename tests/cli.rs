@@ -635,6 +635,45 @@ fn bindings_are_shown_as_they_are_made() {
 }
 
 #[test]
+fn top_says_what_happens_in_an_interval() {
+    let broker = Served::start(&["--cores", "2"]);
+    broker.succeeds(&["queue", "ensure", "red"]);
+    let top = ["top", "--admin", &broker.admin, "--interval", "100ms"];
+    let shown = broker.succeeds(&[&top[..], &["--count", "2"]].concat());
+    assert_eq!(shown.matches(", ready, up").count(), 2, "{shown}");
+    for word in ["serving", "journal", "p99.9", "red"] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    for wrong in [
+        ["--interval", "10ms"],
+        ["--interval", "2h"],
+        ["--count", "0"],
+    ] {
+        fails(&[&["top"], &wrong[..]].concat(), 2, &[wrong[0]]);
+    }
+}
+
+#[test]
+fn trace_follows_a_message_and_says_what_it_can_not() {
+    let broker = Served::start(&["--cores", "2"]);
+    broker.succeeds(&["queue", "ensure", "red"]);
+    for wrong in [["--timeout", "10ms"], ["--timeout", "2h"]] {
+        fails(&[&["trace", "red"], &wrong[..]].concat(), 2, &[wrong[0]]);
+    }
+    fails(&["trace"], 2, &["<QUEUE>"]);
+    let trace = ["trace", "--admin", &broker.admin, "--timeout", "1s"];
+    let nowhere = [&trace[..], &["nowhere"]].concat();
+    fails(&nowhere, 1, &["404", "there is no such queue"]);
+    let nobody = [&trace[..], &["red", "--tenant", "nobody"]].concat();
+    fails(&nobody, 1, &["404", "there is no such tenant"]);
+    fails(
+        &[&trace[..], &["red"]].concat(),
+        1,
+        &["no message came to 'red'"],
+    );
+}
+
+#[test]
 fn figures_and_log_tell_what_happened() {
     let broker = Served::start(&["--cores", "2", "--handshake-timeout", "1s"]);
     broker.succeeds(&["queue", "declare", "small", "--messages-max", "10"]);

@@ -260,6 +260,29 @@ fn glommio_is_named_only_in_rt() {
 }
 
 #[test]
+fn the_crash_harness_knows_the_broker_as_a_program() {
+    let one = "tests/crash/recover.rs";
+    let sources = sources();
+    let is_there = |source: &&Source| source.path.starts_with("tests/crash/");
+    let others = sources.iter().filter(is_there);
+    forbid(
+        others.filter(|source| source.path != one),
+        &["ringpost", "ringpost_engine"],
+        "the harness starts the program; only tests/crash/recover.rs reads a directory in process",
+    );
+    let recover = sources.iter().find(|source| source.path == one);
+    let code = &recover.expect("it is there").code;
+    let named: Vec<_> = code
+        .lines()
+        .filter(|line| has_word(line, "ringpost"))
+        .collect();
+    assert!(
+        matches!(named[..], [line] if line.starts_with("use ringpost::offline::{")),
+        "{one} may use the offline recovery and nothing else of the broker: {named:?}"
+    );
+}
+
+#[test]
 fn unsafe_stays_on_its_list() {
     let sources = sources();
     let allowed = |path: &str| is_rt(path) || UNSAFE_ALLOWED.iter().any(|(file, _)| *file == path);

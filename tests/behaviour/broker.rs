@@ -161,6 +161,11 @@ impl Broker {
         running.shutdown().expect("every core ends well");
     }
 
+    /// Where it tells of itself.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.running.as_ref().expect("it runs").admin_addr()
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").addr()

@@ -245,8 +245,10 @@ fn a_close_is_the_last_of_a_channel(setup: &Setup) {
     }
 }
 
-/// P-17
+/// P-17. On a broker of its own: what waits for a place on the way to another core, behind publishes of
+/// other tests, goes with its connection.
 fn connections_die_while_others_serve_them(setup: &Setup) {
+    let setup = &setup.alone();
     let mut watcher = setup.wire();
     let names = declare_everywhere(setup, &mut watcher);
     let mut published = vec![0; names.len()];

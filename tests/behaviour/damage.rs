@@ -2,12 +2,15 @@
 //! less, and what it names can be given up (rulings 10).
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use ringpost::offline;
+use ringpost::offline::{self, OfflineError};
 use ringpost_engine::data::journal::block::{BLOCK_ALIGN, BlockHeader};
 use ringpost_wire::control::Level;
 use ringpost_wire::{Code, FrameKind};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::broker::Broker;
 use crate::wire::{Wire, consumer, deliveries, filler, queue_on, to_queue};
@@ -224,14 +227,189 @@ fn nothing_is_named_where_nothing_is_damaged() {
     }
 }
 
+/// What lies in a directory, at any depth: paths, what can be done with them, when they changed, and
+/// what they hold.
+fn listed(directory: &Path) -> Vec<(PathBuf, u32, SystemTime, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = std::fs::metadata(&path).unwrap();
+        let content = match metadata.is_dir() {
+            true => Vec::new(),
+            false => std::fs::read(&path).unwrap(),
+        };
+        if metadata.is_dir() {
+            found.extend(listed(&path));
+        }
+        let (mode, changed) = (metadata.permissions().mode(), metadata.modified().unwrap());
+        found.push((path, mode, changed, content));
+    }
+    found.sort();
+    found
+}
+
+/// Lets everybody read, and write or not.
+fn permit(directory: &Path, mode: u32) {
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set(directory, 0o755);
+    for (path, ..) in listed(directory) {
+        let is_searched = if path.is_dir() { 0o111 } else { 0 };
+        set(&path, mode | is_searched);
+    }
+    set(directory, mode | 0o111);
+}
+
+/// Does something on a thread that modes keep out, also where the test is run as root.
+fn as_anybody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut sets = capabilities(None).unwrap();
+            let over = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            sets.effective -= over;
+            set_capabilities(None, sets).unwrap();
+            work()
+        });
+        thread.join().expect("it is done")
+    })
+}
+
+/// Who looks needs no leave to write, leaves no trace, and lets others look at the same time.
+#[test]
+fn looking_writes_nothing() {
+    let broker = cold();
+    let directory = broker.directory();
+    std::fs::write(directory.join("lock"), "whoever it was").unwrap();
+    for has_lock in [true, false] {
+        if !has_lock {
+            std::fs::remove_file(directory.join("lock")).unwrap();
+        }
+        permit(directory, 0o444);
+        let before = listed(directory);
+        let probe = directory.join("probe");
+        as_anybody(|| {
+            std::fs::write(&probe, "").expect_err("nothing can be written there");
+            let survey = offline::verify(directory).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(survey.damage, []);
+            let mut count = 0;
+            let counted = offline::messages(directory, |_| {
+                count += 1;
+                offline::verify(directory)
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            });
+            counted.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(count, QUEUES.len() as u64 * ROUNDS * BATCH);
+            let error = offline::accept_loss(directory, "0:0:1-2").expect_err("that would write");
+            assert!(error.to_string().contains("ermission denied"), "{error}");
+        });
+        assert!(listed(directory) == before, "something has changed");
+        permit(directory, 0o644);
+    }
+    let broker = broker.started();
+    let surveyed = offline::verify(broker.directory());
+    assert!(
+        matches!(surveyed, Err(OfflineError::InUse { .. })),
+        "{surveyed:?}"
+    );
+}
+
 #[test]
 fn one_message_is_lost_with_its_own_bytes() {
-    for broker in [cold(), tail()] {
+    for (broker, words) in [
+        (
+            cold(),
+            "messages 13 to 13 of queue 2 (q1) are lost: they cannot be read",
+        ),
+        (
+            tail(),
+            "message 13 of queue 2 (q1) is lost: it has rotted in record ",
+        ),
+    ] {
         flip(broker.directory(), &text(1, 12), 0);
         let survey = offline::verify(broker.directory()).unwrap();
         assert_eq!(survey.damage.len(), 1, "{:?}", survey.damage);
+        let what = &survey.damage[0].what;
+        assert!(what.starts_with(words), "{what}");
         assert_eq!(judge(broker), [0, 1, 0]);
     }
+}
+
+/// A record is proved as a whole when it is read, so a settled message that rots keeps its neighbours
+/// from being served: they are named, and giving them up moves them and costs nothing.
+#[test]
+fn a_settled_message_that_rots_keeps_its_neighbours_from_service() {
+    for is_cold in [true, false] {
+        let mut broker = filled();
+        let mut wire = Wire::open(&broker);
+        wire.consume(1, &consumer(QUEUES[1], 1_000));
+        let got = wire.deliveries(1, (ROUNDS * BATCH) as usize);
+        wire.settle_surely(1, 0, &[(got[11].tag, got[11].tag)]);
+        drop(wire);
+        if is_cold {
+            broker.stop();
+        } else {
+            while !is_stated(broker.directory(), &text(1, 11)) {
+                std::thread::yield_now();
+            }
+            broker = broker.copied();
+        }
+        flip(broker.directory(), &text(1, 11), 0);
+        let survey = offline::verify(broker.directory()).unwrap();
+        let all: Vec<_> = survey.damage.iter().map(|d| d.what.as_str()).collect();
+        let (settled, beside): (Vec<&str>, Vec<&str>) = all
+            .iter()
+            .partition(|what| what.starts_with("message 12 of queue 2 (q1) has rotted"));
+        // Recovery names it where no checkpoint says that it is settled.
+        assert_eq!(settled.len(), usize::from(!is_cold), "{all:?}");
+        assert!(settled.iter().all(|what| what.contains("nothing is lost")));
+        assert!(!beside.is_empty(), "{all:?}");
+        assert!(
+            beside.iter().all(|what| what.contains(" are whole, but ")),
+            "{all:?}"
+        );
+        // The settled one is gone, and nothing else.
+        assert_eq!(judge(broker), [0, 1, 0]);
+    }
+}
+
+/// A file that was cut behind a message: it is whole, however large it is and however little of what
+/// follows it can be read; the one across the cut is lost, and those behind it.
+#[test]
+fn a_large_record_before_what_cannot_be_read_is_whole() {
+    const BYTES: usize = 100_000;
+    let mut broker = Broker::start(1, &[]);
+    let mut wire = Wire::open(&broker);
+    wire.declare(&queue_on(b"q0", 0));
+    let mut producer = wire.producer(1, Level::Durable);
+    let texts: Vec<_> = (0..6).map(|number| filler(number, BYTES)).collect();
+    for text in &texts {
+        producer.confirm(&mut wire, &[to_queue(b"q0", text)]);
+    }
+    drop(wire);
+    broker.stop();
+    let found = segments(broker.directory()).into_iter().find_map(|path| {
+        let content = std::fs::read(&path).unwrap();
+        let at = content
+            .windows(64)
+            .position(|bytes| bytes == &texts[3][..64])?;
+        Some((path, (at + BYTES).next_multiple_of(BLOCK_ALIGN as usize)))
+    });
+    let (path, end) = found.expect("it is on the disk");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(end as u64).unwrap();
+    let survey = offline::verify(broker.directory()).unwrap();
+    let ranges: Vec<_> = survey.damage.iter().map(|d| d.range.as_str()).collect();
+    assert_eq!(ranges, ["0:0:queue-1:5-6"], "{survey:?}");
+    offline::accept_loss(broker.directory(), ranges[0]).unwrap_or_else(|error| panic!("{error}"));
+    let broker = broker.started();
+    let mut wire = Wire::open(&broker);
+    wire.consume(1, &consumer(b"q0", 10));
+    let left = wire.deliveries(1, 4);
+    let left: Vec<_> = left.into_iter().map(|delivery| delivery.payload).collect();
+    assert!(left == texts[..4], "{} messages", left.len());
+    assert_eq!(wire.inspect(b"q0").ready, 0);
 }
 
 /// The head of a record lies before its first message: the record is lost, its neighbours are not.

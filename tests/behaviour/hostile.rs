@@ -3,7 +3,7 @@
 //! `malformed.rs` does. `RINGPOST_HOSTILE_FRAMES` makes it long.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringpost_engine::control::listing::LISTS_MAX;
@@ -13,6 +13,7 @@ use ringpost_wire::control::{
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FrameHeader, FrameKind, SettleRange, frame};
 
 use crate::broker::{Broker, memory_least};
+use crate::process::Process;
 use crate::wire::{
     PATIENCE, Wire, consumer, exchange, filler, hello, message, queue, to_queue, volatile,
 };
@@ -23,6 +24,8 @@ const FRAMES: u64 = 4_000;
 const THREADS: u64 = 3;
 /// Connections of one of them that are kept and never read from.
 const HELD_MAX: usize = 12;
+/// What the broker among them may use.
+const MEMORY: &str = "268435456B";
 /// Where the hostile ones work.
 const TENANT: &str = "hostile";
 /// Messages that the honest client has in flight.
@@ -32,33 +35,46 @@ const BATCH: u64 = 4;
 fn an_honest_client_among_hostile_ones() {
     let asked = std::env::var("RINGPOST_HOSTILE_FRAMES");
     let frames = asked.map_or(FRAMES, |text| text.parse().expect("a number of frames"));
-    let broker = Broker::start(2, &[]);
-    Wire::tenant(&broker, TENANT).bye();
+    let process = Process::start(2, MEMORY);
+    let addr = process.addr();
+    Wire::tenant_at(addr, TENANT).bye();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let honest = scope.spawn(|| honest(&broker, &is_over));
+        let honest = scope.spawn(|| honest(addr, &is_over));
         let hostile: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let broker = &broker;
-                scope.spawn(move || hostile(broker, thread, frames / THREADS))
-            })
+            .map(|thread| scope.spawn(move || hostile(addr, thread, frames / THREADS)))
             .collect();
         let ended: Vec<_> = hostile.into_iter().map(|thread| thread.join()).collect();
         is_over.store(true, Ordering::Relaxed);
         let count = honest.join().expect("the honest client notices nothing");
-        assert!(ended.iter().all(Result::is_ok), "a hostile one was held up");
+        let mut all = Deeds::default();
+        for ended in ended {
+            let deeds = ended.expect("a hostile one is not held up");
+            all.sessions += deeds.sessions;
+            all.frames += deeds.frames;
+            all.faults += deeds.faults;
+        }
+        println!(
+            "{} hostile frames with {} faults in {} sessions; {count} durable messages of an honest \
+             client meanwhile; at most {} KiB resident of {MEMORY}",
+            all.frames,
+            all.faults,
+            all.sessions,
+            process.resident_peak() >> 10
+        );
         assert!(count > 0);
     });
+    process.stays_inside("hostile sessions");
     // Whoever was hostile is gone, and so is what it held.
-    let mut wire = Wire::open(&broker);
+    let mut wire = process.wire();
     wire.declare(&queue(b"afterwards"));
     let mut producer = wire.producer(1, Level::Durable);
     producer.confirm(&mut wire, &[to_queue(b"afterwards", b"well")]);
 }
 
 /// Publishes durably and takes it back, in order, once, until told to stop; how many messages.
-fn honest(broker: &Broker, is_over: &AtomicBool) -> u64 {
-    let mut wire = Wire::tenant(broker, "honest");
+fn honest(addr: SocketAddr, is_over: &AtomicBool) -> u64 {
+    let mut wire = Wire::tenant_at(addr, "honest");
     wire.declare(&queue(b"h"));
     wire.consume(2, &consumer(b"h", 2 * BATCH as u32));
     let mut producer = wire.producer(1, Level::Durable);
@@ -111,17 +127,19 @@ impl Random {
 }
 
 /// Connects again and again, sends what is partly wrong, and leaves in several ways.
-fn hostile(broker: &Broker, thread: u64, frames: u64) {
+fn hostile(addr: SocketAddr, thread: u64, frames: u64) -> Deeds {
     let mut held: Vec<TcpStream> = Vec::new();
-    let mut sent = 0;
+    let mut deeds = Deeds::default();
     let mut seed = thread << 32;
-    while sent < frames {
+    while deeds.frames < frames {
         seed += 1;
         let mut random = Random(seed);
-        let (bytes, count) = session(&mut random);
-        sent += count;
+        let (bytes, count, faults) = session(&mut random);
+        deeds.sessions += 1;
+        deeds.frames += count;
+        deeds.faults += faults;
         // The broker may have as many connections as it may, and says so; that is an end, too.
-        let mut stream = TcpStream::connect(broker.addr()).expect("the broker listens");
+        let mut stream = TcpStream::connect(addr).expect("the broker listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         stream.set_write_timeout(Some(PATIENCE)).expect("an option");
         let way = random.below(8);
@@ -148,6 +166,7 @@ fn hostile(broker: &Broker, thread: u64, frames: u64) {
             }
         }
     }
+    deeds
 }
 
 /// Reads until the broker has hung up, which it has to do.
@@ -164,8 +183,17 @@ fn drain(stream: &mut TcpStream, seed: u64) {
     }
 }
 
-/// The bytes of one connection, and how many frames went into them.
-fn session(random: &mut Random) -> (Vec<u8>, u64) {
+/// What hostile clients did.
+#[derive(Clone, Copy, Default)]
+struct Deeds {
+    sessions: u64,
+    frames: u64,
+    /// Frames that were changed, given again or put elsewhere, and places where bytes were.
+    faults: u64,
+}
+
+/// The bytes of one connection, how many frames went into them, and how many faults.
+fn session(random: &mut Random) -> (Vec<u8>, u64, u64) {
     let mut frames: Vec<(FrameHeader, Vec<u8>)> = Vec::new();
     if !random.one_in(20) {
         let mut body = Vec::new();
@@ -177,24 +205,29 @@ fn session(random: &mut Random) -> (Vec<u8>, u64) {
         frames.push(some_frame(random, id, &mut sequences));
     }
     // What is wrong within checksums that are right.
-    for _ in 0..random.below(3) {
+    let mut faults = random.below(3) as u64;
+    for _ in 0..faults {
         let victim = random.below(frames.len());
         change(random, &mut frames[victim]);
     }
     if random.one_in(4) {
         let (one, other) = (random.below(frames.len()), random.below(frames.len()));
         frames.swap(one, other);
+        faults += 1;
     }
     if random.one_in(4) {
         let again = frames[random.below(frames.len())].clone();
         frames.insert(random.below(frames.len()), again);
+        faults += 1;
     }
     let mut bytes = Vec::new();
     for (header, body) in &frames {
         frame::write(&mut bytes, *header, body);
     }
     // What is wrong with the bytes themselves.
-    match random.below(6) {
+    let what = random.below(6);
+    faults += u64::from(what < 4);
+    match what {
         0 => {
             for _ in 0..1 + random.below(8) {
                 let at = random.below(bytes.len());
@@ -215,7 +248,7 @@ fn session(random: &mut Random) -> (Vec<u8>, u64) {
         }
         _ => {}
     }
-    (bytes, frames.len() as u64)
+    (bytes, frames.len() as u64, faults)
 }
 
 /// A frame that would be right at some place of some session.

@@ -1,105 +1,17 @@
-//! A broker as a process of its own: that its resident memory stays inside `memory`, whatever it is
-//! loaded with.
-
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+//! The resident memory of a broker stays inside `memory`, whatever it is loaded with.
 
 use ringpost_wire::FRAGMENT_BYTES_MAX;
 use ringpost_wire::control::{ConsumerOpen, ExchangeKind, Level};
 
 use crate::broker::memory_least;
-use crate::wire::{
-    Producer, Wire, consumer, exchange, filler, hello, queue_on, to, to_queue, volatile,
-};
-
-const CONNECTIONS_MAX: u32 = 400;
-
-/// The program, serving; killed with its last user.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
-    memory: u64,
-    _directory: tempfile::TempDir,
-}
-
-impl Process {
-    fn start(cores: u16) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let memory = memory_least(cores, CONNECTIONS_MAX);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin-listen",
-                "127.0.0.1:0",
-            ])
-            .arg("--data-dir")
-            .arg(directory.path())
-            .args([
-                "--cpus",
-                "off",
-                "--segment-bytes",
-                "4MiB",
-                "--partitions",
-                "16",
-            ])
-            .args(["--memory", &memory, "--cores", &cores.to_string()])
-            .args(["--connections-max", &CONNECTIONS_MAX.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addr = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let rest = line.strip_prefix("ready: clients connect to ")?;
-                rest.split(',').next()?.parse().ok()
-            })
-            .expect("it says where clients connect");
-        Self {
-            child,
-            addr,
-            memory: memory.trim_end_matches('B').parse().unwrap(),
-            _directory: directory,
-        }
-    }
-
-    fn wire(&self) -> Wire {
-        Wire::greet_at(self.addr, &hello(b""))
-    }
-
-    /// The most memory that it ever had in RAM, in bytes.
-    fn resident_peak(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = line.unwrap().trim().trim_end_matches("kB").trim();
-        kilobytes.parse::<u64>().unwrap() * 1024
-    }
-
-    #[track_caller]
-    fn stays_inside(&self, after: &str) {
-        let (peak, memory) = (self.resident_peak() >> 10, self.memory >> 10);
-        assert!(peak <= memory, "{peak} KiB of {memory} KiB after {after}");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may be gone already; then there is nothing to end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::process::{CONNECTIONS_MAX, Process};
+use crate::wire::{Producer, Wire, consumer, exchange, filler, queue_on, to, to_queue, volatile};
 
 /// P9 of the guarantees, with the least memory that such a broker starts with.
 #[test]
 fn the_process_stays_inside_its_memory() {
     for cores in [1, 2] {
-        let process = Process::start(cores);
+        let process = Process::start(cores, &memory_least(cores, CONNECTIONS_MAX));
         let mut wire = process.wire();
         wire.declare_exchange(&exchange(b"x", ExchangeKind::Fanout));
         for number in 0..8_u16 {

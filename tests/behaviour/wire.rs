@@ -252,7 +252,12 @@ impl Wire {
 
     /// An open connection of a tenant, which is created if it is not there.
     pub fn tenant(broker: &Broker, tenant: &str) -> Self {
-        let mut first = Self::open(broker);
+        Self::tenant_at(broker.addr(), tenant)
+    }
+
+    /// The same, of a broker of which only the address is known.
+    pub fn tenant_at(addr: SocketAddr, tenant: &str) -> Self {
+        let mut first = Self::greet_at(addr, &hello(b""));
         let id = first.request(
             FrameKind::TenantDeclare,
             &Named {
@@ -261,7 +266,7 @@ impl Wire {
         );
         first.done(id);
         first.bye();
-        Self::greet(broker, &hello(tenant.as_bytes()))
+        Self::greet_at(addr, &hello(tenant.as_bytes()))
     }
 
     /// An open connection that said this.
