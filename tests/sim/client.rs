@@ -17,7 +17,7 @@ use ringpost_wire::control::{self, Attach, Body, Failure, Hello, Welcome};
 use ringpost_wire::{Code, Cut, FRAME_BYTES_MAX, FrameHeader, FrameKind, cut, frame, version};
 
 use crate::model::{Change, Outcome};
-use crate::plan::Fault;
+use crate::plan::{Fault, Leaning};
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
@@ -51,15 +51,30 @@ enum Request {
     Change(Change),
     Tenant,
     Inspect(String),
-    List { items: u32, kind: FrameKind },
+    /// It cannot succeed, and fails with this.
+    Vain(Code),
+    List {
+        items: u32,
+        kind: FrameKind,
+    },
     Attach,
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
     ConsumerClose,
-    Settle(Vec<(QueueNo, MessageId)>),
-    Get { channel: u16, most: u32, given: u32 },
+    Settle {
+        channel: u16,
+        messages: Vec<(QueueNo, MessageId)>,
+    },
+    Get {
+        channel: u16,
+        most: u32,
+        given: u32,
+    },
 }
+
+/// Most bytes of a message where a client asks for small ones only.
+const SMALL_BYTES_MAX: u32 = 4_000;
 
 /// What a channel is used for.
 #[derive(Debug)]
@@ -94,9 +109,14 @@ impl Habits {
         } else {
             2
         };
+        let leaning = scene.plan.leaning;
+        // Where messages are to come back again and again, or producers go from client to client, not
+        // everything is about new messages.
+        let is_slow = matches!(leaning, Leaning::Returns | Leaning::Epochs);
+        let comes_and_goes = matches!(leaning, Leaning::Large | Leaning::Epochs);
         Self {
-            publish: 5 + weight(60),
-            producers: 2 + weight(6),
+            publish: 5 + weight(if is_slow { 10 } else { 60 }),
+            producers: 2 + weight(if comes_and_goes { 30 } else { 6 }),
             consumers: 2 + weight(8),
             settle: 5 + weight(40),
             credit: weight(5),
@@ -229,9 +249,13 @@ impl Client {
         self.is_guilty = false;
         self.sent_at = scene.now;
         self.silent_until = 0;
-        if self.misbehaves(scene) && self.random.coin() {
+        let wrong = match self.misbehaves(scene) {
+            true => self.random.below(4),
+            false => u64::MAX,
+        };
+        self.is_guilty = wrong != u64::MAX;
+        if wrong < 2 {
             // Not this protocol at all.
-            self.is_guilty = true;
             self.out
                 .extend_from_slice(b"GET / HTTP/1.1\r\nHost: somewhere\r\nAccept: */*\r\n\r\n");
             return;
@@ -244,11 +268,17 @@ impl Client {
         };
         let hello = Hello {
             magic: version::MAGIC,
-            version_min: 1,
-            version_max: self.random.within(1..=3) as u16,
+            version_min: if wrong == 2 { 2 } else { 1 },
+            version_max: self.random.within(2..=3) as u16,
             heartbeat_ms: *self.random.pick(&[0, 1, 1_000, 5_000, 700_000]),
-            message_bytes_max: 0,
-            tenant: tenant_name(tenant).as_bytes(),
+            message_bytes_max: match self.drain.is_none() && self.random.below(16) == 0 {
+                true => self.random.within(500..=u64::from(SMALL_BYTES_MAX)) as u32,
+                false => 0,
+            },
+            tenant: match wrong {
+                3 => b"nobody",
+                _ => tenant_name(tenant).as_bytes(),
+            },
             client: b"sim",
         };
         hello.write(&mut self.out, FrameHeader::bare(FrameKind::Hello, 0, 0));
@@ -308,8 +338,9 @@ impl Client {
         }
     }
 
-    /// Sends heartbeats and nothing else.
+    /// Sends heartbeats and nothing else, but asks what the broker may owe its consumers.
     pub fn stay_alive(&mut self, scene: &mut Scene) {
+        self.ask_for_food();
         self.heartbeat(scene);
         if !self.out.is_empty() {
             self.sent_at = scene.now;
@@ -339,7 +370,17 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if scene.models[self.tenant].queues.len() < 2 && self.random.coin() {
+            if self.random.coin() && self.take_on(scene) {
+                continue;
+            }
+            let model = &scene.models[self.tenant];
+            let is_bare = model.queues.len() < 2
+                || (scene.plan.leaning.fans_out() && model.bindings.len() < 4);
+            let steady = model.queues.values().filter(|queue| queue.is_steady());
+            // Publishes that no queue takes are over before a queue is there, where others are slow.
+            let is_early = matches!(scene.plan.leaning, Leaning::Epochs | Leaning::Backlog)
+                && steady.count() < 2;
+            if is_early || (is_bare && self.random.coin()) {
                 self.change_topology(scene);
                 continue;
             }
@@ -378,7 +419,7 @@ impl Client {
                 _ => self.misbehave(scene),
             }
         }
-        if scene.has(Fault::Silence) && self.random.chance(Rate(300)) {
+        if scene.has(Fault::Silence) && self.random.chance(Rate(1_000)) {
             scene.marks.hit("client falls silent");
             self.is_guilty = true;
             self.silent_until = scene.now + self.random.within(1..=40) * 1_000_000_000;
@@ -429,7 +470,7 @@ impl Client {
     fn misbehave(&mut self, scene: &mut Scene) {
         scene.marks.hit("client misbehaves");
         self.is_guilty = true;
-        let kind = self.random.below(8);
+        let kind = self.random.below(9);
         say!(scene, "client {}: misbehaves, kind {kind}", self.id);
         match kind {
             0 => {
@@ -492,6 +533,13 @@ impl Client {
             5 => self.settle_wrongly(scene),
             6 => {
                 frame::write_bare(&mut self.out, FrameKind::Hello, 0, 0);
+            }
+            7 => {
+                let head = FrameHeader {
+                    body_bytes: FRAME_BYTES_MAX as u32,
+                    ..FrameHeader::bare(FrameKind::Publish, 1, 1)
+                };
+                self.out.extend_from_slice(&head.encode());
             }
             _ => {
                 let used = self.channels.keys().next().copied().unwrap_or(0);
@@ -691,22 +739,35 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
-            Request::Inspect(name) => self.inspect_failed(&name, code, scene),
+            Request::Inspect(name) => {
+                self.told_of_food(&name, 0);
+                self.inspect_failed(&name, code, scene)
+            }
+            Request::Vain(expected) => match code {
+                Code::TopologyReadOnly | Code::LimitReached | Code::JournalFailed => Ok(()),
+                Code::ShuttingDown | Code::Overloaded => Ok(()),
+                code if code == expected => Ok(()),
+                code => Err(format!("failed with {code}, not with {expected}")),
+            },
             Request::ProducerOpen(at) => self.producer_refused(at, header.channel, code),
             Request::ConsumerOpen(channel) => self.consumer_refused(channel, code, &reason, scene),
             Request::Get { .. } => match code {
                 Code::LimitReached | Code::JournalFailed | Code::QueueDamaged => Ok(()),
+                Code::ShuttingDown => Ok(()),
                 _ => Err(format!("Get failed with {code}: {reason}")),
             },
-            Request::Settle(_) if code == Code::JournalFailed => Ok(()),
+            Request::Settle { .. } if code == Code::JournalFailed => Ok(()),
             request @ (Request::Tenant
             | Request::List { .. }
             | Request::ProducerClose(_)
             | Request::ConsumerClose
-            | Request::Settle(_)) => {
+            | Request::Settle { .. }) => {
                 if matches!(
                     code,
-                    Code::TopologyReadOnly | Code::LimitReached | Code::JournalFailed
+                    Code::TopologyReadOnly
+                        | Code::LimitReached
+                        | Code::JournalFailed
+                        | Code::ShuttingDown
                 ) {
                     Ok(())
                 } else {
@@ -766,10 +827,10 @@ impl Client {
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            if self.waits_for_broker() {
-                " WAITS"
-            } else {
-                ""
+            match (self.waits_for_broker(), self.waits_for_messages()) {
+                (true, _) => " WAITS",
+                (false, true) => " WAITS for messages",
+                (false, false) => "",
             },
             self.channels.len(),
             self.requests,
@@ -809,6 +870,13 @@ fn frame_mark(kind: FrameKind) -> &'static str {
         FrameKind::Close => "frame close",
         FrameKind::Heartbeat => "frame heartbeat",
         FrameKind::Done => "frame done",
+        FrameKind::Welcome => "frame welcome",
+        FrameKind::ProducerOpened => "frame producer opened",
+        FrameKind::ConsumerOpened => "frame consumer opened",
+        FrameKind::QueueInfo => "frame queue info",
+        FrameKind::ExchangeInfo => "frame exchange info",
+        FrameKind::BindingInfo => "frame binding info",
+        FrameKind::TenantInfo => "frame tenant info",
         _ => "frame other",
     }
 }

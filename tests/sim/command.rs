@@ -29,6 +29,9 @@ options
   --failures N                    for fuzz: stops after so many per thread (default 20)
   --twice N                       for fuzz: runs the first N again and compares their traces
   --marks N                       for fuzz: fails if a mark has fewer hits
+  --shape                         for fuzz: fails if the median world has less than 3 queues on 2
+                                  cores, every confirm level, and two writes in flight at half of
+                                  its crashes
   --ledger FILE                   for fuzz: appends what was run to the table at its end
   --seconds N                     for mutants: begins no more worlds after so long
   --least N                       for mutants: so many must die, not all
@@ -45,6 +48,7 @@ struct Arguments {
     failures: u64,
     twice: u64,
     marks: u64,
+    shape: bool,
     ledger: Option<String>,
     seconds: u64,
     least: Option<usize>,
@@ -90,6 +94,7 @@ fn parse(mut from: impl Iterator<Item = String>) -> Result<Arguments, String> {
         failures: 20,
         twice: 0,
         marks: 0,
+        shape: false,
         ledger: None,
         seconds: u64::MAX,
         least: None,
@@ -126,6 +131,7 @@ fn parse(mut from: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--failures" => arguments.failures = number(value()?)?,
             "--twice" => arguments.twice = number(value()?)?,
             "--marks" => arguments.marks = number(value()?)?,
+            "--shape" => arguments.shape = true,
             "--ledger" => arguments.ledger = Some(value()?),
             "--seconds" => arguments.seconds = number(value()?)?,
             "--least" => arguments.least = Some(number(value()?)? as usize),
@@ -187,6 +193,12 @@ fn print_total(total: &Total, seconds: f64) {
         total.happenings as f64 / seconds / 1e6,
         total.time as f64 / 1e9
     );
+    let median = total.median();
+    println!(
+        "the median world: {} queues on {} cores, {} confirm levels, {} crashes, {} % of them with two \
+         writes of a core in flight",
+        median.queues, median.cores, median.levels, median.crashes, median.percent_in_writes
+    );
 }
 
 fn fuzz(arguments: &Arguments) -> bool {
@@ -200,7 +212,11 @@ fn fuzz(arguments: &Arguments) -> bool {
     for (mark, count) in total.marks.iter() {
         println!("{count:>12}  {mark}");
     }
-    let is_good = verdict(&total, arguments.marks);
+    let is_rich = !arguments.shape || total.median().is_rich();
+    if !is_rich {
+        println!("the median world is too poor");
+    }
+    let is_good = verdict(&total, arguments.marks) && is_rich;
     let entered = match &arguments.ledger {
         None => Ok(()),
         Some(path) => ledger::enter(path, &order.seeds, &total),
@@ -286,20 +302,19 @@ struct Trial {
     planted: ringpost_engine::mutant::Mutant,
     /// Seeds that it has met.
     met: u64,
-    seconds: f64,
     /// What ended it.
     failure: Option<String>,
 }
 
 /// Planted bugs meet seeds in rounds, so that those that die early have died when time is short.
 #[cfg(feature = "mutants")]
-const ROUNDS: [u64; 4] = [50, 200, 800, u64::MAX];
+const ROUNDS: [u64; 6] = [25, 100, 300, 600, 1_000, u64::MAX];
 
 /// Every planted bug must die, or `--least` of them; prints after how many seeds. A seed that fails
 /// without the bug too proves nothing about it and is passed over.
 #[cfg(feature = "mutants")]
 fn mutants(arguments: &Arguments) -> bool {
-    use ringpost_engine::mutant::Mutant;
+    use ringpost_engine::mutant::{Mutant, Origin};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     let named = |mutant: &Mutant| {
@@ -316,7 +331,6 @@ fn mutants(arguments: &Arguments) -> bool {
             Mutex::new(Trial {
                 planted: *planted,
                 met: 0,
-                seconds: 0.0,
                 failure: None,
             })
         })
@@ -326,7 +340,6 @@ fn mutants(arguments: &Arguments) -> bool {
         let work = || {
             while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut trial = trial.lock().expect("a trial catches what its worlds do");
-                let begun = Instant::now();
                 while trial.failure.is_none() && trial.met < round.min(seeds_max) && !is_over() {
                     let seed = trial.met;
                     trial.met += 1;
@@ -338,7 +351,6 @@ fn mutants(arguments: &Arguments) -> bool {
                         }
                     }
                 }
-                trial.seconds += begun.elapsed().as_secs_f64();
             }
         };
         std::thread::scope(|scope| {
@@ -347,30 +359,65 @@ fn mutants(arguments: &Arguments) -> bool {
             }
         });
     }
-    let mut died = 0;
-    let mut late = 0;
-    for trial in &mut trials {
-        let trial = trial.get_mut().expect("a trial catches what its worlds do");
-        let (word, met, seconds) = (trial.planted.word(), trial.met, trial.seconds);
-        match &trial.failure {
-            Some(failure) => {
-                died += 1;
-                late += usize::from(met > 50);
-                let failure: String = failure.replace('\n', " ").chars().take(120).collect();
-                println!("{word:<28} {met:>5} seeds {seconds:>6.1} s  {failure}");
-            }
-            None => println!("{word:<28} ALIVE after {met} seeds"),
-        }
+    let mut trials: Vec<Trial> = trials
+        .drain(..)
+        .map(|trial| {
+            trial
+                .into_inner()
+                .expect("a trial catches what its worlds do")
+        })
+        .collect();
+    // Those that died come first, by how long they lived.
+    trials.sort_by_key(|trial| (trial.failure.is_none(), trial.met, trial.planted));
+    println!("| Planted bug | Comes from | Dies after | Died of |");
+    println!("|---|---|---|---|");
+    for trial in &trials {
+        let (word, met) = (trial.planted.word(), trial.met);
+        let origin = match trial.planted.origin() {
+            Origin::Peer(name) => name,
+            Origin::Shipped => "shipped here once",
+            Origin::Mutation => "a rule left out",
+        };
+        let fate = match &trial.failure {
+            Some(failure) => format!("{met} seeds | {}", judgement(failure)),
+            None => format!("lived {met} seeds |"),
+        };
+        println!("| `{word}` | {origin} | {fate} |");
     }
+    let died = trials
+        .iter()
+        .filter(|trial| trial.failure.is_some())
+        .count();
+    let is_late = |trial: &&Trial| trial.failure.is_some() && trial.met > 50;
+    let late = trials.iter().filter(is_late).count();
+    let met: u64 = trials.iter().map(|trial| trial.met).sum();
+    let seconds = start.elapsed().as_secs();
     let passed_over = passed_over.into_inner().expect("nobody panics");
     if !passed_over.is_empty() {
         println!("failing without any planted bug, not counted: {passed_over:?}");
     }
     println!(
-        "{died} of {} planted bugs died, {late} of them after more than 50 seeds",
+        "{died} of {} planted bugs died, {late} of them after more than 50 seeds; {met} worlds in {seconds} s",
         trials.len()
     );
     died >= arguments.least.unwrap_or(trials.len()) && passed_over.is_empty()
+}
+
+/// Which promise a world found broken, from what it says of it: the word of the judge, or what a client
+/// says of an answer, without names and numbers.
+#[cfg(feature = "mutants")]
+fn judgement(failure: &str) -> String {
+    let line = failure.lines().next().unwrap_or_default();
+    let behind = |mark: &str| line.split_once(mark).map(|(_, rest)| rest);
+    let rest = match line.split_once(' ').map(|(first, _)| first) {
+        Some("event" | "client") => behind(": ").unwrap_or(line),
+        _ => line,
+    };
+    let short = rest.split([',', ':', ';']).next().unwrap_or(rest);
+    let words = short
+        .split(' ')
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ").replace('_', " ")
 }
 
 /// Whether a seed fails with a planted bug, and how; an error if it fails without.

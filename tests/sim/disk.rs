@@ -5,12 +5,17 @@
 //! leave nothing, everything, or any 512-byte sectors of it; order between writes means nothing.
 //! Files appear and vanish whole, but for a slot that was being created: it may be short.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_engine::{FileOp, FileReply, IoFault, OpId, SlotHead, SlotId};
 
 use crate::random::{Random, Rate};
 
+/// Writes that count as recent.
+const RECENT_MAX: usize = 24;
+/// Writes of which nothing behind them proves that they were synced: those that may be in flight at a
+/// crash, and what starts that were cut off wrote behind them.
+const DOUBTFUL_MAX: usize = 8;
 /// What tears: no drive promises more.
 pub const SECTOR: usize = 512;
 /// Writes whose earlier content a lying drive may bring back.
@@ -79,6 +84,8 @@ pub struct Disk {
     slots: BTreeMap<SlotId, Vec<u8>>,
     /// Highest byte ever written of each slot, so that damage hits something.
     written: BTreeMap<SlotId, usize>,
+    /// The latest writes: slot, position and bytes.
+    recent: VecDeque<(SlotId, usize, usize)>,
     checkpoints: [Option<Vec<u8>>; 2],
     in_flight: Vec<(OpId, Work)>,
     /// Bytes that all files may have together.
@@ -116,7 +123,7 @@ impl Disk {
     }
 
     /// What a start finds: every slot's head and the readable checkpoints, in any order.
-    pub fn found(&self, random: &mut Random) -> (Vec<SlotHead>, Vec<Vec<u8>>) {
+    pub fn found(&mut self, random: &mut Random) -> (Vec<SlotHead>, Vec<Vec<u8>>) {
         let mut heads: Vec<SlotHead> = self
             .slots
             .iter()
@@ -264,13 +271,18 @@ impl Disk {
         fate: Fate,
         random: &mut Random,
     ) -> Result<(), IoFault> {
+        self.remember(slot, position, bytes.len());
         match fate {
             Fate::Good => {
                 self.put(slot, position, bytes);
                 Ok(())
             }
             Fate::Error => {
-                self.put_sectors(slot, position, bytes, random);
+                // The error may be that of the flush behind it.
+                match random.below(4) {
+                    0 => self.put(slot, position, bytes),
+                    _ => self.put_sectors(slot, position, bytes, random),
+                }
                 Err(IoFault::Error(EIO))
             }
             Fate::Short => {
@@ -347,7 +359,8 @@ impl Disk {
                 if self.used() + content.len() as u64 > self.capacity {
                     return Err(IoFault::NoSpace);
                 }
-                self.checkpoints[(generation % 2) as usize] = Some(content);
+                let place = (generation % 2) as usize;
+                self.checkpoints[place] = Some(content);
             }
         }
         Ok(FileReply::Done)
@@ -367,6 +380,7 @@ impl Disk {
                     bytes,
                 } => {
                     wreck.writes += 1;
+                    self.remember(slot, position as usize, bytes.len());
                     match random.below(4) {
                         0 => {}
                         1 => self.put(slot, position as usize, &bytes),
@@ -429,6 +443,13 @@ impl Disk {
             content[at] ^= 1 << random.below(8);
             return Some(format!("checkpoint {idx} byte {at}"));
         }
+        // Mostly what a start reads, but not the last blocks: those may be taken for torn.
+        let doubtful = self.recent.len().saturating_sub(DOUBTFUL_MAX);
+        if doubtful > 0 && random.below(4) > 0 {
+            let (slot, position, length) = self.recent[random.index(doubtful)];
+            let byte = position + random.index(length);
+            return self.flip(slot, byte, random, ", of late");
+        }
         let slots: Vec<(SlotId, usize)> = self
             .written
             .iter()
@@ -439,8 +460,36 @@ impl Disk {
         }
         let (slot, end) = *random.pick(&slots);
         let at = random.index(end);
-        self.slots.get_mut(&slot)?[at] ^= 1 << random.below(8);
-        Some(format!("slot {} byte {at}", slot.0))
+        self.flip(slot, at, random, "")
+    }
+
+    /// A bit flips in one of the last blocks that cannot be taken for torn: says where.
+    pub fn rot_late(&mut self, random: &mut Random) -> Option<String> {
+        let upto = self.recent.len().checked_sub(DOUBTFUL_MAX)?;
+        let (slot, position, length) = *self.recent.get(upto.checked_sub(1 + random.index(3))?)?;
+        let byte = position + random.index(length);
+        self.flip(slot, byte, random, ", the latest")
+    }
+
+    /// A bit of a byte flips, unless the byte lies in a block that may be taken for torn: such a block may
+    /// have been written where an older one was, which a start had cut.
+    fn flip(&mut self, slot: SlotId, at: usize, random: &mut Random, when: &str) -> Option<String> {
+        let doubtful = self.recent.len().saturating_sub(DOUBTFUL_MAX);
+        let is_doubtful = |(of, position, length): &(SlotId, usize, usize)| {
+            *of == slot && (*position..position + length).contains(&at)
+        };
+        if self.recent.range(doubtful..).any(is_doubtful) {
+            return None;
+        }
+        *self.slots.get_mut(&slot)?.get_mut(at)? ^= 1 << random.below(8);
+        Some(format!("slot {} byte {at}{when}", slot.0))
+    }
+
+    fn remember(&mut self, slot: SlotId, position: usize, length: usize) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((slot, position, length));
     }
 
     fn put(&mut self, slot: SlotId, position: usize, bytes: &[u8]) {

@@ -7,7 +7,7 @@ use ringpost_engine::input::Found;
 use ringpost_engine::{Buffers, ConnId, Effects, Input, Mono, SlotHead};
 use ringpost_wire::ids::CoreId;
 
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Leaning, Plan};
 use crate::random::Random;
 
 /// Bytes of a buffer: a piece of a large message must fit, where there are any. The smaller they are,
@@ -63,7 +63,10 @@ fn limits(plan: &Plan) -> Limits {
         requests_per_peer_max: requests_per_peer_max(plan),
         volatile_buffers: if tiny { 4 } else { 16 },
         buffers_free_min: if tiny { 6 } else { 8 },
-        slots_max: random.scale(8..=64) as u32,
+        slots_max: match (random.scale(8..=64) as u32, plan.leaning) {
+            (slots, Leaning::Returns) => slots.min(9),
+            (slots, _) => slots,
+        },
         request_bytes_max: if tiny { 2 << 10 } else { 1 << 20 },
         assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
         beginning_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
@@ -158,6 +161,12 @@ impl Engine {
     #[must_use]
     pub fn is_returning(&self) -> bool {
         self.0.is_returning()
+    }
+
+    /// Whether a shutdown is complete.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.0.is_drained()
     }
 
     /// Whether its journal has failed, or could not be recovered.

@@ -18,6 +18,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Slot {
+    /// Empty until the buffer is acquired for the first time: most of a pool never is.
     bytes: Vec<u8>,
     /// Bytes below it never change while the buffer is held.
     sealed: u32,
@@ -38,7 +39,7 @@ impl Pool {
             buffer_bytes,
             slots: (0..count)
                 .map(|_| Slot {
-                    bytes: vec![POISON; buffer_bytes as usize],
+                    bytes: Vec::new(),
                     sealed: 0,
                     engine: false,
                     shell: 0,
@@ -147,6 +148,9 @@ impl Buffers for Pool {
         let buffer = self.free.pop()?;
         let slot = &mut self.slots[buffer as usize];
         assert!(!slot.engine && slot.shell == 0, "a free buffer is held");
+        if slot.bytes.is_empty() {
+            slot.bytes = vec![POISON; self.buffer_bytes as usize];
+        }
         slot.engine = true;
         Some(BufferId(buffer))
     }

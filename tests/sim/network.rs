@@ -111,11 +111,11 @@ impl Link {
 
     /// `count` bytes from the client arrive.
     pub fn arrive(&mut self, count: usize) -> Arrived {
-        let bytes = self.up.drain(..count);
         if self.is_deaf {
+            self.up.drain(..count);
             return Arrived::Nothing;
         }
-        self.partial.extend(bytes);
+        take_front(&mut self.up, count, &mut self.partial);
         let mut end = 0;
         loop {
             match cut(&self.partial[end..], FRAME_BYTES_MAX) {
@@ -207,7 +207,9 @@ impl Link {
 
     /// The client reads bytes.
     pub fn give(&mut self, count: usize) -> Vec<u8> {
-        self.kernel.drain(..count).collect()
+        let mut bytes = Vec::with_capacity(count);
+        take_front(&mut self.kernel, count, &mut bytes);
+        bytes
     }
 
     /// Everything the broker wanted to send, at once: the connection ends in good order.
@@ -219,6 +221,15 @@ impl Link {
         }
         self.give(self.readable())
     }
+}
+
+/// Moves the first `count` bytes: by slices, not one by one.
+fn take_front(from: &mut VecDeque<u8>, count: usize, to: &mut Vec<u8>) {
+    let (head, tail) = from.as_slices();
+    let (in_head, in_tail) = (count.min(head.len()), count.saturating_sub(head.len()));
+    to.extend_from_slice(&head[..in_head]);
+    to.extend_from_slice(&tail[..in_tail]);
+    from.drain(..count);
 }
 
 impl Chunk {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::plan::{Fault, Overrides, Plan};
-use crate::scene::{Marks, Trace};
+use crate::scene::{Marks, Shape, Trace};
 use crate::world::{Outcome, World};
 
 thread_local! {
@@ -58,6 +58,7 @@ pub fn run(
         happenings: 0,
         time: 0,
         plan: kept,
+        shape: Shape::default(),
     })
 }
 
@@ -90,6 +91,8 @@ pub struct Total {
     pub happenings: u64,
     /// Virtual nanoseconds.
     pub time: u64,
+    /// What each came to hold.
+    pub shapes: Vec<Shape>,
 }
 
 /// Failing seeds that are kept with their texts.
@@ -105,6 +108,7 @@ impl Total {
         self.crashes += outcome.counts.crashes;
         self.happenings += outcome.happenings;
         self.time += outcome.time;
+        self.shapes.push(outcome.shape.clone());
         if let Some(failure) = &outcome.failure {
             self.failure_count += 1;
             if self.failures.len() < FAILURES_KEPT_MAX {
@@ -127,6 +131,50 @@ impl Total {
         self.crashes += other.crashes;
         self.happenings += other.happenings;
         self.time += other.time;
+        self.shapes.extend(other.shapes);
+    }
+
+    /// The median world, by each of its figures.
+    #[must_use]
+    pub fn median(&self) -> Median {
+        let of = |figure: fn(&Shape) -> Option<u64>| {
+            let mut figures: Vec<u64> = self.shapes.iter().filter_map(figure).collect();
+            figures.sort_unstable();
+            figures.get(figures.len() / 2).copied().unwrap_or(0)
+        };
+        Median {
+            queues: of(|shape| Some(shape.queues as u64)),
+            cores: of(|shape| Some(shape.cores.len() as u64)),
+            levels: of(|shape| Some(shape.levels.len() as u64)),
+            crashes: of(|shape| Some(shape.crashes)),
+            percent_in_writes: of(|shape| {
+                (shape.crashes_in_writes * 100).checked_div(shape.crashes)
+            }),
+        }
+    }
+}
+
+/// Figures of the median world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Median {
+    /// Queues at once.
+    pub queues: u64,
+    /// Cores that had queues.
+    pub cores: u64,
+    /// Confirm levels that were asked for.
+    pub levels: u64,
+    /// Crashes.
+    pub crashes: u64,
+    /// Crashes of a hundred while a core had two writes in flight, where there were crashes.
+    pub percent_in_writes: u64,
+}
+
+impl Median {
+    /// Whether it is worth running: several queues on several cores, every confirm level, and two writes
+    /// in flight at half of its crashes.
+    #[must_use]
+    pub const fn is_rich(&self) -> bool {
+        self.queues >= 3 && self.cores >= 2 && self.levels == 3 && self.percent_in_writes >= 50
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every part of a world shares: time, the models, the history and its judge, marks, the trace.
 //! Does not know engines or bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
 
@@ -11,6 +11,7 @@ use ringpost_check::{
 
 use ringpost_wire::Code;
 
+use crate::client::Producer;
 use crate::model::{Change, Headers, Model, Outcome};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
@@ -24,30 +25,41 @@ impl Marks {
     /// know. Others are counted too.
     pub const EXPECTED: &'static [&'static str] = &[
         "binding_unknown",
+        "bit-rot",
         "body_malformed",
+        "bounded-queues",
+        "byte-cuts",
         "channel_invalid",
+        "clean end",
         "client asks after an old publish",
+        "client asks a window away",
         "client falls silent",
         "client goes on without an outcome",
+        "client hands a producer on",
         "client misbehaves",
         "client publishes a piece",
         "client publishes again",
         "client takes a producer over",
         "client waits for credit",
+        "clock-jump",
         "connection left unread",
+        "core-stall",
         "crash",
         "crash in a file operation",
         "crash while starting",
         "crash with a write in flight",
         "crash with two writes in flight",
+        "crash-twice",
         "credit_exceeded",
         "disk_full",
+        "dropped",
         "effect close",
         "effect fail stop",
         "effect file",
         "effect handover",
         "effect mesh",
         "effect read",
+        "effect release",
         "effect report",
         "effect send",
         "effect send buffer",
@@ -74,46 +86,84 @@ impl Marks {
         "fault short write",
         "fault slow reader",
         "fault write error",
+        "file-error",
         "frame attached",
+        "frame binding info",
         "frame close",
         "frame confirm",
         "frame consumer closed",
+        "frame consumer opened",
         "frame deliver",
         "frame deliver fragment",
         "frame done",
+        "frame exchange info",
         "frame failed",
         "frame get done",
         "frame heartbeat",
         "frame producer closed",
         "frame producer credit",
+        "frame producer opened",
+        "frame queue info",
         "frame refused",
         "frame settled",
+        "frame tenant info",
+        "frame welcome",
         "frame_malformed",
+        "frame_too_large",
+        "hung-disk",
         "in_use",
         "indeterminate",
         "journal_failed",
         "large message delivered",
+        "large-messages",
         "level_unavailable",
+        "limit_reached",
         "list done",
+        "lying-sync",
         "message_malformed",
+        "message_too_large",
+        "misbehave",
+        "misdirected",
+        "name_invalid",
+        "no-space",
         "normal",
+        "overloaded",
+        "permission_denied",
         "precondition_failed",
+        "producer_fenced",
         "queue drained",
         "queue_damaged",
         "queue_deleted",
         "queue_full",
         "queue_unknown",
+        "read-error",
         "redelivered",
         "refused to start over damage",
+        "reset",
         "sequence_gap",
         "sequence_too_old",
         "setting_invalid",
         "shell copies out",
+        "shutting_down",
+        "silence",
+        "slow-disk",
+        "slow-mesh",
+        "slow-reader",
         "tenant declared",
+        "tenant_unknown",
+        "timed_out",
+        "tiny-credit",
+        "tiny-memory",
+        "tiny-segments",
+        "tiny-turns",
+        "topology",
         "topology_read_only",
         "unexpected_frame",
         "unknown_delivery",
         "unroutable",
+        "version_unsupported",
+        "write-error",
+        "write-short",
     ];
 
     /// Counts one.
@@ -143,6 +193,21 @@ impl Marks {
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(mark, count)| (*mark, *count))
     }
+}
+
+/// What a world came to hold: a set of seeds is worth little if most are poor.
+#[derive(Clone, Default, Debug)]
+pub struct Shape {
+    /// Queues at once, at most, of all tenants.
+    pub queues: usize,
+    /// Cores that had queues.
+    pub cores: BTreeSet<u32>,
+    /// Confirm levels that were asked for.
+    pub levels: BTreeSet<Level>,
+    /// Crashes.
+    pub crashes: u64,
+    /// Crashes while a core had two writes in flight.
+    pub crashes_in_writes: u64,
 }
 
 /// A hash of everything that happened, and its text if somebody wants to read it.
@@ -228,6 +293,8 @@ pub struct Scene {
     pub models: Vec<Model>,
     /// Marks reached.
     pub marks: Marks,
+    /// What it has come to hold so far.
+    pub shape: Shape,
     /// The trace.
     pub trace: Trace,
     /// Publishes so far, repeats not counted.
@@ -244,6 +311,8 @@ pub struct Scene {
     pub is_healthy: bool,
     /// The first thing that is wrong, apart from the history.
     pub failure: Option<String>,
+    /// Producers that a client has left to others of its tenant: the tenant, the client, the producer.
+    pub handed_on: Vec<(usize, usize, Producer)>,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -268,6 +337,7 @@ impl Scene {
             models: vec![Model::default(); plan.tenants],
             plan,
             marks: Marks::default(),
+            shape: Shape::default(),
             trace,
             published: 0,
             starts: 0,
@@ -276,6 +346,7 @@ impl Scene {
             has_tenant: false,
             is_healthy: false,
             failure: None,
+            handed_on: Vec::new(),
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
@@ -365,6 +436,7 @@ impl Scene {
     /// A publish goes out, for the first time or again.
     pub fn sent(&mut self, message: MessageId, routed: Routed) {
         self.unanswered.retain(|(_, left)| *left != message);
+        self.shape.levels.insert(routed.level);
         self.in_flight.insert(message, routed);
         self.route(message);
     }
@@ -533,7 +605,10 @@ impl Scene {
             // It may be on the disk all the same, and then it holds from the next start on.
             return self.leave_open(tenant, change.clone());
         }
-        match self.models[tenant].end(change, outcome) {
+        let ended = self.models[tenant].end(change, outcome);
+        let queues = self.models.iter().map(|model| model.queues.len()).sum();
+        self.shape.queues = self.shape.queues.max(queues);
+        match ended {
             Ok(consequence) => {
                 if let Some(queue) = consequence.dropped {
                     self.event(Event::Dropped { queue });

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use ringpost_check::{Event, Kind, Verdict};
 use ringpost_engine::data::session::Handover;
-use ringpost_engine::effect::Severity;
+use ringpost_engine::effect::{FailCause, Severity};
 use ringpost_engine::mesh::MeshMessage;
 use ringpost_engine::{BufferId, ConnId, Effect, Effects, FileReply, Input, IoFault, Mono, OpId};
 use ringpost_wire::Code;
@@ -22,13 +22,17 @@ use crate::disk::{Disk, Done, Fate};
 use crate::engine::{self, Engine};
 use crate::memory::Pool;
 use crate::network::{Arrived, Link};
-use crate::plan::{Fault, Mode, Plan};
-use crate::random::Random;
+use crate::plan::{Fault, Leaning, Mode, Plan};
+use crate::random::{Random, Rate};
 use crate::say;
-use crate::scene::{Scene, Trace};
+use crate::scene::{Scene, Shape, Trace};
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
+/// Virtual time that a crash waits for two writes in flight, beside that of some writes.
+const CRASH_WAIT_MAX: u64 = 80 * MS;
+/// How many.
+const CRASH_WAIT_WRITES: u64 = 40;
 const SECOND: u64 = 1_000_000_000;
 /// Virtual time after which a busy world calms down, whatever was published.
 const BUSY_MAX: u64 = 10 * SECOND;
@@ -44,6 +48,8 @@ const UNTRACED_MAX: u32 = 4;
 const COPY_AFTER: u64 = 10 * MS;
 /// Virtual time in which a calm world must have answered everything, or have drained.
 const CALM_MAX: u64 = 100 * SECOND;
+/// Virtual time after which a world is drained though something is still under way.
+const REST_MAX: u64 = 20 * SECOND;
 /// Happenings after which a calm world counts as spinning.
 const HAPPENINGS_MAX: u64 = 1_500_000;
 /// Wall clock at the beginning, µs since 1970.
@@ -96,8 +102,12 @@ enum Happening {
     Crash {
         life: u32,
     },
+    Last {
+        life: u32,
+    },
     Start,
     Phase,
+    Room,
 }
 
 /// An input that waits for its turn.
@@ -112,6 +122,7 @@ enum Waiting {
     File(OpId, Result<FileReply, IoFault>),
     Mesh(usize, MeshMessage),
     Tick,
+    Shutdown,
 }
 
 /// An operation of the disk and the memory it uses.
@@ -175,6 +186,8 @@ pub struct Outcome {
     pub time: u64,
     /// What kind of world it was.
     pub plan: Plan,
+    /// What it came to hold.
+    pub shape: Shape,
 }
 
 /// A world.
@@ -202,6 +215,12 @@ pub struct World {
     crashes_while_starting: u32,
     /// Starts that ended with a report instead of a core that runs.
     refused_starts: u32,
+    /// A crash is due and waits until then at most.
+    crash_until: Option<u64>,
+    /// The broker was asked to end, which it must do until then.
+    ending_until: Option<u64>,
+    /// The world is about to calm down, with the last crash, then at the latest.
+    calm_until: Option<u64>,
     wall_skew_us: i64,
     phase: Phase,
     drains_left: u32,
@@ -214,6 +233,7 @@ pub struct World {
     random_network: Random,
     random_turns: Random,
     random_trouble: Random,
+    random_crash: Random,
 }
 
 impl World {
@@ -221,7 +241,7 @@ impl World {
     #[must_use]
     pub fn new(plan: Plan, trace: Trace, history: Option<Box<dyn std::io::Write>>) -> Self {
         let seed = plan.seed;
-        let scene = Scene::new(plan, trace, history);
+        let mut scene = Scene::new(plan, trace, history);
         let stream = |number| Random::new(seed, number);
         let mut random_trouble = stream(4);
         let plan = &scene.plan;
@@ -234,6 +254,9 @@ impl World {
                 disk
             })
             .collect();
+        for fault in plan.faults.iter() {
+            scene.marks.hit(fault.word());
+        }
         let clients: Vec<Client> = (0..plan.clients)
             .map(|id| Client::new(id, &scene))
             .collect();
@@ -258,6 +281,9 @@ impl World {
             is_serving: false,
             crashes_while_starting: 0,
             refused_starts: 0,
+            crash_until: None,
+            ending_until: None,
+            calm_until: None,
             wall_skew_us: 0,
             phase: Phase::Busy,
             drains_left,
@@ -267,6 +293,7 @@ impl World {
             random_network: stream(2),
             random_turns: stream(3),
             random_trouble,
+            random_crash: stream(8),
             scene,
         }
     }
@@ -348,6 +375,7 @@ impl World {
             happenings: self.happenings,
             time: self.scene.now,
             plan: self.scene.plan,
+            shape: self.scene.shape,
         }
     }
 
@@ -383,13 +411,33 @@ impl World {
             Happening::Trouble => self.trouble(),
             Happening::Crash { life } if life == self.life => {
                 let has_failed = self.cores.iter().any(|core| core.has_failed);
-                if !self.scene.is_healthy || has_failed {
-                    self.crash();
+                if let Some(until) = self.ending_until {
+                    if self.scene.now >= until {
+                        let what = self.describe();
+                        self.scene.fail(format!("a shutdown does not end: {what}"));
+                    } else if !self.scene.is_healthy {
+                        self.crash();
+                    }
+                } else if has_failed || (!self.scene.is_healthy && !self.waits_to_crash()) {
+                    let is_clean = !has_failed && self.is_serving;
+                    match is_clean && self.random_crash.below(12) == 0 {
+                        true => self.shut_down(),
+                        false => self.crash(),
+                    }
                 }
             }
+            Happening::Last { life } if life == self.life && self.has_two_writes() => {
+                if self.is_about_to_calm() {
+                    self.calm_down();
+                } else if self.may_crash_in_a_drain() {
+                    self.crash_in_a_drain();
+                }
+            }
+            Happening::Last { .. } => {}
             Happening::Crash { .. } => {}
             Happening::Start => self.start(),
             Happening::Phase => self.change_phase(),
+            Happening::Room => self.give_room(),
         }
     }
 
@@ -427,11 +475,76 @@ impl World {
         }
     }
 
+    /// Whether the crash that is due waits until two writes of a core are in flight, as most do: that is
+    /// when the most is at stake.
+    fn waits_to_crash(&mut self) -> bool {
+        let now = self.scene.now;
+        let until = match self.crash_until {
+            Some(until) => until,
+            None => {
+                let rate = self.scene.plan.crash_in_writes;
+                if !self.is_serving || !self.random_crash.chance(rate) {
+                    return false;
+                }
+                let delay = CRASH_WAIT_MAX + CRASH_WAIT_WRITES * self.scene.plan.device;
+                let life = self.life;
+                self.at(delay, Happening::Crash { life });
+                self.crash_until = Some(now + delay);
+                now + delay
+            }
+        };
+        now < until && !self.has_two_writes()
+    }
+
+    /// The broker is asked to end, and ends some time later unless the power fails before.
+    fn shut_down(&mut self) {
+        say!(self.scene, "==== shutdown");
+        self.ending_until = Some(self.scene.now + CALM_MAX);
+        let life = self.life;
+        self.at(CALM_MAX, Happening::Crash { life });
+        if self.random_crash.below(3) == 0 {
+            let delay = self.random_crash.scale(10 * US..=20 * MS);
+            self.at(delay, Happening::Crash { life });
+        }
+        for core in 0..self.cores.len() {
+            self.give_input(core, Waiting::Shutdown);
+        }
+    }
+
+    /// Ends the process when a shutdown is complete: nothing may be under way then.
+    fn end_shutdown(&mut self) {
+        let has_failed = self.cores.iter().any(|core| core.has_failed);
+        let has_writes = self.disks.iter().any(|disk| disk.writes_in_flight() > 0);
+        if has_writes && !has_failed {
+            self.scene
+                .fail("a shutdown ended with writes in flight".into());
+        }
+        self.scene.marks.hit("clean end");
+        self.end_life();
+    }
+
+    /// Whether the world calms down with the next crash.
+    fn is_about_to_calm(&self) -> bool {
+        self.calm_until.is_some() && self.phase == Phase::Busy
+    }
+
+    /// Whether the crash behind the first drain may as well come in its middle.
+    fn may_crash_in_a_drain(&self) -> bool {
+        matches!(self.phase, Phase::Draining(_)) && self.drains_left > 1
+    }
+
+    /// Whether a core has two writes in flight.
+    fn has_two_writes(&self) -> bool {
+        self.disks.iter().any(|disk| disk.writes_in_flight() > 1)
+    }
+
     fn start(&mut self) {
         if self.is_up {
             return;
         }
         self.life += 1;
+        self.crash_until = None;
+        self.ending_until = None;
         self.is_up = true;
         self.scene.starts += 1;
         self.scene.journal_failed = false;
@@ -441,8 +554,7 @@ impl World {
         self.pools.clear();
         for core in 0..usize::from(self.scene.plan.cores) {
             if self.scene.has(Fault::BitRot)
-                && self.random_trouble.below(4) == 0
-                && let Some(place) = self.disks[core].rot(&mut self.random_trouble)
+                && let Some(place) = self.rot(core)
             {
                 self.scene.marks.hit("fault bit rot");
                 say!(self.scene, "core {core}: a bit rots: {place}");
@@ -471,11 +583,30 @@ impl World {
         self.schedule_crash();
     }
 
+    /// A bit of a core's disk flips, most of the time; where the backlog of a slow disk is to rot, seldom,
+    /// and there.
+    fn rot(&mut self, core: usize) -> Option<String> {
+        let random = &mut self.random_trouble;
+        match self.scene.plan.leaning {
+            Leaning::Backlog if random.below(3) > 0 => None,
+            Leaning::Backlog => self.disks[core].rot_late(random),
+            _ if random.below(4) == 0 => None,
+            _ => self.disks[core].rot(random),
+        }
+    }
+
     /// The power fails.
     fn crash(&mut self) {
         if !self.is_up {
             return;
         }
+        self.scene.shape.crashes += 1;
+        self.scene.shape.crashes_in_writes += u64::from(self.has_two_writes());
+        self.end_life();
+    }
+
+    /// The broker is gone with all its connections, and starts again some time later.
+    fn end_life(&mut self) {
         say!(self.scene, "==== crash");
         self.scene.marks.hit("crash");
         if !self.is_serving {
@@ -527,10 +658,8 @@ impl World {
             client.over(&mut self.scene);
         }
         self.scene.end_open_changes(u64::MAX);
-        // A drive that lies takes back what nobody can notice.
-        let is_doubtful = [Fault::LyingSync, Fault::Dropped]
-            .iter()
-            .any(|fault| self.scene.plan.faults.has(*fault))
+        // What a drive took back, or put elsewhere, nobody can notice.
+        let is_doubtful = self.scene.may_have_lost_the_end()
             || (self.scene.tolerates_losses() && self.scene.damage_reported);
         for model in &mut self.scene.models {
             model.crash();
@@ -601,6 +730,10 @@ impl World {
             }
             self.schedule_deadline(core);
         }
+        let is_drained = |core: &Core| core.engine.is_drained();
+        if self.ending_until.is_some() && self.is_up && self.cores.iter().all(is_drained) {
+            self.end_shutdown();
+        }
     }
 
     fn step(&mut self, core: usize, input: Waiting) {
@@ -627,6 +760,7 @@ impl World {
                 result: result.clone(),
             },
             Waiting::Tick => Input::Tick { wall_us },
+            Waiting::Shutdown => Input::Shutdown,
             Waiting::Adopted(..) | Waiting::Mesh(..) => return self.step_owned(core, input),
         };
         self.step_raw(core, input);
@@ -817,6 +951,15 @@ impl World {
                 let bytes = pool.shell_bytes(buffer, range.clone());
                 self.disks[core].write(op, slot, position, bytes);
                 self.submitted(core, op, Operation { buffer, range });
+                if self.disks[core].writes_in_flight() > 1 {
+                    let delay = self.random_crash.below(self.scene.plan.device / 4 + 1);
+                    let life = self.life;
+                    if self.crash_until.is_some() {
+                        self.at(delay, Happening::Crash { life });
+                    } else if self.is_about_to_calm() || self.may_crash_in_a_drain() {
+                        self.at(delay, Happening::Last { life });
+                    }
+                }
             }
             Effect::Read {
                 op,
@@ -834,6 +977,7 @@ impl World {
                 self.submitted(core, op, Operation { buffer, range });
             }
             Effect::Release { buffer } => {
+                self.scene.marks.hit("effect release");
                 let pool = self.pools[core]
                     .as_mut()
                     .expect("a running core has a pool");
@@ -882,7 +1026,11 @@ impl World {
                     },
                 );
             }
-            Effect::FailStop { reason, .. } => self.fail_stop(core, &reason),
+            Effect::FailStop { cause, reason } => {
+                // A write that fails says nothing of what was written before.
+                self.scene.damage_reported |= cause == FailCause::Content;
+                self.fail_stop(core, &reason);
+            }
             Effect::Report { severity, text } => {
                 say!(self.scene, "core {core} reports {severity:?}: {text}");
                 if severity == Severity::Error {
@@ -899,7 +1047,6 @@ impl World {
         }
         self.scene.marks.hit("effect fail stop");
         self.scene.journal_failed = true;
-        self.scene.damage_reported = true;
         self.cores[core].has_failed = true;
         say!(self.scene, "core {core}: FAIL STOP: {reason}");
         let was_expected = [Fault::WriteError, Fault::WriteShort, Fault::FileError]
@@ -912,7 +1059,7 @@ impl World {
         }
         if !self.is_serving && self.scene.tolerates_losses() {
             self.refused_starts += 1;
-            if self.refused_starts > 6 {
+            if self.refused_starts > 3 {
                 // Damage that it will not serve over, and says so: that is the promise.
                 self.scene.marks.hit("refused to start over damage");
                 self.phase = Phase::Over;
@@ -964,6 +1111,11 @@ impl World {
             &[(Fault::ReadError, Fate::Error, "fault read error")]
         } else {
             &[(Fault::FileError, Fate::Error, "fault file error")]
+        };
+        // Of file operations there are few.
+        let rate = match is_memory {
+            true => rate,
+            false => Rate((rate.0 * 8).min(200_000)),
         };
         for (fault, fate, mark) in kinds {
             if self.scene.has(*fault) && self.random_disk.chance(rate) {
@@ -1381,9 +1533,13 @@ impl World {
             let day = 86_400_000_000;
             self.wall_skew_us = self.random_trouble.within(0..=20 * day) as i64 - 10 * day as i64;
         }
-        if self.scene.has(Fault::NoSpace) && self.random_trouble.below(50) == 0 {
+        let (seldom, is_freed) = match self.returns_while_full() {
+            true => (5, 6),
+            false => (50, 2),
+        };
+        if self.scene.has(Fault::NoSpace) && self.random_trouble.below(seldom) == 0 {
             let disk = &mut self.disks[core];
-            let room = if self.random_trouble.coin() {
+            let room = if self.random_trouble.below(is_freed) == 0 {
                 1 << 30
             } else {
                 disk.used()
@@ -1401,20 +1557,31 @@ impl World {
             .end_open_changes(now.saturating_sub(OPEN_CHANGE_MAX));
         match self.phase {
             Phase::Busy => {
-                let is_over = self.scene.published >= self.scene.plan.publishes
+                // Clients go on for a while: what the last crash meets is under way.
+                let is_over = self.scene.published >= self.scene.plan.publishes * 9 / 10
                     || now > BUSY_MAX
                     || self.happenings > BUSY_HAPPENINGS_MAX;
-                if is_over && self.random_trouble.below(10) == 0 {
+                let is_due = is_over && self.random_trouble.below(10) == 0;
+                if is_due && self.calm_until.is_none() {
+                    let wait = CRASH_WAIT_MAX + CRASH_WAIT_WRITES * self.scene.plan.device;
+                    let crashes = self.scene.plan.mode != Mode::Liveness;
+                    self.calm_until = Some(now + if crashes { wait } else { 0 });
+                }
+                if self.calm_until.is_some_and(|until| now >= until) {
                     self.calm_down();
                 }
             }
             Phase::Calming(until) => {
-                let waits = self.clients.iter().any(Client::waits_for_broker);
+                let waits = self
+                    .clients
+                    .iter()
+                    .any(|client| client.waits_for_broker() || client.waits_for_messages());
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
                     self.scene.fail(format!(
-                        "publishes without an answer, or producers without credit: {}",
+                        "publishes without an answer, producers without credit, or consumers \
+                         without messages: {}",
                         self.describe()
                     ));
                 }
@@ -1428,9 +1595,14 @@ impl World {
                     |core: &Core| core.waiting.is_empty() && !core.engine.is_returning();
                 let is_idle =
                     self.cores.iter().all(is_at_rest) && self.mesh.values().all(VecDeque::is_empty);
-                if is_idle && now > self.mesh_busy_at + 300 * MS {
+                let is_at_rest = is_idle && now > self.mesh_busy_at + 300 * MS;
+                // What waits for room on a full disk waits for acks, which come with the drain.
+                if is_at_rest || now > until + REST_MAX {
                     self.begin_draining();
                 }
+            }
+            Phase::Settling(until) if now > until + CALM_MAX => {
+                self.scene.fail(format!("no rest: {}", self.describe()));
             }
             Phase::Settling(_) | Phase::Over => {}
             Phase::Draining(until) => {
@@ -1451,8 +1623,11 @@ impl World {
     fn calm_down(&mut self) {
         say!(self.scene, "==== calm");
         self.scene.is_healthy = true;
-        for disk in &mut self.disks {
-            disk.set_capacity(1 << 40);
+        let is_full = self.returns_while_full()
+            && self.scene.plan.mode == Mode::Liveness
+            && self.random_crash.coin();
+        if !is_full {
+            self.give_room();
         }
         for core in &mut self.cores {
             core.stalled_until = 0;
@@ -1463,6 +1638,21 @@ impl World {
             self.crash();
         }
         self.phase = Phase::Calming(self.scene.now + CALM_MAX);
+        if is_full && self.is_up {
+            // Who waits for an outcome is not answered by who has no room.
+            self.hang_up_all();
+        }
+    }
+
+    /// Whether what clients held comes back while there is no room to write it down.
+    fn returns_while_full(&self) -> bool {
+        self.scene.plan.leaning == Leaning::Returns && self.scene.plan.faults.has(Fault::NoSpace)
+    }
+
+    fn give_room(&mut self) {
+        for disk in &mut self.disks {
+            disk.set_capacity(1 << 40);
+        }
     }
 
     fn hang_up_all(&mut self) {
@@ -1471,6 +1661,13 @@ impl World {
             self.reset(id);
         }
         self.phase = Phase::Settling(self.scene.now + 300 * MS + 4 * self.scene.plan.mesh_max);
+        if self.returns_while_full() {
+            for disk in &mut self.disks {
+                disk.set_capacity(disk.used());
+            }
+            let delay = self.random_crash.scale(MS..=200 * MS);
+            self.at(delay, Happening::Room);
+        }
     }
 
     fn begin_draining(&mut self) {
@@ -1496,15 +1693,19 @@ impl World {
     }
 
     fn end_draining(&mut self) {
-        self.drains_left -= 1;
-        if self.drains_left > 0 {
-            say!(self.scene, "==== crash after the drain");
-            self.crash();
-            self.phase = Phase::Settling(self.scene.now + 300 * MS);
-            return;
+        if self.drains_left > 1 {
+            return self.crash_in_a_drain();
         }
         self.scene.event(Event::End);
         self.phase = Phase::Over;
+    }
+
+    /// A crash in the middle of a drain or after it, and another drain.
+    fn crash_in_a_drain(&mut self) {
+        say!(self.scene, "==== crash of the drain");
+        self.drains_left -= 1;
+        self.crash();
+        self.phase = Phase::Settling(self.scene.now + 300 * MS);
     }
 
     fn describe(&self) -> String {
@@ -1517,8 +1718,9 @@ impl World {
             .flatten()
             .map(ringpost_engine::Buffers::available)
             .collect();
+        let returning: Vec<bool> = self.cores.iter().map(|c| c.engine.is_returning()).collect();
         format!(
-            "buffers free {free:?}, {:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
+            "returning {returning:?}, buffers free {free:?}, {:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
             self.phase,
             clients.join("; ")
         )
@@ -1534,7 +1736,11 @@ fn conn_of(input: &Waiting) -> Option<ConnId> {
         | Waiting::Malformed(conn, _)
         | Waiting::Closed(conn)
         | Waiting::Sent(conn, _) => Some(*conn),
-        Waiting::Io(..) | Waiting::File(..) | Waiting::Mesh(..) | Waiting::Tick => None,
+        Waiting::Io(..)
+        | Waiting::File(..)
+        | Waiting::Mesh(..)
+        | Waiting::Tick
+        | Waiting::Shutdown => None,
     }
 }
 

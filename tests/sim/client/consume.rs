@@ -11,7 +11,7 @@ use ringpost_wire::{
 };
 
 use super::produce::tag_of;
-use super::{Channel, Client, Link, Request};
+use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
@@ -32,9 +32,13 @@ pub struct Consumer {
     queue: QueueNo,
     queue_name: String,
     state: State,
-    /// The core of its queue.
-    core: u32,
     mode: AckMode,
+    /// Credit in messages and bytes, as it was last said.
+    credit: (u32, u64),
+    /// Its queue has said that nothing is left to be delivered.
+    is_fed: bool,
+    /// It has been given more credit for the end of the world.
+    is_raised: bool,
     /// Highest credit that the broker may believe in.
     credit_max: u32,
     taken_by_get: u32,
@@ -93,6 +97,11 @@ impl Client {
 
     /// Opens or closes a consumer.
     pub(super) fn manage_consumers(&mut self, scene: &mut Scene) {
+        if self.welcome.message_bytes_max <= SMALL_BYTES_MAX {
+            // It would be ended by a message that is too large, and others get what it held before
+            // it has heard of that.
+            return;
+        }
         let open = self.consumers();
         if open.len() < 4 && self.random.below(3) > 0 {
             let steady: Vec<String> = scene.models[self.tenant]
@@ -166,8 +175,10 @@ impl Client {
             queue: number,
             queue_name: name.into(),
             state: State::Opening,
-            core: u32::MAX,
             mode,
+            credit: (messages, bytes),
+            is_fed: false,
+            is_raised: false,
             credit_max: messages,
             taken_by_get: 0,
             tag_last: 0,
@@ -238,8 +249,66 @@ impl Client {
         let head = FrameHeader::bare(FrameKind::ConsumerCredit, channel, 0);
         body.write(&mut self.out, head);
         if let Some(consumer) = self.consumer(channel) {
+            consumer.credit = (messages, bytes);
             consumer.credit_max = consumer.credit_max.max(messages);
         }
+    }
+
+    /// Asks the queue of a consumer that has room and waits whether there is something for it. For the
+    /// end of a world, when nothing else goes on.
+    pub(super) fn ask_for_food(&mut self) {
+        for channel in self.consumers() {
+            let Some(consumer) = self.consumer(channel) else {
+                continue;
+            };
+            let held = consumer.outstanding.len() as u32;
+            if !core::mem::replace(&mut consumer.is_raised, true) && self.random.coin() {
+                let more = self.random.within(1..=8) as u32;
+                self.set_credit(channel, held + more, 0);
+            }
+        }
+        let is_asking = |request: &Request| matches!(request, Request::Inspect(_));
+        if self.link == Link::Open && !self.requests.values().any(is_asking) {
+            let mut hungry = self.hungry();
+            let name = hungry.next().map(|consumer| consumer.queue_name.clone());
+            drop(hungry);
+            if let Some(name) = name {
+                self.inspect(&name);
+            }
+        }
+    }
+
+    /// A queue has said how many messages it could deliver.
+    pub(super) fn told_of_food(&mut self, name: &str, ready: u64) {
+        for channel in self.channels.values_mut() {
+            if let Channel::Consumer(consumer) = channel
+                && consumer.queue_name == name
+            {
+                consumer.is_fed = ready == 0;
+            }
+        }
+    }
+
+    /// Consumers that have room for a message, and whose queue has not said that it has none for them.
+    fn hungry(&self) -> impl Iterator<Item = &Consumer> {
+        self.channels.values().filter_map(|channel| match channel {
+            Channel::Consumer(consumer) => {
+                // The last message may pass the limit of bytes, so who holds nothing has room.
+                let held = consumer.outstanding.len();
+                let has_room = held < consumer.credit.0 as usize
+                    && (consumer.credit.1 == 0 || held == 0)
+                    && consumer.mode == AckMode::Acks;
+                let is_open = consumer.state == State::Open && !consumer.is_deaf;
+                (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
+            }
+            Channel::Producer(_) | Channel::Fenced => None,
+        })
+    }
+
+    /// Whether the broker owes a consumer a message, or may: for the end of a world.
+    #[must_use]
+    pub fn waits_for_messages(&self) -> bool {
+        self.link == Link::Open && self.hungry().next().is_some()
     }
 
     /// Takes messages.
@@ -306,9 +375,10 @@ impl Client {
             Some(consumer) => consumer.outstanding.keys().copied().collect(),
             None => return,
         };
-        let outcome = match self.random.below(10) {
-            0..2 => header::SETTLE_REQUEUE,
-            2 => header::SETTLE_REJECT,
+        let requeued = scene.plan.requeue_percent;
+        let outcome = match self.random.below(100) {
+            draw if draw < requeued => header::SETTLE_REQUEUE,
+            draw if draw < requeued + 10 => header::SETTLE_REJECT,
             _ => header::SETTLE_ACK,
         };
         let mut ranges = Vec::new();
@@ -407,7 +477,7 @@ impl Client {
             messages.clear();
         }
         let id = if confirm {
-            self.request(Request::Settle(messages))
+            self.request(Request::Settle { channel, messages })
         } else {
             0
         };
@@ -450,6 +520,12 @@ impl Client {
         body: &[u8],
         scene: &mut Scene,
     ) -> Result<(), String> {
+        if let Some(consumer) = self.consumer(head.channel)
+            && consumer.state == State::Opening
+            && head.kind != FrameKind::ConsumerOpened
+        {
+            return Err("a frame of a consumer comes before it is open".into());
+        }
         match head.kind {
             FrameKind::Settled => return self.on_settled(head, scene),
             FrameKind::ConsumerClosed => return self.on_consumer_closed(head, body, scene),
@@ -467,7 +543,7 @@ impl Client {
         match head.kind {
             FrameKind::ConsumerOpened => {
                 consumer.opening_ends(tenant, scene);
-                consumer.core = head.count;
+                scene.shape.cores.insert(head.count);
                 if consumer.state == State::Opening {
                     consumer.state = State::Open;
                 }
@@ -641,7 +717,7 @@ impl Client {
 
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
-            Some(Request::Settle(messages)) => {
+            Some(Request::Settle { messages, .. }) => {
                 for (queue, message) in messages {
                     scene.event(Event::AckConfirmed { queue, message });
                 }
@@ -694,11 +770,20 @@ impl Client {
         }
         consumer.over(self.tenant, scene);
         self.drain_refused(&consumer.queue_name, code, scene);
-        // Requests on this channel are answered by its end.
+        // The broker ended it: that answers all of the channel (P-15). Asked, it says first what became
+        // of the acks (P-48).
         let channel = head.channel;
-        self.requests.retain(
-            |_, request| !matches!(request, Request::Get { channel: of, .. } if *of == channel),
-        );
+        let is_its = |request: &Request| match request {
+            Request::Get { channel: of, .. } | Request::Settle { channel: of, .. } => {
+                *of == channel
+            }
+            _ => false,
+        };
+        let mut of_channel = self.requests.values().filter(|one| is_its(one));
+        if asked && of_channel.any(|one| matches!(one, Request::Settle { .. })) {
+            return Err("a consumer is closed before its acks are confirmed".into());
+        }
+        self.requests.retain(|_, request| !is_its(request));
         Ok(())
     }
 
@@ -716,7 +801,7 @@ impl Client {
         consumer.opening_ends(self.tenant, scene);
         self.drain_refused(&consumer.queue_name, code, scene);
         let is_reasonable = match code {
-            Code::InUse | Code::LimitReached | Code::Overloaded => true,
+            Code::InUse | Code::LimitReached | Code::Overloaded | Code::ShuttingDown => true,
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::QueueUnknown => scene.may_have_lost_the_end(),

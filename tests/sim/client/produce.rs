@@ -1,7 +1,7 @@
 //! What a client does as a producer: opens, publishes against credit, publishes again what has no
 //! outcome, and checks every answer. Does not know consumers or routing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_check::{Event, Level, MessageId, Refusal};
 use ringpost_wire::control::{self, Body, Failure, ProducerCredit, ProducerOpen, ProducerOpened};
@@ -13,8 +13,8 @@ use ringpost_wire::{
 use super::{Channel, Client, Link, Request, topology};
 use crate::engine;
 use crate::model::{self, Headers};
-use crate::plan::{Fault, Mode};
-use crate::random::{Hash, Rate};
+use crate::plan::{Fault, Leaning, Mode};
+use crate::random::{Hash, Random};
 use crate::say;
 use crate::scene::{Routed, Scene};
 
@@ -27,6 +27,8 @@ const REFUSED_BYTES_MAX: u64 = 60_000;
 const GIVEN_UP_MAX: usize = 8;
 /// Sequences that a producer may leave out when it goes on: a few windows of what brokers remember.
 const LEFT_OUT_MAX: u64 = 3_000;
+/// Publishes that a producer keeps in mind, to ask a window behind one of them later.
+const LANDMARKS_MAX: usize = 24;
 /// Bytes of a journal that clients do not fill with messages of ordinary lengths.
 const JOURNAL_BYTES_PLENTY: u64 = 8 << 20;
 /// Sequences back to which every broker remembers (P-38).
@@ -60,6 +62,25 @@ struct Publish {
     fate: Fate,
 }
 
+impl Publish {
+    /// Its way, of which nothing is known yet.
+    fn routed(&self, tenant: usize, level: Level) -> Routed {
+        Routed {
+            tenant,
+            exchange: self.exchange.clone(),
+            key: self.key.clone(),
+            headers: self.headers.clone(),
+            hash: Hash::of(&self.bytes[..self.length]),
+            level,
+            may_lack: false,
+            may_miss: false,
+            may_be_full: false,
+            may_be_volatile: false,
+            fans_out: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Closed,
@@ -81,6 +102,8 @@ pub struct Producer {
     state: State,
     /// Sequence of the next new publish.
     next: u64,
+    /// What is numbered below may have been stored before it was opened.
+    known_before: u64,
     /// Publishes from the oldest without an outcome on.
     kept: VecDeque<Publish>,
     /// Index into `kept` of the next to be sent on this channel.
@@ -100,6 +123,12 @@ pub struct Producer {
     given_up: Vec<Publish>,
     /// This channel is for one of those, and for nothing else.
     is_asking: bool,
+    /// Sequences that it never used, first and last.
+    left_out: Vec<(u64, u64)>,
+    /// The last publish to each queue by its name.
+    newest: BTreeMap<String, u64>,
+    /// What that was when a channel was opened.
+    landmarks: VecDeque<(String, u64)>,
 }
 
 /// The number that names a message in its own envelope.
@@ -109,6 +138,42 @@ pub fn tag_of(message: MessageId) -> u64 {
 }
 
 impl Producer {
+    fn new(id: u64, epoch: u32, level: Level, downgrade: bool) -> Self {
+        Self {
+            id,
+            epoch,
+            level,
+            downgrade,
+            channel: 0,
+            state: State::Closed,
+            next: 1,
+            known_before: 1,
+            kept: VecDeque::new(),
+            cursor: 0,
+            pieces_sent: 0,
+            sent: 0,
+            confirmed: 0,
+            messages: 0,
+            bytes: 0,
+            credit_messages: 0,
+            credit_bytes: 0,
+            is_spoiled: false,
+            given_up: Vec::new(),
+            is_asking: false,
+            left_out: Vec::new(),
+            newest: BTreeMap::new(),
+            landmarks: VecDeque::new(),
+        }
+    }
+
+    /// What stays in its place where it was handed on.
+    fn retired(&self) -> Self {
+        Self {
+            state: State::Retired,
+            ..Self::new(self.id, self.epoch, self.level, self.downgrade)
+        }
+    }
+
     fn message(&self, sequence: u64) -> MessageId {
         MessageId {
             producer: self.id,
@@ -163,6 +228,71 @@ impl Producer {
         self.next = self.next.max(next);
     }
 
+    /// Goes on further than it must (P-32): as likely as not just beyond a window behind a landmark, so
+    /// that the sequence which the broker keeps in the same place is one of those left out.
+    fn leave_out(&mut self, random: &mut Random) {
+        let aimed = match self.landmarks.is_empty() || random.coin() {
+            true => None,
+            false => {
+                let (_, landmark) = self.landmarks[random.index(self.landmarks.len())];
+                (landmark + REMEMBERED + random.within(1..=8)).checked_sub(self.next)
+            }
+        };
+        let count = match aimed {
+            Some(count) if count > 0 => count,
+            _ => random.scale(1..=LEFT_OUT_MAX),
+        };
+        self.left_out.push((self.next, self.next + count - 1));
+        self.next += count;
+    }
+
+    /// A sequence that was left out about a window before the last publish to a queue, or a window behind
+    /// an older one, with that queue: where what is new and what is known may be mistaken for each other.
+    fn window_away(&self, random: &mut Random) -> Option<(u64, String)> {
+        let is_left_out = |sequence: u64| {
+            let within = |(first, last): &(u64, u64)| (*first..=*last).contains(&sequence);
+            self.left_out.iter().any(within)
+        };
+        let mut found = Vec::new();
+        for (queue, newest) in &self.newest {
+            // One more than a window, a window, and one less.
+            let before = (newest + 1).checked_sub(REMEMBERED + random.below(3));
+            found.extend(before.map(|sequence| (sequence, queue)));
+        }
+        for (queue, landmark) in &self.landmarks {
+            found.push((landmark + REMEMBERED, queue));
+        }
+        found.retain(|(sequence, _)| is_left_out(*sequence));
+        if found.is_empty() {
+            return None;
+        }
+        let (sequence, queue) = *random.pick(&found);
+        Some((sequence, queue.clone()))
+    }
+
+    /// A sequence that was left out is used after all.
+    fn use_left_out(&mut self, sequence: u64) {
+        let ranges = core::mem::take(&mut self.left_out).into_iter();
+        self.left_out = ranges
+            .flat_map(|(first, last)| match (first..=last).contains(&sequence) {
+                true => [(first, sequence - 1), (sequence + 1, last)],
+                false => [(first, last), (1, 0)],
+            })
+            .filter(|(first, last)| first <= last)
+            .collect();
+    }
+
+    /// A new channel is open: what was published before is a landmark.
+    fn set_landmarks(&mut self) {
+        for (queue, newest) in &self.newest {
+            if self.landmarks.iter().all(|(_, known)| known != newest) {
+                self.landmarks.push_back((queue.clone(), *newest));
+            }
+        }
+        let many = self.landmarks.len().saturating_sub(LANDMARKS_MAX);
+        self.landmarks.drain(..many);
+    }
+
     fn forget_settled(&mut self) {
         while self.cursor > 0 && self.kept.front().is_some_and(|p| p.fate == Fate::Settled) {
             self.kept.pop_front();
@@ -177,7 +307,9 @@ impl Client {
         let open: Vec<usize> = self.producers_in(State::Open);
         let closed = self.producers_in(State::Closed);
         let opening = self.producers_in(State::Opening);
-        if open.len() + opening.len() < 3 && (open.is_empty() || self.random.below(4) == 0) {
+        if open.len() + opening.len() < scene.plan.producers_max
+            && (open.is_empty() || self.random.below(4) == 0)
+        {
             let Some(channel) = self.free_channel() else {
                 return;
             };
@@ -189,18 +321,62 @@ impl Client {
             self.open_producer(at, channel, scene);
         } else if !open.is_empty() && self.random.below(6) == 0 {
             let at = *self.random.pick(&open);
-            if self.random.below(3) == 0 {
-                self.take_over(at, scene);
-            } else {
-                self.close_producer(at, scene);
+            match self.random.below(6) {
+                _ if scene.plan.leaning == Leaning::Epochs => self.hand_on(at, scene),
+                0..2 => self.take_over(at, scene),
+                2..4 => self.hand_on(at, scene),
+                _ => self.close_producer(at, scene),
             }
         }
     }
 
+    /// Leaves a producer to whichever client opens it next, on a connection of its own: what this one has
+    /// sent meets the newer epoch on its way, on every core (P-30).
+    fn hand_on(&mut self, at: usize, scene: &mut Scene) {
+        if !self.may_be_taken_over(at) || self.producers[at].is_asking || scene.plan.clients < 2 {
+            return;
+        }
+        self.publish_with(at, scene);
+        scene.marks.hit("client hands a producer on");
+        self.channels
+            .insert(self.producers[at].channel, Channel::Fenced);
+        self.producers[at].gone(scene);
+        let left = self.producers[at].retired();
+        let producer = core::mem::replace(&mut self.producers[at], left);
+        say!(
+            scene,
+            "client {}: hands producer {:x} on",
+            self.id,
+            producer.id
+        );
+        scene.handed_on.push((self.tenant, self.id, producer));
+    }
+
+    /// Goes on with a producer that another client has left; false if there is none.
+    pub(super) fn take_on(&mut self, scene: &mut Scene) -> bool {
+        let is_for_us = |(tenant, client, _): &(usize, usize, Producer)| {
+            *tenant == self.tenant && *client != self.id
+        };
+        let Some(idx) = scene.handed_on.iter().position(is_for_us) else {
+            return false;
+        };
+        let Some(channel) = self.free_channel() else {
+            return false;
+        };
+        let (_, _, producer) = scene.handed_on.remove(idx);
+        self.producers.push(producer);
+        self.open_producer(self.producers.len() - 1, channel, scene);
+        true
+    }
+
+    fn may_be_taken_over(&self, at: usize) -> bool {
+        let producer = &self.producers[at];
+        producer.level != Level::None && producer.kept.len() <= KEPT_MAX
+    }
+
     /// Opens a producer again that is open: the newer epoch ends the older (P-30).
     fn take_over(&mut self, at: usize, scene: &mut Scene) {
-        let producer = &self.producers[at];
-        if producer.level == Level::None || producer.kept.len() > KEPT_MAX {
+        if !self.may_be_taken_over(at) {
             return;
         }
         let Some(channel) = self.free_channel() else {
@@ -225,27 +401,10 @@ impl Client {
             1..3 => Level::Volatile,
             _ => Level::Durable,
         };
-        self.producers.push(Producer {
-            id: scene.new_producer(),
-            epoch: self.random.below(3) as u32,
-            level,
-            downgrade: self.random.below(3) == 0,
-            channel: 0,
-            state: State::Closed,
-            next: 1,
-            kept: VecDeque::new(),
-            cursor: 0,
-            pieces_sent: 0,
-            sent: 0,
-            confirmed: 0,
-            messages: 0,
-            bytes: 0,
-            credit_messages: 0,
-            credit_bytes: 0,
-            is_spoiled: false,
-            given_up: Vec::new(),
-            is_asking: false,
-        });
+        let epoch = self.random.below(3) as u32;
+        let downgrade = self.random.below(3) == 0;
+        let producer = Producer::new(scene.new_producer(), epoch, level, downgrade);
+        self.producers.push(producer);
         self.producers.len() - 1
     }
 
@@ -304,13 +463,20 @@ impl Client {
             return self.manage_producers(scene);
         }
         let at = *self.random.pick(&open);
+        self.publish_with(at, scene);
+    }
+
+    fn publish_with(&mut self, at: usize, scene: &mut Scene) {
         let batch_max = if scene.plan.faults.has(Fault::TinyCredit) {
             1
         } else {
             40
         };
-        let among = self.few_queues(scene);
-        let mut batch = match among.is_empty() {
+        let among = match scene.plan.leaning {
+            Leaning::Epochs => self.known_queues(at, scene),
+            _ => self.few_queues(scene),
+        };
+        let mut batch = match among.is_empty() || scene.plan.leaning == Leaning::Epochs {
             true => self.random.scale(1..=batch_max),
             false => batch_max,
         };
@@ -333,7 +499,9 @@ impl Client {
                 {
                     break;
                 }
-                if scene.plan.faults.has(Fault::LargeMessages) && self.random.chance(Rate(50_000)) {
+                if scene.plan.faults.has(Fault::LargeMessages)
+                    && self.random.chance(scene.plan.large_rate)
+                {
                     self.new_publish(at, mandatory, true, &among, scene);
                 } else {
                     self.new_publish(at, mandatory, false, &among, scene);
@@ -395,6 +563,10 @@ impl Client {
         producer.cursor += 1;
         producer.messages += 1;
         producer.sent = publish.sequence;
+        if publish.exchange.is_empty() && publish.length <= FRAGMENT_BYTES_MAX {
+            let newest = producer.newest.entry(publish.key.clone()).or_default();
+            *newest = publish.sequence.max(*newest);
+        }
         if publish.length <= FRAGMENT_BYTES_MAX {
             producer.bytes += publish.bytes.len() as u64;
         }
@@ -415,22 +587,8 @@ impl Client {
             publish.headers,
             publish.mandatory
         );
-        scene.sent(
-            message,
-            Routed {
-                tenant,
-                exchange: publish.exchange.clone(),
-                key: publish.key.clone(),
-                headers: publish.headers.clone(),
-                hash: Hash::of(&publish.bytes[..publish.length]),
-                level: producer.level,
-                may_lack: false,
-                may_miss: false,
-                may_be_full: false,
-                may_be_volatile: false,
-                fans_out: false,
-            },
-        );
+        let routed = publish.routed(tenant, producer.level);
+        scene.sent(message, routed);
     }
 
     /// Sends pieces of the large message at the cursor as far as credit goes.
@@ -488,15 +646,10 @@ impl Client {
         }
     }
 
-    /// Makes up a message: every field drawn anew.
     /// Now and then the few queues that a batch goes to, by turns and again and again: those whose
     /// messages the broker puts together.
     fn few_queues(&mut self, scene: &Scene) -> Vec<String> {
-        let queues = scene.models[self.tenant].queues.iter();
-        let has_limit =
-            |queue: &model::Queue| queue.settings.messages_max + queue.settings.bytes_max > 0;
-        let names = queues.filter(|(_, queue)| !has_limit(queue));
-        let names: Vec<&String> = names.map(|(name, _)| name).collect();
+        let names = self.queues_without_limit(scene);
         if names.is_empty() || self.random.below(4) > 0 {
             return Vec::new();
         }
@@ -506,6 +659,26 @@ impl Client {
             .collect()
     }
 
+    /// Two queues that the producer has published to, maybe under an older epoch, or else any.
+    fn known_queues(&mut self, at: usize, scene: &Scene) -> Vec<String> {
+        let mut names = self.queues_without_limit(scene);
+        names.retain(|name| self.producers[at].newest.contains_key(*name));
+        names.truncate(2);
+        match names.is_empty() {
+            true => self.few_queues(scene),
+            false => names.into_iter().cloned().collect(),
+        }
+    }
+
+    fn queues_without_limit<'s>(&self, scene: &'s Scene) -> Vec<&'s String> {
+        let queues = scene.models[self.tenant].queues.iter();
+        let has_limit =
+            |queue: &model::Queue| queue.settings.messages_max + queue.settings.bytes_max > 0;
+        let names = queues.filter(|(_, queue)| !has_limit(queue));
+        names.map(|(name, _)| name).collect()
+    }
+
+    /// Makes up a message: every field drawn anew.
     fn new_publish(
         &mut self,
         at: usize,
@@ -517,13 +690,17 @@ impl Client {
         let random = &mut self.random;
         let model = &scene.models[self.tenant];
         let exchanges: Vec<&String> = model.exchanges.keys().collect();
+        let routed = match scene.plan.leaning.fans_out() {
+            true => 17,
+            false => 11,
+        };
         let (exchange, key, headers) = match random.below(20) {
             0 => (
                 format!("nowhere-{}", random.below(3)),
                 "k".into(),
                 Headers::new(),
             ),
-            1..11 if !exchanges.is_empty() => {
+            draw if draw < routed && !exchanges.is_empty() => {
                 let exchange = (*random.pick(&exchanges)).clone();
                 let headers = topology::draw_headers(random);
                 (exchange, topology::draw_key(random, false), headers)
@@ -549,7 +726,12 @@ impl Client {
             if room <= FRAGMENT_BYTES_MAX as u64 + 2000 {
                 return self.new_publish(at, mandatory, false, among, scene);
             }
-            random.within(FRAGMENT_BYTES_MAX as u64..=room - 1000)
+            // Just as large as they must be, so that credit is left for what follows them.
+            let most = match scene.plan.leaning == Leaning::Large && random.coin() {
+                true => FRAGMENT_BYTES_MAX as u64 + 1_000,
+                false => room - 1_000,
+            };
+            random.within(FRAGMENT_BYTES_MAX as u64..=most)
         } else if exchange.starts_with("nowhere") && random.below(4) == 0 {
             // What is refused gives its credit back, too: seldom is so much refused that it shows.
             random.within(1..=REFUSED_BYTES_MAX)
@@ -652,7 +834,7 @@ impl Client {
         scene: &mut Scene,
     ) -> Result<(), String> {
         if let Some(Channel::Fenced) = self.channels.get(&head.channel) {
-            return self.on_fenced(head, body);
+            return self.on_fenced(head, body, scene);
         }
         let Some(Channel::Producer(at)) = self.channels.get(&head.channel) else {
             return if self.is_guilty {
@@ -694,29 +876,29 @@ impl Client {
                 opened.sequence, producer.next
             ));
         }
+        producer.known_before = opened.sequence;
         producer.state = State::Open;
         producer.cursor = 0;
         producer.pieces_sent = 0;
         producer.sent = 0;
         if producer.kept.iter().any(|p| p.fate == Fate::Unknown) {
-            if self.random.below(3) == 0 {
+            let goes_on = match scene.plan.leaning {
+                Leaning::Epochs => self.random.below(4) > 0,
+                _ => self.random.below(3) == 0,
+            };
+            if goes_on {
                 scene.marks.hit("client goes on without an outcome");
-                let left_out = match self.random.coin() {
-                    true => self.random.scale(1..=LEFT_OUT_MAX),
-                    false => 0,
-                };
                 producer.give_up(opened.sequence);
-                producer.next += left_out;
+                if self.random.coin() {
+                    producer.leave_out(&mut self.random);
+                }
             }
-        } else if producer.kept.is_empty() && !producer.given_up.is_empty() && self.random.coin() {
-            // Again under its own sequence, however long ago that was (P-39).
-            scene.marks.hit("client asks after an old publish");
-            let asked = self.random.index(producer.given_up.len());
-            producer
-                .kept
-                .push_back(producer.given_up.swap_remove(asked));
-            producer.is_asking = true;
+        } else if producer.kept.is_empty() {
+            producer.next = producer.next.max(opened.sequence);
+            self.ask_or_leave_out(at, scene);
         }
+        let producer = &mut self.producers[at];
+        producer.set_landmarks();
         if let Some(oldest) = producer.kept.front() {
             scene.marks.hit("client publishes again");
             producer.confirmed = oldest.sequence - 1;
@@ -725,7 +907,55 @@ impl Client {
             producer.confirmed = producer.next - 1;
         }
         self.credit(at, opened.messages, opened.bytes);
+        let may_publish = self.link == Link::Open
+            && scene.now >= self.silent_until
+            && !scene.is_healthy
+            && scene.published < scene.plan.publishes;
+        if scene.plan.leaning == Leaning::Epochs && may_publish {
+            // At once, while what was sent under an older epoch may still be on its way.
+            self.publish_with(at, scene);
+        }
         Ok(())
+    }
+
+    /// A producer with nothing to publish again asks after something that is long ago, or goes on further
+    /// than it must.
+    fn ask_or_leave_out(&mut self, at: usize, scene: &mut Scene) {
+        let producer = &mut self.producers[at];
+        if !producer.given_up.is_empty() && self.random.coin() {
+            // Again under its own sequence, however long ago that was (P-39).
+            scene.marks.hit("client asks after an old publish");
+            let asked = self.random.index(producer.given_up.len());
+            let asked = producer.given_up.swap_remove(asked);
+            producer.kept.push_back(asked);
+            producer.is_asking = true;
+        } else if scene.published < scene.plan.publishes
+            && self.random.coin()
+            && let Some((sequence, queue)) = producer.window_away(&mut self.random)
+        {
+            scene.marks.hit("client asks a window away");
+            self.lose(at, sequence, queue, scene);
+            self.producers[at].is_asking = true;
+        } else if !producer.newest.is_empty() && self.random.below(4) == 0 {
+            producer.leave_out(&mut self.random);
+        }
+    }
+
+    /// A publish under a sequence that was left out, as if it had been lost on its way: it has no outcome
+    /// and is to be published again.
+    fn lose(&mut self, at: usize, sequence: u64, queue: String, scene: &mut Scene) {
+        let producer = &mut self.producers[at];
+        producer.use_left_out(sequence);
+        let next = core::mem::replace(&mut producer.next, sequence);
+        self.new_publish(at, false, false, &[queue], scene);
+        let producer = &mut self.producers[at];
+        producer.next = next;
+        let publish = producer.kept.back_mut().expect("it was just made up");
+        publish.fate = Fate::Unknown;
+        let routed = publish.routed(self.tenant, producer.level);
+        let message = producer.message(sequence);
+        scene.sent(message, routed);
+        scene.left_unanswered(message);
     }
 
     fn credit(&mut self, at: usize, messages: u64, bytes: u64) {
@@ -853,6 +1083,12 @@ impl Client {
         }
         let routed = scene.routed(message);
         let may_be_too_old = sequence + REMEMBERED < producer.next;
+        let may_be_damaged = scene.plan.mode == Mode::Detect;
+        // Few and small slots are a small disk.
+        let may_lack_space = engine::journal_bytes_max(&scene.plan) < JOURNAL_BYTES_PLENTY
+            || [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
+                .into_iter()
+                .any(|fault| scene.plan.faults.has(fault));
         let is_reasonable = match code {
             Code::Unroutable => publish.mandatory,
             Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),
@@ -868,29 +1104,23 @@ impl Client {
             }
             Code::MessageTooLarge => publish.length > self.welcome.message_bytes_max as usize,
             Code::JournalFailed => scene.journal_failed,
-            // Also some queues took it and others could not: not for lack of memory.
+            // Also some queues took it and others could not: not for lack of memory. After damage it is
+            // not known which queues these are.
             Code::Indeterminate => {
                 scene.journal_failed
+                    || may_be_damaged
+                    || sequence < producer.known_before
                     || routed.is_none_or(|routed| {
                         routed.fans_out
                             && (routed.may_be_full
                                 || routed.may_be_volatile
                                 || routed.may_miss
                                 || may_be_too_old
-                                || scene.plan.faults.has(Fault::NoSpace)
-                                || scene.plan.faults.has(Fault::TinySegments)
-                                || scene.plan.faults.has(Fault::FileError))
+                                || may_lack_space)
                     })
             }
-            // Few and small slots are a small disk.
-            Code::DiskFull => {
-                let is_faulty = |fault| scene.plan.faults.has(fault);
-                engine::journal_bytes_max(&scene.plan) < JOURNAL_BYTES_PLENTY
-                    || [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
-                        .into_iter()
-                        .any(is_faulty)
-            }
-            Code::QueueDamaged => scene.plan.mode == Mode::Detect,
+            Code::DiskFull => may_lack_space,
+            Code::QueueDamaged => may_be_damaged,
             Code::SequenceTooOld => may_be_too_old,
             // Credit is a promise of memory, with one exception: what a connection publishes beside
             // a large message while nothing else of its kind is read.
@@ -972,11 +1202,22 @@ impl Client {
     }
 
     /// A frame for a producer that was opened again elsewhere.
-    fn on_fenced(&mut self, head: &FrameHeader, body: &[u8]) -> Result<(), String> {
+    fn on_fenced(
+        &mut self,
+        head: &FrameHeader,
+        body: &[u8],
+        scene: &mut Scene,
+    ) -> Result<(), String> {
         if head.kind == FrameKind::ProducerClosed {
             let failure = Failure::decode(body).map_err(|c| format!("closed: {c}"))?;
             let code = Code::from_number(failure.code);
-            if code != Code::ProducerFenced || head.sequence != 0 {
+            scene.marks.hit(code.word());
+            // Nobody may have opened it again yet when its core ends it for another reason.
+            let is_expected = matches!(
+                code,
+                Code::ProducerFenced | Code::ShuttingDown | Code::JournalFailed
+            );
+            if !is_expected || head.sequence != 0 {
                 return Err(format!("the older producer ended with {code}"));
             }
             self.channels.remove(&head.channel);
@@ -997,7 +1238,9 @@ impl Client {
                 self.producers[at].retire();
                 Err("fenced though nobody else opened it".into())
             }
-            Code::LimitReached | Code::JournalFailed | Code::Overloaded => Ok(()),
+            Code::LimitReached | Code::JournalFailed | Code::Overloaded | Code::ShuttingDown => {
+                Ok(())
+            }
             _ => Err(format!("ProducerOpen failed with {code}")),
         }
     }

@@ -95,7 +95,11 @@ impl Client {
     fn draw_change(&mut self, scene: &Scene) -> Change {
         let model = &scene.models[self.tenant];
         let is_wild = scene.plan.faults.has(Fault::Topology);
-        let choice = self.random.below(if is_wild { 20 } else { 12 });
+        let choice = match scene.plan.leaning.fans_out() && self.random.coin() {
+            // A queue, an exchange, or a binding between them.
+            true => self.random.within(2..=9),
+            false => self.random.below(if is_wild { 20 } else { 12 }),
+        };
         let existing_queue = self.queue_name(scene);
         let random = &mut self.random;
         let new_queue = queue_name(random.index(scene.plan.queue_names));
@@ -130,6 +134,9 @@ impl Client {
                     .map(|x| (x.kind, x.durability));
                 let (kind, durability) = match same {
                     Some(same) if random.below(4) > 0 => same,
+                    _ if scene.plan.leaning.fans_out() && random.coin() => {
+                        (ExchangeKind::Fanout, draw_durability(random))
+                    }
                     _ => (*random.pick(&kinds), draw_durability(random)),
                 };
                 Change::DeclareExchange(exchange, kind, durability)
@@ -241,11 +248,12 @@ impl Client {
 
     /// Looks at something.
     pub(super) fn look(&mut self, scene: &mut Scene) {
-        match self.random.below(5) {
+        match self.random.below(6) {
             0 => {
                 let name = self.queue_name(scene);
                 self.inspect(&name);
             }
+            5 => self.ask_in_vain(),
             choice => {
                 let kinds = [
                     FrameKind::QueueList,
@@ -256,6 +264,38 @@ impl Client {
                 let kind = kinds[choice as usize - 1];
                 let id = self.request(Request::List { items: 0, kind });
                 ringpost_wire::frame::write_bare(&mut self.out, kind, 0, id);
+            }
+        }
+    }
+
+    /// Asks for what cannot be.
+    fn ask_in_vain(&mut self) {
+        let codes = [
+            Code::NameInvalid,
+            Code::PermissionDenied,
+            Code::TenantUnknown,
+        ];
+        let code = *self.random.pick(&codes);
+        let id = self.request(Request::Vain(code));
+        let head = |kind| FrameHeader::bare(kind, 0, id);
+        let out = &mut self.out;
+        match code {
+            Code::NameInvalid => ExchangeDeclare {
+                kind: ExchangeKind::Fanout as u8,
+                durability: Durability::Durable as u8,
+                flags: 0,
+                reserved: 0,
+                name: b"amq.mine",
+                arguments: b"",
+            }
+            .write(out, head(FrameKind::ExchangeDeclare)),
+            Code::PermissionDenied => {
+                let (flags, name) = (0, &b""[..]);
+                Delete { flags, name }.write(out, head(FrameKind::ExchangeDelete));
+            }
+            _ => {
+                let name = b"nobody";
+                Named { name }.write(out, head(FrameKind::TenantDelete));
             }
         }
     }
@@ -287,6 +327,7 @@ impl Client {
             // changes, takes this for a loss.
             Code::QueueUnknown if self.drain.is_none() || !is_there => Ok(()),
             Code::JournalFailed if scene.journal_failed => Ok(()),
+            Code::ShuttingDown => Ok(()),
             _ => Err(format!("inspect {name} failed with {code}")),
         }
     }
@@ -315,6 +356,7 @@ impl Client {
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
                 self.requests.remove(&head.sequence);
                 let name = String::from_utf8_lossy(info.name).into_owned();
+                self.told_of_food(&name, info.ready);
                 self.drained_info(&name, &info, scene);
                 return Ok(());
             }
@@ -351,9 +393,16 @@ fn draw_durability(random: &mut Random) -> Durability {
 }
 
 fn draw_settings(random: &mut Random, scene: &Scene) -> QueueSettings {
-    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues) && random.below(3) == 0;
+    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues)
+        && match scene.plan.leaning.fans_out() {
+            true => random.below(3) > 0,
+            false => random.below(3) == 0,
+        };
     let messages_max = if is_bounded && random.coin() {
-        random.scale(1..=50)
+        random.scale(match scene.plan.leaning.fans_out() {
+            true => 1..=8,
+            false => 1..=50,
+        })
     } else {
         0
     };
