@@ -11,7 +11,7 @@ use ringpost_prove::{Outcome, kill};
 const USAGE: &str = "\
 usage: ringpost-crash kill    [--cycles N] [--cores N] [--producers N]
        ringpost-crash images  [--file-system ext4|xfs] [--count N] [--starts PERCENT] [--controls N]
-       ringpost-crash faults  [--file-system ext4|xfs] [--shutdowns N]
+       ringpost-crash faults  [--file-system ext4|xfs] [--shutdowns N] [--only WORDS]
 all:   [--broker PROGRAM] [--seed N] [--directory DIRECTORY]
 
 Without --broker the one that was built beside this program is run. What fails is kept in the
@@ -108,6 +108,7 @@ fn run_faults(flags: &Flags, directory: PathBuf) -> Outcome<()> {
         directory,
         file_system: Kind::named(flags.text("file-system").unwrap_or("ext4"))?,
         shutdowns: flags.number("shutdowns", 20)? as u32,
+        only: flags.text("only").map(str::to_owned),
         seed: flags.number("seed", 1)?,
     };
     faults::run(&plan)

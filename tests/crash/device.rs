@@ -2,6 +2,7 @@
 //! told to: what may be on it after a power cut can be made up afterwards, as often as wanted. Does
 //! not know file systems or brokers.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::fuse::{Channel, Errno, Request};
+use crate::mounts::let_go;
 use crate::volume::Volume;
 use ringpost_prove::Outcome;
 use ringpost_prove::random::Random;
@@ -32,12 +34,16 @@ pub enum Entry {
 }
 
 /// What a disk does wrong.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Writes fail once this many more were done.
     pub writes_until_error: Option<u64>,
     /// Only one write fails, and the next are done as if nothing had been.
     pub fails_once: bool,
+    /// A write that fails has left the first half of its sectors on the disk.
+    pub tears: bool,
+    /// Reads of these bytes fail.
+    pub unreadable: Vec<Range<u64>>,
     /// Flushes fail.
     pub fails_flushes: bool,
     /// Flushes are answered and not done.
@@ -85,7 +91,7 @@ struct State {
     volume: Volume,
     log: Log,
     faults: Faults,
-    /// Writes and flushes that failed.
+    /// Requests that failed.
     errors: u64,
 }
 
@@ -123,6 +129,12 @@ impl Shared {
                 bytes,
                 into,
             } => {
+                let end = position + bytes as u64;
+                let is_hit = |lost: &Range<u64>| lost.start < end && position < lost.end;
+                if state.faults.unreadable.iter().any(is_hit) {
+                    state.errors += 1;
+                    return Err(Errno::IO);
+                }
                 state.volume.read(position, bytes, into);
                 Ok(())
             }
@@ -133,14 +145,16 @@ impl Shared {
                         if state.faults.fails_once {
                             state.faults.writes_until_error = None;
                         }
+                        if state.faults.tears {
+                            let sectors = bytes.len() / SECTOR_BYTES / 2;
+                            self.keep(&mut state, position, &bytes[..sectors * SECTOR_BYTES]);
+                        }
                         return Err(Errno::IO);
                     }
                     Some(left) => *left -= 1,
                     None => {}
                 }
-                state.volume.write(position, bytes);
-                let bytes = Arc::from(bytes);
-                self.log(&mut state, Entry::Write { position, bytes });
+                self.keep(&mut state, position, bytes);
                 Ok(())
             }
             Request::Flush => {
@@ -154,6 +168,12 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+
+    fn keep(&self, state: &mut State, position: u64, bytes: &[u8]) {
+        state.volume.write(position, bytes);
+        let bytes = Arc::from(bytes);
+        self.log(state, Entry::Write { position, bytes });
     }
 
     /// Logged before it is answered: whoever learns that it is done finds it in the log.
@@ -232,6 +252,12 @@ impl Device {
         self.begin();
     }
 
+    /// What is on it, flushed or not.
+    #[must_use]
+    pub fn volume(&self) -> Volume {
+        self.shared.state().volume.clone()
+    }
+
     /// What it was given since [`Device::begin`].
     #[must_use]
     pub fn log(&self) -> Log {
@@ -244,7 +270,7 @@ impl Device {
         self.shared.freed.notify_all();
     }
 
-    /// Writes and flushes that failed.
+    /// Requests that failed.
     #[must_use]
     pub fn errors(&self) -> u64 {
         self.shared.state().errors
@@ -260,9 +286,7 @@ impl Drop for Device {
                 .arg(&self.path)
                 .done();
         }
-        let unmount = || tool::command("umount", ["-i"]).arg(&self.file);
-        let unmounted = tool::until_done(unmount);
-        if let (Ok(_), Some(server)) = (unmounted, self.server.take()) {
+        if let (Ok(()), Some(server)) = (let_go(&self.file), self.server.take()) {
             let _ = server.join(); // as above
         }
     }
@@ -302,6 +326,12 @@ impl Log {
         let mut flushes = flushes.filter(|(_, entry)| matches!(entry, Entry::Flush));
         let honest = flushes.nth(lies);
         self.start + honest.map_or(0, |(place, _)| place as u64 + 1)
+    }
+
+    /// Writes that lie in the cache at a position, so that luck decides about them.
+    #[must_use]
+    pub fn unflushed(&self, position: u64) -> u64 {
+        position - self.flushed(position, 0)
     }
 
     /// Writes, bytes of them, and flushes.

@@ -6,12 +6,19 @@
 //! |---|---|---|
 //! | write error | fails a write, and all that follow | stops its journal and says so; a restart recovers |
 //! | one write error | fails one write of the journal | the same: it writes nothing after that |
+//! | torn write | is slow, fails a write half-way, and all that follow | the same |
 //! | flush error | fails every flush | the same |
-//! | hang | answers nothing for ten seconds | promises nothing meanwhile, and goes on |
+//! | file system gives up | is well, but its file system turns read-only or stops | the same |
+//! | hang | answers nothing for half a minute | promises nothing meanwhile, and goes on |
 //! | slow disk | takes 20 ms for each request | goes on |
+//! | throttled disk | answers five requests a second | goes on |
 //! | full disk | no room but in slots that are there | refuses publishes, takes acks, resumes by itself |
 //! | full from the start | no room at all | says so and ends; starts when there is room |
 //! | lying disk | forgets what it said was flushed | starts; what is lost is found to be lost |
+//! | read error | cannot read a message | its queue refuses service, the others serve; all is there when it can |
+//! | bit flip | flips a bit of a message at rest | its queue refuses service, and nothing else is lost |
+//! | misdirected block | writes a block over one inside a message | the same |
+//! | misdirected blocks | writes blocks over any of the journal | what is damaged is refused and named, all else serves |
 //! | shutdown | the file system stops at once, again and again | a restart recovers |
 
 use std::fs::File;
@@ -23,8 +30,10 @@ use std::time::{Duration, Instant};
 use ringpost_check::{Event, Level};
 use ringpost_wire::{Code, FrameKind};
 
+mod at_rest;
+
 use crate::device::{Device, Faults};
-use crate::file_system::{Kind, Mounted};
+use crate::file_system::{Access, Kind, Mounted};
 use crate::volume::Volume;
 use ringpost_prove::Outcome;
 use ringpost_prove::broker::{Broker, Program};
@@ -46,7 +55,7 @@ const CONFIRMS_MIN: usize = 20;
 /// How long after an error of the disk nothing more is to be expected of it.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long a disk hangs.
-const HANG: Duration = Duration::from_secs(10);
+const HANG: Duration = Duration::from_secs(30);
 /// How long a broker may take to notice something or to go on.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Publishes of each producer in a load; more than any scenario waits for.
@@ -63,6 +72,8 @@ pub struct Plan {
     pub file_system: Kind,
     /// Times that the file system is shut down.
     pub shutdowns: u32,
+    /// Words of the names of the scenarios that are wanted, if not all are.
+    pub only: Option<String>,
     /// Plans the run.
     pub seed: u64,
 }
@@ -74,12 +85,19 @@ type Scenario = (&'static str, fn(&mut Rig, &Plan) -> Outcome<()>);
 const SCENARIOS: &[Scenario] = &[
     ("write error", write_error),
     ("one write error", one_write_error),
+    ("torn write", torn_write),
     ("flush error", flush_error),
+    ("file system gives up", file_system_gives_up),
     ("hang", hang),
     ("slow disk", slow_disk),
+    ("throttled disk", throttled_disk),
     ("full disk", full_disk),
     ("full from the start", full_from_the_start),
     ("lying disk", lying_disk),
+    ("read error", at_rest::read_error),
+    ("bit flip", at_rest::bit_flip),
+    ("misdirected block", at_rest::misdirected_block),
+    ("misdirected blocks", at_rest::misdirected_blocks),
     ("shutdown", shutdown),
 ];
 
@@ -88,7 +106,15 @@ const SCENARIOS: &[Scenario] = &[
 /// # Errors
 /// The first that did not go as it must, and where its history is.
 pub fn run(plan: &Plan) -> Outcome<()> {
+    let is_wanted = |name: &str| {
+        plan.only
+            .as_ref()
+            .is_none_or(|words| name.contains(words.as_str()))
+    };
     for (number, (name, scenario)) in SCENARIOS.iter().enumerate() {
+        if !is_wanted(name) {
+            continue;
+        }
         let start = Instant::now();
         let directory = plan.directory.join(format!("fault-{number}"));
         let seed = plan.seed + number as u64;
@@ -160,6 +186,15 @@ impl Rig {
         Ok(())
     }
 
+    fn unmount(&mut self) -> Outcome<()> {
+        self.mounted.take().map_or(Ok(()), Mounted::unmount)
+    }
+
+    fn permit_writes(&self, access: Access) -> Outcome<()> {
+        let mounted = self.mounted.as_ref().ok_or("nothing is mounted")?;
+        mounted.permit_writes(access)
+    }
+
     fn start(&mut self) -> Outcome<Broker> {
         let broker = self.program.start()?;
         self.shared
@@ -191,9 +226,7 @@ impl Rig {
         }
         self.shared.history.record([Event::Crash]);
         self.device.set(|faults| *faults = Faults::default());
-        if let Some(mounted) = self.mounted.take() {
-            mounted.unmount()?;
-        }
+        self.unmount()?;
         let (_, end) = log.positions();
         let volume = log.replay().cut(end, 0, &mut self.random);
         self.device.load(volume);
@@ -299,6 +332,29 @@ fn one_write_error(rig: &mut Rig, _: &Plan) -> Outcome<()> {
     rig.fails_and_recovers(broker, load)
 }
 
+fn torn_write(rig: &mut Rig, _: &Plan) -> Outcome<()> {
+    let (broker, load) = rig.under_load()?;
+    let left = rig.random.below(20);
+    rig.device.set(|faults| {
+        faults.delay = Duration::from_millis(50);
+        faults.tears = true;
+        faults.writes_until_error = Some(left);
+    });
+    rig.fails_and_recovers(broker, load)
+}
+
+fn file_system_gives_up(rig: &mut Rig, _: &Plan) -> Outcome<()> {
+    let (mut broker, load) = rig.under_load()?;
+    rig.mounted
+        .as_ref()
+        .ok_or("nothing is mounted")?
+        .give_up()?;
+    rig.says_that_its_journal_failed(&mut broker)?;
+    rig.power_cut(broker, Some(load))?;
+    rig.drain()?;
+    rig.judged()
+}
+
 fn flush_error(rig: &mut Rig, _: &Plan) -> Outcome<()> {
     let (broker, load) = rig.under_load()?;
     rig.device.set(|faults| faults.fails_flushes = true);
@@ -326,9 +382,7 @@ fn hang(rig: &mut Rig, _: &Plan) -> Outcome<()> {
 
     let (_, end) = log.positions();
     let volume = log.replay().cut(end, 0, &mut rig.random);
-    if let Some(mounted) = rig.mounted.take() {
-        mounted.unmount()?;
-    }
+    rig.unmount()?;
     rig.device.load(volume);
     rig.mount()?;
     rig.shared = Arc::new(Shared::after_crash(events, Scene::new(Volatile::Avoid)));
@@ -337,12 +391,20 @@ fn hang(rig: &mut Rig, _: &Plan) -> Outcome<()> {
 }
 
 fn slow_disk(rig: &mut Rig, _: &Plan) -> Outcome<()> {
+    slowed(rig, Duration::from_millis(20), 20)
+}
+
+fn throttled_disk(rig: &mut Rig, _: &Plan) -> Outcome<()> {
+    slowed(rig, Duration::from_millis(200), 5)
+}
+
+/// So many more confirms come although each request takes so long; then the power goes.
+fn slowed(rig: &mut Rig, delay: Duration, confirms: usize) -> Outcome<()> {
     let (broker, load) = rig.under_load()?;
-    let delay = Duration::from_millis(20);
     rig.device.set(|faults| faults.delay = delay);
     let before = rig.confirms();
     rig.until("confirms go on with a slow disk", || {
-        Ok(rig.confirms() > before + 20)
+        Ok(rig.confirms() > before + confirms)
     })?;
     rig.power_cut(broker, Some(load))?;
     rig.drain()?;
@@ -363,9 +425,7 @@ fn lying_disk(rig: &mut Rig, _: &Plan) -> Outcome<()> {
     let (first, _) = rig.device.log().positions();
     let log = rig.device.log();
     let volume = log.replay().cut(first, 0, &mut rig.random);
-    if let Some(mounted) = rig.mounted.take() {
-        mounted.unmount()?;
-    }
+    rig.unmount()?;
     rig.device.set(|faults| faults.lies = false);
     rig.device.load(volume);
     rig.mount()?;
@@ -391,11 +451,12 @@ fn shutdown(rig: &mut Rig, plan: &Plan) -> Outcome<()> {
     rig.judged()
 }
 
-/// Takes all space of a file system.
+/// Takes all space that a file system has left.
 fn fill(point: &Path) -> Outcome<PathBuf> {
     let path = point.join("filler");
     let wrong = |error: std::io::Error| format!("cannot fill {}: {error}", path.display());
-    let mut file = File::create(&path).map_err(wrong)?;
+    let file = File::options().create(true).append(true).open(&path);
+    let mut file = file.map_err(wrong)?;
     for bytes in [1 << 20, 4096] {
         let block = vec![1; bytes];
         while file
@@ -420,8 +481,15 @@ fn full_disk(rig: &mut Rig, _: &Plan) -> Outcome<()> {
         return Err("a full disk is no failure, but /readyz says so".to_owned());
     }
     let producer = client.close();
-    // A full disk is no reason to stay down.
+    // A full disk is no reason to stay down, even where a crash has left nothing in the lock, which
+    // nobody syncs, and the last room to others.
     rig.power_cut(broker, None)?;
+    let lock = File::options()
+        .write(true)
+        .open(rig.program.data.join("lock"));
+    let cut = lock.and_then(|lock| lock.set_len(0).and_then(|()| lock.sync_all()));
+    cut.map_err(|error| format!("cannot cut the lock off: {error}"))?;
+    fill(&rig.point())?;
     let broker = rig.start()?;
     let mut client = Client::open_again(rig, &broker, producer)?;
     client.consume(&mut random);

@@ -58,6 +58,33 @@ impl Volume {
         }
     }
 
+    /// Where these bytes lie. Never looks at what was never written.
+    ///
+    /// # Panics
+    /// If there are none.
+    #[must_use]
+    pub fn find(&self, bytes: &[u8]) -> Vec<u64> {
+        let is_written = |chunk: &[u8; CHUNK_BYTES]| chunk.iter().any(|byte| *byte != 0);
+        let mut found = Vec::new();
+        let mut number = 0;
+        while number < self.chunks.len() {
+            // Chunks that follow each other are searched together.
+            let first = number;
+            let mut together = Vec::new();
+            while let Some(chunk) = self.chunks.get(number).filter(|chunk| is_written(chunk)) {
+                together.extend_from_slice(&**chunk);
+                number += 1;
+            }
+            number = number.max(first + 1);
+            let is_first = |window: &&[u8]| window[0] == bytes[0] && *window == bytes;
+            let windows = together.windows(bytes.len());
+            let places = windows.enumerate().filter(|(_, window)| is_first(window));
+            let base = (first * CHUNK_BYTES) as u64;
+            found.extend(places.map(|(at, _)| base + at as u64));
+        }
+        found
+    }
+
     /// Writes it to a file, with holes for what was never written.
     ///
     /// # Errors
@@ -119,6 +146,9 @@ mod tests {
             plain[position as usize..][..length].copy_from_slice(&bytes);
             copies.push((volume.clone(), plain.clone()));
         }
+        let needle = &plain[CHUNK_BYTES - 20..CHUNK_BYTES + 20];
+        assert!(volume.find(needle).contains(&(CHUNK_BYTES as u64 - 20)));
+        assert!(volume.find(b"is nowhere in there").is_empty());
         for (copy, plain) in &copies {
             let position = random.below(plain.len() as u64);
             let mut read = Vec::new();
