@@ -8,7 +8,7 @@
 //! | `envelope` | a message, or a batch of them, or a table of headers |
 //! | `handshake` | what clients send to a whole engine from `Hello` on, and when the disk answers |
 //! | `recovery` | what happened to the disk of an engine while it was off |
-//! | `config` | a configuration file and environment variables |
+//! | `config` | a configuration file, environment variables and flags |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

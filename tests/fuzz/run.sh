@@ -6,6 +6,9 @@
 #   tests/fuzz/run.sh fuzz TARGET SECONDS   only fuzzes
 #   tests/fuzz/run.sh merge TARGET          puts few inputs that reach the same into its corpus/
 #
+# FUZZ_SEED, if it is set and not 0, makes the fuzzer's choices those of another run with it: it begins
+# without what others have found, which also keeps its time from growing with that.
+#
 # The build, what was found (corpus/, crash-*) and the logs are kept in SANITIZED_DIR, outside the
 # repository. A crash is run again by: cargo run -p ringpost-fuzz -- run TARGET FILE
 set -euo pipefail
@@ -45,7 +48,7 @@ floor_of() {
     case $1 in
         frames | envelope) echo 1000 ;;
         config) echo 50 ;;
-        handshake | recovery) echo 5 ;;
+        handshake | recovery) echo 2 ;;
         *) echo "no target $1; there are: ${targets[*]}" >&2; return 1 ;;
     esac
 }
@@ -59,17 +62,23 @@ prepare() {
 }
 
 fuzz() {
-    local target=$1 seconds=$2 floor code=0 runs coverage
+    local target=$1 seconds=$2 floor code=0 runs coverage corpus
     floor=$(($(floor_of "$target") * seconds))
     prepare "$target"
-    "$bin" "$work/corpus" "tests/fuzz/corpus/$target" "$work/seeds" \
-        -max_total_time="$seconds" -max_len=4096 -use_value_profile=1 -dict="$work/seeds.dict" \
+    corpus="$work/corpus"
+    if [[ ${FUZZ_SEED:-0} != 0 ]]; then
+        corpus="$work/corpus-of-seed"
+        rm -rf "$corpus" && mkdir "$corpus"
+    fi
+    "$bin" "$corpus" "tests/fuzz/corpus/$target" "$work/seeds" \
+        -max_total_time="$seconds" -seed="${FUZZ_SEED:-0}" -max_len=4096 -use_value_profile=1 -dict="$work/seeds.dict" \
         -timeout=60 -rss_limit_mb=3000 -artifact_prefix="$work/" -print_final_stats=1 \
         >"$work/log" 2>&1 || code=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log" | tail -1)
     coverage=$(grep -o 'cov: [0-9]*' "$work/log" | tail -1)
     echo "$target: ${runs:-0} executions in $seconds s, ${coverage:-cov: none} edges," \
-        "corpus $(find "$work/corpus" -type f | wc -l)"
+        "corpus $(find "$corpus" -type f | wc -l)"
+    [[ $corpus == "$work/corpus" ]] || find "$corpus" -type f -exec cp -t "$work/corpus" {} +
     if ((code != 0)); then
         grep -vE '^#[0-9]+|^stat::' "$work/log" | tail -60
         return 1

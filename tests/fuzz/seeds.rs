@@ -9,9 +9,9 @@ use ringpost::config::Config;
 use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{FrameKind, MessageParts};
 
-use crate::Target;
 use crate::handshake::{Act, first};
 use crate::recovery::{self, Change, REPAIR};
+use crate::{Target, config};
 
 /// Every seed of a target, with a name.
 #[must_use]
@@ -383,21 +383,28 @@ fn disks() -> Vec<(String, Vec<u8>)> {
 
 fn settings() -> Vec<(String, Vec<u8>)> {
     let mut seeds = Vec::new();
-    let mut file = String::new();
-    let mut variables = String::new();
+    let end = config::SEPARATOR;
+    let (mut file, mut variables, mut flags) = (String::new(), String::new(), String::new());
     for setting in Config::SETTINGS {
         file.push_str(&format!("{} = \"{}\"\n", setting.name, setting.default));
         variables.push_str(&format!("{}={}\n", setting.variable(), setting.default));
+        flags.push_str(&format!("{}={}\n", setting.name, setting.default));
     }
     seeds.push(("file".to_owned(), file.clone().into_bytes()));
     seeds.push((
         "variables".to_owned(),
-        format!("\n--\n{variables}").into_bytes(),
+        format!("{end}{variables}").into_bytes(),
     ));
     seeds.push((
         "both".to_owned(),
-        format!("{file}\n--\n{variables}").into_bytes(),
+        format!("{file}{end}{variables}").into_bytes(),
     ));
+    seeds.push((
+        "flags".to_owned(),
+        format!("{end}{end}{flags}").into_bytes(),
+    ));
+    let all = format!("{file}{end}{variables}{end}{flags}");
+    seeds.push(("all".to_owned(), all.into_bytes()));
     let texts = [
         "cores = 4\npartitions = 3\n",
         "memory = \"1TiB\"\nsegment_bytes = \"1 GiB\"\n",
@@ -407,6 +414,8 @@ fn settings() -> Vec<(String, Vec<u8>)> {
         "[table]\nkey = 1\n",
         "memroy = \"1GiB\"\n\n--\nRINGPOST_CORES=auto\nRINGPOST_PORT=tcp://10.0.0.1\n",
         "18446744073709551615TiB\n1h\n99999999999999999999us\n",
+        "cores = 2\n\n--\nRINGPOST_CORES=3\nRINGPOST_MEMORY=\nRINGPOST_CORES=\n\n--\ncores=4\ncores=\n",
+        "\n--\nRINGPOST_CPUS=0,2-3\nRINGPOST_ADMIN_HOSTS=a,,b\n\n--\ninsecure_listen=true\npartitions=128\n",
     ];
     for (number, text) in texts.iter().enumerate() {
         seeds.push((format!("text_{number}"), text.as_bytes().to_vec()));
@@ -439,7 +448,16 @@ pub fn dictionary(target: Target) -> Vec<Vec<u8>> {
                 words.push(setting.variable().into_bytes());
             }
             for word in [
-                "auto", "off", "KiB", "GiB", "us", "min", "true", "\n--\n", "0-", "::1",
+                "auto",
+                "off",
+                "KiB",
+                "GiB",
+                "us",
+                "min",
+                "true",
+                "0-",
+                "::1",
+                config::SEPARATOR,
             ] {
                 words.push(word.as_bytes().to_vec());
             }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The shell under what sees memory errors, leaks and races. On demand; docs/testing.md says what it
-# found. Needs what tests/fuzz/run.sh needs, Python 3, and valgrind.
+# The shell under what sees memory errors, leaks and races: stage `sanitizers` of .ci/run. Needs what
+# tests/fuzz/run.sh needs, Python 3, and valgrind.
 #
 #   tests/long/sanitizers.sh                every part
 #   tests/long/sanitizers.sh races memory   only these
