@@ -2,19 +2,24 @@
 //! know the wire.
 
 use std::error::Error as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ringpost_client::{ByteSize, Client, Consumer, Level, Message, PendingBatch, Producer};
+use ringpost_client::{
+    ByteSize, Client, Consumer, Headers, Level, Message, PendingBatch, Producer,
+};
 use ringpost_wire::control::Level as WireLevel;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::engine::cpu_ns;
-use crate::message::{Random, STAMP_BYTES, Stamp, noise};
+use crate::arrivals::Schedule;
+use crate::message::{STAMP_BYTES, Stamp, noise};
 use crate::plan::{Pace, Plan};
-use crate::tally::{Expected, Shared, Sums, Tally};
+use crate::routes;
+use crate::sizes::Sampler;
+use crate::tally::{Expected, MISSED_NS, Shared, Sums, Tally};
+use crate::thread::cpu_ns;
 use crate::{Error, Result};
 
 /// How often flags are looked at while there is nothing to do.
@@ -25,8 +30,28 @@ const WAITING_MAX: usize = 65_536;
 /// A batch that waits for its confirm.
 struct Sent {
     pending: PendingBatch,
+    sent_ns: u64,
     /// Intended times, with how many messages had each.
     runs: Vec<(u64, u64)>,
+}
+
+/// What the tasks of the thread share.
+#[derive(Clone)]
+struct Common {
+    plan: Arc<Plan>,
+    shared: Arc<Shared>,
+    /// What was found in this interval. Held between two awaits only; all tasks are of one thread.
+    tally: Arc<Mutex<Box<Tally>>>,
+}
+
+impl Common {
+    fn tally(&self) -> MutexGuard<'_, Box<Tally>> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measure_from_ns(&self) -> u64 {
+        self.shared.measure_from_ns.load(Ordering::Relaxed)
+    }
 }
 
 /// Runs a plan in this thread.
@@ -38,7 +63,11 @@ pub fn work(plan: &Plan, shared: &Arc<Shared>) -> Result<Tally> {
         .enable_all()
         .build()
         .map_err(Error::io("cannot make a runtime"))?;
-    runtime.block_on(all(Arc::new(plan.clone()), Arc::clone(shared)))
+    runtime.block_on(all(Common {
+        plan: Arc::new(plan.clone()),
+        shared: Arc::clone(shared),
+        tally: Arc::default(),
+    }))
 }
 
 fn failed(what: &'static str) -> impl FnOnce(ringpost_client::Error) -> Error {
@@ -48,17 +77,19 @@ fn failed(what: &'static str) -> impl FnOnce(ringpost_client::Error) -> Error {
     }
 }
 
-async fn all(plan: Arc<Plan>, shared: Arc<Shared>) -> Result<Tally> {
+async fn all(common: Common) -> Result<Tally> {
+    let plan = Arc::clone(&common.plan);
     let client = Client::builder(plan.address.to_string())
         .name("ringpost-load")
         .connect()
         .await
         .map_err(failed("cannot connect"))?;
     let mut work = JoinSet::new();
+    let exchange = routes::route(&plan, 0).exchange;
     for number in 0..plan.producers {
         let producer = client
-            .producer("")
-            .near(plan.queue_name(number % plan.queues))
+            .producer(exchange.clone())
+            .near(plan.queue_name(number % plan.groups() * plan.fan_out))
             .level(match plan.level {
                 WireLevel::None => Level::None,
                 WireLevel::Volatile => Level::Volatile,
@@ -73,102 +104,151 @@ async fn all(plan: Arc<Plan>, shared: Arc<Shared>) -> Result<Tally> {
             Pace::Constant { .. } | Pace::Poisson { .. } => WAITING_MAX,
         };
         let (sender, receiver) = mpsc::channel(room);
-        let (own_plan, own_shared) = (Arc::clone(&plan), Arc::clone(&shared));
-        work.spawn(produce(own_plan, own_shared, number, producer, sender));
-        work.spawn(confirm(Arc::clone(&shared), receiver));
+        work.spawn(produce(common.clone(), number, producer, sender));
+        work.spawn(confirm(common.clone(), receiver));
     }
     for place in 0..plan.queues * plan.consumers {
+        let queue = place % plan.queues;
         let consumer = client
-            .consumer(plan.queue_name(place % plan.queues))
+            .consumer(plan.queue_name(queue))
             .credit(plan.credit)
             .subscribe()
             .await
             .map_err(failed("cannot open a consumer"))?;
-        work.spawn(consume(Arc::clone(&plan), Arc::clone(&shared), consumer));
+        work.spawn(consume(common.clone(), queue, consumer));
     }
-    let progress = &shared.threads[0];
+    let progress = &common.shared.threads[0];
     progress.is_ready.store(true, Ordering::Release);
-    let mut tally = Tally::default();
-    while !shared.is_over.load(Ordering::Relaxed) {
+    let mut interval_due_ns = u64::MAX;
+    while !common.shared.is_over.load(Ordering::Relaxed) {
         progress.work_ns.store(cpu_ns(), Ordering::Relaxed);
+        let (now, from) = (common.shared.now_ns(), common.measure_from_ns());
+        if interval_due_ns == u64::MAX && now >= from {
+            common.tally().from_ns = from;
+            interval_due_ns = from.saturating_add(common.shared.interval_ns);
+        } else if now >= interval_due_ns {
+            common.shared.post(0, &mut common.tally(), now);
+            interval_due_ns = now.saturating_add(common.shared.interval_ns);
+        }
         match tokio::time::timeout(LOOK, work.join_next()).await {
-            Ok(Some(done)) => tally.add(&done.map_err(|error| Error::Stalled(error.to_string()))??),
+            Ok(Some(done)) => done.map_err(|error| Error::Stalled(error.to_string()))??,
             Ok(None) | Err(_) => tokio::time::sleep(LOOK).await,
         }
     }
     // Consumers end with the client.
     client.close().await.map_err(failed("cannot close"))?;
     while let Some(done) = work.join_next().await {
-        tally.add(&done.map_err(|error| Error::Stalled(error.to_string()))??);
+        done.map_err(|error| Error::Stalled(error.to_string()))??;
     }
-    Ok(tally)
+    let mut tally = std::mem::take(&mut *common.tally());
+    tally.to_ns = common.shared.now_ns();
+    Ok(*tally)
 }
 
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
 
+/// What a producer sends to one group of queues.
+struct Lane {
+    group: u32,
+    key: String,
+    headers: Option<Headers>,
+    sequence: u64,
+}
+
 async fn produce(
-    plan: Arc<Plan>,
-    shared: Arc<Shared>,
+    common: Common,
     number: u32,
     producer: Producer,
     sender: mpsc::Sender<Sent>,
-) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut lanes: Vec<_> = plan
-        .queues_of_producer(number)
-        .map(|queue| (queue, plan.queue_name(queue), 0u64))
-        .collect();
+) -> Result<()> {
+    let (plan, shared) = (&common.plan, &common.shared);
+    let mut lanes = Vec::new();
+    for group in plan.groups_of_producer(number) {
+        let route = routes::route(plan, group);
+        let headers = match route.headers.is_empty() {
+            true => None,
+            false => Some(Headers::from_encoded(route.headers).map_err(failed("no headers"))?),
+        };
+        lanes.push(Lane {
+            group,
+            key: route.key,
+            headers,
+            sequence: 0,
+        });
+    }
     let lane_count = lanes.len();
-    let mut payload = noise(plan.payload_bytes as usize);
-    let stamp_at = payload.len() - STAMP_BYTES;
+    let longest = noise(plan.payload_bytes_max() as usize);
+    let seed = plan.seed ^ (u64::from(number) << 32);
+    let mut sizes = plan.sizes.clone().map(|sizes| Sampler::new(sizes, seed));
     let mut left = match plan.stop {
         crate::Stop::Published(messages) => messages.div_ceil(u64::from(plan.producers)),
         _ => u64::MAX,
     };
-    let mut schedule = Schedule::new(&plan, number);
+    let mut schedule = plan.schedule(number);
     let (mut turn, mut batch) = (0, Vec::new());
     while left > 0 && !shared.is_stopped.load(Ordering::Relaxed) {
         let sums = Sums::of(&shared.threads);
-        let lag = sums.published.saturating_sub(sums.refused + sums.delivered);
+        let stored = sums.published.saturating_sub(sums.refused) * u64::from(plan.fan_out);
+        let lag = stored.saturating_sub(sums.delivered);
         let is_ahead = plan.consumers > 0 && !plan.is_open_loop() && lag > plan.lag_max;
         if !shared.is_started.load(Ordering::Relaxed) || is_ahead {
             tokio::time::sleep(LOOK).await;
             continue;
         }
+        if let Some(schedule) = &mut schedule
+            && !schedule.has_begun()
+        {
+            schedule.begin(
+                shared.started_ns.load(Ordering::Relaxed),
+                plan.share_of(number),
+            );
+        }
         let now = shared.now_ns();
         let most = u64::from(plan.batch).min(left) as usize;
-        let runs = schedule.take(now, most);
+        let runs = due(schedule.as_mut(), now, most);
         if runs.is_empty() {
-            let wait = schedule.wait_ns(now);
-            if wait > 2_000_000 {
+            let next = schedule.as_ref().map_or(f64::INFINITY, Schedule::due_ns);
+            if next > (now + 2_000_000) as f64 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             } else {
                 tokio::task::yield_now().await;
             }
             continue;
         }
-        let is_measured = now >= shared.measure_from_ns.load(Ordering::Relaxed);
+        if now >= common.measure_from_ns() && plan.is_open_loop() {
+            let mut tally = common.tally();
+            for &(intended_ns, count) in &runs {
+                let late = now.saturating_sub(intended_ns);
+                tally.late.saturating_record_n(late, count);
+                tally.counts.missed += if late > MISSED_NS { count } else { 0 };
+            }
+        }
         batch.clear();
         for &(intended_ns, count) in &runs {
-            if is_measured && plan.is_open_loop() {
-                tally
-                    .late
-                    .saturating_record_n(now.saturating_sub(intended_ns), count);
-            }
             for _ in 0..count {
                 turn = (turn + 1) % lane_count;
                 let lane = &mut lanes[turn];
                 let stamp = Stamp {
-                    sequence: lane.2,
+                    sequence: lane.sequence,
                     intended_ns,
+                    sent_ns: now,
                     producer: number,
-                    queue: lane.0,
+                    group: lane.group,
                 };
-                lane.2 += 1;
-                payload[stamp_at..].copy_from_slice(&stamp.encode());
-                batch.push(Message::new(lane.1.clone(), payload.clone()));
+                lane.sequence += 1;
+                let bytes = match &mut sizes {
+                    Some(sizes) => sizes.next_bytes() as usize,
+                    None => longest.len(),
+                };
+                let mut payload = longest[..bytes].to_vec();
+                payload[bytes - STAMP_BYTES..].copy_from_slice(&stamp.encode());
+                let message = Message::new(lane.key.clone(), payload);
+                batch.push(match &lane.headers {
+                    Some(headers) => message.headers(headers.clone()),
+                    None => message,
+                });
             }
         }
         let count = batch.len() as u64;
@@ -176,47 +256,77 @@ async fn produce(
         add(&shared.threads[0].published, count);
         let pending = producer.enqueue_batch(&batch).await;
         let pending = pending.map_err(failed("cannot publish"))?;
-        if sender.send(Sent { pending, runs }).await.is_err() {
+        let sent = Sent {
+            pending,
+            sent_ns: now,
+            runs,
+        };
+        if sender.send(sent).await.is_err() {
             break;
         }
     }
     let is_timed = matches!(plan.stop, crate::Stop::After(_));
-    if is_timed && plan.is_open_loop() && shared.is_stopped.load(Ordering::Acquire) {
+    if let Some(schedule) = schedule
+        && is_timed
+        && shared.is_stopped.load(Ordering::Acquire)
+    {
         let stopped_ns = shared.stopped_ns.load(Ordering::Relaxed);
         let is_consumed = plan.consumers > 0;
-        tally.note_unsent(schedule.due_ns, schedule.gap_ns, stopped_ns, is_consumed);
+        common
+            .tally()
+            .note_unsent(schedule, stopped_ns, is_consumed);
     }
     drop(sender);
-    producer.flush().await.map_err(failed("cannot flush"))?;
-    Ok(tally)
+    // Whoever waits for a batch is told its outcome; that one of them was refused is no news here.
+    let _ = producer.flush().await;
+    Ok(())
 }
 
-async fn confirm(shared: Arc<Shared>, mut sent: mpsc::Receiver<Sent>) -> Result<Tally> {
-    let mut tally = Tally::default();
-    while let Some(Sent { pending, runs }) = sent.recv().await {
-        let outcome = pending.await;
+/// The intended times that have come, at most `most`; in a closed loop now, `most` times.
+fn due(schedule: Option<&mut Schedule>, now: u64, most: usize) -> Vec<(u64, u64)> {
+    let Some(schedule) = schedule else {
+        return vec![(now, most as u64)];
+    };
+    let mut due = Vec::new();
+    while schedule.is_due(now) && due.len() < most {
+        due.push((schedule.take(), 1));
+    }
+    due
+}
+
+async fn confirm(common: Common, mut sent: mpsc::Receiver<Sent>) -> Result<()> {
+    let shared = &common.shared;
+    while let Some(batch) = sent.recv().await {
+        let outcome = batch.pending.await;
         let now = shared.now_ns();
-        let count: u64 = runs.iter().map(|(_, count)| count).sum();
+        let count: u64 = batch.runs.iter().map(|(_, count)| count).sum();
+        let mut tally = common.tally();
         if let Err(error) = outcome {
             // Which of the batch were refused does not matter here: the run is not clean.
-            tally.refused += count;
+            tally.counts.refused += count;
             add(&shared.threads[0].refused, count);
-            tally.first_refusal.get_or_insert(error.to_string());
+            tally.counts.first_refusal.get_or_insert(error.to_string());
         }
         add(&shared.threads[0].confirmed, count);
-        let from = shared.measure_from_ns.load(Ordering::Relaxed);
-        for (intended, count) in runs.into_iter().filter(|(intended, _)| *intended >= from) {
-            tally
-                .confirm
-                .saturating_record_n(now.saturating_sub(intended), count);
+        let from = common.measure_from_ns();
+        for (intended, count) in batch.runs {
+            if intended < from {
+                continue;
+            }
+            let response = now.saturating_sub(intended);
+            tally.confirm.saturating_record_n(response, count);
+            if common.plan.is_open_loop() {
+                let service = now.saturating_sub(batch.sent_ns);
+                tally.confirm_service.saturating_record_n(service, count);
+            }
         }
     }
-    Ok(tally)
+    Ok(())
 }
 
-async fn consume(plan: Arc<Plan>, shared: Arc<Shared>, mut consumer: Consumer) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut expected = Expected::new(plan.producers, plan.queues, plan.consumers > 1);
+async fn consume(common: Common, queue: u32, mut consumer: Consumer) -> Result<()> {
+    let (plan, shared) = (&common.plan, &common.shared);
+    let mut expected = Expected::new(plan);
     let progress = &shared.threads[0];
     while let Some(batch) = consumer
         .next_batch()
@@ -224,72 +334,38 @@ async fn consume(plan: Arc<Plan>, shared: Arc<Shared>, mut consumer: Consumer) -
         .map_err(failed("cannot consume"))?
     {
         let now = shared.now_ns();
-        let from = shared.measure_from_ns.load(Ordering::Relaxed);
-        let mut count = 0;
-        for delivery in &batch {
-            let Some(stamp) = Stamp::of(delivery.payload()) else {
-                return Err(Error::Protocol("a message without a stamp".into()));
-            };
-            expected.see(&stamp, &mut tally);
-            if stamp.intended_ns >= from {
-                let latency = now.saturating_sub(stamp.intended_ns);
-                tally.end_to_end.saturating_record(latency);
+        let from = plan.deliveries_from_ns(common.measure_from_ns());
+        let (mut count, mut first_count) = (0, 0);
+        {
+            let mut tally = common.tally();
+            for delivery in &batch {
+                let Some(stamp) = Stamp::of(delivery.payload()) else {
+                    return Err(Error::Protocol("a message without a stamp".into()));
+                };
+                let is_first = expected.see(&stamp, queue, 0, &mut tally);
+                first_count += u64::from(is_first);
+                if stamp.intended_ns >= from && is_first {
+                    let latency = now.saturating_sub(stamp.intended_ns);
+                    tally.end_to_end.saturating_record(latency);
+                    if plan.is_open_loop() {
+                        let service = now.saturating_sub(stamp.sent_ns);
+                        tally.end_to_end_service.saturating_record(service);
+                    }
+                }
+                count += 1;
             }
-            count += 1;
+            if batch.is_redelivered() {
+                tally.counts.redelivered += count;
+            }
         }
-        add(&progress.delivered, count);
-        consumer.ack(&batch).await.map_err(failed("cannot ack"))?;
+        add(&progress.delivered, first_count);
+        match consumer.ack(&batch).await {
+            Ok(_) => {}
+            // The connection has ended: the broker delivers again, which is counted.
+            Err(_) if plan.is_restart_expected => {}
+            Err(error) => return Err(failed("cannot ack")(error)),
+        }
         add(&progress.settled, count);
     }
-    Ok(tally)
-}
-
-/// When a producer's messages should be sent.
-struct Schedule {
-    pace: Pace,
-    due_ns: f64,
-    gap_ns: f64,
-    share: f64,
-    random: Random,
-}
-
-impl Schedule {
-    fn new(plan: &Plan, number: u32) -> Self {
-        let gap_ns = match plan.pace {
-            Pace::Constant { per_second } | Pace::Poisson { per_second } => {
-                1e9 * f64::from(plan.producers) / per_second
-            }
-            Pace::Window { .. } => 0.0,
-        };
-        Self {
-            pace: plan.pace,
-            due_ns: f64::NAN,
-            gap_ns,
-            share: f64::from(number) / f64::from(plan.producers),
-            random: Random::new(u64::from(number) + 1),
-        }
-    }
-
-    /// The intended times that have come, at most `most`; in a closed loop now, `most` times.
-    fn take(&mut self, now: u64, most: usize) -> Vec<(u64, u64)> {
-        if let Pace::Window { .. } = self.pace {
-            return vec![(now, most as u64)];
-        }
-        if self.due_ns.is_nan() {
-            self.due_ns = now as f64 + self.gap_ns * self.share;
-        }
-        let mut due = Vec::new();
-        while self.due_ns <= now as f64 && due.len() < most {
-            due.push((self.due_ns as u64, 1));
-            self.due_ns += match self.pace {
-                Pace::Poisson { .. } => self.gap_ns * self.random.next_exponential(),
-                Pace::Constant { .. } | Pace::Window { .. } => self.gap_ns,
-            };
-        }
-        due
-    }
-
-    fn wait_ns(&self, now: u64) -> u64 {
-        (self.due_ns - now as f64).max(0.0) as u64
-    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ pub enum Error {
     Refused {
         /// What was asked.
         what: &'static str,
-        /// The broker's code.
+        /// The broker's code; a peer has none of ours.
         code: Option<Code>,
         /// The broker's words.
         reason: String,
@@ -31,6 +31,8 @@ pub enum Error {
     Protocol(String),
     /// The plan cannot be run.
     Plan(String),
+    /// A file, or what another program said, is not what it should be.
+    Data(String),
     /// The broker did not do in time what it must.
     Stalled(String),
 }
@@ -46,11 +48,12 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { what, source } => write!(f, "{what}: {source}"),
-            Error::Refused { what, code, reason } => {
-                write!(f, "the broker refused {what}: {code:?}, {reason}")
-            }
+            Error::Refused { what, code, reason } => match code {
+                Some(code) => write!(f, "the broker refused {what}: {code:?}, {reason}"),
+                None => write!(f, "the broker refused {what}: {reason}"),
+            },
             Error::Protocol(text) => write!(f, "unexpected from the broker: {text}"),
-            Error::Plan(text) | Error::Stalled(text) => f.write_str(text),
+            Error::Plan(text) | Error::Stalled(text) | Error::Data(text) => f.write_str(text),
         }
     }
 }

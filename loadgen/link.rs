@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ringpost_wire::control::{
-    Attach, Body, ConsumerOpen, Delete, Durability, Failure, Hello, Named, PARTITION_BY_NAME,
-    QueueDeclare, QueueInfo, Welcome,
+    Attach, Bind, Body, ConsumerOpen, Delete, Durability, ExchangeDeclare, ExchangeKind, Failure,
+    Hello, Named, PARTITION_BY_NAME, QueueDeclare, QueueInfo, Welcome,
 };
 use ringpost_wire::{
     CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, Cut, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
@@ -97,12 +97,25 @@ impl Link {
     /// # Errors
     /// If the broker refuses.
     pub fn declare(&mut self, queue: &str, durability: Durability) -> Result<()> {
+        self.declare_at(queue, durability, PARTITION_BY_NAME)
+    }
+
+    /// The same in a partition of its own choice, which lives on core `partition` mod cores.
+    ///
+    /// # Errors
+    /// If the broker refuses, e.g. since the queue is there in another partition.
+    pub fn declare_at(
+        &mut self,
+        queue: &str,
+        durability: Durability,
+        partition: u16,
+    ) -> Result<()> {
         let declare = QueueDeclare {
             messages_max: 0,
             bytes_max: 0,
             durability: durability as u8,
             flags: 0,
-            partition: PARTITION_BY_NAME,
+            partition,
             name: queue.as_bytes(),
             arguments: b"",
         };
@@ -111,20 +124,69 @@ impl Link {
         Ok(())
     }
 
+    /// Creates an exchange if it is not there.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn declare_exchange(
+        &mut self,
+        exchange: &str,
+        kind: ExchangeKind,
+        durability: Durability,
+    ) -> Result<()> {
+        let declare = ExchangeDeclare {
+            kind: kind as u8,
+            durability: durability as u8,
+            flags: 0,
+            reserved: 0,
+            name: exchange.as_bytes(),
+            arguments: b"",
+        };
+        let kind = FrameKind::ExchangeDeclare;
+        self.ask("an exchange", kind, &declare, FrameKind::Done)?;
+        Ok(())
+    }
+
+    /// Binds a queue to an exchange.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn bind(&mut self, exchange: &str, queue: &str, key: &str, arguments: &[u8]) -> Result<()> {
+        let bind = Bind {
+            exchange: exchange.as_bytes(),
+            queue: queue.as_bytes(),
+            key: key.as_bytes(),
+            arguments,
+        };
+        self.ask("a binding", FrameKind::Bind, &bind, FrameKind::Done)?;
+        Ok(())
+    }
+
     /// Deletes a queue; whether it was there does not matter.
     ///
     /// # Errors
     /// If the broker refuses.
     pub fn delete(&mut self, queue: &str) -> Result<()> {
+        self.delete_any("deleting a queue", FrameKind::QueueDelete, queue)
+    }
+
+    /// Deletes an exchange; whether it was there does not matter.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn delete_exchange(&mut self, exchange: &str) -> Result<()> {
+        self.delete_any("deleting an exchange", FrameKind::ExchangeDelete, exchange)
+    }
+
+    fn delete_any(&mut self, what: &'static str, kind: FrameKind, name: &str) -> Result<()> {
         let delete = Delete {
             flags: 0,
-            name: queue.as_bytes(),
+            name: name.as_bytes(),
         };
-        let kind = FrameKind::QueueDelete;
-        match self.ask("deleting a queue", kind, &delete, FrameKind::Done) {
+        match self.ask(what, kind, &delete, FrameKind::Done) {
             Ok(_)
             | Err(Error::Refused {
-                code: Some(Code::QueueUnknown),
+                code: Some(Code::QueueUnknown | Code::ExchangeUnknown),
                 ..
             }) => Ok(()),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use ringpost_wire::{MessageParts, checksum, padded};
 use crate::{Error, Result};
 
 /// Bytes of the stamp that ends every payload.
-pub const STAMP_BYTES: usize = 24;
+pub const STAMP_BYTES: usize = 32;
 
 /// What a message says of itself, in the last bytes of its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,10 +15,12 @@ pub struct Stamp {
     pub sequence: u64,
     /// When it should have been sent, in ns since the start of the run's clock.
     pub intended_ns: u64,
+    /// When it was sent, by the same clock.
+    pub sent_ns: u64,
     /// Who published it.
     pub producer: u32,
-    /// Which queue it is for.
-    pub queue: u32,
+    /// Which group of queues it is for.
+    pub group: u32,
 }
 
 impl Stamp {
@@ -28,8 +30,9 @@ impl Stamp {
         let mut bytes = [0; STAMP_BYTES];
         bytes[..8].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.intended_ns.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.producer.to_le_bytes());
-        bytes[20..].copy_from_slice(&self.queue.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sent_ns.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.producer.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.group.to_le_bytes());
         bytes
     }
 
@@ -39,20 +42,49 @@ impl Stamp {
         let bytes: &[u8; STAMP_BYTES] = message.last_chunk()?;
         let (sequence, rest) = bytes.split_first_chunk()?;
         let (intended, rest) = rest.split_first_chunk()?;
-        let (producer, queue) = rest.split_first_chunk()?;
+        let (sent, rest) = rest.split_first_chunk()?;
+        let (producer, group) = rest.split_first_chunk()?;
         Some(Self {
             sequence: u64::from_le_bytes(*sequence),
             intended_ns: u64::from_le_bytes(*intended),
+            sent_ns: u64::from_le_bytes(*sent),
             producer: u32::from_le_bytes(*producer),
-            queue: u32::from_le_bytes(*queue.first_chunk()?),
+            group: u32::from_le_bytes(*group.first_chunk()?),
         })
     }
 }
 
-/// A message to one queue, whole but for stamp and checksum.
+/// Where the envelope says how long the message is.
+const LENGTH_AT: usize = 4;
+/// Where it says how long the payload is.
+const PAYLOAD_BYTES_AT: usize = 60;
+
+/// Where a message goes: what its envelope says before the payload.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way<'a> {
+    /// The exchange; empty is the default one, which takes the key for the name of a queue.
+    pub exchange: &'a [u8],
+    /// The routing key.
+    pub key: &'a [u8],
+    /// The headers as a field table, or empty.
+    pub headers: &'a [u8],
+}
+
+impl Way<'_> {
+    /// Padded bytes of a message with so much payload.
+    #[must_use]
+    pub const fn padded_bytes(&self, payload_bytes: u32) -> usize {
+        let names = self.exchange.len() + self.key.len() + self.headers.len();
+        padded(ringpost_wire::ENVELOPE_BYTES + names + payload_bytes as usize)
+    }
+}
+
+/// A message of one way, whole but for stamp and checksum; others of the same way may be shorter.
 #[derive(Clone, Debug)]
 pub struct Template {
     bytes: Vec<u8>,
+    /// Bytes before the payload.
+    head_bytes: usize,
     /// Where the stamp starts.
     stamp_at: usize,
     /// Where the message ends and its padding starts.
@@ -62,14 +94,16 @@ pub struct Template {
 }
 
 impl Template {
-    /// A message by way of the default exchange, its payload incompressible.
+    /// A message with its payload incompressible.
     ///
     /// # Errors
     /// [`Error::Plan`] if a part is too long.
-    pub fn new(queue: &str, payload_bytes: u32) -> Result<Self> {
+    pub fn new(way: Way<'_>, payload_bytes: u32) -> Result<Self> {
         let payload = noise(payload_bytes as usize);
         let parts = MessageParts {
-            routing_key: queue.as_bytes(),
+            exchange: way.exchange,
+            routing_key: way.key,
+            headers: way.headers,
             payload: &payload,
             ..MessageParts::default()
         };
@@ -82,6 +116,7 @@ impl Template {
         let crc_before = checksum::crc32c(&bytes[4..stamp_at]);
         Ok(Self {
             bytes,
+            head_bytes: length - payload.len(),
             stamp_at,
             length,
             crc_before,
@@ -98,6 +133,28 @@ impl Template {
     #[must_use]
     pub const fn padded_length(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Appends a stamped message whose payload is only so long, with its padding; returns the bytes
+    /// it took. Its checksum is computed over all of it.
+    pub fn append_short(&self, out: &mut Vec<u8>, stamp: Stamp, payload_bytes: u32) -> usize {
+        let length = self.head_bytes + payload_bytes as usize;
+        assert!(
+            length <= self.length,
+            "the template has the longest payload"
+        );
+        let start = out.len();
+        out.extend_from_slice(&self.bytes[..length - STAMP_BYTES]);
+        out.extend_from_slice(&stamp.encode());
+        let message = &mut out[start..];
+        let total = u32::try_from(length).unwrap_or(u32::MAX);
+        message[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&total.to_le_bytes());
+        message[PAYLOAD_BYTES_AT..PAYLOAD_BYTES_AT + 4]
+            .copy_from_slice(&payload_bytes.to_le_bytes());
+        let crc = checksum::crc32c(&message[4..]);
+        message[..4].copy_from_slice(&crc.to_le_bytes());
+        out.resize(start + padded(length), 0);
+        padded(length)
     }
 
     /// Appends a stamped message with its padding.
@@ -137,10 +194,20 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// Evenly distributed from 0 up to, without, 1.
+    pub fn next_unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Exponentially distributed with mean 1.
     pub fn next_exponential(&mut self) -> f64 {
-        let unit = ((self.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        -unit.ln()
+        -(1.0 - self.next_unit()).ln()
+    }
+
+    /// Normally distributed with mean 0 and standard deviation 1 (Box and Muller).
+    pub fn next_normal(&mut self) -> f64 {
+        let radius = (2.0 * self.next_exponential()).sqrt();
+        radius * (2.0 * std::f64::consts::PI * self.next_unit()).cos()
     }
 }
 
@@ -149,18 +216,58 @@ mod tests {
     use super::*;
     use ringpost_wire::Messages;
 
+    const WAY: Way<'static> = Way {
+        exchange: b"",
+        key: b"load-17",
+        headers: b"",
+    };
+
+    #[test]
+    fn short_messages_of_a_template_are_whole_too() {
+        let way = Way {
+            exchange: b"shop",
+            headers: b"\x05groupb\x07",
+            ..WAY
+        };
+        let template = Template::new(way, 5000).expect("within limits");
+        let (mut out, mut sizes) = (Vec::new(), vec![32, 33, 100, 4999, 5000]);
+        for size in &sizes {
+            let stamp = Stamp {
+                sequence: u64::from(*size),
+                intended_ns: 7,
+                sent_ns: 8,
+                producer: 1,
+                group: 2,
+            };
+            let bytes = template.append_short(&mut out, stamp, *size);
+            assert_eq!(bytes, way.padded_bytes(*size));
+        }
+        for message in Messages::new(&out) {
+            let message = message.expect("well formed");
+            assert_eq!(message.envelope.check_crc(), Ok(()));
+            assert_eq!(message.envelope.exchange(), b"shop");
+            assert_eq!(message.envelope.headers(), way.headers);
+            let size = sizes.remove(0);
+            assert_eq!(message.envelope.payload().len(), size as usize);
+            let stamp = Stamp::of(&message.bytes[..message.envelope.length()]).expect("stamped");
+            assert_eq!((stamp.sequence, stamp.sent_ns), (u64::from(size), 8));
+        }
+        assert!(sizes.is_empty());
+    }
+
     #[test]
     fn stamped_messages_are_whole_and_their_checksums_right() {
         let mut out = Vec::new();
-        for payload_bytes in [24, 100, 1024, 16 << 10] {
-            let template = Template::new("load-17", payload_bytes).expect("within limits");
+        for payload_bytes in [32, 100, 1024, 16 << 10] {
+            let template = Template::new(WAY, payload_bytes).expect("within limits");
             out.clear();
             let stamps: Vec<_> = (0..3)
                 .map(|sequence| Stamp {
                     sequence,
                     intended_ns: 1 << 40,
+                    sent_ns: 1 << 41,
                     producer: 5,
-                    queue: 17,
+                    group: 17,
                 })
                 .collect();
             for stamp in &stamps {
@@ -182,5 +289,17 @@ mod tests {
         let mut random = Random::new(1);
         let sum: f64 = (0..100_000).map(|_| random.next_exponential()).sum();
         assert!((sum / 100_000.0 - 1.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn normal_numbers_have_mean_zero_and_deviation_one() {
+        let mut random = Random::new(2);
+        let drawn: Vec<f64> = (0..100_000).map(|_| random.next_normal()).collect();
+        let mean = drawn.iter().sum::<f64>() / 1e5;
+        let square = drawn.iter().map(|number| number * number).sum::<f64>() / 1e5;
+        assert!(
+            mean.abs() < 0.02 && (square - 1.0).abs() < 0.02,
+            "{mean} {square}"
+        );
     }
 }

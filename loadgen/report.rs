@@ -1,16 +1,11 @@
-//! What a run found, as a table and as JSON. Does not measure.
+//! Results in a terminal: one line for each run, a table at the end. Does not measure or judge.
 
 use std::fmt;
 
 use hdrhistogram::Histogram;
-use ringpost_wire::control::{Durability, Level};
 use serde::Serialize;
 
-use crate::plan::{Pace, Plan, Via};
-use crate::run::Outcome;
-
-/// A send later than this after its time counts as missed, in ns.
-const MISSED_NS: u64 = 1_000_000;
+use crate::result::{Results, Round};
 
 /// Quantiles of one latency, in µs.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -48,291 +43,349 @@ impl Quantiles {
     }
 }
 
-/// What a run found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// `open loop` or `closed loop`, and how.
-    pub pace: String,
-    /// What made the load.
-    pub via: &'static str,
-    /// What the queues are.
-    pub durability: &'static str,
-    /// What the confirms say.
-    pub level: &'static str,
-    /// Queues.
-    pub queues: u32,
-    /// Producers.
-    pub producers: u32,
-    /// Consumers of each queue.
-    pub consumers: u32,
-    /// Bytes of the payload.
-    pub payload_bytes: u32,
-    /// Most messages of one write.
-    pub batch: u32,
-    /// Measured time.
-    pub seconds: f64,
-    /// Published in the measured time, per second.
-    pub published_per_second: f64,
-    /// Confirmed.
-    pub confirmed_per_second: f64,
-    /// Delivered.
-    pub delivered_per_second: f64,
-    /// Settled.
-    pub settled_per_second: f64,
-    /// Payload bytes delivered.
-    pub delivered_bytes_per_second: f64,
-    /// From the intended time to the confirm.
-    pub confirm: Quantiles,
-    /// From the intended time to the delivery.
-    pub end_to_end: Quantiles,
-    /// Open loop: from the intended time to the write.
-    pub late: Quantiles,
-    /// Open loop: share of messages written more than 1 ms after their time.
-    pub missed_share: f64,
-    /// Share of its CPUs that the load used.
-    pub load_busy: f64,
-    /// All messages, warm-up and end included.
-    pub published: u64,
-    /// All refused.
-    pub refused: u64,
-    /// All delivered.
-    pub delivered: u64,
-    /// Deliveries flagged as redelivered.
-    pub redelivered: u64,
-    /// Gaps of sequences, in messages.
-    pub missing: u64,
-    /// Messages out of order or twice.
-    pub disordered: u64,
-    /// Messages of other runs.
-    pub foreign: u64,
-    /// Messages with a wrong checksum, if that was looked at.
-    pub corrupt: u64,
-    /// Times a producer had no credit.
-    pub credit_waits: u64,
-    /// Open loop: messages that were due and not sent when the time was over; they count in the
-    /// latencies with what they had waited by then.
-    pub unsent: u64,
-    /// Why the figures say more of the load than of the broker; none if they are the broker's.
-    pub invalid: Option<String>,
-    /// The first refusal in the broker's words.
-    pub first_refusal: Option<String>,
+/// A quantile that at least ten samples lie above; fewer say nothing of it.
+#[must_use]
+pub fn quantile(times: &Histogram<u64>, quantile: f64) -> Option<u64> {
+    let above = times.len() as f64 * (1.0 - quantile);
+    (above >= 9.999).then(|| times.value_at_quantile(quantile))
 }
 
-/// Share of the asked rate that an open loop must send to be one.
-const RATE_SHARE_MIN: f64 = 0.99;
-/// Share of its CPUs beyond which the load measures itself.
-const BUSY_MAX: f64 = 0.9;
+/// A percentile for people, as far as enough messages lie above it.
+#[must_use]
+pub fn percentile(times: &Histogram<u64>, at: f64) -> String {
+    quantile(times, at).map_or_else(|| "–".to_owned(), time_of)
+}
 
-/// Why a run measured its load instead of the broker, if it did. A producer that had no credit was
-/// held up by the broker: that is a result.
-fn fault(plan: &Plan, outcome: &Outcome) -> Option<String> {
-    let (Pace::Constant { per_second } | Pace::Poisson { per_second }) = plan.pace else {
-        return None; // a closed loop is labelled as what it is
+/// A time in the unit that suits it, three digits.
+#[must_use]
+pub fn time_of(ns: u64) -> String {
+    let ns = ns as f64;
+    let (value, unit) = match ns {
+        _ if ns < 1e3 => return format!("{ns:.0} ns"),
+        _ if ns < 999.5e3 => (ns / 1e3, "µs"),
+        _ if ns < 999.5e6 => (ns / 1e6, "ms"),
+        _ => (ns / 1e9, "s"),
     };
-    if plan.producers == 0 {
-        return None;
-    }
-    let busy = outcome.busy();
-    if busy >= BUSY_MAX {
-        let percent = busy * 100.0;
-        return Some(format!(
-            "the load used {percent:.0} % of its CPUs: lower the rate, or give it more with --cpus"
-        ));
-    }
-    let sent = outcome.per_second(outcome.measured.published);
-    if sent < per_second * RATE_SHARE_MIN && outcome.tally.credit_waits == 0 {
-        return Some(format!(
-            "the load sent {sent:.0} messages/s of the {per_second:.0} asked for, and no producer \
-             lacked credit: lower the rate, or give it CPUs of its own with --cpus"
-        ));
-    }
-    None
+    format!("{} {unit}", three_digits(value))
 }
 
-impl Report {
-    /// The report of a run.
-    #[must_use]
-    pub fn new(plan: &Plan, outcome: &Outcome) -> Self {
-        let (measured, tally) = (&outcome.measured, &outcome.tally);
-        let delivered_per_second = outcome.per_second(measured.delivered);
-        let late = &tally.late;
-        let missed = late.len() - late.count_between(0, MISSED_NS).min(late.len());
-        Self {
-            pace: match plan.pace {
-                Pace::Constant { per_second } => format!("open loop, constant {per_second}/s"),
-                Pace::Poisson { per_second } => format!("open loop, Poisson {per_second}/s"),
-                Pace::Window { messages } => {
-                    format!("closed loop (saturation), window {messages} each")
-                }
-            },
-            via: match plan.via {
-                Via::Raw => "raw engine",
-                Via::Client => "client crate",
-            },
-            durability: match plan.durability {
-                Durability::Volatile => "volatile",
-                Durability::Durable => "durable",
-            },
-            level: match plan.level {
-                Level::None => "none",
-                Level::Volatile => "volatile",
-                Level::Durable => "durable",
-            },
-            queues: plan.queues,
-            producers: plan.producers,
-            consumers: plan.consumers,
-            payload_bytes: plan.payload_bytes,
-            batch: plan.batch_fitting(),
-            seconds: outcome.time.as_secs_f64(),
-            published_per_second: outcome.per_second(measured.published),
-            confirmed_per_second: outcome.per_second(measured.confirmed),
-            delivered_per_second,
-            settled_per_second: outcome.per_second(measured.settled),
-            delivered_bytes_per_second: delivered_per_second * f64::from(plan.payload_bytes),
-            confirm: Quantiles::of(&tally.confirm),
-            end_to_end: Quantiles::of(&tally.end_to_end),
-            late: Quantiles::of(late),
-            missed_share: missed as f64 / late.len().max(1) as f64,
-            load_busy: outcome.busy(),
-            published: outcome.total.published,
-            refused: outcome.total.refused,
-            delivered: outcome.total.delivered,
-            redelivered: tally.redelivered,
-            missing: tally.missing,
-            disordered: tally.disordered,
-            foreign: tally.foreign,
-            corrupt: tally.corrupt,
-            credit_waits: tally.credit_waits,
-            unsent: tally.unsent,
-            invalid: fault(plan, outcome),
-            first_refusal: tally.first_refusal.clone(),
+fn three_digits(value: f64) -> String {
+    match value {
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// A number with spaces between thousands (no-break and thin, so that it stays on one line).
+#[must_use]
+pub fn rate_of(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::new();
+    if value <= -0.5 {
+        text.push('−');
+    }
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
         }
+        text.push(digit);
     }
+    text
 }
 
-impl fmt::Display for Report {
+/// A run in one line.
+#[must_use]
+pub fn line_of(round: &Round) -> String {
+    let name = &round.name;
+    if let Some(why) = &round.invalid {
+        return format!("{name}: NOT REPORTED: {why}");
+    }
+    let rate = rate_of(round.achieved_per_second);
+    let offered = match round.offered {
+        Some(offered) => format!(" of {}", rate_of(offered)),
+        None if round.published == 0 => String::new(),
+        None => " (closed loop)".to_owned(),
+    };
+    let times = match round.main_series() {
+        Some((_, times)) => {
+            let at = |quantile| time_of(times.value_at_quantile(quantile));
+            format!(
+                "  p50 {}  p99 {}  max {}",
+                at(0.5),
+                at(0.99),
+                time_of(times.max())
+            )
+        }
+        None => String::new(),
+    };
+    format!("{name}: {rate}/s{offered}{times}")
+}
+
+/// The columns of the table of latencies.
+pub const COLUMNS: [(&str, f64); 6] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("p99.99", 0.9999),
+    ("p99.999", 0.99999),
+];
+
+/// Everything as text.
+pub struct Table<'a>(pub &'a Results);
+
+impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}, {}; {} queues {}, level {}, {} producers, {} consumers each, {} B, batch {}",
-            self.pace,
-            self.via,
-            self.queues,
-            self.durability,
-            self.level,
-            self.producers,
-            self.consumers,
-            self.payload_bytes,
-            self.batch
-        )?;
-        writeln!(
-            f,
-            "{:.2} s measured; load CPU {:.0} % busy{}",
-            self.seconds,
-            self.load_busy * 100.0,
-            if self.load_busy >= 0.9 {
-                ": THE LOAD IS THE LIMIT"
-            } else {
-                ""
-            }
-        )?;
-        for (name, rate) in [
-            ("published", self.published_per_second),
-            ("confirmed", self.confirmed_per_second),
-            ("delivered", self.delivered_per_second),
-            ("settled", self.settled_per_second),
-        ] {
-            writeln!(f, "  {name:<12} {rate:>12.0} /s")?;
+        let results = self.0;
+        for (name, value) in results.machine.0.iter().chain(&results.broker.0) {
+            writeln!(f, "  {name}: {value}")?;
         }
-        let mb = self.delivered_bytes_per_second / 1e6;
-        writeln!(f, "  {:<12} {mb:>12.1} MB/s of payload", "delivered")?;
         writeln!(
             f,
-            "  {:<12} {:>9} {:>9} {:>9} {:>9} {:>10}  us",
-            "", "p50", "p90", "p99", "p99.9", "max"
+            "durability class {}: {}",
+            results.class.letter, results.class.words
         )?;
-        for (name, quantiles) in [
-            ("confirm", &self.confirm),
-            ("end to end", &self.end_to_end),
-            ("sent late", &self.late),
-        ] {
-            if quantiles.count > 0 {
-                writeln!(
-                    f,
-                    "  {name:<12} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>10.1}",
-                    quantiles.p50_us,
-                    quantiles.p90_us,
-                    quantiles.p99_us,
-                    quantiles.p999_us,
-                    quantiles.max_us
-                )?;
-            }
+        for round in &results.rounds {
+            writeln!(f)?;
+            write_round(f, round)?;
         }
-        if self.late.count > 0 {
-            let share = self.missed_share * 100.0;
+        if let Some(device) = &results.device {
+            writeln!(f)?;
             writeln!(
                 f,
-                "  schedule missed by more than 1 ms: {share:.3} % of the messages; due and not \
-                 sent at the end: {}",
-                self.unsent
+                "the device itself: one thread, {} B durable, {} ({})",
+                device.bytes, device.directory, device.file_system
             )?;
+            write_head(f)?;
+            write_times(f, "before", &device.before.0)?;
+            write_times(f, "after", &device.after.0)?;
+            if let Some(ratio) = device_ratio(results) {
+                writeln!(f, "confirm p99 is {ratio:.2} × the device's p99")?;
+            }
         }
-        writeln!(
-            f,
-            "  in all: published {}, refused {}, delivered {}, redelivered {}, credit waits {}",
-            self.published, self.refused, self.delivered, self.redelivered, self.credit_waits
-        )?;
-        write!(
-            f,
-            "  missing {}, out of order {}, of other runs {}, corrupt {}",
-            self.missing, self.disordered, self.foreign, self.corrupt
-        )?;
-        if let Some(words) = &self.first_refusal {
-            write!(f, "\n  first refusal: {words}")?;
+        if let Some(text) = device_change(results) {
+            writeln!(f, "caution: {text}")?;
         }
-        if let Some(why) = &self.invalid {
-            write!(f, "\nNOT VALID: {why}")?;
+        if let Some(found) = &results.sweep {
+            writeln!(f)?;
+            match found.knee {
+                Some(knee) => writeln!(
+                    f,
+                    "knee: {}/s, p99 {}",
+                    rate_of(knee.offered),
+                    time_of(knee.p99_ns as u64)
+                )?,
+                None => writeln!(f, "knee: the curve does not bend")?,
+            }
+            let most = rate_of(found.saturation);
+            match found.is_reached {
+                true => writeln!(f, "saturation: {most}/s")?,
+                false => writeln!(f, "saturation: not reached, more than {most}/s")?,
+            }
         }
         Ok(())
     }
 }
 
+/// The p99 of confirms against that of the device, the higher of before and after; only where both
+/// mean the same.
+#[must_use]
+pub fn device_ratio(results: &Results) -> Option<f64> {
+    let device = results
+        .device
+        .as_ref()
+        .filter(|_| results.class.is_durable)?;
+    let [round] = &results.rounds[..] else {
+        return None;
+    };
+    let own = quantile(round.times("confirm")?, 0.99)?;
+    let before = quantile(&device.before.0, 0.99)?;
+    let after = quantile(&device.after.0, 0.99)?;
+    Some(own as f64 / before.max(after) as f64)
+}
+
+/// A word of warning if the device was not the same before and after.
+#[must_use]
+pub fn device_change(results: &Results) -> Option<String> {
+    let device = results.device.as_ref()?;
+    let [before, after] =
+        [&device.before.0, &device.after.0].map(|times| times.value_at_quantile(0.5));
+    let ratio = before.max(after) as f64 / before.min(after).max(1) as f64;
+    (ratio >= 2.0).then(|| {
+        format!(
+            "the device was not the same before and after: a write took {} and {} at the median",
+            time_of(before),
+            time_of(after)
+        )
+    })
+}
+
+fn write_head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "  {:<22}", "")?;
+    for (name, _) in COLUMNS {
+        write!(f, "{name:>10}")?;
+    }
+    writeln!(f, "{:>10}{:>12}", "max", "samples")
+}
+
+fn write_times(f: &mut fmt::Formatter<'_>, name: &str, times: &Histogram<u64>) -> fmt::Result {
+    write!(f, "  {name:<22}")?;
+    for (_, at) in COLUMNS {
+        let text = percentile(times, at);
+        write!(f, "{text:>10}")?;
+    }
+    writeln!(
+        f,
+        "{:>10}{:>12}",
+        time_of(times.max()),
+        rate_of(times.len() as f64)
+    )
+}
+
+fn write_round(f: &mut fmt::Formatter<'_>, round: &Round) -> fmt::Result {
+    writeln!(f, "{}", line_of(round))?;
+    for note in &round.notes {
+        writeln!(f, "  note: {note}")?;
+    }
+    if round.invalid.is_none() {
+        write_head(f)?;
+        for (name, _) in crate::result::SERIES {
+            if let Some(times) = round.times(name) {
+                write_times(f, name, times)?;
+            }
+        }
+        if let Some(connects) = &round.connects {
+            write_times(f, "connect", &connects.0)?;
+        }
+        for (name, times) in &round.stages {
+            write_times(f, &format!("stage {name}"), &times.0)?;
+        }
+    } else if let Some(times) = round.times("late") {
+        write_head(f)?;
+        write_times(f, "late", times)?;
+    }
+    if !round.hiccups.0.is_empty() {
+        write_times(f, "hiccups of the machine", &round.hiccups.0)?;
+    }
+    writeln!(
+        f,
+        "  published {}/s, confirmed {}/s, delivered {}/s, settled {}/s in {:.1} s; load CPU {:.0} % busy",
+        rate_of(round.published_per_second),
+        rate_of(round.confirmed_per_second),
+        rate_of(round.delivered_per_second),
+        rate_of(round.settled_per_second),
+        round.seconds,
+        round.load_busy * 100.0
+    )?;
+    if round.offered.is_some() {
+        writeln!(
+            f,
+            "  schedule missed by more than 1 ms: {} messages ({:.3} %); held up by the broker: {}; due \
+             and not sent at the end: {}",
+            round.counts.missed,
+            round.missed_share * 100.0,
+            round.late.saturating_sub(round.counts.missed),
+            round.counts.unsent
+        )?;
+    }
+    if let Some(why) = &round.stages_missing
+        && round.invalid.is_none()
+    {
+        writeln!(f, "  stages: {why}")?;
+    }
+    writeln!(
+        f,
+        "  in all: published {}, refused {}, delivered {}, redelivered {}, repeated {}, missing {}, out \
+         of order {}, misrouted {}, of other runs {}, corrupt {}",
+        round.published,
+        round.counts.refused,
+        round.delivered,
+        round.counts.redelivered,
+        round.counts.repeated,
+        round.counts.missing,
+        round.counts.disordered,
+        round.counts.misrouted,
+        round.counts.foreign,
+        round.counts.corrupt
+    )?;
+    if let Some(words) = &round.counts.first_refusal {
+        writeln!(f, "  first refusal: {words}")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::tally::{Sums, Tally};
+    use crate::result::tests::made_up;
+    use crate::tally::latencies;
 
-    fn outcome(published: u64, busy: f64, credit_waits: u64) -> Outcome {
-        let time = Duration::from_secs(10);
-        Outcome {
-            tally: Tally {
-                credit_waits,
-                ..Tally::default()
-            },
-            total: Sums::default(),
-            measured: Sums {
-                published,
-                work_ns: (busy * time.as_nanos() as f64) as u64,
-                ..Sums::default()
-            },
-            time,
-            threads: 1,
+    #[test]
+    fn figures_are_said_in_three_digits() {
+        for (ns, text) in [
+            (7, "7 ns"),
+            (1_234, "1.23 µs"),
+            (45_678, "45.7 µs"),
+            (999_400, "999 µs"),
+            (999_600, "1.00 ms"),
+            (12_345_678_900, "12.3 s"),
+        ] {
+            assert_eq!(time_of(ns), text);
         }
+        let plain = |value| rate_of(value).replace('\u{202f}', " ");
+        assert_eq!(plain(1_234_567.4), "1 234 567");
+        assert_eq!(plain(999.0), "999");
+        assert_eq!(plain(-1000.0), "−1 000");
     }
 
     #[test]
-    fn a_load_that_could_not_keep_its_rate_says_so() {
-        let mut plan = Plan::new(([127, 0, 0, 1], 1).into());
-        plan.pace = Pace::Constant { per_second: 1000.0 };
-        assert_eq!(fault(&plan, &outcome(9_900, 0.5, 0)), None);
-        let slow = fault(&plan, &outcome(9_899, 0.5, 0)).expect("too few");
-        assert!(slow.contains("990 messages/s of the 1000"), "{slow}");
-        assert_eq!(fault(&plan, &outcome(5_000, 0.5, 7)), None);
-        let busy = fault(&plan, &outcome(10_000, 0.9, 0)).expect("too busy");
-        assert!(busy.contains("90 % of its CPUs"), "{busy}");
-        plan.pace = Pace::Window { messages: 1 };
-        assert_eq!(fault(&plan, &outcome(10, 1.0, 0)), None);
+    fn percentiles_need_samples() {
+        let mut times = latencies();
+        times.saturating_record_n(5, 1_000);
+        assert_eq!(quantile(&times, 0.99), Some(5));
+        assert_eq!(quantile(&times, 0.999), None);
+    }
+
+    #[test]
+    fn a_run_that_is_not_reported_shows_no_latency() {
+        let mut results = made_up(&[100]);
+        let text = Table(&results).to_string();
+        assert!(
+            text.contains("end-to-end") && text.contains("p99.999"),
+            "{text}"
+        );
+        results.rounds[0].refuse("too late".into());
+        let text = Table(&results).to_string();
+        assert!(
+            text.contains("NOT REPORTED: too late") && !text.contains("end-to-end"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_durable_has_no_ratio_to_the_device() {
+        let mut results = made_up(&[100]);
+        let mut times = latencies();
+        times.saturating_record_n(50_000, 10_000);
+        results.device = Some(crate::result::Device {
+            directory: "/data".into(),
+            file_system: "ext4".into(),
+            bytes: 4096,
+            before: crate::result::Times(times.clone()),
+            after: crate::result::Times(times),
+        });
+        let ratio = device_ratio(&results).expect("both are durable");
+        assert!((ratio - 3.98).abs() < 0.05, "{ratio}");
+        assert_eq!(device_change(&results), None);
+        let mut slow = latencies();
+        slow.saturating_record_n(150_000, 10_000);
+        if let Some(device) = &mut results.device {
+            device.after = crate::result::Times(slow);
+        }
+        let text = device_change(&results).expect("three times as slow");
+        assert!(text.contains("50.0 µs and 150 µs"), "{text}");
+        results.class.is_durable = false;
+        assert_eq!(device_ratio(&results), None);
     }
 }

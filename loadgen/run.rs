@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::client;
 use crate::engine::Engine;
-use crate::link::Link;
-use crate::plan::{Plan, Stop, Via};
+use crate::peer;
+use crate::plan::{Plan, Service, Stop, Via};
+pub use crate::routes::{declare, delete};
 use crate::tally::{Shared, Sums, Tally};
 use crate::{Error, Result};
 
@@ -57,37 +58,40 @@ impl Outcome {
     }
 }
 
-/// Declares the plan's queues.
-///
-/// # Errors
-/// If the broker refuses.
-pub fn declare(plan: &Plan) -> Result<()> {
-    let mut link = Link::connect(plan.address)?;
-    for queue in 0..plan.queues {
-        link.declare(&plan.queue_name(queue), plan.durability)?;
-    }
-    Ok(())
+/// What is told while a run goes on.
+pub trait Watcher {
+    /// Measuring begins or ends.
+    fn edge(&mut self) {}
+    /// Looked at about every 2 ms: what was counted so far.
+    fn look(&mut self, _sums: &Sums) {}
+    /// An interval is over, of one of the threads.
+    fn interval(&mut self, _tally: Box<Tally>, _sums: &Sums) {}
 }
 
-/// Deletes the plan's queues.
-///
-/// # Errors
-/// If the broker refuses.
-pub fn delete(plan: &Plan) -> Result<()> {
-    let mut link = Link::connect(plan.address)?;
-    for queue in 0..plan.queues {
-        link.delete(&plan.queue_name(queue))?;
+/// Only the edges.
+struct Edges<F>(F);
+
+impl<F: FnMut()> Watcher for Edges<F> {
+    fn edge(&mut self) {
+        (self.0)();
     }
-    Ok(())
 }
 
 /// Runs a plan whose queues exist. `edge` is called when measuring begins and when it ends.
 ///
 /// # Errors
 /// If the plan cannot be run, a connection fails, or nothing moves for as long as `drain`.
-pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
+pub fn run(plan: &Plan, edge: impl FnMut()) -> Result<Outcome> {
+    run_watched(plan, &mut Edges(edge))
+}
+
+/// Runs a plan whose queues exist, and tells how it goes.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(plan: &Plan, watcher: &mut dyn Watcher) -> Result<Outcome> {
     plan.check()?;
-    let shared = Arc::new(Shared::new(plan.threads()));
+    let shared = Arc::new(Shared::new(plan.threads(), plan.interval));
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..plan.threads() {
@@ -95,7 +99,7 @@ pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
             let cpu = plan.cpus.get(index).copied();
             let body = move || {
                 if let Some(id) = cpu
-                    && !core_affinity::set_for_current(core_affinity::CoreId { id })
+                    && !crate::machine::pin(id)
                 {
                     return Err(Error::Plan(format!(
                         "a load thread cannot run on CPU {id}: name CPUs that this process may use"
@@ -104,6 +108,7 @@ pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
                 match plan.via {
                     Via::Raw => Engine::connect(plan, shared, index)?.work(),
                     Via::Client => client::work(plan, shared),
+                    Via::Amqp | Via::Redis | Via::Nats => peer::work(plan, shared, index),
                 }
             };
             let thread = std::thread::Builder::new()
@@ -113,15 +118,25 @@ pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
             threads.push(thread);
         }
         let is_lost = || threads.iter().any(|thread| thread.is_finished());
-        let conducted = conduct(plan, &shared, &is_lost, &mut edge);
+        let mut collected = Collected::default();
+        let conducted = conduct(plan, &shared, &is_lost, watcher, &mut collected);
         shared.is_over.store(true, Ordering::Relaxed);
-        let mut tally = Tally::default();
+        let mut tally = collected.tally;
         let mut failed = None;
         for thread in threads {
             match thread.join() {
-                Ok(Ok(own)) => tally.add(&own),
+                Ok(Ok(own)) => {
+                    tally.add(&own);
+                    watcher.interval(Box::new(own), &Sums::of(&shared.threads));
+                }
                 Ok(Err(error)) => failed = failed.or(Some(error)),
                 Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        for index in 0..plan.threads() {
+            if let Some(last) = shared.fetch(index) {
+                tally.add(&last);
+                watcher.interval(last, &Sums::of(&shared.threads));
             }
         }
         match (failed, conducted) {
@@ -133,10 +148,29 @@ pub fn run(plan: &Plan, mut edge: impl FnMut()) -> Result<Outcome> {
                 threads: plan.threads(),
             }),
             (Some(error), Ok(_) | Err(None)) => Err(error),
+            (_, Err(Some(Error::Stalled(why)))) => Err(Error::Stalled(with_faults(why, &tally))),
             (_, Err(Some(error))) => Err(error),
             (None, Err(None)) => Err(Error::Stalled("a load thread ended early".into())),
         }
     })
+}
+
+/// Why nothing moves any more, with what went wrong before: what was lost, say.
+fn with_faults(why: String, tally: &Tally) -> String {
+    let counts = &tally.counts;
+    if counts.is_clean() {
+        return why;
+    }
+    format!(
+        "{why}; of what came {} missing, {} again or out of order, {} misrouted, {} damaged, {} refused",
+        counts.missing, counts.disordered, counts.misrouted, counts.corrupt, counts.refused
+    )
+}
+
+/// The intervals that were fetched, added up.
+#[derive(Default)]
+struct Collected {
+    tally: Tally,
 }
 
 /// Start, measure, stop, drain. An error of `None` means that a thread ended, which has its own.
@@ -144,21 +178,30 @@ fn conduct(
     plan: &Plan,
     shared: &Shared,
     is_lost: &dyn Fn() -> bool,
-    edge: &mut dyn FnMut(),
+    watcher: &mut dyn Watcher,
+    collected: &mut Collected,
 ) -> std::result::Result<(Sums, Duration), Option<Error>> {
-    let mut watch = Watch::new(plan, shared, is_lost);
+    let mut watch = Watch {
+        plan,
+        shared,
+        is_lost,
+        watcher,
+        collected,
+    };
     watch.until("opening channels", |_| {
         let mut threads = shared.threads.iter();
         threads.all(|thread| thread.is_ready.load(Ordering::Acquire))
     })?;
     let warm_up = u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX);
-    let measure_from = shared.now_ns().saturating_add(warm_up);
+    let started = shared.now_ns();
+    shared.started_ns.store(started, Ordering::Relaxed);
+    let measure_from = started.saturating_add(warm_up);
     shared
         .measure_from_ns
         .store(measure_from, Ordering::Relaxed);
-    shared.is_started.store(true, Ordering::Relaxed);
+    shared.is_started.store(true, Ordering::Release);
     watch.until("warming up", |_| shared.now_ns() >= measure_from)?;
-    edge();
+    watch.watcher.edge();
     let (before, start) = (Sums::of(&shared.threads), Instant::now());
     watch.until("the load", |sums| match plan.stop {
         Stop::After(time) => start.elapsed() >= time,
@@ -168,7 +211,7 @@ fn conduct(
     let (after, time) = (Sums::of(&shared.threads), start.elapsed());
     shared.stopped_ns.store(shared.now_ns(), Ordering::Relaxed);
     shared.is_stopped.store(true, Ordering::Release);
-    edge();
+    watch.watcher.edge();
     if !matches!(plan.stop, Stop::Delivered(_)) {
         watch.until("draining", |sums| is_drained(plan, sums))?;
     }
@@ -184,8 +227,10 @@ fn conduct(
 }
 
 fn is_drained(plan: &Plan, sums: &Sums) -> bool {
-    let stored = sums.published - sums.refused;
-    sums.confirmed >= sums.published && (plan.consumers == 0 || sums.delivered >= stored)
+    let stored = (sums.published - sums.refused) * u64::from(plan.fan_out);
+    let is_settled = plan.service == Service::None || sums.settled >= sums.delivered;
+    sums.confirmed >= sums.published
+        && (plan.consumers == 0 || sums.delivered >= stored && is_settled)
 }
 
 /// Notices when the counters stand still.
@@ -193,17 +238,11 @@ struct Watch<'a> {
     plan: &'a Plan,
     shared: &'a Shared,
     is_lost: &'a dyn Fn() -> bool,
+    watcher: &'a mut dyn Watcher,
+    collected: &'a mut Collected,
 }
 
-impl<'a> Watch<'a> {
-    fn new(plan: &'a Plan, shared: &'a Shared, is_lost: &'a dyn Fn() -> bool) -> Self {
-        Self {
-            plan,
-            shared,
-            is_lost,
-        }
-    }
-
+impl Watch<'_> {
     fn until(
         &mut self,
         what: &str,
@@ -212,6 +251,13 @@ impl<'a> Watch<'a> {
         let mut last = (Sums::default(), Instant::now());
         loop {
             let sums = Sums::of(&self.shared.threads);
+            self.watcher.look(&sums);
+            for index in 0..self.plan.threads() {
+                if let Some(tally) = self.shared.fetch(index) {
+                    self.collected.tally.add(&tally);
+                    self.watcher.interval(tally, &sums);
+                }
+            }
             if is_done(&sums) {
                 return Ok(());
             }

@@ -1,9 +1,15 @@
 //! What one load thread counted and timed. Does not know sockets.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::arrivals::Schedule;
+use crate::message::Stamp;
+use crate::plan::Plan;
 
 /// Longest latency that is told apart from longer ones, in ns.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
@@ -31,6 +37,11 @@ pub struct Progress {
     pub work_ns: AtomicU64,
     /// Every channel is open.
     pub is_ready: AtomicBool,
+}
+
+/// Adds to a counter of one's own, which no other thread writes.
+pub(crate) fn count(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 /// Sums of the counters of all threads.
@@ -67,13 +78,24 @@ impl Sums {
     }
 }
 
+/// Where a load thread leaves what it found in an interval, and takes an empty tally for the next.
+#[derive(Debug)]
+struct Mail {
+    full: Option<Box<Tally>>,
+    spare: Option<Box<Tally>>,
+}
+
 /// What all threads share: one clock, one start, one end.
 #[derive(Debug)]
 pub struct Shared {
-    /// Time 0 of the run.
-    pub clock: Instant,
     /// Counters, one for each thread.
     pub threads: Vec<Progress>,
+    /// Intervals, one for each thread; held for a few instructions.
+    mail: Vec<Mutex<Mail>>,
+    /// How long an interval is, in ns.
+    pub interval_ns: u64,
+    /// When producers started, in ns of the clock; written before `is_started`.
+    pub started_ns: AtomicU64,
     /// Producers may start.
     pub is_started: AtomicBool,
     /// When measuring starts, in ns of the clock; later than any time while it is not known.
@@ -89,10 +111,18 @@ pub struct Shared {
 impl Shared {
     /// Nothing started yet.
     #[must_use]
-    pub fn new(threads: usize) -> Self {
+    pub fn new(threads: usize, interval: Duration) -> Self {
+        let mail = || {
+            Mutex::new(Mail {
+                full: None,
+                spare: Some(Box::default()),
+            })
+        };
         Self {
-            clock: Instant::now(),
             threads: (0..threads).map(|_| Progress::default()).collect(),
+            mail: (0..threads).map(|_| mail()).collect(),
+            interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
+            started_ns: AtomicU64::new(0),
             is_started: AtomicBool::new(false),
             measure_from_ns: AtomicU64::new(u64::MAX),
             stopped_ns: AtomicU64::new(0),
@@ -104,19 +134,53 @@ impl Shared {
     /// Now, in ns of the clock.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
-        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        now_ns()
+    }
+
+    /// Leaves what thread `index` found, if the last was fetched, and gives it an empty tally.
+    pub fn post(&self, index: usize, own: &mut Box<Tally>, now: u64) {
+        own.to_ns = now;
+        let Ok(mut mail) = self.mail[index].try_lock() else {
+            return; // it is being fetched: this interval gets a little longer
+        };
+        if mail.full.is_some() {
+            return; // nobody looked: as above
+        }
+        if let Some(mut spare) = mail.spare.take() {
+            spare.from_ns = now;
+            mail.full = Some(std::mem::replace(own, spare));
+        }
+    }
+
+    /// What thread `index` has left, if anything.
+    #[must_use]
+    pub fn fetch(&self, index: usize) -> Option<Box<Tally>> {
+        let lock = || {
+            self.mail[index]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let full = lock().full.take()?;
+        let spare = Box::default(); // made while nobody waits for the lock
+        lock().spare = Some(spare);
+        Some(full)
     }
 }
 
-/// What one thread found; merged at the end.
-#[derive(Clone, Debug)]
-pub struct Tally {
-    /// From the intended time to the confirm.
-    pub confirm: Histogram<u64>,
-    /// From the intended time to the delivery.
-    pub end_to_end: Histogram<u64>,
-    /// From the intended time to the write.
-    pub late: Histogram<u64>,
+/// Now, in ns of a clock that all runs of this process share.
+#[must_use]
+pub fn now_ns() -> u64 {
+    static CLOCK: OnceLock<Instant> = OnceLock::new();
+    let start = CLOCK.get_or_init(Instant::now);
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What went otherwise than it should, in messages if nothing else is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Open loop: messages written more than [`MISSED_NS`] after their time though the broker took all
+    /// that it was sent.
+    pub missed: u64,
     /// Publishes refused.
     pub refused: u64,
     /// Deliveries with the redelivered flag.
@@ -125,33 +189,93 @@ pub struct Tally {
     pub missing: u64,
     /// Messages that came after a later one of the same producer and queue, or again.
     pub disordered: u64,
-    /// Deliveries of other runs: their stamp names no producer or queue of this one.
+    /// Messages that came again after the broker had ended, which is allowed then.
+    pub repeated: u64,
+    /// Deliveries from a queue that they should not be in.
+    pub misrouted: u64,
+    /// Deliveries of other runs: their stamp names no producer or group of this one.
     pub foreign: u64,
     /// Deliveries with a wrong checksum.
     pub corrupt: u64,
     /// Times a producer had work and no credit.
     pub credit_waits: u64,
+    /// Times a producer had work and a socket that the broker did not read.
+    pub socket_waits: u64,
     /// Open loop: messages that were due and had not been sent when the time was over.
     pub unsent: u64,
     /// The broker's words for the first refusal.
     pub first_refusal: Option<String>,
 }
 
+impl Counts {
+    /// Adds what others found.
+    pub fn add(&mut self, other: &Counts) {
+        self.missed += other.missed;
+        self.refused += other.refused;
+        self.redelivered += other.redelivered;
+        self.missing += other.missing;
+        self.disordered += other.disordered;
+        self.repeated += other.repeated;
+        self.misrouted += other.misrouted;
+        self.foreign += other.foreign;
+        self.corrupt += other.corrupt;
+        self.credit_waits += other.credit_waits;
+        self.socket_waits += other.socket_waits;
+        self.unsent += other.unsent;
+        if self.first_refusal.is_none() {
+            self.first_refusal.clone_from(&other.first_refusal);
+        }
+    }
+
+    /// Whether every message came once, in order and whole.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.missing == 0
+            && self.disordered == 0
+            && self.misrouted == 0
+            && self.corrupt == 0
+            && self.refused == 0
+    }
+}
+
+/// What one thread found in an interval; all are merged at the end.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Start of the interval, in ns of the clock.
+    pub from_ns: u64,
+    /// Its end.
+    pub to_ns: u64,
+    /// Response time: from the intended time to the confirm.
+    pub confirm: Histogram<u64>,
+    /// Response time: from the intended time to the delivery.
+    pub end_to_end: Histogram<u64>,
+    /// Open loop: from the intended time to the write.
+    pub late: Histogram<u64>,
+    /// Open loop, service time: from the write to the confirm.
+    pub confirm_service: Histogram<u64>,
+    /// Open loop, service time: from the write to the delivery.
+    pub end_to_end_service: Histogram<u64>,
+    /// Slow consumers: from the intended time to the end of the consumer's work.
+    pub served: Histogram<u64>,
+    /// Some consumers are slow: of their deliveries, from the intended time; `end_to_end` has the others.
+    pub slow: Histogram<u64>,
+    /// What was counted beside the times.
+    pub counts: Counts,
+}
+
 impl Default for Tally {
     fn default() -> Self {
         Self {
+            from_ns: 0,
+            to_ns: 0,
             confirm: latencies(),
             end_to_end: latencies(),
             late: latencies(),
-            refused: 0,
-            redelivered: 0,
-            missing: 0,
-            disordered: 0,
-            foreign: 0,
-            corrupt: 0,
-            credit_waits: 0,
-            unsent: 0,
-            first_refusal: None,
+            confirm_service: latencies(),
+            end_to_end_service: latencies(),
+            served: latencies(),
+            slow: latencies(),
+            counts: Counts::default(),
         }
     }
 }
@@ -159,121 +283,225 @@ impl Default for Tally {
 impl Tally {
     /// Adds what another thread found.
     pub fn add(&mut self, other: &Tally) {
-        // The bounds are the same everywhere, so adding cannot fail.
-        let _ = self.confirm.add(&other.confirm);
-        let _ = self.end_to_end.add(&other.end_to_end);
-        let _ = self.late.add(&other.late);
-        self.refused += other.refused;
-        self.redelivered += other.redelivered;
-        self.missing += other.missing;
-        self.disordered += other.disordered;
-        self.foreign += other.foreign;
-        self.corrupt += other.corrupt;
-        self.credit_waits += other.credit_waits;
-        self.unsent += other.unsent;
-        if self.first_refusal.is_none() {
-            self.first_refusal.clone_from(&other.first_refusal);
+        for (own, more) in [
+            (&mut self.confirm, &other.confirm),
+            (&mut self.end_to_end, &other.end_to_end),
+            (&mut self.late, &other.late),
+            (&mut self.confirm_service, &other.confirm_service),
+            (&mut self.end_to_end_service, &other.end_to_end_service),
+            (&mut self.served, &other.served),
+            (&mut self.slow, &other.slow),
+        ] {
+            if !more.is_empty() {
+                own.add(more).expect("the bounds are the same everywhere");
+            }
         }
+        self.counts.add(&other.counts);
     }
 
-    /// Counts messages that were due every `gap_ns` from `due_ns` on and were not sent by
-    /// `stopped_ns`, with the time they have waited by then. Left out, a stall at the end of a run
-    /// would be seen by none of the messages that it held up.
-    pub fn note_unsent(&mut self, due_ns: f64, gap_ns: f64, stopped_ns: u64, is_consumed: bool) {
-        let stopped = stopped_ns as f64;
-        let mut due = due_ns;
-        while due <= stopped && gap_ns > 0.0 {
-            let waited = (stopped - due) as u64;
-            self.unsent += 1;
+    /// Counts messages that were due and were not sent by `stopped_ns`, with the time they have waited
+    /// by then. Left out, a stall at the end of a run would be seen by none of the messages that it
+    /// held up.
+    pub fn note_unsent(&mut self, mut schedule: Schedule, stopped_ns: u64, is_consumed: bool) {
+        while schedule.has_begun() && schedule.is_due(stopped_ns) {
+            let waited = stopped_ns - schedule.take();
+            self.counts.unsent += 1;
             self.late.saturating_record(waited);
             self.confirm.saturating_record(waited);
             if is_consumed {
                 self.end_to_end.saturating_record(waited);
             }
-            due += gap_ns;
         }
-    }
-
-    /// Whether every message came once, in order and whole.
-    #[must_use]
-    pub const fn is_clean(&self) -> bool {
-        self.missing == 0 && self.disordered == 0 && self.corrupt == 0 && self.refused == 0
     }
 }
 
-/// The next sequence expected of each producer in each queue of one thread's consumers.
+/// A send later than this after its time counts as missed, in ns.
+pub const MISSED_NS: u64 = 1_000_000;
+
+/// The next sequence expected of each producer by each consumer of one thread.
 #[derive(Clone, Debug)]
 pub struct Expected {
     producers: u32,
     queues: u32,
+    fan_out: u32,
+    consumers: u32,
     next: Vec<u64>,
-    /// Several consumers share a queue: only order can be checked for each of them.
+    /// Several consumers share a queue: only order can be checked, for each of them.
     is_shared: bool,
+    /// The broker may end meanwhile, and deliver again what was not settled.
+    may_repeat: bool,
 }
 
 impl Expected {
-    /// Nothing seen yet. `is_shared`: some messages of a queue go to other consumers.
+    /// Nothing seen yet.
     #[must_use]
-    pub fn new(producers: u32, queues: u32, is_shared: bool) -> Self {
+    pub fn new(plan: &Plan) -> Self {
+        let producers = plan.producers.max(plan.backlog_of);
+        let consumers = plan.consumers.max(1);
+        let places = producers as usize * plan.queues as usize * consumers as usize;
         Self {
             producers,
-            queues,
-            next: vec![0; producers as usize * queues as usize],
-            is_shared,
+            queues: plan.queues,
+            fan_out: plan.fan_out,
+            consumers,
+            next: vec![0; places],
+            is_shared: plan.consumers > 1,
+            may_repeat: plan.is_restart_expected,
         }
     }
 
-    /// Counts what is wrong with a message's place.
-    pub fn see(&mut self, stamp: &crate::message::Stamp, tally: &mut Tally) {
-        if stamp.producer >= self.producers || stamp.queue >= self.queues {
-            tally.foreign += 1;
-            return;
+    /// Counts what is wrong with the place of a message that came from `queue`, to the consumer `copy` of
+    /// those that share it. False if it came before, where that is allowed.
+    pub fn see(&mut self, stamp: &Stamp, queue: u32, copy: u32, tally: &mut Tally) -> bool {
+        if stamp.producer >= self.producers || stamp.group >= self.queues / self.fan_out {
+            tally.counts.foreign += 1;
+            return true;
         }
-        let place = stamp.producer as usize * self.queues as usize + stamp.queue as usize;
+        if stamp.group != queue / self.fan_out {
+            tally.counts.misrouted += 1;
+            return true;
+        }
+        let place = stamp.producer as usize * self.queues as usize + queue as usize;
+        let place = place * self.consumers as usize + copy as usize;
         let next = &mut self.next[place];
         if stamp.sequence < *next {
-            tally.disordered += 1;
-            return;
+            if self.may_repeat {
+                tally.counts.repeated += 1;
+                return false;
+            }
+            tally.counts.disordered += 1;
+            return true;
         }
         if !self.is_shared {
-            tally.missing += stamp.sequence - *next;
+            tally.counts.missing += stamp.sequence - *next;
         }
         *next = stamp.sequence + 1;
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Stamp;
+    use crate::arrivals::{Gaps, Profile};
 
     #[test]
     fn what_was_due_and_not_sent_has_waited() {
         let mut tally = Tally::default();
+        let mut schedule = Schedule::new(Gaps::Equal, 1000.0, &Profile::Flat, Duration::ZERO, 1);
+        tally.note_unsent(schedule.clone(), 3_500_000, false);
+        assert_eq!(tally.counts.unsent, 0, "it has not begun");
         // Due at 1, 2 and 3 ms when the time is over at 3.5 ms.
-        tally.note_unsent(1e6, 1e6, 3_500_000, false);
-        tally.note_unsent(4e6, 1e6, 3_500_000, false);
-        tally.note_unsent(f64::NAN, 1e6, 3_500_000, false);
-        assert_eq!((tally.unsent, tally.late.len()), (3, 3));
+        schedule.begin(1_000_000, 0.0);
+        tally.note_unsent(schedule.clone(), 3_500_000, false);
+        schedule.begin(4_000_000, 0.0);
+        tally.note_unsent(schedule, 3_500_000, false);
+        assert_eq!((tally.counts.unsent, tally.late.len()), (3, 3));
         assert!(tally.confirm.max() >= 2_490_000, "{}", tally.confirm.max());
         assert!(tally.confirm.min() <= 510_000, "{}", tally.confirm.min());
         assert!(tally.end_to_end.is_empty());
     }
 
+    fn plan(producers: u32, queues: u32, fan_out: u32) -> Plan {
+        Plan {
+            producers,
+            queues,
+            fan_out,
+            ..Plan::new(([127, 0, 0, 1], 1).into())
+        }
+    }
+
+    fn stamp(producer: u32, group: u32, sequence: u64) -> Stamp {
+        Stamp {
+            sequence,
+            intended_ns: 0,
+            sent_ns: 0,
+            producer,
+            group,
+        }
+    }
+
     #[test]
     fn gaps_repeats_and_strangers_are_counted() {
-        let mut expected = Expected::new(2, 2, false);
+        let mut expected = Expected::new(&plan(2, 2, 1));
         let mut tally = Tally::default();
         for (sequence, producer) in [(0, 0), (1, 0), (4, 0), (3, 0), (0, 1), (0, 2)] {
-            let stamp = Stamp {
-                sequence,
-                intended_ns: 0,
-                producer,
-                queue: 1,
-            };
-            expected.see(&stamp, &mut tally);
+            expected.see(&stamp(producer, 1, sequence), 1, 0, &mut tally);
         }
-        assert_eq!((tally.missing, tally.disordered, tally.foreign), (2, 1, 1));
-        assert!(!tally.is_clean());
+        assert_eq!(
+            (
+                tally.counts.missing,
+                tally.counts.disordered,
+                tally.counts.foreign
+            ),
+            (2, 1, 1)
+        );
+        assert!(!tally.counts.is_clean());
+    }
+
+    #[test]
+    fn every_queue_of_a_group_sees_all_and_others_nothing() {
+        let mut expected = Expected::new(&plan(1, 4, 2));
+        let mut tally = Tally::default();
+        for sequence in 0..3 {
+            expected.see(&stamp(0, 1, sequence), 2, 0, &mut tally);
+            expected.see(&stamp(0, 1, sequence), 3, 0, &mut tally);
+        }
+        assert!(tally.counts.is_clean() && tally.counts.foreign == 0);
+        expected.see(&stamp(0, 1, 3), 1, 0, &mut tally);
+        assert_eq!(tally.counts.misrouted, 1);
+        assert!(!tally.counts.is_clean());
+    }
+
+    #[test]
+    fn consumers_that_share_a_queue_have_an_order_each() {
+        let mut shared = plan(1, 2, 1);
+        shared.consumers = 2;
+        let mut expected = Expected::new(&shared);
+        let mut tally = Tally::default();
+        // What the second was sent later is received first.
+        for (sequence, copy) in [(4, 1), (5, 1), (0, 0), (2, 0), (7, 1)] {
+            expected.see(&stamp(0, 1, sequence), 1, copy, &mut tally);
+        }
+        assert!(tally.counts.is_clean(), "{:?}", tally.counts);
+        expected.see(&stamp(0, 1, 6), 1, 1, &mut tally);
+        assert_eq!(tally.counts.disordered, 1);
+    }
+
+    #[test]
+    fn messages_may_come_again_only_after_a_restart() {
+        let mut may = plan(1, 1, 1);
+        may.is_restart_expected = true;
+        let mut expected = Expected::new(&may);
+        let mut tally = Tally::default();
+        let seen = [0, 1, 0, 1, 2].map(|at| expected.see(&stamp(0, 0, at), 0, 0, &mut tally));
+        assert_eq!(seen, [true, true, false, false, true]);
+        assert_eq!(
+            (
+                tally.counts.repeated,
+                tally.counts.disordered,
+                tally.counts.missing
+            ),
+            (2, 0, 0)
+        );
+        assert!(tally.counts.is_clean());
+    }
+
+    #[test]
+    fn intervals_are_left_and_fetched_one_by_one() {
+        let shared = Shared::new(1, Duration::from_secs(1));
+        let mut own: Box<Tally> = Box::default();
+        own.counts.missing = 1;
+        shared.post(0, &mut own, 10);
+        assert_eq!((own.counts.missing, own.from_ns), (0, 10));
+        own.counts.missing = 2;
+        shared.post(0, &mut own, 20);
+        assert_eq!(own.counts.missing, 2, "the first was not fetched");
+        let first = shared.fetch(0).expect("it was left");
+        assert_eq!((first.counts.missing, first.to_ns), (1, 10));
+        assert!(shared.fetch(0).is_none());
+        shared.post(0, &mut own, 30);
+        assert_eq!((own.counts.missing, own.from_ns), (0, 30));
+        assert_eq!(shared.fetch(0).map(|tally| tally.counts.missing), Some(2));
     }
 }
