@@ -9,7 +9,7 @@
 
 mod figures {
     pub mod broker;
-    pub mod floor;
+    pub mod limits;
     pub mod rows;
     pub mod table;
 }

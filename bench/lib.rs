@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What more than one program of this folder measures with. Does not know brokers.
+
+pub mod floor;

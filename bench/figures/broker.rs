@@ -1,11 +1,13 @@
 //! A broker process under measurement: start, stop, kill, and what the kernel and its own metrics
 //! say of it. Does not make load.
 
-use std::io::{BufRead, BufReader, Error, Read, Result, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Error, Result};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use ringpost_load::broker::{cpu_of, get, metric};
 
 /// A running broker. Killed when it is dropped.
 #[derive(Debug)]
@@ -32,6 +34,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// One core on its CPU, unless the flags say otherwise.
+    fn cores(&self) -> Vec<String> {
+        match self.flags.iter().any(|flag| flag == "--cores") {
+            true => Vec::new(),
+            false => ["--cores", "1", "--cpus", &self.cpu.to_string()]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+
     /// Starts it and waits until it serves.
     ///
     /// # Errors
@@ -44,7 +56,7 @@ impl Settings {
             .arg("--data-dir")
             .arg(&self.directory)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--cores", "1", "--cpus", &self.cpu.to_string()])
+            .args(self.cores())
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -91,7 +103,7 @@ impl Broker {
     /// CPU time of all its threads.
     #[must_use]
     pub fn cpu(&self) -> Duration {
-        cpu_of(&self.child.id().to_string())
+        cpu_of(self.child.id()).unwrap_or_default()
     }
 
     /// Resident memory in bytes.
@@ -123,24 +135,8 @@ impl Broker {
     /// # Errors
     /// If it does not answer or has no such metric.
     pub fn metric(&self, name: &str) -> Result<f64> {
-        let mut socket = TcpStream::connect(self.admin)?;
-        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let host = self.admin;
-        write!(
-            socket,
-            "GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text)?;
-        text.lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix(' ')?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
-            .ok_or_else(|| Error::other(format!("no metric {name}")))
+        let page = get(self.admin, "/metrics").map_err(Error::other)?;
+        metric(&page, name).ok_or_else(|| Error::other(format!("no metric {name}")))
     }
 
     /// Ends it without warning.
@@ -176,19 +172,6 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// CPU time of all threads of a process that have not ended.
-#[must_use]
-pub fn cpu_of(process: &str) -> Duration {
-    let mut sum = 0;
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
-    for task in tasks.into_iter().flatten().flatten() {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let first = text.split(' ').next().and_then(|word| word.parse().ok());
-        sum += first.unwrap_or(0);
-    }
-    Duration::from_nanos(sum)
 }
 
 /// Time that a CPU was not idle, whoever used it, in the kernel's ticks of 10 ms.

@@ -4,22 +4,25 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ringpost_bench::floor;
+use ringpost_load::broker::cpu_of;
 use ringpost_load::link::Link;
 use ringpost_load::report::Quantiles;
 use ringpost_load::run::{declare, delete};
 use ringpost_load::{Outcome, Pace, Plan, Stop, message::Template};
 use tempfile::TempDir;
 
-use super::broker::{Broker, Settings, busy_of_cpu, cpu_of, disk_bytes};
-use super::floor;
+use super::broker::{Broker, Settings, busy_of_cpu, disk_bytes};
+use super::limits;
 use super::table::{Aim, Rate, Table};
 use crate::Args;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+/// What a row comes to.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Measure = fn(&Bench, &mut Table) -> Result<()>;
 
 /// The rows by name, in the order they are measured.
-const ROWS: [(&str, Measure); 10] = [
+const ROWS: [(&str, Measure); 12] = [
     ("idle", idle),
     ("throughput", throughput),
     ("connections", connections),
@@ -30,6 +33,8 @@ const ROWS: [(&str, Measure); 10] = [
     ("restart", restart),
     ("sparse", sparse),
     ("memory", memory),
+    ("loopback", limits::loopback),
+    ("cores", limits::cores),
 ];
 
 const MIB: f64 = (1u64 << 20) as f64;
@@ -42,21 +47,23 @@ pub struct Bench {
 }
 
 /// What a run came to.
-struct Measured {
+pub struct Measured {
     outcome: Outcome,
     /// Published, delivered and settled a second.
-    rate: f64,
+    pub rate: f64,
     /// CPU time of the broker for each message.
-    cpu_ns: f64,
+    pub cpu_ns: f64,
     /// CPUs that the broker used.
     cpus: f64,
     /// The larger share of the broker's or the load's CPU that neighbours used.
-    others: f64,
+    pub others: f64,
 }
 
 impl Measured {
-    fn note(&self) -> String {
-        let faults = match self.outcome.tally.is_clean() {
+    /// How the two CPUs were used.
+    #[must_use]
+    pub fn note(&self) -> String {
+        let faults = match self.outcome.tally.counts.is_clean() {
             true => "",
             false => "; MESSAGES LOST, REFUSED OR OUT OF ORDER",
         };
@@ -171,7 +178,15 @@ impl Bench {
         lines
     }
 
-    fn seconds(&self) -> Duration {
+    /// CPU of the broker, and of the load.
+    #[must_use]
+    pub const fn cpus(&self) -> (usize, usize) {
+        (self.args.broker_cpu, self.args.load_cpu)
+    }
+
+    /// Seconds of a measurement.
+    #[must_use]
+    pub fn seconds(&self) -> Duration {
         Duration::from_secs_f64(if self.args.quick {
             1.0
         } else {
@@ -179,7 +194,9 @@ impl Bench {
         })
     }
 
-    fn settings(&self, name: &str, flags: &[&str]) -> Settings {
+    /// How to start a broker in a directory of its own.
+    #[must_use]
+    pub fn settings(&self, name: &str, flags: &[&str]) -> Settings {
         Settings {
             program: self.program.clone(),
             directory: self.home.path().join(name),
@@ -188,7 +205,9 @@ impl Bench {
         }
     }
 
-    fn plan(&self, broker: &Broker, payload_bytes: u32, batch: u32, window: u32) -> Plan {
+    /// A closed loop.
+    #[must_use]
+    pub fn plan(&self, broker: &Broker, payload_bytes: u32, batch: u32, window: u32) -> Plan {
         Plan {
             payload_bytes,
             batch,
@@ -200,13 +219,21 @@ impl Bench {
         }
     }
 
-    fn run(&self, broker: &Broker, plan: &Plan) -> Result<Measured> {
+    /// Runs a plan.
+    ///
+    /// # Errors
+    /// If the broker refuses or the load cannot be driven.
+    pub fn run(&self, broker: &Broker, plan: &Plan) -> Result<Measured> {
         declare(plan)?;
         let mut looks = Vec::new();
         let cpus = (self.args.broker_cpu, self.args.load_cpu);
         let outcome = ringpost_load::run(plan, || {
             let busy = (busy_of_cpu(cpus.0), busy_of_cpu(cpus.1));
-            looks.push((broker.cpu(), cpu_of("self"), busy));
+            looks.push((
+                broker.cpu(),
+                cpu_of(std::process::id()).unwrap_or_default(),
+                busy,
+            ));
         })?;
         let [before, after] = looks[..] else {
             return Err("a run has two edges".into());
@@ -241,7 +268,9 @@ impl Bench {
         Ok(runs.swap_remove(middle))
     }
 
-    fn rounds(&self) -> u32 {
+    /// Rounds of what is compared; the median counts.
+    #[must_use]
+    pub fn rounds(&self) -> u32 {
         if self.args.quick {
             1
         } else {
@@ -257,7 +286,8 @@ fn counts(line: &str) -> Vec<u64> {
         .collect()
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle value.
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -310,7 +340,7 @@ fn connections(bench: &Bench, table: &mut Table) -> Result<()> {
         plan.producers = 64;
         let found = bench.median_run(&broker, &plan)?;
         let name = format!("64 connections, one write each, window {window}");
-        let waits = found.outcome.tally.credit_waits;
+        let waits = found.outcome.tally.counts.credit_waits;
         let note = format!("{waits} looks without credit; ");
         table.add_rate(&name, limit, 1e9 / limit, &found.rate(&note));
     }

@@ -3,25 +3,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-
-/// Bytes of the file that is written over and over.
-const FILE_BYTES: u64 = 32 << 20;
-const ALIGN: usize = 4096;
-
-/// A histogram of ns.
-#[must_use]
-pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are valid")
-}
-
-fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    histogram.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-}
+use ringpost_load::device::{ALIGN, FILE_BYTES, write_again};
+use ringpost_load::tally::latencies;
 
 /// Pins this thread.
 pub fn pin(cpu: usize) {
@@ -51,29 +39,15 @@ pub fn device(
             .write(true)
             .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
             .open(&path)?;
-        let bytes = bytes.next_multiple_of(ALIGN);
-        let room = vec![2u8; bytes + ALIGN];
-        let from = room.as_ptr().align_offset(ALIGN);
-        let block = &room[from..from + bytes];
         let own = FILE_BYTES / depth as u64 / ALIGN as u64 * ALIGN as u64;
-        let base = own * place as u64;
-        let (mut histogram, start, mut offset) = (histogram(), Instant::now(), 0);
-        while start.elapsed() < time {
-            let before = Instant::now();
-            file.write_all_at(block, base + offset)?;
-            record(&mut histogram, before.elapsed());
-            offset += bytes as u64;
-            if offset + bytes as u64 > own {
-                offset = 0;
-            }
-        }
-        Ok(histogram)
+        let first = own * place as u64;
+        write_again(&file, first..first + own, bytes, time)
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..depth)
             .map(|place| scope.spawn(move || one(place)))
             .collect();
-        let mut all = histogram();
+        let mut all = latencies();
         for thread in threads {
             let own = thread
                 .join()
@@ -118,12 +92,13 @@ pub fn echo(
             socket.set_nonblocking(spin)?;
             let message = vec![2; request];
             let mut room = vec![0; answer];
-            let (mut histogram, start) = (histogram(), Instant::now());
+            let (mut histogram, start) = (latencies(), Instant::now());
             while start.elapsed() < time {
                 let before = Instant::now();
                 write_all(&mut socket, &message)?;
                 read_all(&mut socket, &mut room)?;
-                record(&mut histogram, before.elapsed());
+                let took = u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                histogram.saturating_record(took);
             }
             Ok(histogram)
         });
@@ -131,6 +106,60 @@ pub fn echo(
         let histogram = client.join().map_err(panicked)??;
         server.join().map_err(panicked)??;
         Ok(histogram)
+    })
+}
+
+/// Bytes a second that one thread takes in and gives back on a CPU of its own, both ways counted, from
+/// another that keeps it busy in writes of `bytes`.
+///
+/// # Errors
+/// If sockets fail.
+pub fn stream(
+    bytes: usize,
+    (server_cpu, client_cpu): (usize, usize),
+    time: Duration,
+) -> io::Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || -> io::Result<()> {
+            pin(server_cpu);
+            let (mut guest, _) = listener.accept()?;
+            guest.set_nodelay(true)?;
+            let mut room = vec![0; bytes];
+            loop {
+                match guest.read(&mut room)? {
+                    0 => return Ok(()),
+                    count => guest.write_all(&room[..count])?,
+                }
+            }
+        });
+        let client = scope.spawn(move || -> io::Result<f64> {
+            pin(client_cpu);
+            let mut socket = TcpStream::connect(address)?;
+            socket.set_nodelay(true)?;
+            socket.set_nonblocking(true)?;
+            let (message, mut room) = (vec![2; bytes], vec![0; bytes]);
+            let (mut sum, start) = (0u64, Instant::now());
+            let count = |done: io::Result<usize>| match done {
+                Ok(count) => Ok(count as u64),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                Err(error) => Err(error),
+            };
+            while start.elapsed() < time {
+                let moved = count(socket.write(&message))? + count(socket.read(&mut room))?;
+                sum += moved;
+                if moved == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            Ok(sum as f64 / start.elapsed().as_secs_f64())
+        });
+        let panicked = |_| io::Error::other("a thread panicked");
+        let rate = client.join().map_err(panicked)??;
+        // What lay in the sockets when the client left is no failure.
+        let _ = server.join().map_err(panicked)?;
+        Ok(rate)
     })
 }
 
