@@ -38,6 +38,7 @@ pub mod ids;
 pub mod input;
 pub mod mesh;
 pub mod mutant;
+pub mod options;
 
 pub use effect::{Buffers, Effect, Effects, FailCause, FileOp};
 pub use ids::{BufferId, ConnId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};
