@@ -283,9 +283,9 @@ impl Running {
         [
             sweep, gets, journal, hold, compactor, last, acks, traces, expiry, dead,
         ]
-            .into_iter()
-            .flatten()
-            .min()
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn step<B: Buffers>(
@@ -895,10 +895,7 @@ impl Running {
                 }
                 flow.dirty(producer);
             }
-            (
-                Waiter::DeadLetter { key, bytes: sent },
-                Reply::Published { outcome, bytes, .. },
-            ) => {
+            (Waiter::DeadLetter { key, bytes: sent }, Reply::Published { outcome, bytes, .. }) => {
                 flow.peers[usize::from(from.0)].publish_answered(sent);
                 flow.dead_is_answered(key, bytes, outcome);
             }

@@ -89,9 +89,9 @@ impl Restore {
     }
 
     fn queue(&mut self, id: QueueId) -> &mut queue::Replay {
-        self.queues.entry(id).or_insert_with(|| {
-            queue::Replay::new(Settings::plain(Durability::Durable))
-        })
+        self.queues
+            .entry(id)
+            .or_insert_with(|| queue::Replay::new(Settings::plain(Durability::Durable)))
     }
 
     fn note<E: std::fmt::Debug>(&mut self, what: &str, queue: QueueId, result: Result<(), E>) {

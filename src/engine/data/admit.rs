@@ -1434,7 +1434,10 @@ fn prefix_bytes(messages: &[u8], count: u32) -> usize {
 }
 
 /// The queues of this core among targets, and those of each other core.
-pub(super) fn by_core(targets: &[Target], here: CoreId) -> (Vec<QueueId>, Vec<(CoreId, Vec<QueueId>)>) {
+pub(super) fn by_core(
+    targets: &[Target],
+    here: CoreId,
+) -> (Vec<QueueId>, Vec<(CoreId, Vec<QueueId>)>) {
     let mut local = Vec::new();
     let mut others: Vec<(CoreId, Vec<QueueId>)> = Vec::new();
     for target in targets {

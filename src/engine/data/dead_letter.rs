@@ -304,11 +304,17 @@ impl Flow {
         };
         let too_large = parts.length() > self.config.limits.message_bytes_max as usize;
         let parts = MessageParts {
-            headers: if too_large { read.headers() } else { parts.headers },
+            headers: if too_large {
+                read.headers()
+            } else {
+                parts.headers
+            },
             ..parts
         };
         let mut bytes = Vec::with_capacity(parts.padded_length());
-        parts.write(&mut bytes).expect("each part is within its limit");
+        parts
+            .write(&mut bytes)
+            .expect("each part is within its limit");
         let length = parts.length();
         let large = (length > FRAGMENT_BYTES_MAX).then(|| length as u32);
         let bytes = match large {
@@ -343,11 +349,14 @@ impl Flow {
     /// which it died before do not get it again.
     fn drop_cycles(&self, tenant: TenantId, headers: &[u8], targets: &mut Vec<Target>) {
         let text = |entry: &ringpost_wire::table::Table<'_>, name: &[u8]| {
-            entry.get(name).and_then(|value| value.as_text()).map(<[u8]>::to_vec)
+            entry
+                .get(name)
+                .and_then(|value| value.as_text())
+                .map(<[u8]>::to_vec)
         };
         let rejected = Death::Rejected.word().as_bytes();
-        let is_rejected =
-            headers::deaths(headers).any(|entry| text(&entry, b"reason").as_deref() == Some(rejected));
+        let is_rejected = headers::deaths(headers)
+            .any(|entry| text(&entry, b"reason").as_deref() == Some(rejected));
         if is_rejected || targets.is_empty() || crate::mutant!(DeadForEver) {
             return;
         }
@@ -420,19 +429,31 @@ impl Flow {
             return true;
         };
         let core = *core;
-        let parcel = if letter.large.is_some() { 0 } else { letter.bytes.len() as u64 };
+        let parcel = if letter.large.is_some() {
+            0
+        } else {
+            letter.bytes.len() as u64
+        };
         let room = u64::from(self.config.limits.parcel_bytes_max);
         if !self.peers[usize::from(core.0)].takes_publish(parcel, room) {
             return false;
         }
-        let letter = self.dead_letters.get_mut(key).expect("it was just looked at");
+        let letter = self
+            .dead_letters
+            .get_mut(key)
+            .expect("it was just looked at");
         let (producer, epoch, sequence) = letter.name();
         let request = RemotePublish {
             producer,
             epoch,
             first: Sequence(sequence),
             count: 1,
-            queues: letter.others.last().expect("it was just looked at").1.clone(),
+            queues: letter
+                .others
+                .last()
+                .expect("it was just looked at")
+                .1
+                .clone(),
             fragment: letter.large.map(|message_bytes| FragmentHead {
                 message_bytes,
                 offset: 0,
@@ -451,7 +472,9 @@ impl Flow {
 
     /// Whether the queues of this core take a dead letter now.
     fn judge_dead<B: Buffers>(&self, letter: &DeadLetter, buffers: &B) -> Result<(), Code> {
-        let bytes = letter.large.map_or(letter.bytes.len(), |bytes| bytes as usize);
+        let bytes = letter
+            .large
+            .map_or(letter.bytes.len(), |bytes| bytes as usize);
         let mut targets = Vec::with_capacity(letter.here.len());
         for queue in &letter.here {
             let state = self.queues.get(*queue).ok_or(Code::QueueUnknown)?;
@@ -506,12 +529,7 @@ impl Flow {
     }
 
     /// Another core has answered for a dead letter.
-    pub(crate) fn dead_is_answered(
-        &mut self,
-        key: u64,
-        bytes: Vec<u8>,
-        outcome: Result<(), Code>,
-    ) {
+    pub(crate) fn dead_is_answered(&mut self, key: u64, bytes: Vec<u8>, outcome: Result<(), Code>) {
         let Some(letter) = self.dead_letters.get_mut(key) else {
             return;
         };
@@ -520,7 +538,10 @@ impl Flow {
         } else {
             self.keep_parcel(bytes);
         }
-        let letter = self.dead_letters.get_mut(key).expect("it was just looked at");
+        let letter = self
+            .dead_letters
+            .get_mut(key)
+            .expect("it was just looked at");
         match outcome {
             Ok(()) | Err(Code::QueueUnknown) => {
                 letter.others.pop();
@@ -532,7 +553,10 @@ impl Flow {
     }
 
     fn dead_is_refused(&mut self, key: u64, code: Code) {
-        let letter = self.dead_letters.get_mut(key).expect("it was just looked at");
+        let letter = self
+            .dead_letters
+            .get_mut(key)
+            .expect("it was just looked at");
         if code == Code::SequenceTooOld {
             // Whether it is there cannot be told any more, and it must not be lost.
             letter.is_nameless = true;

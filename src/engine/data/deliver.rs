@@ -857,9 +857,9 @@ impl Flow {
         }
         // A queue that keeps up has nothing to give for the room that it got.
         let state = self.queues.get(queue);
-        if state.is_some_and(|state| {
-            state.queue.has_deliverable() || state.queue.dead_waiting() > 0
-        }) {
+        if state
+            .is_some_and(|state| state.queue.has_deliverable() || state.queue.dead_waiting() > 0)
+        {
             self.wake(queue);
         }
         if let Err(code) = verdict {
@@ -1257,19 +1257,18 @@ impl Flow {
         }
         self.raise_mark(queue, buffers, effects);
         // The head that expires next is another one now.
-        if self.queues.get(queue).is_some_and(|state| state.queue.expires()) {
+        if self
+            .queues
+            .get(queue)
+            .is_some_and(|state| state.queue.expires())
+        {
             self.sweep_queue(queue, buffers, effects);
         }
     }
 
     /// Lets ready messages of a queue die that must, puts dead ones on their way, and notes when the queue
     /// is to be looked at next because of that.
-    fn sweep_queue<B: Buffers>(
-        &mut self,
-        queue: QueueId,
-        buffers: &mut B,
-        effects: &mut Effects,
-    ) {
+    fn sweep_queue<B: Buffers>(&mut self, queue: QueueId, buffers: &mut B, effects: &mut Effects) {
         let Some(state) = self.queues.get_mut(queue) else {
             return;
         };

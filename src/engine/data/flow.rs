@@ -164,7 +164,8 @@ impl QueueState {
 
     /// Notes when messages came, if any of them expires.
     fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
-        let is_noted = |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
+        let is_noted =
+            |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
         let (mut at, mut sequence) = (0, first);
         let mut before = None;
         while at < messages.len() {
@@ -1004,7 +1005,11 @@ impl Flow {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
         self.tracer.deleted(id, self.now);
-        if let Some(at) = self.queues.get_mut(id).and_then(|state| state.expires_at.take()) {
+        if let Some(at) = self
+            .queues
+            .get_mut(id)
+            .and_then(|state| state.expires_at.take())
+        {
             self.expiring.remove(&(at, id));
         }
         let state = self.queues.remove(id).expect("it was just looked at");

@@ -696,12 +696,7 @@ impl Queue {
         let mut gone = Settled::default();
         let mut spans = Spans::new();
         let hold = self.settings.durability == Durability::Durable;
-        let mut grave = Grave::new(
-            self.settings,
-            &mut self.dead,
-            &mut self.pending_counts,
-            out,
-        );
+        let mut grave = Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
         consumer.unacked.drain(|delivery| {
             gone.messages += 1;
             gone.bytes += u64::from(delivery.bytes);

@@ -135,7 +135,11 @@ mod tests {
     #[test]
     fn bounds_are_kept() {
         for (limit, entries, reason) in [
-            (0, &[("x-message-ttl", Value::I8(0))][..], "x-message-ttl is 0, not 1 to 4294967295"),
+            (
+                0,
+                &[("x-message-ttl", Value::I8(0))][..],
+                "x-message-ttl is 0, not 1 to 4294967295",
+            ),
             (
                 0,
                 &[("x-message-ttl", Value::I64(1 << 32))],

@@ -50,10 +50,13 @@ pub fn deaths<'a>(headers: &'a [u8]) -> impl Iterator<Item = Table<'a>> {
         _ => None,
     };
     let values = array.map(|array| array.values());
-    values.into_iter().flatten().filter_map(|value| match value {
-        Value::Table(table) => Some(table),
-        _ => None,
-    })
+    values
+        .into_iter()
+        .flatten()
+        .filter_map(|value| match value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        })
 }
 
 /// Writes `headers` with one more death. One for the same reason in the same queue is counted and put
@@ -106,7 +109,10 @@ fn write(
     let mut all = Vec::new();
     let mut writer = ArrayWriter::new(&mut all);
     writer.put(Value::Table(Table::parse(&entry)?));
-    for other in deaths(headers).filter(|entry| !note.is_of(entry)).take(kept - 1) {
+    for other in deaths(headers)
+        .filter(|entry| !note.is_of(entry))
+        .take(kept - 1)
+    {
         writer.put(Value::Table(other));
     }
     writer.finish()?;
@@ -182,10 +188,7 @@ mod tests {
             .collect();
         assert_eq!(
             told,
-            [
-                (b"orders".to_vec(), Some(2)),
-                (b"later".to_vec(), Some(1))
-            ]
+            [(b"orders".to_vec(), Some(2)), (b"later".to_vec(), Some(1))]
         );
         let last = deaths(&headers).nth(1).expect("two deaths");
         let ttl = last.get(b"original-expiration").and_then(|v| v.as_text());
@@ -194,8 +197,14 @@ mod tests {
             panic!("keys are an array")
         };
         assert_eq!(keys.values().next(), Some(Value::Text(b"order.7")));
-        assert_eq!(text(&headers, b"x-first-death-queue"), Some(b"orders".to_vec()));
-        assert_eq!(text(&headers, b"x-last-death-reason"), Some(b"rejected".to_vec()));
+        assert_eq!(
+            text(&headers, b"x-first-death-queue"),
+            Some(b"orders".to_vec())
+        );
+        assert_eq!(
+            text(&headers, b"x-last-death-reason"),
+            Some(b"rejected".to_vec())
+        );
         let parsed = Table::parse(&headers).expect("a table");
         assert_eq!(parsed.get(b"id"), Some(Value::I32(7)));
         let names: Vec<_> = parsed.entries().map(|(name, _)| name.to_vec()).collect();
@@ -228,13 +237,23 @@ mod tests {
                 queue: queue.as_bytes(),
                 ..NOTE
             };
-            let before = if number == 0 { big.clone() } else { out.clone() };
+            let before = if number == 0 {
+                big.clone()
+            } else {
+                out.clone()
+            };
             with_death(&before, &note, &mut out).expect("the oldest make room");
         }
         assert!((1..9).contains(&deaths(&out).count()));
         let filler = vec![b'x'; HEADERS_BYTES_MAX - 20];
         let full = table(&[(b"filler", Value::Text(&filler))]);
-        assert_eq!(with_death(&full, &NOTE, &mut out), Err(Code::SettingInvalid));
-        assert_eq!(with_death(b"\xff", &NOTE, &mut out), Err(Code::SettingInvalid));
+        assert_eq!(
+            with_death(&full, &NOTE, &mut out),
+            Err(Code::SettingInvalid)
+        );
+        assert_eq!(
+            with_death(b"\xff", &NOTE, &mut out),
+            Err(Code::SettingInvalid)
+        );
     }
 }

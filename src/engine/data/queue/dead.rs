@@ -100,7 +100,9 @@ impl Dead {
 
     /// Whose turn is next.
     pub(crate) fn next(&self) -> Option<(u64, Dying)> {
-        self.waiting.first_key_value().map(|(at, dying)| (*at, *dying))
+        self.waiting
+            .first_key_value()
+            .map(|(at, dying)| (*at, *dying))
     }
 
     /// A message that waited is on its way, with so many padded bytes.
@@ -128,6 +130,10 @@ impl Dead {
     pub(crate) fn invariants(&self) {
         let bytes: u64 = self.iter().map(|(_, dying)| u64::from(dying.bytes)).sum();
         assert_eq!(bytes, self.bytes);
-        assert!(self.waiting.keys().all(|at| !self.underway.contains_key(at)));
+        assert!(
+            self.waiting
+                .keys()
+                .all(|at| !self.underway.contains_key(at))
+        );
     }
 }

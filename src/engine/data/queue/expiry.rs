@@ -172,10 +172,7 @@ mod tests {
         expiry.push(3, 1_050, 0);
         expiry.push(4, 1_060, 10);
         let ends: Vec<Option<Ms>> = (1..=5).map(|sequence| expiry.of(sequence)).collect();
-        assert_eq!(
-            ends,
-            [None, Some(1_100), None, Some(1_070), Some(1_070)]
-        );
+        assert_eq!(ends, [None, Some(1_100), None, Some(1_070), Some(1_070)]);
         assert!(!expiry.is_over(2, 1_100) && expiry.is_over(2, 1_101));
         assert_eq!(expiry.alike_upto(1, 9, 1_080), 3);
         assert_eq!(expiry.alike_upto(4, 9, 1_080), 9);

@@ -152,7 +152,11 @@ impl Queue {
     }
 
     /// After a recovery: when the messages arrived, and what time that is to the engine.
-    pub fn restore_arrivals(&mut self, arrivals: &[Arrival], mut to_engine: impl FnMut(i64) -> i64) {
+    pub fn restore_arrivals(
+        &mut self,
+        arrivals: &[Arrival],
+        mut to_engine: impl FnMut(i64) -> i64,
+    ) {
         // What was not durable when that was written is not there.
         let known = |arrival: &&Arrival| arrival.first.0 < self.next;
         for arrival in arrivals.iter().take_while(known) {
@@ -190,18 +194,26 @@ impl Replay {
 
     /// One message arrived then; others behind it may have been spoken of.
     pub fn arrived_alone(&mut self, arrival: Arrival) {
-        let at = self.arrivals.partition_point(|known| known.first <= arrival.first);
+        let at = self
+            .arrivals
+            .partition_point(|known| known.first <= arrival.first);
         let before = at.checked_sub(1).map(|before| self.arrivals[before]);
         if before.is_some_and(|before| before.first == arrival.first) {
             return;
         }
         let behind = arrival.first.plus(1);
-        let is_next_known = self.arrivals.get(at).is_some_and(|next| next.first == behind);
+        let is_next_known = self
+            .arrivals
+            .get(at)
+            .is_some_and(|next| next.first == behind);
         self.arrivals.insert(at, arrival);
         if !is_next_known {
             let next = Arrival {
                 first: behind,
-                ..before.unwrap_or(Arrival { ttl_ms: 0, ..arrival })
+                ..before.unwrap_or(Arrival {
+                    ttl_ms: 0,
+                    ..arrival
+                })
             };
             self.arrivals.insert(at + 1, next);
         }

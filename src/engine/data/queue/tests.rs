@@ -498,7 +498,10 @@ impl Model {
             true => (State::Dead, BTreeSet::new()),
             false => (State::Pending, dead.iter().copied().collect()),
         };
-        assert_eq!(sequences(out).into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(
+            sequences(out).into_iter().collect::<BTreeSet<_>>(),
+            expected
+        );
         for sequence in dead {
             self.messages.get_mut(sequence).expect("known").state = state;
         }
@@ -528,7 +531,9 @@ impl Model {
         let now = self.mono();
         self.queue.set_now(now);
         let heads = self.heads();
-        let next = heads.first().and_then(|head| self.end(&self.messages[head]));
+        let next = heads
+            .first()
+            .and_then(|head| self.end(&self.messages[head]));
         if self.random.chance(50) && !self.any_returned() && !self.after_crash() {
             let told = self.queue.next_expiry();
             assert_eq!(told, next.map(|end| Mono((end as u64 + 1) * 1_000_000)));
