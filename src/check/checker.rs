@@ -88,6 +88,8 @@ struct Copy {
     deliveries: u16,
     state: State,
     certain: bool,
+    /// It was seen where its queue sends its dead.
+    died: bool,
 }
 
 struct Producer {
@@ -173,6 +175,7 @@ impl Checker {
                     queue.drops += 1;
                 }
             }
+            Event::Died { queue, message } => self.died(queue, message),
             Event::Sent {
                 message,
                 hash,
@@ -270,6 +273,7 @@ impl Checker {
                 deliveries: 0,
                 state: State::Unseen,
                 certain: matches!(target, Target::Must(_)),
+                died: false,
             });
         }
         self.producers[producer].messages[at] = Message {
@@ -328,6 +332,7 @@ impl Checker {
                         deliveries: 0,
                         state: State::Unseen,
                         certain: false,
+                        died: false,
                     });
                 }
             }
@@ -597,6 +602,25 @@ impl Checker {
         }
     }
 
+    fn died(&mut self, queue: QueueNo, id: MessageId) {
+        let Some((producer, at)) = self.find(id) else {
+            return self.broken(Kind::Phantom, Some(id), Some(queue), None, String::new);
+        };
+        let message = self.producers[producer].messages[at];
+        if message.refused {
+            self.broken(
+                Kind::RefusedButSeen,
+                Some(id),
+                Some(queue),
+                None,
+                String::new,
+            );
+        }
+        if let Some(copy) = self.copy_at(&message, queue) {
+            self.copies[copy].died = true;
+        }
+    }
+
     fn queue(&mut self, queue: QueueNo, durability: Durability) {
         if queue.0 >= NUMBER_MAX {
             return self.bad(None, Some(queue), "queue number is too high");
@@ -742,6 +766,7 @@ impl Checker {
         let queue = &self.queues[copy.queue as usize];
         let holder = self.consumers.get(copy.holder as usize);
         let is_safe = match copy.state {
+            _ if copy.died => true,
             State::Settled | State::Gone => true,
             State::Held => holder.is_some_and(|holder| holder.life == Life::Alive),
             State::Unseen | State::Returned => false,

@@ -117,6 +117,13 @@ pub enum Event<'a> {
         /// The queue.
         queue: QueueNo,
     },
+    /// A message that died in a queue was seen where that sends its dead.
+    Died {
+        /// The queue.
+        queue: QueueNo,
+        /// The message; one that was never routed there says nothing.
+        message: MessageId,
+    },
     /// A client published, or published again what it has no answer for. Said again while the
     /// answer is out, it narrows what must and widens what may be reached.
     Sent {

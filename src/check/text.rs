@@ -109,6 +109,10 @@ pub fn parse<'a>(line: &[u8], targets: &'a mut Vec<Target>) -> Option<Event<'a>>
         b"dropped" => Event::Dropped {
             queue: words.queue()?,
         },
+        b"died" => Event::Died {
+            queue: words.queue()?,
+            message: words.message()?,
+        },
         b"sent" => {
             let message = words.message()?;
             let hash = hex(words.next()?)?;
@@ -217,6 +221,7 @@ pub fn write(to: &mut impl Write, event: &Event<'_>) -> io::Result<()> {
             writeln!(to, "queue {} {word}", queue.0)
         }
         Event::Dropped { queue } => writeln!(to, "dropped {}", queue.0),
+        Event::Died { queue, message } => writeln!(to, "died {} {message}", queue.0),
         Event::Sent {
             message,
             hash,

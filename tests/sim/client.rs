@@ -16,7 +16,7 @@ use ringpost_check::{MessageId, QueueNo};
 use ringpost_wire::control::{self, Attach, Body, Failure, Hello, Welcome};
 use ringpost_wire::{Code, Cut, FRAME_BYTES_MAX, FrameHeader, FrameKind, cut, frame, version};
 
-use crate::model::{Change, Outcome};
+use crate::model::{Change, GRAVES, Outcome};
 use crate::plan::{Fault, Leaning};
 use crate::random::{Random, Rate};
 use crate::say;
@@ -65,6 +65,8 @@ enum Request {
     Settle {
         channel: u16,
         messages: Vec<(QueueNo, MessageId)>,
+        /// If these are rejects: the name of their queue.
+        rejects: Option<String>,
     },
     Get {
         channel: u16,
@@ -812,7 +814,8 @@ impl Client {
 
     /// A name of a queue, existing or not.
     fn queue_name(&mut self, scene: &Scene) -> String {
-        let names: Vec<&String> = scene.models[self.tenant].queues.keys().collect();
+        let names = scene.models[self.tenant].queues.keys();
+        let names: Vec<&String> = names.filter(|name| *name != GRAVES).collect();
         if !names.is_empty() && self.random.below(10) < 9 {
             (*self.random.pick(&names)).clone()
         } else {

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod disk;
 pub mod engine;
+pub mod graves;
 pub mod ledger;
 pub mod memory;
 pub mod model;

@@ -47,6 +47,22 @@ pub struct QueueSettings {
     pub bytes_max: u64,
     /// Partition, or the one by name.
     pub partition: u16,
+    /// How its messages die, if they do; the dead go to the queue [`GRAVES`].
+    pub deaths: Option<Deaths>,
+}
+
+/// The queue for the dead of a tenant: it is never deleted or purged, and has no limit.
+pub const GRAVES: &str = "graves";
+
+/// How messages of a queue die, apart from being rejected.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Deaths {
+    /// How long they may wait, in ms; 0 = any time.
+    pub ttl_ms: u32,
+    /// How often they may come back.
+    pub returns_max: Option<u32>,
+    /// The oldest make room.
+    pub drops_head: bool,
 }
 
 /// A queue.
@@ -77,6 +93,7 @@ impl QueueSettings {
         if self.durability != asked.durability
             || self.messages_max != asked.messages_max
             || self.bytes_max != asked.bytes_max
+            || (asked.deaths.is_some() && self.deaths != asked.deaths)
         {
             Comparison::Differs
         } else if asked.partition == by_name || asked.partition == self.partition {
@@ -689,6 +706,7 @@ mod tests {
             messages_max: 0,
             bytes_max: 0,
             partition: u16::MAX,
+            deaths: None,
         }
     }
 

@@ -80,6 +80,8 @@ faults! {
     TinyTurns = "tiny-turns", Promised;
     /// Queues with limits.
     BoundedQueues = "bounded-queues", Promised;
+    /// Queues in which messages die, and whose dead go to another.
+    Deaths = "deaths", Promised;
     /// Messages larger than a frame.
     LargeMessages = "large-messages", Promised;
     /// Topology changes all the time.
@@ -465,7 +467,12 @@ impl Leaning {
                 Fault::BoundedQueues,
             ],
             Self::Large => &[Fault::LargeMessages],
-            Self::Returns => &[Fault::NoSpace, Fault::TinySegments, Fault::SlowMesh],
+            Self::Returns => &[
+                Fault::NoSpace,
+                Fault::TinySegments,
+                Fault::SlowMesh,
+                Fault::Deaths,
+            ],
             Self::Epochs => &[Fault::SlowMesh],
             Self::Backlog => &[Fault::BitRot, Fault::SlowDisk, Fault::Crash],
         }

@@ -12,6 +12,7 @@ use ringpost_check::{
 use ringpost_wire::Code;
 
 use crate::client::Producer;
+use crate::graves::Graves;
 use crate::model::{Change, Headers, Model, Outcome};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
@@ -313,6 +314,8 @@ pub struct Scene {
     pub failure: Option<String>,
     /// Producers that a client has left to others of its tenant: the tenant, the client, the producer.
     pub handed_on: Vec<(usize, usize, Producer)>,
+    /// What died, and what was told of it.
+    pub graves: Graves,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -326,6 +329,8 @@ pub struct Scene {
     queue_next: u32,
     consumer_next: u32,
     queue_settings: Vec<(Durability, bool)>,
+    /// Tenant and name of each queue.
+    queue_names: Vec<(usize, String)>,
 }
 
 impl Scene {
@@ -347,6 +352,7 @@ impl Scene {
             is_healthy: false,
             failure: None,
             handed_on: Vec::new(),
+            graves: Graves::default(),
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
@@ -357,6 +363,7 @@ impl Scene {
             queue_next: 0,
             consumer_next: 0,
             queue_settings: Vec::new(),
+            queue_names: Vec::new(),
         }
     }
 
@@ -425,6 +432,93 @@ impl Scene {
         self.queue_settings.push((durability, has_limit));
         self.event(Event::Queue { queue, durability });
         queue
+    }
+
+    /// A dead letter was delivered from the queue for the dead, at this place.
+    ///
+    /// # Errors
+    /// It should not be there.
+    pub fn dead_letter(
+        &mut self,
+        tenant: usize,
+        (queue, reason): (&str, &str),
+        message: MessageId,
+        place: u64,
+    ) -> Result<(), String> {
+        self.marks.hit(match reason {
+            "rejected" => "death rejected",
+            "expired" => "death expired",
+            "maxlen" => "death maxlen",
+            "delivery_limit" => "death delivery_limit",
+            _ => return Err(format!("a message died of {reason}")),
+        });
+        let is_it = |(at, name): &(usize, String)| *at == tenant && name == queue;
+        let named: Vec<u32> = (0..self.queue_names.len() as u32)
+            .filter(|number| is_it(&self.queue_names[*number as usize]))
+            .collect();
+        let verdict = self
+            .graves
+            .found((tenant, queue.to_owned()), reason, message, place);
+        // A message that was published again may have died in another queue of the same name.
+        if !self.tolerates_losses() && named.len() == 1 {
+            verdict?;
+        }
+        for number in named {
+            let queue = QueueNo(number);
+            self.event(Event::Died { queue, message });
+        }
+        Ok(())
+    }
+
+    /// A delivery states how often it came back; a queue with a limit lets it do so only so often.
+    ///
+    /// # Errors
+    /// It came back more often.
+    pub fn check_returns(&self, tenant: usize, queue: &str, count: u32) -> Result<(), String> {
+        let queue = self.models[tenant].queues.get(queue);
+        let queue = queue.filter(|queue| queue.is_steady());
+        let limit = queue.and_then(|queue| queue.settings.deaths?.returns_max);
+        // A message that has died once too often lives again after a crash, is delivered once more, and each
+        // start may count for one.
+        let Some(limit) = limit.map(|limit| u64::from(limit) + 1 + 2 * self.starts) else {
+            return Ok(());
+        };
+        if u64::from(count) > limit && !self.tolerates_losses() {
+            return Err(format!("came back {count} times, {limit} allowed"));
+        }
+        Ok(())
+    }
+
+    /// A broker has said that a reject survives: its dead letter must be found, unless its queue goes.
+    pub fn reject_is_confirmed(
+        &mut self,
+        tenant: usize,
+        name: &str,
+        number: QueueNo,
+        message: MessageId,
+    ) {
+        let queue = self.models[tenant].queues.get(name);
+        let dies = queue.is_some_and(|queue| {
+            queue.is_steady() && queue.number == number && queue.settings.deaths.is_some()
+        });
+        if dies {
+            self.graves.owed((tenant, name.to_owned()), number, message);
+        }
+    }
+
+    /// Everything is drained: what was owed must have been found.
+    pub fn judge_graves(&mut self) {
+        if self.tolerates_losses() {
+            return;
+        }
+        let models = &self.models;
+        let is_there = |(tenant, name): &(usize, String), number: QueueNo| {
+            let queue = models[*tenant].queues.get(name);
+            queue.is_some_and(|queue| queue.is_steady() && queue.number == number)
+        };
+        if let Err(text) = self.graves.judge(is_there) {
+            self.fail(text);
+        }
     }
 
     /// A number for a consumer.
@@ -532,7 +626,8 @@ impl Scene {
     /// A change of topology is about to be asked for; false if it must not be.
     pub fn begin(&mut self, tenant: usize, change: &Change) -> bool {
         let fresh = match change {
-            Change::DeclareQueue(_, settings) => {
+            Change::DeclareQueue(name, settings) => {
+                self.queue_names.push((tenant, name.clone()));
                 let durability = match settings.durability {
                     ringpost_wire::control::Durability::Volatile => Durability::Volatile,
                     ringpost_wire::control::Durability::Durable => Durability::Durable,

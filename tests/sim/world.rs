@@ -1696,6 +1696,7 @@ impl World {
         if self.drains_left > 1 {
             return self.crash_in_a_drain();
         }
+        self.scene.judge_graves();
         self.scene.event(Event::End);
         self.phase = Phase::Over;
     }

@@ -847,7 +847,10 @@ impl Flow {
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             sink.unconfirmed += 1;
             // What was rejected must survive as well: where it goes now, or not at all.
-            let dead = state.queue.died();
+            let dead = match outcome {
+                Outcome::Ack => 0,
+                Outcome::Reject | Outcome::Requeue => state.queue.died(),
+            };
             self.settle_asks.push((key, sequence, dead));
         }
         self.note_settled(queue, messages);

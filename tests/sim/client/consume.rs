@@ -10,8 +10,11 @@ use ringpost_wire::{
     frame, header,
 };
 
+use ringpost_wire::table::{Table, Value};
+
 use super::produce::tag_of;
 use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
+use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
@@ -43,7 +46,8 @@ pub struct Consumer {
     credit_max: u32,
     taken_by_get: u32,
     tag_last: u64,
-    outstanding: BTreeMap<u64, MessageId>,
+    /// What is not settled; a dead letter is nothing that the history knows.
+    outstanding: BTreeMap<u64, Option<MessageId>>,
     /// A large message of which pieces have arrived.
     partial: Option<(u64, DeliverHead, u32, Vec<u8>)>,
     is_getting: bool,
@@ -75,6 +79,22 @@ impl Consumer {
             queue.openings -= 1;
         }
     }
+}
+
+/// Of what a message died last: the queue and the reason; `None` if it did not.
+fn death_of(headers: &[u8]) -> Option<(String, String)> {
+    let table = Table::parse(headers).ok()?;
+    let Some(Value::Array(deaths)) = table.get(b"x-death") else {
+        return None;
+    };
+    let Some(Value::Table(last)) = deaths.values().next() else {
+        return None;
+    };
+    let text = |name: &[u8]| {
+        let text = last.get(name)?.as_text()?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    };
+    Some((text(b"queue")?, text(b"reason")?))
 }
 
 impl Client {
@@ -126,7 +146,8 @@ impl Client {
             } else {
                 0
             };
-            let mode = if self.random.below(12) == 0 {
+            // What is sent to nobody must not settle the dead.
+            let mode = if name != GRAVES && self.random.below(12) == 0 {
                 AckMode::OnSend
             } else {
                 AckMode::Acks
@@ -453,14 +474,19 @@ impl Client {
         if ranges.is_empty() {
             return;
         }
+        let tenant = self.tenant;
         let Some(consumer) = self.consumer(channel) else {
             return;
         };
         let queue = consumer.queue;
+        let name = consumer.queue_name.clone();
         let mut messages = Vec::new();
         for tag in settled {
-            if let Some(message) = consumer.outstanding.remove(tag) {
+            if let Some(Some(message)) = consumer.outstanding.remove(tag) {
                 messages.push((queue, message));
+                if outcome == header::SETTLE_REJECT {
+                    scene.graves.rejected(tenant, &name, message);
+                }
                 scene.event(if outcome == header::SETTLE_REQUEUE {
                     Event::Returned { queue, message }
                 } else {
@@ -477,7 +503,12 @@ impl Client {
             messages.clear();
         }
         let id = if confirm {
-            self.request(Request::Settle { channel, messages })
+            let is_reject = outcome == header::SETTLE_REJECT;
+            self.request(Request::Settle {
+                channel,
+                messages,
+                rejects: is_reject.then_some(name),
+            })
         } else {
             0
         };
@@ -678,6 +709,10 @@ impl Client {
             .filter(|message| tag_of(*message) == tag)
             .ok_or_else(|| format!("delivered a message that nobody made, tag {tag:x}"))?;
         let consumer = self.consumer(head.channel).ok_or("no consumer")?;
+        let note = match consumer.queue_name == GRAVES {
+            true => death_of(envelope.headers()),
+            false => None,
+        };
         let delivery_tag = head.sequence + u64::from(idx);
         if delivery_tag != consumer.tag_last + 1 {
             return Err(format!(
@@ -687,8 +722,10 @@ impl Client {
         }
         consumer.tag_last = delivery_tag;
         if consumer.mode == AckMode::Acks {
+            let message = note.is_none().then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
         }
+        let queue_name = consumer.queue_name.clone();
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
@@ -708,6 +745,10 @@ impl Client {
                 *given += 1;
             }
         }
+        if let Some((queue, reason)) = note {
+            return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
+        }
+        scene.check_returns(self.tenant, &queue_name, delivery.count)?;
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }
@@ -717,8 +758,13 @@ impl Client {
 
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
-            Some(Request::Settle { messages, .. }) => {
+            Some(Request::Settle {
+                messages, rejects, ..
+            }) => {
                 for (queue, message) in messages {
+                    if let Some(name) = &rejects {
+                        scene.reject_is_confirmed(self.tenant, name, queue, message);
+                    }
                     scene.event(Event::AckConfirmed { queue, message });
                 }
                 Ok(())

@@ -8,7 +8,7 @@ use ringpost_wire::Code;
 use ringpost_wire::control::{QUEUE_DAMAGED, QueueInfo};
 
 use super::Client;
-use crate::model::{Change, Condition, Standing};
+use crate::model::{Change, Condition, GRAVES, Standing};
 use crate::plan::Mode;
 use crate::scene::Scene;
 
@@ -58,6 +58,10 @@ impl Client {
         drain
             .queues
             .retain(|name, stage| names.contains(name) || *stage != Stage::Begin);
+        for name in &names {
+            let stages = &mut drain.queues;
+            stages.entry(name.clone()).or_insert(Stage::Begin);
+        }
         for name in names {
             let drain = self.drain.as_mut().expect("a drainer drains");
             let stage = *drain.queues.entry(name.clone()).or_insert(Stage::Begin);
@@ -120,6 +124,8 @@ impl Client {
         let Some(drain) = &mut self.drain else {
             return;
         };
+        let mut others = drain.queues.iter().filter(|(name, _)| *name != GRAVES);
+        let others_are_done = others.all(|(_, stage)| *stage == Stage::Done);
         let Some(stage) = drain.queues.get_mut(name) else {
             return;
         };
@@ -127,7 +133,13 @@ impl Client {
             scene.damage_reported = true;
         }
         if let Stage::Inspecting(channel) = *stage {
-            *stage = if info.ready == 0 && info.unacked == 0 {
+            // The dead of all others go there.
+            let is_early = name == GRAVES && !others_are_done;
+            // Where the dead go may refuse service, and then they stay.
+            let dies = scene.models[self.tenant].queues.get(name);
+            let dies = dies.is_some_and(|queue| queue.settings.deaths.is_some());
+            let is_stuck = dies && scene.damage_reported && scene.plan.mode == Mode::Detect;
+            *stage = if info.ready == 0 && (info.unacked == 0 || is_stuck) && !is_early {
                 scene.marks.hit("queue drained");
                 Stage::Done
             } else {

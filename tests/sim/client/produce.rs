@@ -1085,10 +1085,18 @@ impl Client {
         let may_be_too_old = sequence + REMEMBERED < producer.next;
         let may_be_damaged = scene.plan.mode == Mode::Detect;
         // Few and small slots are a small disk.
+        // The dead lie in their queue, and perhaps nobody takes them. A segment that is damaged is not
+        // written again, and what a damaged queue holds is not acked.
         let may_lack_space = engine::journal_bytes_max(&scene.plan) < JOURNAL_BYTES_PLENTY
-            || [Fault::NoSpace, Fault::FileError, Fault::TinySegments]
-                .into_iter()
-                .any(|fault| scene.plan.faults.has(fault));
+            || scene.tolerates_losses()
+            || [
+                Fault::NoSpace,
+                Fault::FileError,
+                Fault::TinySegments,
+                Fault::Deaths,
+            ]
+            .into_iter()
+            .any(|fault| scene.plan.faults.has(fault));
         let is_reasonable = match code {
             Code::Unroutable => publish.mandatory,
             Code::ExchangeUnknown => routed.is_none_or(|routed| routed.may_lack),

@@ -9,7 +9,7 @@ use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use super::{Client, Request, queue_name};
-use crate::model::{Change, Condition, Edge, Header, Headers, QueueSettings};
+use crate::model::{Change, Condition, Deaths, Edge, GRAVES, Header, Headers, QueueSettings};
 use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
@@ -102,6 +102,10 @@ impl Client {
         };
         let existing_queue = self.queue_name(scene);
         let random = &mut self.random;
+        if scene.plan.faults.has(Fault::Deaths) && !has_graves(scene, self.tenant) && random.coin()
+        {
+            return Change::DeclareQueue(GRAVES.into(), graves());
+        }
         let new_queue = queue_name(random.index(scene.plan.queue_names));
         let exchange = format!("x{}", random.index(scene.plan.exchange_names));
         let condition = match random.below(4) {
@@ -117,7 +121,7 @@ impl Client {
                     .map(|queue| queue.settings.clone());
                 let settings = match same {
                     Some(settings) if random.below(4) > 0 => settings,
-                    _ => draw_settings(random, scene),
+                    _ => draw_settings(random, scene, self.tenant),
                 };
                 Change::DeclareQueue(new_queue, settings)
             }
@@ -188,7 +192,7 @@ impl Client {
                 flags: 0,
                 partition: settings.partition,
                 name: name.as_bytes(),
-                arguments: b"",
+                arguments: &encode_deaths(settings.deaths),
             }
             .write(out, head(FrameKind::QueueDeclare)),
             Change::FindQueue(name) => QueueDeclare {
@@ -352,7 +356,13 @@ impl Client {
                     info.core, info.partition
                 ));
             }
-            check_bounds(&info, scene)?;
+            let name = String::from_utf8_lossy(info.name);
+            let queue = scene.models[self.tenant].queues.get(&*name);
+            let deaths = queue.and_then(|queue| queue.settings.deaths);
+            // Its ready messages make room when they are durable.
+            if !deaths.is_some_and(|deaths| deaths.drops_head) {
+                check_bounds(&info, scene)?;
+            }
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
                 self.requests.remove(&head.sequence);
                 let name = String::from_utf8_lossy(info.name).into_owned();
@@ -392,7 +402,46 @@ fn draw_durability(random: &mut Random) -> Durability {
     }
 }
 
-fn draw_settings(random: &mut Random, scene: &Scene) -> QueueSettings {
+/// Whether the queue for the dead is there for good.
+fn has_graves(scene: &Scene, tenant: usize) -> bool {
+    let graves = scene.models[tenant].queues.get(GRAVES);
+    graves.is_some_and(super::super::model::Queue::is_steady)
+}
+
+fn graves() -> QueueSettings {
+    QueueSettings {
+        durability: Durability::Durable,
+        messages_max: 0,
+        bytes_max: 0,
+        partition: control::PARTITION_BY_NAME,
+        deaths: None,
+    }
+}
+
+/// The arguments of a queue in which messages die.
+fn encode_deaths(deaths: Option<Deaths>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let Some(deaths) = deaths else {
+        return out;
+    };
+    let mut writer = TableWriter::new(&mut out);
+    writer
+        .put(b"x-dead-letter-exchange", Value::Text(b""))
+        .put(b"x-dead-letter-routing-key", Value::Text(GRAVES.as_bytes()));
+    if deaths.ttl_ms > 0 {
+        writer.put(b"x-message-ttl", Value::U32(deaths.ttl_ms));
+    }
+    if let Some(returns) = deaths.returns_max {
+        writer.put(b"x-delivery-limit", Value::U32(returns));
+    }
+    if deaths.drops_head {
+        writer.put(b"x-overflow", Value::Text(b"drop-head"));
+    }
+    writer.finish().expect("a few settings are within limits");
+    out
+}
+
+fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSettings {
     let is_bounded = scene.plan.faults.has(Fault::BoundedQueues)
         && match scene.plan.leaning.fans_out() {
             true => random.below(3) > 0,
@@ -411,7 +460,17 @@ fn draw_settings(random: &mut Random, scene: &Scene) -> QueueSettings {
     } else {
         0
     };
+    let dies = scene.plan.faults.has(Fault::Deaths) && has_graves(scene, tenant) && random.coin();
+    let deaths = dies.then(|| Deaths {
+        ttl_ms: match random.coin() {
+            true => random.scale(1..=20_000) as u32,
+            false => 0,
+        },
+        returns_max: random.coin().then(|| random.below(4) as u32),
+        drops_head: messages_max + bytes_max > 0 && random.coin(),
+    });
     QueueSettings {
+        deaths,
         durability: draw_durability(random),
         messages_max,
         bytes_max,
