@@ -112,11 +112,13 @@ mod options;
 mod producer;
 mod stats;
 
-pub use admin::{Binding, DeleteIf, Ensured, ExchangeConfig, ExchangeKind, QueueConfig, Removed};
+pub use admin::{
+    Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, QueueConfig, Removed,
+};
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
-    Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag, PullConsumer,
-    Settleable, Settlement, Settler,
+    Activity, Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag,
+    Held, PullConsumer, Settleable, Settlement, Settler,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use headers::{HeaderValue, Headers};

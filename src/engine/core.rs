@@ -262,6 +262,7 @@ impl Running {
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
         // Those that are due wait for something else.
         let gets = flow.gets_until.first().map(|(deadline, _)| *deadline);
+        let holds = flow.holds_until.first().map(|(deadline, _)| *deadline);
         // A journal that has failed has nothing more to do, and nothing is packed, as at the end.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline();
@@ -273,10 +274,12 @@ impl Running {
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         let acks = flow.acks_deadline();
         let traces = flow.tracer.next_deadline();
-        [sweep, gets, journal, hold, compactor, last, acks, traces]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            sweep, gets, holds, journal, hold, compactor, last, acks, traces,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn step<B: Buffers>(
@@ -405,6 +408,7 @@ impl Running {
         flow.retry_reads();
         flow.dispatch(buffers, effects);
         flow.finish_gets(effects);
+        flow.end_holders(effects);
         flow.forward_outgoing(effects);
         flow.press(None);
         if flow.tracer.is_armed() {
@@ -572,6 +576,7 @@ impl Running {
                 | FrameKind::ConsumerCredit
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
+                | FrameKind::ConsumerInspect
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -625,6 +630,10 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::ConsumerInspect => {
+                no_body(body)?;
+                flow.consumer_inspect(conn, header, effects)
+            }
             FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge
@@ -664,6 +673,8 @@ impl Running {
             | FrameKind::Settled
             | FrameKind::ConsumerClosed
             | FrameKind::GetDone
+            | FrameKind::ConsumerActive
+            | FrameKind::ConsumerInfo
             | FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
@@ -790,10 +801,12 @@ impl Running {
                 credit_messages,
                 credit_bytes,
                 flags,
+                traits,
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
-                let outcome = flow.subscribe(sink, (credit_messages, credit_bytes, flags));
+                let asked = (credit_messages, credit_bytes, flags, traits);
+                let outcome = flow.subscribe(sink, asked);
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
             Request::Unsubscribe { consumer, close } => {
@@ -810,6 +823,10 @@ impl Running {
                 bytes,
             } => {
                 flow.set_credit(consumer, messages, bytes);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::ConsumerInspect { consumer, sequence } => {
+                flow.inspect_consumer(consumer, sequence, effects);
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Settle {
@@ -935,6 +952,7 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::ConsumerOpen
         | FrameKind::ConsumerClose
         | FrameKind::Get
+        | FrameKind::ConsumerInspect
         | FrameKind::QueueDeclare
         | FrameKind::QueueDelete
         | FrameKind::QueuePurge
@@ -971,6 +989,8 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::Settled
         | FrameKind::ConsumerClosed
         | FrameKind::GetDone
+        | FrameKind::ConsumerActive
+        | FrameKind::ConsumerInfo
         | FrameKind::QueueInfo
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
@@ -988,6 +1008,7 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerOpen
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
+                | FrameKind::ConsumerInspect
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

@@ -4,7 +4,8 @@
 use std::hint::black_box;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
+    AckMode, ConsumerKey, Credit, DispatchSettings, Marking, Outcome, Queue, Ranges, SequenceRange,
+    Settings, Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -68,13 +69,20 @@ impl Steps {
             durability: Durability::Durable,
             messages_max: 0,
             bytes_max: 0,
+            dispatch: DispatchSettings::DEFAULT,
         });
         let credit = Credit {
             messages: 1_000_000,
             bytes: 0,
         };
         queue
-            .add_consumer(CONSUMER, credit, AckMode::Explicit, Sharing::Shared)
+            .add_consumer(
+                CONSUMER,
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
             .expect("shared");
         Self {
             queue,

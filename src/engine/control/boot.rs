@@ -9,7 +9,7 @@ use crate::config::{CoreConfig, META};
 use crate::control::catalog::{self, Catalog};
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
-use crate::control::topology::{Topology, queue_state};
+use crate::control::topology::{Topology, dispatch_of, queue_state};
 use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
@@ -282,6 +282,7 @@ fn restore_queue(
     state
         .queue
         .set_limits(declared.messages_max, declared.bytes_max);
+    state.queue.set_dispatch(dispatch_of(declared));
 }
 
 const fn content_failure(reason: String) -> Effect {

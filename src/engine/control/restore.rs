@@ -15,7 +15,7 @@ use crate::data::journal::Damage;
 use crate::data::journal::record::{Kind, PARTITION_META, RecordHead, u64_at};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
-use crate::data::queue::{self, Marking, Settings};
+use crate::data::queue::{self, DispatchSettings, Marking, Settings};
 use crate::ids::Place;
 
 /// What was found so far of a large message.
@@ -89,6 +89,7 @@ impl Restore {
                 durability: Durability::Durable,
                 messages_max: 0,
                 bytes_max: 0,
+                dispatch: DispatchSettings::DEFAULT,
             })
         })
     }
@@ -174,6 +175,7 @@ impl recovery::Replay for Restore {
                 durability: Durability::Durable,
                 messages_max: 0,
                 bytes_max: 0,
+                dispatch: DispatchSettings::DEFAULT,
             };
             match queue::Replay::decode(settings, bytes) {
                 Ok(replay) => {

@@ -26,10 +26,11 @@ use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as 
 use crate::control::listing::{LISTS_MAX, Listings};
 use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState, Waiter};
-use crate::data::queue::Settings;
+use crate::data::queue::{DispatchSettings, Settings};
 use crate::effect::Buffers;
 use crate::ids::ConnId;
 use crate::mesh::{ChangeRequest, Changed, NOTE_BYTES, QueueFigures, Reply, Request};
+use crate::options::Options;
 
 /// Who is told how a change ended.
 #[derive(Clone, Copy, Debug)]
@@ -1004,6 +1005,14 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
     })
 }
 
+/// How a queue shares its messages out, as it was declared.
+#[must_use]
+pub fn dispatch_of(queue: &catalog::Queue) -> DispatchSettings {
+    let options = Options::of(&queue.arguments);
+    let read = options.and_then(|mut options| DispatchSettings::read(&mut options));
+    read.unwrap_or_default()
+}
+
 /// An empty queue as it was declared.
 #[must_use]
 pub fn queue_state(queue: &catalog::Queue) -> QueueState {
@@ -1011,6 +1020,7 @@ pub fn queue_state(queue: &catalog::Queue) -> QueueState {
         durability: queue.durability,
         messages_max: queue.messages_max,
         bytes_max: queue.bytes_max,
+        dispatch: dispatch_of(queue),
     };
     QueueState::new(queue.id, queue.tenant, queue.partition, settings)
 }

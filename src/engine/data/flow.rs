@@ -567,6 +567,9 @@ pub struct Flow {
     pub(crate) gets_until: BTreeSet<(Mono, u64)>,
     /// Consumers whose gets are to be looked at: time is over, or they got something.
     pub(crate) gets_due: Vec<u64>,
+    /// When consumers of queues that bound how long a message may be held are to be looked at: those
+    /// that hold something, each once. See `hold.rs`.
+    pub(crate) holds_until: BTreeSet<(Mono, u64)>,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// A producer got no credit at all, since much is held.
@@ -655,6 +658,7 @@ impl Flow {
             reading: Vec::new(),
             gets_until: BTreeSet::new(),
             gets_due: Vec::new(),
+            holds_until: BTreeSet::new(),
             hungry: false,
             starved: false,
             assembly_bytes: 0,
@@ -1224,6 +1228,7 @@ fn figures(state: &QueueState) -> QueueFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::queue::DispatchSettings;
 
     #[test]
     fn queues_that_are_gone_cost_nothing() {
@@ -1231,6 +1236,7 @@ mod tests {
             durability: Durability::Volatile,
             messages_max: 0,
             bytes_max: 0,
+            dispatch: DispatchSettings::DEFAULT,
         };
         let queue =
             |number| QueueState::new(QueueId(number), TenantId(1), PartitionId(0), settings);

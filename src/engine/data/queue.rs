@@ -39,7 +39,7 @@ mod tests;
 mod unacked;
 
 use crate::ids::{Place, SegmentIdx};
-use dispatch::Consumers;
+use dispatch::{Consumers, Turn};
 use index::{Pieces, Run, RunIndex};
 use marks::Marks;
 use returned::{PendingCounts, Returned, ReturnedSet};
@@ -49,7 +49,10 @@ use ringpost_wire::limits::padded;
 use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
 
-pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
+pub use dispatch::{
+    AckMode, CONSUMERS_MAX, ConsumerKey, Credit, DispatchSettings, HOLD_MAX_MS, KeySource,
+    PRIORITIES, Policy, Sharing, TURN_MESSAGES_MAX, Traits, WEIGHTS,
+};
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use replay::{Replay, StateFault};
@@ -65,6 +68,8 @@ pub struct Settings {
     pub messages_max: u64,
     /// Most padded bytes of those; 0 = no limit.
     pub bytes_max: u64,
+    /// How they are shared out among consumers.
+    pub dispatch: DispatchSettings,
 }
 
 /// What a queue holds.
@@ -95,6 +100,9 @@ pub enum Outcome {
     /// Done with; the caller dead-letters it where the queue has a target.
     Reject,
 }
+
+/// Instead of a slot: a message's key says which.
+const BY_KEY: u32 = u32::MAX;
 
 /// How much was settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -139,7 +147,7 @@ pub struct LiveRun {
 /// What to deliver next, and to whom. Good until the queue changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
-    /// The consumer.
+    /// The consumer; [`ConsumerKey::BY_KEY`] if the first message's key says who it is.
     pub key: ConsumerKey,
     /// Place in the queue of the first message; the others follow without gaps.
     pub first: QueueSequence,
@@ -264,7 +272,7 @@ impl Queue {
             settings,
             index: RunIndex::new(),
             settled: SettledSet::new(),
-            consumers: Consumers::new(),
+            consumers: Consumers::new(&settings.dispatch),
             returned: ReturnedSet::new(),
             pending_counts: PendingCounts::new(),
             marks: match settings.durability {
@@ -316,6 +324,16 @@ impl Queue {
     #[must_use]
     pub const fn next_sequence(&self) -> QueueSequence {
         QueueSequence(self.next)
+    }
+
+    /// Changes how messages are shared out, while nobody consumes.
+    ///
+    /// # Panics
+    /// If somebody does.
+    pub fn set_dispatch(&mut self, dispatch: DispatchSettings) {
+        assert!(self.consumers.len() == 0);
+        self.settings.dispatch = dispatch;
+        self.consumers = Consumers::new(&dispatch);
     }
 
     // Publishing.
@@ -527,8 +545,9 @@ impl Queue {
         credit: Credit,
         mode: AckMode,
         sharing: Sharing,
+        traits: Traits,
     ) -> Result<(), Code> {
-        self.consumers.add(key, credit, mode, sharing)
+        self.consumers.add(key, credit, mode, sharing, traits)
     }
 
     /// Removes a consumer; what it holds returns to the queue. `None` if there is no such consumer.
@@ -566,6 +585,33 @@ impl Queue {
             messages: consumer.unacked.len() as u64,
             bytes: consumer.outstanding_bytes,
         })
+    }
+
+    /// The oldest delivery that a consumer has not settled, if there is one.
+    #[must_use]
+    pub fn oldest(&mut self, key: ConsumerKey) -> Option<DeliveryTag> {
+        let slot = self.consumers.find(key)?;
+        let front = self.consumers.get(slot).unacked.front_tag()?;
+        Some(DeliveryTag(front))
+    }
+
+    /// Whether a consumer may get messages: of a queue with a single active consumer it is that one.
+    #[must_use]
+    pub fn is_active(&mut self, key: ConsumerKey) -> bool {
+        let slot = self.consumers.find(key);
+        slot.is_some_and(|slot| self.consumers.is_active(slot))
+    }
+
+    /// Takes the next consumer that is to be told that it became the active one of the queue (`true`)
+    /// or is it no longer.
+    pub fn take_notice(&mut self) -> Option<(ConsumerKey, bool)> {
+        self.consumers.take_notice()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_notice(&self) -> bool {
+        self.consumers.has_notice()
     }
 
     /// Changes a consumer's credit; what it holds counts against it. `false` if there is none.
@@ -627,7 +673,11 @@ impl Queue {
         if waiting == 0 {
             return None;
         }
-        let (slot, turn) = self.consumers.turn(waiting)?;
+        let (slot, turn) = match self.consumers.turn(waiting) {
+            Turn::Nobody => return None,
+            Turn::Of(slot, turn) => (slot, turn),
+            Turn::ByKey => (BY_KEY, u32::MAX),
+        };
         self.skip_settled();
         // What came back goes first, so nothing passes a message that waits for its count.
         let held = self.returned.held_first();
@@ -705,18 +755,17 @@ impl Queue {
         last: u64,
         walked: Option<Walked>,
     ) -> Offer {
-        let consumer = self.consumers.get(slot);
         let place = run.place();
         let index = run.index_of(first);
         let base = run.base();
         let known = walked.filter(|w| w.place == place && w.base == base && w.index <= index);
         let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
-        Offer {
-            key: consumer.key,
+        let offer = Offer {
+            key: ConsumerKey::BY_KEY,
             first: QueueSequence(first),
-            messages_max: count.min(turn).min(consumer.room()),
-            bytes_room: consumer.bytes_room(),
-            any_size: consumer.unacked.len() == 0,
+            messages_max: count.min(turn),
+            bytes_room: 0,
+            any_size: false,
             delivery_count: 0,
             fragmented: run.is_fragmented(),
             place,
@@ -727,7 +776,48 @@ impl Queue {
             base,
             source: Source::Fresh,
             slot,
+        };
+        if slot == BY_KEY {
+            offer
+        } else {
+            self.offer_to(slot, &offer)
         }
+    }
+
+    /// An offer for the consumer in this slot.
+    fn offer_to(&self, slot: u32, offer: &Offer) -> Offer {
+        let consumer = self.consumers.get(slot);
+        Offer {
+            key: consumer.key,
+            messages_max: offer.messages_max.min(consumer.room()),
+            bytes_room: consumer.bytes_room(),
+            any_size: consumer.unacked.len() == 0,
+            slot,
+            ..*offer
+        }
+    }
+
+    /// Where the keys of messages stand, if they say who gets a message.
+    #[must_use]
+    pub const fn key_source(&self) -> Option<KeySource> {
+        match self.settings.dispatch.policy {
+            Policy::Sticky(source) => Some(source),
+            Policy::RoundRobin | Policy::Random | Policy::Weighted | Policy::LeastOutstanding => {
+                None
+            }
+        }
+    }
+
+    /// The offer as it is for the consumer that the first message's key names: see
+    /// [`KeySource::of`]. It is good for messages of that key only.
+    ///
+    /// # Panics
+    /// If the offer has a consumer already, or the queue has changed since.
+    #[must_use]
+    pub fn address(&self, offer: &Offer, hash: u64) -> Offer {
+        assert!(offer.key == ConsumerKey::BY_KEY);
+        let slot = self.consumers.by_key(hash);
+        self.offer_to(slot, offer)
     }
 
     /// What of the durable messages from `first` on can be read at once, within `bytes_max`.

@@ -5,7 +5,8 @@
 mod allocations;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
+    AckMode, ConsumerKey, Credit, DispatchSettings, Marking, Outcome, Queue, Ranges, SequenceRange,
+    Settings, Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -16,6 +17,7 @@ const DURABLE: Settings = Settings {
     durability: Durability::Durable,
     messages_max: 0,
     bytes_max: 0,
+    dispatch: DispatchSettings::DEFAULT,
 };
 
 fn place(number: u64) -> Place {
@@ -155,7 +157,13 @@ fn steady_state_does_not_allocate() {
                 bytes: 0,
             };
             queue
-                .add_consumer(ConsumerKey(key), credit, AckMode::Explicit, Sharing::Shared)
+                .add_consumer(
+                    ConsumerKey(key),
+                    credit,
+                    AckMode::Explicit,
+                    Sharing::Shared,
+                    Traits::default(),
+                )
                 .expect("shared");
         }
         let scratch = Scratch {
@@ -195,7 +203,13 @@ fn a_delivery_held_for_ever_does_not_keep_later_ones() {
     };
     let key = ConsumerKey(1);
     queue
-        .add_consumer(key, credit, AckMode::Explicit, Sharing::Shared)
+        .add_consumer(
+            key,
+            credit,
+            AckMode::Explicit,
+            Sharing::Shared,
+            Traits::default(),
+        )
         .expect("first");
     let mut out = Ranges::new();
     let mut warm = 0;

@@ -165,6 +165,7 @@ impl Client {
             credit_messages: messages,
             flags,
             queue: name.as_bytes(),
+            arguments: b"",
         };
         body.write(
             &mut self.out,

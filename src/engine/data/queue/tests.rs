@@ -54,6 +54,7 @@ struct Message {
 #[derive(Clone, Debug)]
 struct ModelConsumer {
     credit: Credit,
+    priority: i8,
     granted: u32,
     mode: AckMode,
     blocked: bool,
@@ -117,10 +118,22 @@ impl Model {
         } else {
             Durability::Volatile
         };
+        let policy = match random.below(8) {
+            0 => Policy::Random,
+            1 => Policy::Weighted,
+            2 => Policy::LeastOutstanding,
+            3 => Policy::Sticky(KeySource::RoutingKey),
+            _ => Policy::RoundRobin,
+        };
         let settings = Settings {
             durability,
             messages_max: 20 + random.below(300),
             bytes_max: 0,
+            dispatch: DispatchSettings {
+                policy,
+                is_single_active: random.chance(10),
+                hold_max_ms: 0,
+            },
         };
         Self {
             random,
@@ -361,9 +374,15 @@ impl Model {
             } else {
                 Sharing::Shared
             };
-            let done = self
-                .queue
-                .add_consumer(ConsumerKey(key), credit, mode, sharing);
+            let traits = Traits {
+                priority: match self.random.below(3) {
+                    0 => self.random.below(3) as i8 - 1,
+                    _ => 0,
+                },
+                weight: 1 + self.random.below(100) as u8,
+            };
+            let name = ConsumerKey(key);
+            let done = self.queue.add_consumer(name, credit, mode, sharing, traits);
             if done.is_err() {
                 self.coverage.insert("in use");
                 assert!(!keys.is_empty());
@@ -374,6 +393,7 @@ impl Model {
                 key,
                 ModelConsumer {
                     credit,
+                    priority: traits.priority,
                     granted: 0,
                     mode,
                     blocked: false,
@@ -471,19 +491,51 @@ impl Model {
             .any(|message| matches!(message.state, State::Held))
     }
 
+    /// The consumers that may get messages; of a queue with a single active one that is one, and
+    /// nobody else holds any.
+    fn active(&mut self) -> BTreeSet<u64> {
+        let keys = self.consumers.keys().copied();
+        let queue = &mut self.queue;
+        let active: BTreeSet<u64> = keys
+            .filter(|key| queue.is_active(ConsumerKey(*key)))
+            .collect();
+        if self.settings.dispatch.is_single_active {
+            assert!(active.len() <= 1);
+            let holders = self.consumers.iter().filter(|(_, c)| !c.unacked.is_empty());
+            let holders: BTreeSet<u64> = holders.map(|(key, _)| *key).collect();
+            assert!(holders.len() <= 1 && (active.is_empty() || holders.is_subset(&active)));
+            while self.queue.take_notice().is_some() {
+                self.coverage.insert("told who is active");
+            }
+        } else {
+            assert_eq!(active.len(), self.consumers.len());
+        }
+        active
+    }
+
     fn dispatch(&mut self) {
         for _ in 0..1 + self.random.below(10) {
             let due = self.due();
-            let able: BTreeSet<u64> = self
-                .consumers
-                .iter()
-                .filter(|(_, consumer)| {
-                    let (room, bytes) = self.room(consumer);
-                    room > 0 && bytes > 0 && !consumer.blocked && !consumer.short
-                })
+            let active = self.active();
+            let able = self.consumers.iter().filter(|(key, consumer)| {
+                let (room, bytes) = self.room(consumer);
+                let has_room = room > 0 && bytes > 0;
+                has_room && !consumer.blocked && !consumer.short && active.contains(key)
+            });
+            let highest = able.clone().map(|(_, consumer)| consumer.priority).max();
+            let able: BTreeSet<u64> = able
+                .filter(|(_, consumer)| Some(consumer.priority) == highest)
                 .map(|(key, _)| *key)
                 .collect();
-            let offer = self.queue.next_offer();
+            let mut offer = self.queue.next_offer();
+            if let Some(keyless) = offer
+                && keyless.key == ConsumerKey::BY_KEY
+            {
+                assert_eq!(self.queue.next_offer(), offer, "the same again");
+                self.coverage.insert("by key");
+                let hash = self.random.below(4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                offer = Some(self.queue.address(&keyless, hash));
+            }
             let Some(offer) = offer else {
                 assert!(
                     // What came back holds up what is behind it until its count is durable.
@@ -492,7 +544,9 @@ impl Model {
                 );
                 return;
             };
-            assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
+            if self.queue.key_source().is_none() {
+                assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
+            }
             assert_eq!(due, Some(offer.first.0));
             assert!(able.contains(&offer.key.0));
             self.take(&offer);
@@ -953,6 +1007,8 @@ fn random_operations_agree_with_the_model() {
         "marked run",
         "moved",
         "purged",
+        "by key",
+        "told who is active",
         "requeued",
         "unknown delivery",
     ] {
@@ -964,6 +1020,7 @@ const DURABLE: Settings = Settings {
     durability: Durability::Durable,
     messages_max: 0,
     bytes_max: 0,
+    dispatch: DispatchSettings::DEFAULT,
 };
 
 const VOLATILE: Settings = Settings {
@@ -999,6 +1056,7 @@ fn consume(queue: &mut Queue, key: u64, messages: u32) {
             credit(messages),
             AckMode::Explicit,
             Sharing::Shared,
+            Traits::default(),
         )
         .expect("shared");
 }
