@@ -1,9 +1,11 @@
 //! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
 //! one by one.
 
-use clap::Subcommand;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
 use ringpost_client::admin::{Durability, QueueInfo};
-use ringpost_client::{ByteSize, DeleteIf, QueueConfig};
+use ringpost_client::{ByteSize, DeleteIf, Dispatch, QueueConfig};
 use serde::Serialize;
 
 use super::Failure;
@@ -15,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringpost queue ensure orders
   ringpost queue declare ticks --volatile --messages-max 100000
+  ringpost queue declare mails --dispatch weighted --consumer-hold-max 5m
   ringpost queue list --json
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
@@ -75,9 +78,48 @@ struct Settings {
     /// Most bytes of messages, such as 10GiB, 0 for no limit [default: 0]
     #[arg(long, value_name = "size", value_parser = size)]
     bytes_max: Option<u64>,
+    /// Which consumer with room gets the next messages [default: round-robin]
+    #[arg(long, value_enum, value_name = "policy")]
+    dispatch: Option<Policy>,
+    /// With sticky: the header whose value is the key [default: the routing key]
+    #[arg(long, value_name = "name")]
+    sticky_header: Option<String>,
+    /// Let one consumer at a time get messages, the next when it goes
+    #[arg(long)]
+    single_active: bool,
+    /// How long a consumer may hold a message, such as 5m [default: for ever]
+    #[arg(long, value_name = "duration", value_parser = link::span)]
+    consumer_hold_max: Option<Duration>,
     /// Put it into this partition [default: the one its name hashes to]
     #[arg(long, value_name = "number")]
     partition: Option<u16>,
+}
+
+/// How a queue shares its messages out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Policy {
+    /// One after the other
+    RoundRobin,
+    /// Any, by chance
+    Random,
+    /// In proportion to the weights that consumers ask for
+    Weighted,
+    /// The one that holds the fewest
+    LeastOutstanding,
+    /// The one that got messages of the same key before
+    Sticky,
+}
+
+impl Policy {
+    const fn dispatch(self) -> Dispatch {
+        match self {
+            Self::RoundRobin => Dispatch::RoundRobin,
+            Self::Random => Dispatch::Random,
+            Self::Weighted => Dispatch::Weighted,
+            Self::LeastOutstanding => Dispatch::LeastOutstanding,
+            Self::Sticky => Dispatch::Sticky,
+        }
+    }
 }
 
 /// Reads a size from the command line.
@@ -97,6 +139,18 @@ impl Settings {
         }
         if let Some(bytes) = self.bytes_max {
             config = config.bytes_max(ByteSize::new(bytes));
+        }
+        if let Some(policy) = self.dispatch {
+            config = config.dispatch(policy.dispatch());
+        }
+        if let Some(name) = &self.sticky_header {
+            config = config.sticky_header(name);
+        }
+        if self.single_active {
+            config = config.single_active_consumer();
+        }
+        if let Some(most) = self.consumer_hold_max {
+            config = config.consumer_hold_max(most);
         }
         if let Some(partition) = self.partition {
             config = config.partition(partition);
