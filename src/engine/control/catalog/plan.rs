@@ -147,6 +147,11 @@ impl Catalog {
         }
         let durability = check_durability(asked.durability)?;
         check_arguments(headers::check_table(asked.arguments))?;
+        let settings = crate::options::Options::of(asked.arguments).and_then(|mut options| {
+            crate::data::queue::DispatchSettings::read(&mut options)?;
+            options.done("a queue")
+        });
+        check_arguments(settings)?;
         let by_name = asked.partition == PARTITION_BY_NAME;
         if !by_name && asked.partition >= self.partitions {
             let reason = format!(

@@ -236,6 +236,9 @@ impl Line {
         if let Kind::LeastOutstanding(ranked) = &mut self.kind {
             slots.get_mut(slot).rank_by_held();
             ranked.heap.changed(slots, slot);
+            // It may be its turn now.
+            let first = ranked.heap.first();
+            ranked.turn = ranked.turn.filter(|turn| first == Some(turn.slot));
         }
     }
 
