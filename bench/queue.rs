@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, DispatchSettings, Marking, Outcome, Queue, Ranges, SequenceRange,
-    Settings, Sharing, Traits,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -34,12 +34,7 @@ const STEPS: [&str; 8] = [
 ];
 
 fn queue(consumers: u64) -> Queue {
-    let mut queue = Queue::new(Settings {
-        durability: Durability::Durable,
-        messages_max: 0,
-        bytes_max: 0,
-        dispatch: DispatchSettings::DEFAULT,
-    });
+    let mut queue = Queue::new(Settings::plain(Durability::Durable));
     for key in 1..=consumers {
         // All but the first have no credit: they must cost nothing.
         let messages = if key == 1 { 1_000_000 } else { 0 };

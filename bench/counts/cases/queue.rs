@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, DispatchSettings, Marking, Outcome, Queue, Ranges, SequenceRange,
-    Settings, Sharing, Traits,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -65,12 +65,7 @@ struct Steps {
 
 impl Steps {
     fn new(measured: Step, run: u32) -> Self {
-        let mut queue = Queue::new(Settings {
-            durability: Durability::Durable,
-            messages_max: 0,
-            bytes_max: 0,
-            dispatch: DispatchSettings::DEFAULT,
-        });
+        let mut queue = Queue::new(Settings::plain(Durability::Durable));
         let credit = Credit {
             messages: 1_000_000,
             bytes: 0,

@@ -47,6 +47,8 @@ const WINDOWS_AHEAD: usize = 4;
 const WINDOWS_AHEAD_ALONE: usize = 8;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
+/// Messages that one turn lets die at the head of a queue.
+const SWEEP_MESSAGES_MAX: u64 = 64 * 1024;
 /// Acks of so many messages are written however short they have waited.
 const SETTLING_MESSAGES_MAX: u64 = 64 * 1024;
 
@@ -545,11 +547,12 @@ impl Flow {
             //= P-47
             let gone = state
                 .queue
-                .remove_consumer(ConsumerKey(key))
+                .remove_consumer(ConsumerKey(key), &mut state.settled)
                 .unwrap_or_default();
             self.tracer.consumer_gone(key, self.now);
             self.stats.returned += gone.messages;
             if gone.messages > 0 {
+                self.note_settled(queue, 0);
                 self.note_counts(queue);
             }
         }
@@ -871,7 +874,10 @@ impl Flow {
         }
         // A queue that keeps up has nothing to give for the room that it got.
         let state = self.queues.get(queue);
-        if state.is_some_and(|state| state.queue.has_deliverable() || state.queue.has_notice()) {
+        if state.is_some_and(|state| {
+            let queue = &state.queue;
+            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0
+        }) {
             self.wake(queue);
         }
         if let Err(code) = verdict {
@@ -1241,6 +1247,7 @@ impl Flow {
         effects: &mut Effects,
     ) {
         self.say_active(queue, effects);
+        self.sweep_queue(queue, buffers, effects);
         loop {
             let Some(state) = self.queues.get_mut(queue) else {
                 return;
@@ -1268,6 +1275,64 @@ impl Flow {
             }
         }
         self.raise_mark(queue, buffers, effects);
+        // The head that expires next is another one now.
+        if self
+            .queues
+            .get(queue)
+            .is_some_and(|state| state.queue.expires())
+        {
+            self.sweep_queue(queue, buffers, effects);
+        }
+    }
+
+    /// Lets ready messages of a queue die that must, puts dead ones on their way, and notes when the queue
+    /// is to be looked at next because of that.
+    fn sweep_queue<B: Buffers>(&mut self, queue: QueueId, buffers: &mut B, effects: &mut Effects) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let down = self.shut_down.is_some();
+        if state.damaged || down || (self.failed && state.durable) {
+            return;
+        }
+        if state.queue.may_die() {
+            state.queue.set_now(self.now);
+            let died = state
+                .queue
+                .sweep_head(SWEEP_MESSAGES_MAX, &mut state.settled);
+            // The others are in line already; what is due and cannot go now is woken by what it waits for.
+            let at = state.queue.next_expiry().filter(|at| *at > self.now);
+            if at != state.expires_at {
+                if let Some(before) = state.expires_at.take() {
+                    self.expiring.remove(&(before, queue));
+                }
+                self.expiring.extend(at.map(|at| (at, queue)));
+                state.expires_at = at;
+            }
+            if died > 0 {
+                self.note_settled(queue, died);
+            }
+            if died == SWEEP_MESSAGES_MAX {
+                self.wake(queue);
+            }
+        }
+        let state = self.queues.get(queue).expect("it was just looked at");
+        if state.queue.dead_waiting() > 0 {
+            self.begin_dead_letters(queue, buffers, effects);
+        }
+    }
+
+    /// Wakes the queues of which a message expires now.
+    pub(crate) fn wake_expiring(&mut self) {
+        while let Some((at, queue)) = self.expiring.first().copied()
+            && at <= self.now
+        {
+            self.expiring.pop_first();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.expires_at = None;
+            }
+            self.wake(queue);
+        }
     }
 
     /// Writes the record that lets a queue deliver further (rulings 15).
@@ -1310,7 +1375,7 @@ impl Flow {
     }
 
     /// Where a record is in memory: its buffer and the range of its body there.
-    fn locate<B: Buffers>(
+    pub(super) fn locate<B: Buffers>(
         &mut self,
         queue: QueueId,
         durable: bool,
@@ -1794,7 +1859,7 @@ impl Flow {
     }
 
     /// A record is not what was written: the queue refuses service (rulings 10).
-    fn damaged(
+    pub(super) fn damaged(
         &mut self,
         queue: QueueId,
         place: Place,

@@ -5,20 +5,15 @@
 mod allocations;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, DispatchSettings, Marking, Outcome, Queue, Ranges, SequenceRange,
-    Settings, Sharing, Traits,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
 use ringpost_wire::control::Durability;
 use ringpost_wire::ids::QueueSequence;
 
-const DURABLE: Settings = Settings {
-    durability: Durability::Durable,
-    messages_max: 0,
-    bytes_max: 0,
-    dispatch: DispatchSettings::DEFAULT,
-};
+const DURABLE: Settings = Settings::plain(Durability::Durable);
 
 fn place(number: u64) -> Place {
     Place {

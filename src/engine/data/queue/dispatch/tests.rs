@@ -11,13 +11,11 @@ const MESSAGES: u64 = 100_000;
 
 fn settings(policy: Policy) -> Settings {
     Settings {
-        durability: Durability::Volatile,
-        messages_max: 0,
-        bytes_max: 0,
         dispatch: DispatchSettings {
             policy,
             ..DispatchSettings::DEFAULT
         },
+        ..Settings::plain(Durability::Volatile)
     }
 }
 
@@ -97,7 +95,9 @@ impl World {
     }
 
     fn leave(&mut self, key: u64) {
-        self.queue.remove_consumer(ConsumerKey(key)).expect("there");
+        self.queue
+            .remove_consumer(ConsumerKey(key), &mut Ranges::new())
+            .expect("there");
         let book = self.there.remove(&key).expect("there");
         self.weights -= u64::from(book.weight);
         self.gone.push(self.closed(&book));
@@ -522,18 +522,18 @@ fn only_one_is_active_and_hands_over_when_it_holds_nothing() {
     assert_eq!(take(&mut queue, 1), Some((3, 3, 1)));
     assert_eq!(take(&mut queue, 2), Some((3, 4, 0)));
     // It goes: what it held is first, for the one that was there before the other.
-    queue.remove_consumer(ConsumerKey(3));
+    queue.remove_consumer(ConsumerKey(3), &mut Ranges::new());
     assert_eq!(told(&mut queue), [(1, true)]);
     assert_eq!(take(&mut queue, 1), Some((1, 3, 2)));
-    queue.remove_consumer(ConsumerKey(1));
-    queue.remove_consumer(ConsumerKey(2));
+    queue.remove_consumer(ConsumerKey(1), &mut Ranges::new());
+    queue.remove_consumer(ConsumerKey(2), &mut Ranges::new());
     assert_eq!(told(&mut queue), []);
     assert_eq!(queue.next_offer(), None);
     // A higher one that goes again before it was its turn.
     join(&mut queue, 4, 0);
     assert_eq!(take(&mut queue, 1), Some((4, 3, 3)));
     join(&mut queue, 5, 1);
-    queue.remove_consumer(ConsumerKey(5));
+    queue.remove_consumer(ConsumerKey(5), &mut Ranges::new());
     assert_eq!(told(&mut queue), [(4, true), (4, false), (4, true)]);
     assert_eq!(take(&mut queue, 1), Some((4, 4, 1)));
 }
