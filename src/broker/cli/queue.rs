@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringpost queue ensure orders
   ringpost queue declare ticks --volatile --messages-max 100000
-  ringpost queue declare mails --dispatch weighted --consumer-hold-max 5m
+  ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
   ringpost queue list --json
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
@@ -87,7 +87,7 @@ struct Settings {
     /// Let one consumer at a time get messages, the next when it goes
     #[arg(long)]
     single_active: bool,
-    /// How long a consumer may hold a message, such as 5m [default: for ever]
+    /// How long a consumer may hold a message, such as 5min [default: for ever]
     #[arg(long, value_name = "duration", value_parser = link::span)]
     consumer_hold_max: Option<Duration>,
     /// Put it into this partition [default: the one its name hashes to]
