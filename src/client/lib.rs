@@ -113,7 +113,8 @@ mod producer;
 mod stats;
 
 pub use admin::{
-    Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, QueueConfig, Removed,
+    Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
+    Removed,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{

@@ -77,7 +77,7 @@ pub(crate) struct DeadLetter {
 impl DeadLetter {
     /// The producer that it is published by, and under which sequence.
     const fn name(&self) -> (ProducerId, u32, u64) {
-        let producer = match self.is_nameless {
+        let producer = match self.is_nameless || crate::mutant!(DeadNameless) {
             true => ProducerId(0),
             false => ProducerId(limits::PRODUCER_BROKER_MIN | self.queue.0 as u64),
         };
@@ -316,7 +316,7 @@ impl Flow {
             .write(&mut bytes)
             .expect("each part is within its limit");
         let length = parts.length();
-        let large = (length > FRAGMENT_BYTES_MAX).then(|| length as u32);
+        let large = (length > FRAGMENT_BYTES_MAX).then_some(length as u32);
         let bytes = match large {
             Some(_) => in_fragments(&bytes[..length]),
             None => bytes,
@@ -357,7 +357,7 @@ impl Flow {
         let rejected = Death::Rejected.word().as_bytes();
         let is_rejected = headers::deaths(headers)
             .any(|entry| text(&entry, b"reason").as_deref() == Some(rejected));
-        if is_rejected || targets.is_empty() || crate::mutant!(DeadForEver) {
+        if is_rejected || targets.is_empty() {
             return;
         }
         for entry in headers::deaths(headers) {
@@ -573,7 +573,7 @@ impl Flow {
     fn dead_is_stored(&mut self, key: u64) {
         let letter = self.dead_letters.get(key).expect("it was just looked at");
         let durable = self.journal.durable_block().0;
-        if letter.block > durable && !crate::mutant!(DeadBeforeSync) {
+        if letter.block > durable {
             self.dead_waits.push_back((letter.block, key));
             return;
         }

@@ -863,7 +863,9 @@ impl Flow {
         }
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             sink.unconfirmed += 1;
-            self.settle_asks.push((key, sequence));
+            // What was rejected must survive as well: where it goes now, or not at all.
+            let dead = state.queue.died();
+            self.settle_asks.push((key, sequence, dead));
         }
         self.note_settled(queue, messages);
         if outcome == Outcome::Requeue {
@@ -1085,18 +1087,22 @@ impl Flow {
         self.settling = settling;
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
-        asks.retain(|(key, sequence)| {
-            let (key, sequence) = (*key, *sequence);
+        asks.retain(|(key, sequence, dead)| {
+            let (key, sequence, dead) = (*key, *sequence, *dead);
             let state = self.sinks.get(key);
             let state = state.and_then(|sink| self.queues.get(sink.queue));
             let durable = state.is_some_and(|state| state.durable);
             // What the journal had no room for is in no block yet, and tried again.
             let is_left = state.is_some_and(|state| state.settling);
+            let is_dying = state.is_some_and(|state| !state.queue.are_dead_done(dead));
             if durable && self.failed && !crate::mutant!(SettledAfterFailure) {
                 // It is in no journal, and its consumer has ended.
                 return false;
             }
             if durable && is_left && !crate::mutant!(SettledWithoutRoom) {
+                return true;
+            }
+            if is_dying && !crate::mutant!(DeadSettledAtOnce) {
                 return true;
             }
             // A requeue of what was never recorded waits for nothing.

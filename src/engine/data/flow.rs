@@ -610,8 +610,9 @@ pub struct Flow {
     pub(crate) is_settling_urgent: bool,
     /// Volatile queues with something settled.
     pub(crate) forgetting: Vec<QueueId>,
-    /// Settle frames that asked for an answer: consumer, sequence.
-    pub(crate) settle_asks: Vec<(u64, u64)>,
+    /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
+    /// queue must be done with.
+    pub(crate) settle_asks: Vec<(u64, u64, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.

@@ -849,7 +849,7 @@ impl Queue {
         let head = self.head(self.marks.durable(), fresh_end)?;
         let mut last = head.last;
         if !self.expiry.is_idle() {
-            if self.expiry.is_over(head.first, self.now) && !crate::mutant!(ExpiredDelivered) {
+            if self.expiry.is_over(head.first, self.now) {
                 // It makes way first: see [`Queue::sweep_head`].
                 return None;
             }
@@ -1363,7 +1363,7 @@ impl Queue {
                 break;
             };
             let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
-            let (death, last) = if is_over && !crate::mutant!(ExpiredDelivered) {
+            let (death, last) = if is_over {
                 (Death::Expired, head.last)
             } else {
                 let behind = head.first + self.excess();
@@ -1443,6 +1443,18 @@ impl Queue {
             dropped.dropped_bytes = bytes;
         }
         self.bury(death, dropped);
+    }
+
+    /// How many messages ever went to the dead-letter exchange, or are to.
+    #[must_use]
+    pub const fn died(&self) -> u64 {
+        self.dead.died()
+    }
+
+    /// Whether the first `count` of those are done with.
+    #[must_use]
+    pub fn are_dead_done(&self, count: u64) -> bool {
+        self.dead.are_done(count)
     }
 
     /// Dead messages that wait for the dead-letter exchange.

@@ -12,7 +12,7 @@ use ringpost_wire::control::{
     Bind, Body, ConsumerOpen, Durability, ExchangeDeclare, ExchangeKind, Failure, Named,
     ProducerOpen, QueueDeclare, QueueInfo,
 };
-use ringpost_wire::header::{SETTLE_ACK, SETTLE_REJECT, SETTLE_REQUEUE};
+use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REJECT, SETTLE_REQUEUE};
 use ringpost_wire::table::{Table, TableWriter, Value};
 use ringpost_wire::{
     Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, MessageParts,
@@ -301,11 +301,25 @@ impl Consumer {
         all
     }
 
+    /// How many settlements were confirmed since this was last asked; nothing else came.
+    fn settled(&mut self, scene: &mut Scene) -> usize {
+        let received = std::mem::take(scene.machine.received(0, self.conn));
+        let mut rest = received.as_slice();
+        let mut count = 0;
+        while !rest.is_empty() {
+            let (header, _, after) = client::whole(rest);
+            rest = after;
+            assert_eq!(header.kind, FrameKind::Settled);
+            count += 1;
+        }
+        count
+    }
+
     fn settle(&self, scene: &mut Scene, tag: u64, outcome: u8) {
         let header = FrameHeader {
             count: 1,
             flags: outcome,
-            ..FrameHeader::bare(FrameKind::Settle, 1, 0)
+            ..FrameHeader::bare(FrameKind::Settle, 1, tag)
         };
         let range = SettleRange {
             first: tag,
@@ -531,6 +545,30 @@ fn a_dead_letter_waits_for_a_queue_that_is_full() {
         scene.pass(6_000);
         assert_eq!(scene.holds("orders"), (0, 0));
         assert_eq!(scene.drain("dead")[0].payload(), b"two");
+    }
+}
+
+#[test]
+fn a_reject_is_confirmed_when_its_dead_letter_is_stored() {
+    for partition in [0, 1] {
+        let mut scene = Scene::new(2);
+        scene.queue("dead", partition, 1, &[]);
+        scene.queue("orders", 0, 0, &to_dead());
+        for payload in [b"one", b"two"] {
+            scene.publish("orders", 0, payload);
+        }
+        let mut consumer = scene.consumer("orders");
+        let got = consumer.got(&mut scene);
+        consumer.settle(&mut scene, got[0].tag, SETTLE_REJECT | SETTLE_CONFIRM);
+        scene.pass(200);
+        assert_eq!(consumer.settled(&mut scene), 1);
+        consumer.settle(&mut scene, got[1].tag, SETTLE_REJECT | SETTLE_CONFIRM);
+        scene.pass(500);
+        assert_eq!(consumer.settled(&mut scene), 0, "there is no room for it");
+        assert_eq!(scene.drain("dead").len(), 1);
+        scene.pass(6_000);
+        assert_eq!(consumer.settled(&mut scene), 1);
+        assert_eq!(scene.holds("dead"), (1, 0));
     }
 }
 

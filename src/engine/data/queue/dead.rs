@@ -1,7 +1,7 @@
 //! Messages that will not be delivered again and go to the queue's dead-letter exchange: those that
 //! wait for that and those that are on their way. Does not know where they go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Offer;
 use ringpost_wire::ids::QueueSequence;
@@ -49,7 +49,7 @@ impl DeadOffer {
     }
 }
 
-/// One dead message.
+/// One dead message. They are numbered in the order in which they died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Dying {
     pub(crate) death: Death,
@@ -62,8 +62,12 @@ pub(crate) struct Dying {
 /// The dead messages of one queue.
 #[derive(Default)]
 pub(crate) struct Dead {
-    waiting: BTreeMap<u64, Dying>,
-    underway: BTreeMap<u64, Dying>,
+    waiting: BTreeMap<u64, (u64, Dying)>,
+    underway: BTreeMap<u64, (u64, Dying)>,
+    /// Numbers of all of them.
+    numbers: BTreeSet<u64>,
+    /// How many ever died.
+    died: u64,
     bytes: u64,
 }
 
@@ -72,6 +76,8 @@ impl Dead {
         Self {
             waiting: BTreeMap::new(),
             underway: BTreeMap::new(),
+            numbers: BTreeSet::new(),
+            died: 0,
             bytes: 0,
         }
     }
@@ -91,32 +97,45 @@ impl Dead {
         self.waiting.len() as u64
     }
 
+    /// How many ever died.
+    pub(crate) const fn died(&self) -> u64 {
+        self.died
+    }
+
+    /// Whether the first `count` that ever died are done with.
+    pub(crate) fn are_done(&self, count: u64) -> bool {
+        self.numbers.first().is_none_or(|first| *first >= count)
+    }
+
     /// A message waits for its turn.
     pub(crate) fn wait(&mut self, sequence: u64, dying: Dying) {
         self.bytes += u64::from(dying.bytes);
-        let before = self.waiting.insert(sequence, dying);
+        self.numbers.insert(self.died);
+        let before = self.waiting.insert(sequence, (self.died, dying));
         assert!(before.is_none(), "a message dies once");
+        self.died += 1;
     }
 
     /// Whose turn is next.
     pub(crate) fn next(&self) -> Option<(u64, Dying)> {
         self.waiting
             .first_key_value()
-            .map(|(at, dying)| (*at, *dying))
+            .map(|(at, (_, dying))| (*at, *dying))
     }
 
     /// A message that waited is on its way, with so many padded bytes.
     pub(crate) fn begin(&mut self, sequence: u64, bytes: u32) {
-        let mut dying = self.waiting.remove(&sequence).expect("it waits");
+        let (number, mut dying) = self.waiting.remove(&sequence).expect("it waits");
         // What died at the head brought an estimate.
         self.bytes = self.bytes - u64::from(dying.bytes) + u64::from(bytes);
         dying.bytes = bytes;
-        self.underway.insert(sequence, dying);
+        self.underway.insert(sequence, (number, dying));
     }
 
     /// A message has arrived, or is dropped. `None` if it is not on its way.
     pub(crate) fn done(&mut self, sequence: u64) -> Option<Dying> {
-        let dying = self.underway.remove(&sequence)?;
+        let (number, dying) = self.underway.remove(&sequence)?;
+        self.numbers.remove(&number);
         self.bytes -= u64::from(dying.bytes);
         Some(dying)
     }
@@ -124,12 +143,13 @@ impl Dead {
     /// Every message here, with its sequence.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Dying)> + '_ {
         let all = self.waiting.iter().chain(&self.underway);
-        all.map(|(sequence, dying)| (*sequence, *dying))
+        all.map(|(sequence, (_, dying))| (*sequence, *dying))
     }
 
     pub(crate) fn invariants(&self) {
         let bytes: u64 = self.iter().map(|(_, dying)| u64::from(dying.bytes)).sum();
         assert_eq!(bytes, self.bytes);
+        assert_eq!(self.numbers.len() as u64, self.count());
         assert!(
             self.waiting
                 .keys()
