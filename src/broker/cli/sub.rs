@@ -138,8 +138,10 @@ async fn print(
     let activity = consumer.activity();
     let work = take(client, args, is_away, printer, consumer, left);
     tokio::select! {
-        done = work => done,
+        // First, so that it is told before what came after it is printed.
+        biased;
         () = tell(activity, &args.queue) => unreachable!("it never ends"),
+        done = work => done,
     }
 }
 
