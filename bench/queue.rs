@@ -7,7 +7,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -39,7 +40,13 @@ fn queue(consumers: u64) -> Queue {
         let messages = if key == 1 { 1_000_000 } else { 0 };
         let credit = Credit { messages, bytes: 0 };
         queue
-            .add_consumer(ConsumerKey(key), credit, AckMode::Explicit, Sharing::Shared)
+            .add_consumer(
+                ConsumerKey(key),
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
             .expect("shared");
     }
     queue

@@ -210,6 +210,7 @@ impl<'a> Engine<'a> {
             credit_messages: self.thread.plan.credit,
             flags: 0,
             queue: name.as_bytes(),
+            arguments: b"",
         };
         let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, u64::from(channel));
         open.write(&mut self.conns[conn].pipe.out, header);

@@ -234,6 +234,7 @@ impl Link {
             credit_messages: CREDIT_MESSAGES_MAX,
             flags: 0,
             queue: queue.as_bytes(),
+            arguments: b"",
         };
         let (kind, answer) = (FrameKind::ConsumerOpen, FrameKind::ConsumerOpened);
         self.ask_on(1, "a consumer", kind, &open, answer)?;

@@ -11,6 +11,7 @@
 //! | `routing.rs` | P-64 to P-66: direct, fanout, topic, headers, the default exchange |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
+//! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `resident.rs` | the memory of a loaded broker |
@@ -37,6 +38,8 @@ mod consume;
 mod crossing;
 #[path = "behaviour/damage.rs"]
 mod damage;
+#[path = "behaviour/dispatch.rs"]
+mod dispatch;
 #[path = "behaviour/handshake.rs"]
 mod handshake;
 #[path = "behaviour/hostile.rs"]

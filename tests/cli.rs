@@ -1037,6 +1037,67 @@ fn no_more_is_taken_than_was_asked_for() {
     }
 }
 
+/// Runs the commands of the last block of a page that start with `$ ringpost`, one after the other; each
+/// must print what stands below it, or, where that is an error, say so and fail.
+fn runs_the_example_of(page: &str) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let page = std::fs::read_to_string(page).expect("the page");
+    let block = page.split("```console\n").last().expect("an example");
+    let block = block.split("```").next().expect("its end");
+    let broker = Served::start(&["--cores", "1"]);
+    let mut commands = block.split("$ ringpost ").skip(1);
+    assert!(block.starts_with("$ ringpost "));
+    commands.by_ref().for_each(|command| {
+        let (line, printed) = command.split_once('\n').expect("a line");
+        let arguments: Vec<&str> = line.split(' ').collect();
+        match printed.strip_prefix("error: ") {
+            Some(error) => {
+                let output = broker.run(&arguments);
+                assert!(!output.status.success(), "{line}");
+                let errors = text(&output.stderr);
+                assert!(errors.contains(error.trim_end()), "{line}: {errors}");
+            }
+            None => assert_eq!(broker.succeeds(&arguments), printed, "{line}"),
+        }
+    });
+}
+
+#[test]
+fn the_example_of_the_dispatch_page() {
+    runs_the_example_of("docs/concepts/dispatch.md");
+}
+
+#[test]
+fn an_active_consumer_is_told_on_standard_error() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders", "--single-active"]);
+    broker.succeeds(&["pub", "--key", "orders", "--message", "m"]);
+    let take = ["sub", "orders", "--count", "1", "--priority", "-3"];
+    let output = broker.run(&take);
+    assert_eq!(text(&output.stdout), "m\n");
+    let told = text(&output.stderr);
+    assert_eq!(told, "ringpost: now the active consumer of orders\n");
+    for (arguments, word) in [
+        (&["sub", "orders", "--priority", "11"][..], "-10..=10"),
+        (&["sub", "orders", "--weight", "0"], "1..=100"),
+        (
+            &["queue", "ensure", "q", "--dispatch", "fair"],
+            "least-outstanding",
+        ),
+        (
+            &["queue", "ensure", "q", "--consumer-hold-max", "1ms"],
+            "x-consumer-hold-max is 1, not 1000 to 86400000",
+        ),
+    ] {
+        let output = broker.run(arguments);
+        let errors = text(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(word),
+            "{errors}"
+        );
+    }
+}
+
 #[test]
 fn a_queue_can_be_looked_at_to_its_end() {
     let broker = Served::start(&["--cores", "1"]);

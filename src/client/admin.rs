@@ -135,10 +135,60 @@ impl QueueConfig {
         self
     }
 
+    /// How its messages are shared out among consumers.
+    pub fn dispatch(self, dispatch: Dispatch) -> Self {
+        self.with("x-dispatch", dispatch.word())
+    }
+
+    /// With [`Dispatch::Sticky`]: the header whose value is a message's key, instead of the routing key.
+    pub fn sticky_header(self, name: &str) -> Self {
+        self.with("x-sticky-header", name)
+    }
+
+    /// Lets one consumer at a time get messages: the next takes over when it goes.
+    pub fn single_active_consumer(self) -> Self {
+        self.with("x-single-active-consumer", true)
+    }
+
+    /// How long a consumer may hold a message before it loses it and is closed: a second to a day.
+    pub fn consumer_hold_max(self, most: Duration) -> Self {
+        let ms = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
+        self.with("x-consumer-hold-max", ms)
+    }
+
     /// Further settings, by name, instead of all that were named before.
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
         self
+    }
+}
+
+/// Which of the consumers with room gets a queue's next messages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Dispatch {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// Any, by chance.
+    Random,
+    /// In proportion to their weights, see [`crate::ConsumerBuilder::weight`].
+    Weighted,
+    /// The one that holds the fewest.
+    LeastOutstanding,
+    /// The one that got others with the same key before, unless it is too much for it.
+    Sticky,
+}
+
+impl Dispatch {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::Weighted => "weighted",
+            Self::LeastOutstanding => "least-outstanding",
+            Self::Sticky => "sticky",
+        }
     }
 }
 

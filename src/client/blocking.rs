@@ -36,8 +36,8 @@ use tokio::runtime::Runtime;
 use crate::admin::QueueInfo;
 use crate::{
     Batch, ByteSize, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error,
-    ErrorKind, ExchangeConfig, Limits, Message, ProducerBuilder, QueueConfig, Receipt, Removed,
-    Result, Settleable, Settlement, Stats,
+    ErrorKind, ExchangeConfig, Held, Limits, Message, ProducerBuilder, QueueConfig, Receipt,
+    Removed, Result, Settleable, Settlement, Stats,
 };
 
 /// The runtime that a client and its producers and consumers share.
@@ -468,6 +468,20 @@ impl Consumer {
     /// As there.
     pub fn set_credit(&self, messages: u32, bytes: ByteSize) -> Result<()> {
         self.consumer.set_credit(messages, bytes)
+    }
+
+    /// See [`crate::Consumer::held`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn held(&self) -> Result<Held> {
+        self.driver.block_on(self.consumer.held())
+    }
+
+    /// Whether it is the active consumer of its queue: see [`crate::Activity`].
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.consumer.activity().is_active()
     }
 
     /// A handle that settles from other threads.

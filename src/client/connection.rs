@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringpost_wire::header::DONE_CHANGED;
+use ringpost_wire::header::{CONSUMER_IS_ACTIVE, DONE_CHANGED};
 use ringpost_wire::{
     CHANNELS_MAX, Code, DeliverHead, FRAME_HEADER_BYTES, FrameHeader, FrameKind, SettleRange, frame,
 };
@@ -739,6 +739,12 @@ impl Connection {
                     inbox.opened();
                 }
             }
+            //= P-52
+            FrameKind::ConsumerActive => {
+                if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
+                    inbox.active_is(session, header.flags & CONSUMER_IS_ACTIVE != 0);
+                }
+            }
             FrameKind::Confirm | FrameKind::Refused | FrameKind::ProducerCredit => {
                 if let Some(Channel::Producer(producer)) = self.channel(header)? {
                     let result = match header.kind {
@@ -782,6 +788,7 @@ impl Connection {
             FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
+            | FrameKind::ConsumerInfo
             | FrameKind::TenantInfo => self.item(header, body)?,
             FrameKind::Hello
             | FrameKind::Welcome
@@ -796,6 +803,7 @@ impl Connection {
             | FrameKind::ConsumerCredit
             | FrameKind::ConsumerClose
             | FrameKind::Get
+            | FrameKind::ConsumerInspect
             | FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge

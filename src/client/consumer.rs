@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringpost_wire::control::{Body, ConsumerCredit, Get};
+use ringpost_wire::control::{Body, ConsumerCredit, ConsumerInfo, Get};
 use ringpost_wire::header::{SETTLE_ACK, SETTLE_REJECT, SETTLE_REQUEUE};
 use ringpost_wire::{self as wire, FrameHeader, FrameKind, SettleRange};
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ use self::inbox::Settings;
 use crate::client::{Lease, Shared};
 use crate::connection::{Answer, Connection};
 use crate::stats::Counters;
-use crate::{ByteSize, Error, ErrorKind, Result};
+use crate::{ByteSize, Error, ErrorKind, Headers, Result};
 
 /// Messages pushed ahead of settlements unless asked otherwise.
 const CREDIT_DEFAULT: u32 = 1_000;
@@ -52,6 +52,7 @@ pub struct ConsumerBuilder {
     credit_bytes: u64,
     is_exclusive: bool,
     is_auto: bool,
+    arguments: Headers,
 }
 
 impl ConsumerBuilder {
@@ -63,6 +64,7 @@ impl ConsumerBuilder {
             credit_bytes: CREDIT_BYTES_DEFAULT,
             is_exclusive: false,
             is_auto: false,
+            arguments: Headers::new(),
         }
     }
 
@@ -76,6 +78,20 @@ impl ConsumerBuilder {
     /// pass the bound, so that none is too large for it.
     pub fn credit_bytes(mut self, bytes: ByteSize) -> Self {
         self.credit_bytes = bytes.bytes();
+        self
+    }
+
+    /// Its priority, -10 to 10, 0 unless asked otherwise: consumers of a higher one that have room get
+    /// every message, those of a lower one what is left.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.arguments = self.arguments.with("x-priority", i64::from(priority));
+        self
+    }
+
+    /// Its weight, 1 to 100, 1 unless asked otherwise: its share of a queue that is shared out by
+    /// weights, see [`crate::Dispatch::Weighted`].
+    pub fn weight(mut self, weight: u8) -> Self {
+        self.arguments = self.arguments.with("x-weight", i64::from(weight));
         self
     }
 
@@ -124,6 +140,7 @@ impl ConsumerBuilder {
     }
 
     async fn open(self) -> Result<Settler> {
+        self.arguments.check()?;
         if self.credit_bytes > wire::CREDIT_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -157,6 +174,7 @@ impl ConsumerBuilder {
             credit_bytes: self.credit_bytes,
             is_exclusive: self.is_exclusive,
             is_auto: self.is_auto,
+            arguments: self.arguments,
             message_bytes_max: limits.message_bytes_max,
         };
         let inbox = Inbox::new(settings, Arc::clone(&connection.counters));
@@ -180,6 +198,53 @@ impl ConsumerBuilder {
                 "the broker did not open the consumer in time",
             )),
         }
+    }
+}
+
+/// What a consumer holds: delivered and not settled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub struct Held {
+    /// Messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: ByteSize,
+    /// How long it has held the oldest of them, as the broker counts; 0 if it holds none.
+    pub oldest: Duration,
+}
+
+/// Tells whether a consumer is the active one of its queue, from any task: for queues with a single
+/// active consumer ([`crate::QueueConfig::single_active_consumer`]). Does not keep it open.
+#[derive(Clone)]
+pub struct Activity {
+    inbox: Arc<Inbox>,
+    was_active: bool,
+}
+
+impl Activity {
+    /// Whether it is the active one now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.inbox.is_active()
+    }
+
+    /// Waits until it becomes the active one (`true`), or is it no longer; `None` once the consumer is
+    /// over. The first call says so at once if it is active already.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
+    pub async fn changed(&mut self) -> Option<bool> {
+        let is_active = self.inbox.active_changes(self.was_active).await?;
+        self.was_active = is_active;
+        Some(is_active)
+    }
+}
+
+impl fmt::Debug for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Activity")
+            .field("is_active", &self.is_active())
+            .finish_non_exhaustive()
     }
 }
 
@@ -285,6 +350,33 @@ impl Settler {
             channel,
             has_stale,
         }))
+    }
+
+    async fn held(&self) -> Result<Held> {
+        let inbox = &self.handle.inbox;
+        if let Some(error) = inbox.end() {
+            return Err(error);
+        }
+        let connection = self.connection();
+        connection.up().await?;
+        let (session, channel) = inbox.place();
+        let header = FrameHeader::bare(FrameKind::ConsumerInspect, channel, 0);
+        let timeout = connection.options.request_timeout;
+        let reply = connection
+            .call_with(header, Some(session), timeout, Answer::Item, &[])
+            .await?;
+        let info = reply.items.first().map(|item| ConsumerInfo::decode(item));
+        let Some(Ok(info)) = info else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "what the broker says of the consumer cannot be read",
+            ));
+        };
+        Ok(Held {
+            messages: info.messages,
+            bytes: ByteSize::new(info.bytes),
+            oldest: Duration::from_millis(info.oldest_ms),
+        })
     }
 
     /// See [`Consumer::ack`].
@@ -413,6 +505,27 @@ macro_rules! settling {
             /// As [`ack`](Self::ack).
             pub async fn reject(&self, what: impl Settleable) -> Result<Settlement> {
                 self.settler.reject(what).await
+            }
+
+            /// What the consumer holds, as the broker sees it.
+            ///
+            /// # Errors
+            /// [`ErrorKind::Disconnected`] if the connection was lost meanwhile: call again, it holds
+            /// nothing any more. Else what ended the consumer.
+            ///
+            /// # Cancel safety
+            /// A dropped future has changed nothing.
+            pub async fn held(&self) -> Result<Held> {
+                self.settler.held().await
+            }
+
+            /// Tells whether this is the active consumer of its queue.
+            #[must_use]
+            pub fn activity(&self) -> Activity {
+                Activity {
+                    inbox: Arc::clone(&self.settler.handle.inbox),
+                    was_active: false,
+                }
             }
 
             /// A handle that settles from other tasks.

@@ -27,7 +27,8 @@ pub enum ErrorKind {
     Disconnected,
     /// The client, producer or consumer was closed by its owner.
     Closed,
-    /// No answer within the time that was set.
+    /// No answer within the time that was set, or a consumer held a message longer than its queue
+    /// allows.
     TimedOut,
     /// The tenant, exchange, queue or binding does not exist.
     NotFound,
@@ -249,6 +250,7 @@ pub(crate) fn counted(number: u64, thing: &str) -> String {
 fn kind_of(code: Code) -> ErrorKind {
     match code {
         Code::Normal | Code::ShuttingDown | Code::TimedOut => ErrorKind::Disconnected,
+        Code::HoldExceeded => ErrorKind::TimedOut,
         Code::FrameMalformed
         | Code::FrameTooLarge
         | Code::BodyMalformed

@@ -113,12 +113,13 @@ mod producer;
 mod stats;
 
 pub use admin::{
-    Binding, DeleteIf, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig, Removed,
+    Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
+    Removed,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
-    Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag, PullConsumer,
-    Settleable, Settlement, Settler,
+    Activity, Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag,
+    Held, PullConsumer, Settleable, Settlement, Settler,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use headers::{HeaderValue, Headers};

@@ -263,6 +263,7 @@ impl Running {
         let sweep = (!flow.sessions.is_empty()).then(|| self.swept.plus_ms(SWEEP_MS));
         // Those that are due wait for something else.
         let gets = flow.gets_until.first().map(|(deadline, _)| *deadline);
+        let holds = flow.holds_until.first().map(|(deadline, _)| *deadline);
         // A journal that has failed has nothing more to do, and nothing is packed, as at the end.
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline();
@@ -281,7 +282,7 @@ impl Running {
             false => (expiry, dead),
         };
         [
-            sweep, gets, journal, hold, compactor, last, acks, traces, expiry, dead,
+            sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead,
         ]
         .into_iter()
         .flatten()
@@ -417,6 +418,7 @@ impl Running {
         flow.dispatch(buffers, effects);
         flow.publish_dead_letters(buffers, effects);
         flow.finish_gets(effects);
+        flow.end_holders(effects);
         flow.forward_outgoing(effects);
         flow.press(None);
         if flow.tracer.is_armed() {
@@ -584,6 +586,7 @@ impl Running {
                 | FrameKind::ConsumerCredit
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
+                | FrameKind::ConsumerInspect
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -637,6 +640,10 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::ConsumerInspect => {
+                no_body(body)?;
+                flow.consumer_inspect(conn, header, effects)
+            }
             FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge
@@ -676,6 +683,8 @@ impl Running {
             | FrameKind::Settled
             | FrameKind::ConsumerClosed
             | FrameKind::GetDone
+            | FrameKind::ConsumerActive
+            | FrameKind::ConsumerInfo
             | FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
@@ -802,10 +811,12 @@ impl Running {
                 credit_messages,
                 credit_bytes,
                 flags,
+                traits,
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
-                let outcome = flow.subscribe(sink, (credit_messages, credit_bytes, flags));
+                let asked = (credit_messages, credit_bytes, flags, traits);
+                let outcome = flow.subscribe(sink, asked);
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
             Request::Unsubscribe { consumer, close } => {
@@ -822,6 +833,10 @@ impl Running {
                 bytes,
             } => {
                 flow.set_credit(consumer, messages, bytes);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::ConsumerInspect { consumer, sequence } => {
+                flow.inspect_consumer(consumer, sequence, effects);
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Settle {
@@ -951,6 +966,7 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::ConsumerOpen
         | FrameKind::ConsumerClose
         | FrameKind::Get
+        | FrameKind::ConsumerInspect
         | FrameKind::QueueDeclare
         | FrameKind::QueueDelete
         | FrameKind::QueuePurge
@@ -987,6 +1003,8 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::Settled
         | FrameKind::ConsumerClosed
         | FrameKind::GetDone
+        | FrameKind::ConsumerActive
+        | FrameKind::ConsumerInfo
         | FrameKind::QueueInfo
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
@@ -1004,6 +1022,7 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerOpen
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
+                | FrameKind::ConsumerInspect
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

@@ -7,6 +7,7 @@ pub mod dedup;
 pub mod deliver;
 pub mod fence;
 pub mod flow;
+pub mod hold;
 pub mod journal;
 pub mod notes;
 pub mod producer;

@@ -9,6 +9,7 @@ use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
 use crate::data::dedup::Known;
+use crate::data::queue::Traits;
 use crate::data::trace::Arrival;
 use crate::ids::ConnId;
 
@@ -110,6 +111,8 @@ pub enum Request {
         credit_bytes: u64,
         /// As in `ConsumerOpen`.
         flags: u32,
+        /// What its arguments ask for.
+        traits: Traits,
         /// Largest message that its connection takes, in bytes.
         message_bytes_max: u32,
     },
@@ -128,6 +131,13 @@ pub enum Request {
         messages: u32,
         /// Most unsettled bytes, 0 = no limit.
         bytes: u64,
+    },
+    /// Say what a consumer holds.
+    ConsumerInspect {
+        /// Its key on the owning core.
+        consumer: u64,
+        /// Sequence of the `ConsumerInspect` frame.
+        sequence: u64,
     },
     /// Settle deliveries.
     Settle {
@@ -215,6 +225,7 @@ impl Request {
             | Self::Subscribe { .. }
             | Self::Unsubscribe { .. }
             | Self::Credit { .. }
+            | Self::ConsumerInspect { .. }
             | Self::Get { .. }
             | Self::Inspect { .. }
             | Self::Connections { .. }

@@ -162,6 +162,8 @@ mutants! {
     TornTakenForDamage = "torn-taken-for-damage", Peer("Iggy #3970");
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost", Mutation;
+    /// A consumer becomes the active one while the one before still holds messages.
+    ActiveBeforeSettled = "active-before-settled", Mutation;
 }
 
 #[cfg(feature = "mutants")]

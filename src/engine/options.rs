@@ -73,6 +73,28 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// A whole number of any width, which may be below zero.
+    ///
+    /// # Errors
+    /// It is none, or out of bounds.
+    pub fn signed(
+        &mut self,
+        name: &'static str,
+        bounds: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, String> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let number = value
+            .as_integer()
+            .ok_or_else(|| format!("{name} is not a whole number"))?;
+        if bounds.contains(&number) {
+            return Ok(Some(number));
+        }
+        let (least, most) = bounds.into_inner();
+        Err(format!("{name} is {number}, not {least} to {most}"))
+    }
+
     /// A text of at most `bytes_max` bytes.
     ///
     /// # Errors
@@ -175,6 +197,7 @@ mod tests {
             ("x-word", Value::Text(b"two")),
             ("x-flag", Value::Bool(true)),
             ("x-name", Value::Text(b"abc")),
+            ("x-signed", Value::I8(-3)),
         ]);
         let mut options = Options::of(&bytes).expect("a table");
         assert_eq!(options.number("x-max", 1..=10), Ok(Some(10)));
@@ -184,6 +207,8 @@ mod tests {
         assert_eq!(options.flag("x-flag"), Ok(true));
         assert_eq!(options.flag("x-other"), Ok(false));
         assert_eq!(options.text("x-name", 3), Ok(Some(&b"abc"[..])));
+        assert_eq!(options.signed("x-signed", -3..=3), Ok(Some(-3)));
+        assert_eq!(options.signed("x-unsigned", -3..=3), Ok(None));
         assert_eq!(options.done("a queue"), Ok(()));
     }
 
@@ -196,12 +221,18 @@ mod tests {
             options.word("x-word", &[("one", 1), ("two", 2)])?;
             options.flag("x-flag")?;
             options.text("x-name", 3)?;
+            options.signed("x-signed", -3..=3)?;
             options.done("a queue")
         };
         for (entries, reason) in [
             (&[("x-max", Value::I32(0))][..], "x-max is 0, not 1 to 10"),
             (&[("x-max", Value::I64(11))], "x-max is 11, not 1 to 10"),
             (&[("x-max", Value::I8(-1))], "x-max is -1, not 1 to 10"),
+            (
+                &[("x-signed", Value::I8(-4))],
+                "x-signed is -4, not -3 to 3",
+            ),
+            (&[("x-signed", Value::U8(4))], "x-signed is 4, not -3 to 3"),
             (
                 &[("x-max", Value::Text(b"1"))],
                 "x-max is not a whole number",
@@ -221,7 +252,7 @@ mod tests {
             ),
             (
                 &[("x-maxx", Value::I8(1))],
-                "'x-maxx' is no setting of a queue: they are x-max, x-word, x-flag, x-name",
+                "'x-maxx' is no setting of a queue: they are x-max, x-word, x-flag, x-name, x-signed",
             ),
             (
                 &[("x-max", Value::I8(1)), ("x-max", Value::I8(1))],

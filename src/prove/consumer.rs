@@ -79,6 +79,7 @@ impl Consumer {
             credit_messages,
             flags: 0,
             queue: name.as_bytes(),
+            arguments: b"",
         };
         let id = link.request();
         link.send(

@@ -128,6 +128,8 @@ codes! {
     QueueDeleted = 60, Channel, fatal, "queue_deleted";
     /// Topology cannot change now: its journal has failed.
     TopologyReadOnly = 61, Request, retry, "topology_read_only";
+    /// The consumer held a message longer than its queue allows.
+    HoldExceeded = 62, Channel, retry, "hold_exceeded";
 }
 
 impl core::fmt::Display for Code {

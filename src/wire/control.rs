@@ -247,6 +247,19 @@ bodies! {
         ;
         /// The queue.
         queue (queue_bytes) max NAME_BYTES_MAX,
+        /// Further settings as an AMQP 0-9-1 field table, or empty (P-50).
+        arguments (arguments_bytes) max HEADERS_BYTES_MAX,
+    }
+
+    /// What a consumer holds (P-53).
+    ConsumerInfo ConsumerInfoArchived {
+        /// Messages outstanding.
+        messages: u64,
+        /// Their padded bytes.
+        bytes: u64,
+        /// How long it has held the oldest of them, in ms; 0 if it holds none.
+        oldest_ms: u64,
+        ;
     }
 
     /// Changes a consumer's credit (P-41); what is outstanding counts against it.

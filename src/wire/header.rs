@@ -84,6 +84,13 @@ kinds! {
     Get = 41;
     /// Broker: the get `sequence` is over; `count` = messages it was given.
     GetDone = 42;
+    /// Broker: the consumer on `channel` is the active one of its queue, or is it no longer; `flags`
+    /// bit 0 = it is.
+    ConsumerActive = 43;
+    /// Client: no body; answered by one `ConsumerInfo`.
+    ConsumerInspect = 44;
+    /// Broker: what the consumer on `channel` holds ([`crate::control::ConsumerInfo`]).
+    ConsumerInfo = 45;
     /// Client: [`crate::control::QueueDeclare`]; answered by `Done`.
     QueueDeclare = 48;
     /// Client: [`crate::control::Delete`] a queue; answered by `Done`, `count` = messages dropped.
@@ -138,6 +145,8 @@ pub const SETTLE_CONFIRM: u8 = 4;
 pub const DONE_CHANGED: u8 = 1;
 /// `Deliver`: every message of the frame may have been delivered before.
 pub const DELIVER_REDELIVERED: u8 = 1;
+/// `ConsumerActive`: it is the active consumer of its queue from now on.
+pub const CONSUMER_IS_ACTIVE: u8 = 1;
 
 /// A decoded frame header. On the wire (all little-endian):
 ///

@@ -176,6 +176,7 @@ pub fn consumer<'a>(queue: &'a [u8], credit_messages: u32) -> ConsumerOpen<'a> {
         credit_messages,
         flags: 0,
         queue,
+        arguments: b"",
     }
 }
 

@@ -22,7 +22,8 @@ KINDS = {
     "Confirm": 20, "Refused": 21, "ProducerCredit": 22, "ProducerClose": 23, "ProducerClosed": 24,
     "ConsumerOpen": 32, "ConsumerOpened": 33, "Deliver": 34, "DeliverFragment": 35, "Settle": 36,
     "Settled": 37, "ConsumerCredit": 38, "ConsumerClose": 39, "ConsumerClosed": 40, "Get": 41,
-    "GetDone": 42, "QueueDeclare": 48, "QueueDelete": 49, "QueuePurge": 50, "QueueInspect": 51,
+    "GetDone": 42, "ConsumerActive": 43, "ConsumerInspect": 44, "ConsumerInfo": 45,
+    "QueueDeclare": 48, "QueueDelete": 49, "QueuePurge": 50, "QueueInspect": 51,
     "QueueList": 52, "QueueInfo": 53, "ExchangeDeclare": 56, "ExchangeDelete": 57,
     "ExchangeList": 58, "ExchangeInfo": 59, "Bind": 60, "Unbind": 61, "BindingList": 62,
     "BindingInfo": 63, "TenantDeclare": 64, "TenantDelete": 65, "TenantList": 66, "TenantInfo": 67,
@@ -116,7 +117,8 @@ BODIES = {
     "ProducerOpen": ("QIBBH", "producer epoch level flags reserved", ""),
     "ProducerOpened": ("QQQ", "sequence messages bytes", ""),
     "ProducerCredit": ("QQ", "messages bytes", ""),
-    "ConsumerOpen": ("QII", "credit_bytes credit_messages flags", "queue"),
+    "ConsumerOpen": ("QII", "credit_bytes credit_messages flags", "queue arguments"),
+    "ConsumerInfo": ("QQQ", "messages bytes oldest_ms", ""),
     "ConsumerCredit": ("QII", "bytes messages reserved", ""),
     "Get": ("II", "wait_ms reserved", ""),
     "QueueDeclare": ("QQBBH", "messages_max bytes_max durability flags partition",
@@ -663,12 +665,13 @@ Delivery = collections.namedtuple(
 class Consumer(_Channel):
     """Receives from one queue. Deliveries are settled by tag."""
 
-    def __init__(self, connection, queue, credit, credit_bytes, flags):
+    def __init__(self, connection, queue, credit, credit_bytes, flags, arguments=b""):
+        self.is_active = False  # of a queue with a single active consumer (P-52)
         self._ready = collections.deque()
         self._pieces = bytearray()
         super().__init__(connection, "Consumer", pack_body(
             "ConsumerOpen", queue=_bytes(queue), credit_messages=credit, credit_bytes=credit_bytes,
-            flags=flags,
+            flags=flags, arguments=arguments,
         ))
 
     def _take(self, frame):
@@ -690,6 +693,8 @@ class Consumer(_Channel):
             for idx, message in enumerate(messages):
                 self._ready.append(Delivery(frame.sequence + idx, queue_sequence + idx,
                                             bool(frame.flags & 1), delivery_count, message))
+        elif frame.kind == "ConsumerActive":
+            self.is_active = bool(frame.flags & 1)
         elif frame.kind == "ConsumerClosed":
             self._ended(frame)
 
@@ -707,6 +712,12 @@ class Consumer(_Channel):
         timeout = wait + self.connection.timeout
         done = self.connection._answer(request, "GetDone", timeout=timeout)[-1]
         return [self._ready.popleft() for _ in range(done.count)]
+
+    def inspect(self):
+        """What it holds: messages, bytes and the age of the oldest in ms (P-53)."""
+        request = self.connection._ask("ConsumerInspect", self.number)
+        info = self.connection._answer(request, "ConsumerInfo")[-1]
+        return unpack_body("ConsumerInfo", info.body)
 
     def credit(self, messages, size=0):
         body = pack_body("ConsumerCredit", messages=messages, bytes=size)

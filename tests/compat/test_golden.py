@@ -58,7 +58,8 @@ FRAMES = {
     "ProducerClose": (1, 5, 0, 0, b""),
     "ProducerClosed": (1, 5, 0, 0, failure(0, b"")),
     "ConsumerOpen": (2, 6, 0, 0, ("ConsumerOpen", {
-        "credit_bytes": 1 << 20, "credit_messages": 100, "flags": 2, "queue": NAME})),
+        "credit_bytes": 1 << 20, "credit_messages": 100, "flags": 2, "queue": NAME,
+        "arguments": b"\x0ax-priorityI\0\0\0\5"})),
     "ConsumerOpened": (2, 6, 3, 0, b""),
     "Deliver": (2, 7, 2, 1, struct.pack("<QI4x", 77, 3) + r.pack_batch([FULL, EMPTY])),
     "DeliverFragment": (2, 9, 1, 0, struct.pack("<QI4x", 79, 0) + PIECE),
@@ -69,6 +70,10 @@ FRAMES = {
     "ConsumerClosed": (2, 0, 0, 0, failure(60, b"queue orders was deleted")),
     "Get": (2, 12, 10, 0, ("Get", {"wait_ms": 250})),
     "GetDone": (2, 12, 2, 0, b""),
+    "ConsumerActive": (2, 0, 0, 1, b""),
+    "ConsumerInspect": (2, 12, 0, 0, b""),
+    "ConsumerInfo": (2, 12, 0, 0, ("ConsumerInfo", {
+        "messages": 3, "bytes": 1 << 20, "oldest_ms": 1500})),
     "QueueDeclare": (0, 13, 0, 0, ("QueueDeclare", {
         "messages_max": 1000, "bytes_max": 1 << 30, "durability": 1, "flags": 0,
         "partition": 65535, "name": NAME, "arguments": TABLE})),

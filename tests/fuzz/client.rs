@@ -160,6 +160,7 @@ impl Client {
             credit_messages: 100_000,
             flags: 0,
             queue,
+            arguments: b"",
         };
         self.ask(shell, FrameKind::ConsumerOpen, channel, &open);
     }

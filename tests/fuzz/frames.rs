@@ -2,8 +2,9 @@
 //! that nothing is left for damage to hide in. Does not know what a broker answers.
 
 use ringpost_wire::control::{
-    Attach, Bind, Body, ConsumerCredit, ConsumerOpen, Delete, ExchangeDeclare, Failure, Get, Hello,
-    Named, ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueInfo, Welcome, is_name,
+    Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, Delete, ExchangeDeclare,
+    Failure, Get, Hello, Named, ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare,
+    QueueInfo, Welcome, is_name,
 };
 use ringpost_wire::{
     Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,
@@ -133,7 +134,11 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
             Ok(())
         }
         K::PublishFragment => fragment(body),
-        K::ConsumerOpen => again::<ConsumerOpen<'_>>(body).map(drop),
+        K::ConsumerOpen => {
+            let open = again::<ConsumerOpen<'_>>(body)?;
+            envelope::headers(open.arguments);
+            Ok(())
+        }
         K::Deliver => {
             let (head, messages) = DeliverHead::split(body)?;
             assert_eq!(head.encode(), body[..DeliverHead::BYTES]);
@@ -151,6 +156,7 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         }),
         K::ConsumerCredit => again::<ConsumerCredit>(body).map(drop),
         K::Get => again::<Get>(body).map(drop),
+        K::ConsumerInfo => again::<ConsumerInfo>(body).map(drop),
         K::QueueDeclare => {
             let declare = again::<QueueDeclare<'_>>(body)?;
             envelope::headers(declare.arguments);
@@ -180,6 +186,8 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::Settled
         | K::ConsumerClose
         | K::GetDone
+        | K::ConsumerActive
+        | K::ConsumerInspect
         | K::QueueList
         | K::ExchangeList
         | K::BindingList

@@ -392,6 +392,7 @@ fn named_body(kind: FrameKind, input: &mut Input<'_>) -> Vec<u8> {
             credit_messages: input.number() as u32,
             flags: u32::from(input.byte() % 8),
             queue: input.pick(&NAMES),
+            arguments: input.sized(),
         }
         .encode(&mut body),
         K::ConsumerCredit => ConsumerCredit {

@@ -199,7 +199,7 @@ impl Talk {
     }
 
     fn consumer(&mut self, who: u8, channel: u8, queue: u8, credit: u8, flags: u8) -> &mut Self {
-        let body = [0, credit, flags, queue];
+        let body = [0, credit, flags, queue, 0];
         self.named(who, FrameKind::ConsumerOpen, [0, channel, 3, 0], &body)
     }
 

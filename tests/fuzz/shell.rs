@@ -645,6 +645,8 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::Settled
         | K::ConsumerClosed
         | K::GetDone
+        | K::ConsumerActive
+        | K::ConsumerInfo
         | K::QueueInfo
         | K::ExchangeInfo
         | K::BindingInfo
@@ -660,6 +662,7 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::ConsumerCredit
         | K::ConsumerClose
         | K::Get
+        | K::ConsumerInspect
         | K::QueueDeclare
         | K::QueueDelete
         | K::QueuePurge

@@ -8,6 +8,7 @@
 mod consume;
 mod drain;
 mod produce;
+mod sharing;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -144,6 +145,8 @@ pub struct Client {
     pub out: Vec<u8>,
     /// What it does instead of whatever it likes, at the end.
     pub drain: Option<Drain>,
+    /// That of the world.
+    seed: u64,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -188,6 +191,7 @@ impl Client {
         let mut random = Random::new(scene.plan.seed, 100 + id as u64);
         Self {
             id,
+            seed: scene.plan.seed,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },
@@ -634,6 +638,7 @@ impl Client {
             | FrameKind::DeliverFragment
             | FrameKind::Settled
             | FrameKind::ConsumerClosed
+            | FrameKind::ConsumerActive
             | FrameKind::GetDone => self.on_consumer_frame(header, body, scene),
             FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
@@ -865,6 +870,7 @@ fn frame_mark(kind: FrameKind) -> &'static str {
         FrameKind::DeliverFragment => "frame deliver fragment",
         FrameKind::Settled => "frame settled",
         FrameKind::GetDone => "frame get done",
+        FrameKind::ConsumerActive => "frame consumer active",
         FrameKind::ProducerClosed => "frame producer closed",
         FrameKind::ConsumerClosed => "frame consumer closed",
         FrameKind::ProducerCredit => "frame producer credit",

@@ -99,6 +99,7 @@ impl Marks {
         "frame done",
         "frame exchange info",
         "frame failed",
+        "frame consumer active",
         "frame get done",
         "frame heartbeat",
         "frame producer closed",

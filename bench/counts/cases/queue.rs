@@ -4,7 +4,8 @@
 use std::hint::black_box;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -70,7 +71,13 @@ impl Steps {
             bytes: 0,
         };
         queue
-            .add_consumer(CONSUMER, credit, AckMode::Explicit, Sharing::Shared)
+            .add_consumer(
+                CONSUMER,
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
             .expect("shared");
         Self {
             queue,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Failure;
 use super::link::{self, BrokerArgs};
 use super::message::Printer;
-use super::sub::Ack;
+use super::sub::{Ack, Standing};
 
 const EXAMPLES: &str = "\
 Ends with 1 if there was no message.
@@ -38,6 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "path")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    standing: Standing,
+    #[command(flatten)]
     broker: BrokerArgs,
 }
 
@@ -46,7 +48,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut printer = Printer::open(args.output.as_deref(), args.json)?;
     link::block_on(async {
         let client = args.broker.connect().await?;
-        let mut builder = client.consumer(&args.queue);
+        let mut builder = args.standing.of(client.consumer(&args.queue));
         if args.ack == Ack::Sent {
             builder = builder.auto_settle();
         }

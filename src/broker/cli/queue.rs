@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use ringpost_client::admin::{Durability, QueueInfo};
-use ringpost_client::{ByteSize, DeleteIf, Overflow, QueueConfig};
+use ringpost_client::{ByteSize, DeleteIf, Dispatch, Overflow, QueueConfig};
 use serde::Serialize;
 
 use super::Failure;
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringpost queue ensure orders
   ringpost queue declare ticks --volatile --messages-max 100000
+  ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
   ringpost queue ensure orders --delivery-limit 5 --dead-letter '' --dead-letter-key orders-dead
   ringpost queue list --json
   ringpost queue purge orders
@@ -78,6 +79,18 @@ struct Settings {
     /// Most bytes of messages, such as 10GiB, 0 for no limit [default: 0]
     #[arg(long, value_name = "size", value_parser = size)]
     bytes_max: Option<u64>,
+    /// Which consumer with room gets the next messages [default: round-robin]
+    #[arg(long, value_enum, value_name = "policy")]
+    dispatch: Option<Policy>,
+    /// With sticky: the header whose value is the key [default: the routing key]
+    #[arg(long, value_name = "name")]
+    sticky_header: Option<String>,
+    /// Let one consumer at a time get messages, the next when it goes
+    #[arg(long)]
+    single_active: bool,
+    /// How long a consumer may hold a message, such as 5min [default: for ever]
+    #[arg(long, value_name = "duration", value_parser = link::span)]
+    consumer_hold_max: Option<Duration>,
     /// What makes room when a limit is passed: `refuse` the publish, or `drop-head` drops the oldest
     /// messages
     #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head"])]
@@ -98,6 +111,33 @@ struct Settings {
     /// Put it into this partition [default: the one its name hashes to]
     #[arg(long, value_name = "number")]
     partition: Option<u16>,
+}
+
+/// How a queue shares its messages out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Policy {
+    /// One after the other
+    RoundRobin,
+    /// Any, by chance
+    Random,
+    /// In proportion to the weights that consumers ask for
+    Weighted,
+    /// The one that holds the fewest
+    LeastOutstanding,
+    /// The one that got messages of the same key before
+    Sticky,
+}
+
+impl Policy {
+    const fn dispatch(self) -> Dispatch {
+        match self {
+            Self::RoundRobin => Dispatch::RoundRobin,
+            Self::Random => Dispatch::Random,
+            Self::Weighted => Dispatch::Weighted,
+            Self::LeastOutstanding => Dispatch::LeastOutstanding,
+            Self::Sticky => Dispatch::Sticky,
+        }
+    }
 }
 
 /// Reads a size from the command line.
@@ -134,6 +174,18 @@ impl Settings {
         }
         if let Some(key) = &self.dead_letter_key {
             config = config.dead_letter_routing_key(key);
+        }
+        if let Some(policy) = self.dispatch {
+            config = config.dispatch(policy.dispatch());
+        }
+        if let Some(name) = &self.sticky_header {
+            config = config.sticky_header(name);
+        }
+        if self.single_active {
+            config = config.single_active_consumer();
+        }
+        if let Some(most) = self.consumer_hold_max {
+            config = config.consumer_hold_max(most);
         }
         if let Some(partition) = self.partition {
             config = config.partition(partition);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringpost_client::{ByteSize, Client, DeliveryRef};
+use ringpost_client::{Activity, ByteSize, Client, Consumer, ConsumerBuilder, DeliveryRef};
 use ringpost_wire::limits::{CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX};
 
 use super::Failure;
@@ -48,7 +48,44 @@ pub struct Args {
     #[arg(long, value_name = "number", default_value_t = 1000)]
     credit: u32,
     #[command(flatten)]
+    standing: Standing,
+    #[command(flatten)]
     broker: BrokerArgs,
+}
+
+/// How we stand among the queue's consumers.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Standing {
+    /// Take messages before consumers of a lower priority, -10 to 10 [default: 0]
+    #[arg(long, value_name = "number", allow_hyphen_values = true)]
+    #[arg(value_parser = clap::value_parser!(i8).range(-10..=10))]
+    priority: Option<i8>,
+    /// Our share of a queue that is shared out by weights, 1 to 100 [default: 1]
+    #[arg(long, value_name = "number", value_parser = clap::value_parser!(u8).range(1..=100))]
+    weight: Option<u8>,
+}
+
+impl Standing {
+    /// A consumer that stands so.
+    pub fn of(self, mut builder: ConsumerBuilder) -> ConsumerBuilder {
+        if let Some(priority) = self.priority {
+            builder = builder.priority(priority);
+        }
+        if let Some(weight) = self.weight {
+            builder = builder.weight(weight);
+        }
+        builder
+    }
+}
+
+/// Says on standard error when we become the active consumer of the queue, or are it no longer.
+async fn tell(mut activity: Activity, queue: &str) {
+    while let Some(is_active) = activity.changed().await {
+        let now = if is_active { "now" } else { "no longer" };
+        link::say(&format!("{now} the active consumer of {queue}"));
+    }
+    // The end is told by who takes messages.
+    std::future::pending().await
 }
 
 /// When messages are acked.
@@ -86,10 +123,10 @@ async fn print(
     is_away: impl Fn() -> bool,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let mut left = args.count.unwrap_or(u64::MAX);
+    let left = args.count.unwrap_or(u64::MAX);
     let credit = args.credit.min(u32::try_from(left).unwrap_or(u32::MAX));
-    let mut builder = client
-        .consumer(&args.queue)
+    let builder = args.standing.of(client.consumer(&args.queue));
+    let mut builder = builder
         .credit(credit)
         .credit_bytes(ByteSize::new(CREDIT_BYTES));
     // What is settled by being sent makes room for more at once, whatever the count.
@@ -97,7 +134,27 @@ async fn print(
     if is_auto {
         builder = builder.auto_settle();
     }
-    let mut consumer = builder.subscribe().await?;
+    let consumer = builder.subscribe().await?;
+    let activity = consumer.activity();
+    let work = take(client, args, is_away, printer, consumer, left);
+    tokio::select! {
+        // First, so that it is told before what came after it is printed.
+        biased;
+        () = tell(activity, &args.queue) => unreachable!("it never ends"),
+        done = work => done,
+    }
+}
+
+/// Prints what a consumer is sent.
+async fn take(
+    client: &Client,
+    args: &Args,
+    is_away: impl Fn() -> bool,
+    printer: &mut Printer,
+    mut consumer: Consumer,
+    mut left: u64,
+) -> Result<(), Failure> {
+    let is_auto = args.ack == Ack::Sent && args.count.is_none();
     let mut credit = Credit {
         ahead: args.credit,
         most: client.limits().credit_max().min(CREDIT_MESSAGES_MAX),

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::batch::{Batch, DeliveryTag};
 use crate::stats::Counters;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Headers, Result};
 
 /// Bytes held for a consumer that settles nothing, after which its connection is not read.
 const UNSETTLED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub credit_messages: u32,
     pub credit_bytes: u64,
     pub is_exclusive: bool,
+    pub arguments: Headers,
     /// Deliveries are settled by being sent.
     pub is_auto: bool,
     /// Largest message, in bytes.
@@ -44,6 +45,8 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     /// Told when an inbox that was over its bound is not any more.
     room: Notify,
+    /// Told when the consumer becomes the active one of its queue, is it no longer, or is over.
+    active: Notify,
 }
 
 struct State {
@@ -59,6 +62,8 @@ struct State {
     credit_messages: u32,
     credit_bytes: u64,
     tag_last: u64,
+    /// It is the active consumer of its queue.
+    is_active: bool,
     partial: Option<Partial>,
     waker: Option<Waker>,
     end: Option<Error>,
@@ -94,6 +99,7 @@ impl Inbox {
                 credit_messages: settings.credit_messages,
                 credit_bytes: settings.credit_bytes,
                 tag_last: 0,
+                is_active: false,
                 partial: None,
                 waker: None,
                 end: None,
@@ -102,6 +108,7 @@ impl Inbox {
             settings,
             counters,
             room: Notify::new(),
+            active: Notify::new(),
         })
     }
 
@@ -136,6 +143,7 @@ impl Inbox {
             credit_messages: state.credit_messages,
             flags: is_auto | is_exclusive,
             queue: self.settings.queue.as_bytes(),
+            arguments: self.settings.arguments.as_encoded(),
         };
         open.write(
             out,
@@ -147,6 +155,38 @@ impl Inbox {
         if let Some(opened) = self.lock().opened.take() {
             // Nobody waits if the subscription was given up; its handle's drop then closes this.
             let _ = opened.send(Ok(()));
+        }
+    }
+
+    /// It is the active consumer of its queue, or is not.
+    pub(crate) fn active_is(&self, session: u32, is_active: bool) {
+        let mut state = self.lock();
+        if state.session == session {
+            state.is_active = is_active;
+            drop(state);
+            self.active.notify_waiters();
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.lock().is_active
+    }
+
+    /// Waits until it is active if it was not, or the other way round; `None` once it is over.
+    pub(crate) async fn active_changes(&self, was_active: bool) -> Option<bool> {
+        loop {
+            let mut changed = pin!(self.active.notified());
+            changed.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.is_active != was_active {
+                    return Some(state.is_active);
+                }
+                if state.end.is_some() {
+                    return None;
+                }
+            }
+            changed.await;
         }
     }
 
@@ -237,6 +277,9 @@ impl Inbox {
         state.message_count = 0;
         state.bytes = 0;
         state.partial = None;
+        state.is_active = false;
+        drop(state);
+        self.active.notify_waiters();
     }
 
     /// It is over: nothing is delivered any more.
@@ -254,9 +297,11 @@ impl Inbox {
         state.message_count = 0;
         state.bytes = 0;
         state.partial = None;
+        state.is_active = false;
         let waker = state.waker.take();
         drop(state);
         self.room.notify_waiters();
+        self.active.notify_waiters();
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -4,6 +4,7 @@
 use ringpost_wire::FrameHeader;
 use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
+use crate::data::hold::Holds;
 use crate::data::queue::Ranges;
 use crate::data::stages::Entries;
 use crate::ids::{ConnId, Mono};
@@ -38,6 +39,8 @@ pub struct Sink {
     pub get: Option<GetWait>,
     /// Since when it holds deliveries.
     pub held_since: Entries,
+    /// Of a queue that bounds how long a message may be held: since when it holds which.
+    pub holds: Option<Box<Holds>>,
     /// Settle frames whose confirm it waits for.
     pub unconfirmed: u32,
     /// The frame that closed it, if that is not answered yet: its queue has let go of it.
@@ -83,6 +86,7 @@ impl Sink {
             large: None,
             get: None,
             held_since: Entries::default(),
+            holds: None,
             unconfirmed: 0,
             closing: None,
         }

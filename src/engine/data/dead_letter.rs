@@ -76,7 +76,7 @@ pub(crate) struct DeadLetter {
 
 impl DeadLetter {
     /// The producer that it is published by, and under which sequence.
-    const fn name(&self) -> (ProducerId, u32, u64) {
+    fn name(&self) -> (ProducerId, u32, u64) {
         let producer = match self.is_nameless || crate::mutant!(DeadNameless) {
             true => ProducerId(0),
             false => ProducerId(limits::PRODUCER_BROKER_MIN | self.queue.0 as u64),
@@ -316,7 +316,7 @@ impl Flow {
             .write(&mut bytes)
             .expect("each part is within its limit");
         let length = parts.length();
-        let large = (length > FRAGMENT_BYTES_MAX).then(|| length as u32);
+        let large = (length > FRAGMENT_BYTES_MAX).then_some(length as u32);
         let bytes = match large {
             Some(_) => in_fragments(&bytes[..length]),
             None => bytes,

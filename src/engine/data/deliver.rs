@@ -7,7 +7,7 @@ use ringpost_wire::control::{
 use ringpost_wire::header::{
     DELIVER_REDELIVERED, SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
 };
-use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
+use ringpost_wire::ids::{CoreId, DeliveryTag, QueueId, QueueSequence};
 use ringpost_wire::{
     CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX, Code, DeliverHead, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
     FragmentHead, FrameHeader, FrameKind, SETTLE_RANGES_MAX, SettleRange, checksum, envelope,
@@ -16,12 +16,15 @@ use ringpost_wire::{
 
 use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
 use crate::data::flow::{Flow, QueueState, Waiter};
+use crate::data::hold::Holds;
 use crate::data::journal::Located;
 use crate::data::journal::block::BLOCK_ALIGN;
 use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
-use crate::data::queue::{AckMode, ConsumerKey, Credit, Offer, Outcome, Ranges, Sharing, Stretch};
+use crate::data::queue::{
+    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Sharing, Stretch, Traits,
+};
 use crate::data::route::Target;
 use crate::data::session::Channel;
 use crate::data::stages::Stage;
@@ -74,6 +77,13 @@ impl Flow {
             self.fail(conn, header, Code::SettingInvalid, reason, effects);
             return Ok(());
         }
+        let traits = match Traits::read(open.arguments) {
+            Ok(traits) => traits,
+            Err(reason) => {
+                self.fail(conn, header, Code::SettingInvalid, &reason, effects);
+                return Ok(());
+            }
+        };
         let Some(target) = self.find_queue(agreed.tenant, open.queue) else {
             let name = String::from_utf8_lossy(open.queue);
             self.fail(
@@ -94,8 +104,8 @@ impl Flow {
         if target.core == self.config.core {
             let place = (conn, header.channel);
             let sink = Sink::new(target.queue, target.core, place, agreed.message_bytes_max);
-            let outcome =
-                self.subscribe(sink, (open.credit_messages, open.credit_bytes, open.flags));
+            let asked = (open.credit_messages, open.credit_bytes, open.flags, traits);
+            let outcome = self.subscribe(sink, asked);
             self.subscribed(
                 target.core,
                 conn,
@@ -112,6 +122,7 @@ impl Flow {
                 credit_messages: open.credit_messages,
                 credit_bytes: open.credit_bytes,
                 flags: open.flags,
+                traits,
                 message_bytes_max: agreed.message_bytes_max,
             };
             let waiter = Waiter::Subscribe {
@@ -136,8 +147,8 @@ impl Flow {
     /// Adds a consumer to a queue of this core.
     pub(crate) fn subscribe(
         &mut self,
-        sink: Sink,
-        (messages, bytes, flags): (u32, u64, u32),
+        mut sink: Sink,
+        (messages, bytes, flags, traits): (u32, u64, u32, Traits),
     ) -> Result<u64, Code> {
         let queue = sink.queue;
         let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
@@ -156,12 +167,16 @@ impl Flow {
                 .sessions
                 .get(sink.conn)
                 .is_some_and(|session| session.behind);
-        let key = self.sinks.insert(sink);
         //= P-49
         let mode = match flags & CONSUMER_NO_ACK {
             0 => AckMode::Explicit,
             _ => AckMode::None,
         };
+        let hold_max_ms = state.queue.settings().dispatch.hold_max_ms;
+        if hold_max_ms > 0 && mode == AckMode::Explicit {
+            sink.holds = Some(Box::new(Holds::new(hold_max_ms)));
+        }
+        let key = self.sinks.insert(sink);
         let sharing = match flags & CONSUMER_EXCLUSIVE {
             0 => Sharing::Shared,
             _ => Sharing::Exclusive,
@@ -170,7 +185,7 @@ impl Flow {
         let state = self.queues.get_mut(queue).expect("it was just looked at");
         if let Err(code) = state
             .queue
-            .add_consumer(ConsumerKey(key), credit, mode, sharing)
+            .add_consumer(ConsumerKey(key), credit, mode, sharing, traits)
         {
             self.sinks.remove(key);
             return Err(code);
@@ -383,6 +398,7 @@ impl Flow {
                 FrameKind::ConsumerCredit => self.consumer_credit(conn, header, &body, effects),
                 FrameKind::Get => self.get(conn, header, &body, effects),
                 FrameKind::Settle => self.settle(conn, header, &body, effects),
+                FrameKind::ConsumerInspect => self.consumer_inspect(conn, header, effects),
                 _ => self.consumer_close(conn, header, effects),
             };
             if let Err(code) = verdict {
@@ -434,7 +450,7 @@ impl Flow {
     /// Where the consumer of a channel lives; `None` if the frame is late and ignored, or kept until
     /// the consumer is open.
     //= P-15
-    fn consumer(
+    pub(crate) fn consumer(
         &mut self,
         conn: ConnId,
         header: FrameHeader,
@@ -522,6 +538,7 @@ impl Flow {
     /// The queue of a consumer forgets it, and gets back what it holds.
     fn let_go(&mut self, key: u64) {
         self.large_is_sent(key);
+        self.holds_nothing(key);
         let Some(sink) = self.sinks.get_mut(key) else {
             return;
         };
@@ -862,9 +879,10 @@ impl Flow {
         }
         // A queue that keeps up has nothing to give for the room that it got.
         let state = self.queues.get(queue);
-        if state
-            .is_some_and(|state| state.queue.has_deliverable() || state.queue.dead_waiting() > 0)
-        {
+        if state.is_some_and(|state| {
+            let queue = &state.queue;
+            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0
+        }) {
             self.wake(queue);
         }
         if let Err(code) = verdict {
@@ -1237,6 +1255,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
+        self.say_active(queue, effects);
         self.sweep_queue(queue, buffers, effects);
         loop {
             let Some(state) = self.queues.get_mut(queue) else {
@@ -1456,6 +1475,15 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
+        let state = self.queues.get(queue).expect("its offer is being taken");
+        let key = match key_of(state, offer, run.get(start as usize..)) {
+            Ok(key) => key,
+            Err(_) => {
+                self.damaged(queue, offer.place, offer.first, effects);
+                return false;
+            }
+        };
+        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
         let sink = self
             .sinks
             .get(offer.key.0)
@@ -1464,7 +1492,8 @@ impl Flow {
         // A frame takes no more than its connection may be behind, if that is more than a message.
         let room = (*budget).min(self.config.limits.unsent_bytes_max as usize);
         let lengths = &mut self.lengths;
-        let fit = fitting(run, start as usize, offer, room, message_bytes_max, lengths);
+        let bounds = (room, message_bytes_max);
+        let fit = fitting(run, start as usize, offer, bounds, key, lengths);
         let bytes = match fit {
             Ok(bytes) => bytes,
             Err(Code::MessageTooLarge) => {
@@ -1498,9 +1527,13 @@ impl Flow {
             .sinks
             .get_mut(offer.key.0)
             .expect("a queue's consumers have sinks");
-        sink.held_since
-            .enter(tag.0, tag.0 + u64::from(count) - 1, self.now);
+        let channel = sink.channel;
+        let last = tag.0 + u64::from(count) - 1;
+        sink.held_since.enter(tag.0, last, self.now);
+        self.holds_more(offer.key.0, DeliveryTag(last));
         if self.tracer.is_armed() {
+            let sink = self.sinks.get(offer.key.0);
+            let sink = sink.expect("it was just looked at");
             let delivery = Delivery {
                 queue,
                 first: offer.first,
@@ -1521,7 +1554,7 @@ impl Flow {
             } else {
                 0
             },
-            channel: sink.channel,
+            channel,
             sequence: tag.0,
             count,
             body_bytes: (DeliverHead::BYTES + bytes) as u32,
@@ -1643,11 +1676,17 @@ impl Flow {
         let Some((buffer, body)) = found else {
             return false;
         };
+        let state = self.queues.get(queue).expect("its offer is being taken");
         let fragment = FragmentHead::split(buffers.bytes(buffer, body));
-        let Ok((fragment, _)) = fragment else {
+        let found = fragment.and_then(|(fragment, piece)| {
+            let key = key_of(state, offer, Some(piece))?;
+            Ok((fragment, key))
+        });
+        let Ok((fragment, key)) = found else {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
+        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
         let key = offer.key.0;
         let sink = self.sinks.get(key);
         if sink.is_some_and(|sink| fragment.message_bytes > sink.message_bytes_max) {
@@ -1681,6 +1720,7 @@ impl Flow {
             settled,
         }));
         sink.held_since.enter(tag.0, tag.0, self.now);
+        self.holds_more(key, tag);
         self.send_pieces(key, budget, buffers, effects);
         if self.sinks.get(key).is_some_and(|sink| sink.large.is_some()) {
             self.larges.push(key);
@@ -1993,8 +2033,24 @@ fn deliver_head(offer: &Offer) -> DeliverHead {
     }
 }
 
+/// What says who gets the first message of an offer, if its key does.
+fn key_of(
+    state: &QueueState,
+    offer: &Offer,
+    message: Option<&[u8]>,
+) -> Result<Option<(KeySource, u64)>, Code> {
+    match state.queue.key_source() {
+        Some(source) if offer.key == ConsumerKey::BY_KEY => {
+            let hash = message.and_then(|message| source.of(message));
+            let hash = hash.ok_or(Code::MessageMalformed)?;
+            Ok(Some((source, hash)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Collects the padded lengths of the messages from `start` that fit the consumer, a frame and the
-/// turn. Returns their sum.
+/// turn, and, if their consumer was found by key, have the key of the first. Returns their sum.
 ///
 /// # Errors
 /// [`Code::MessageTooLarge`] if the first is larger than the consumer takes; any other code if the
@@ -2003,8 +2059,8 @@ fn fitting(
     run: &[u8],
     start: usize,
     offer: &Offer,
-    budget: usize,
-    message_bytes_max: usize,
+    (budget, message_bytes_max): (usize, usize),
+    key: Option<(KeySource, u64)>,
     lengths: &mut Vec<u32>,
 ) -> Result<usize, Code> {
     let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
@@ -2024,7 +2080,8 @@ fn fitting(
             }
             break;
         }
-        let fits = offer.fits(taken, (end - start) as u64, length as u32);
+        let fits = offer.fits(taken, (end - start) as u64, length as u32)
+            && key.is_none_or(|(source, hash)| taken == 0 || source.of(&run[end..]) == Some(hash));
         if !fits || (taken > 0 && end + length - start > room) {
             break;
         }

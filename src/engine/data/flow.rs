@@ -623,6 +623,9 @@ pub struct Flow {
     pub(crate) gets_until: BTreeSet<(Mono, u64)>,
     /// Consumers whose gets are to be looked at: time is over, or they got something.
     pub(crate) gets_due: Vec<u64>,
+    /// When consumers of queues that bound how long a message may be held are to be looked at: those
+    /// that hold something, each once. See `hold.rs`.
+    pub(crate) holds_until: BTreeSet<(Mono, u64)>,
     /// When queues want to be looked at because a message expires.
     pub(crate) expiring: BTreeSet<(Mono, QueueId)>,
     /// A producer got less credit than its share, since there was none.
@@ -717,6 +720,7 @@ impl Flow {
             reading: Vec::new(),
             gets_until: BTreeSet::new(),
             gets_due: Vec::new(),
+            holds_until: BTreeSet::new(),
             expiring: BTreeSet::new(),
             hungry: false,
             starved: false,

@@ -45,7 +45,7 @@ mod unacked;
 
 use crate::ids::{Mono, Place, SegmentIdx};
 use dead::{Dead, Dying};
-use dispatch::Consumers;
+use dispatch::{Consumers, Turn};
 use expiry::Expiry;
 use index::{Pieces, Run, RunIndex};
 use marks::Marks;
@@ -58,7 +58,10 @@ use settled::SettledSet;
 use unacked::Delivery;
 
 pub use dead::{DeadOffer, Death};
-pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
+pub use dispatch::{
+    AckMode, CONSUMERS_MAX, ConsumerKey, Credit, DispatchSettings, HOLD_MAX_MS, KeySource,
+    PRIORITIES, Policy, Sharing, TURN_MESSAGES_MAX, Traits, WEIGHTS,
+};
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use replay::{Arrival, Replay, StateFault};
@@ -82,6 +85,8 @@ pub struct Settings {
     pub returns_max: Option<u32>,
     /// Whether it has a dead-letter exchange.
     pub has_dead_letters: bool,
+    /// How messages are shared out among consumers.
+    pub dispatch: DispatchSettings,
 }
 
 impl Settings {
@@ -96,6 +101,7 @@ impl Settings {
             ttl_ms: 0,
             returns_max: None,
             has_dead_letters: false,
+            dispatch: DispatchSettings::DEFAULT,
         }
     }
 }
@@ -146,6 +152,9 @@ pub enum Outcome {
     Reject,
 }
 
+/// Instead of a slot: a message's key says which.
+const BY_KEY: u32 = u32::MAX;
+
 /// How much was settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Settled {
@@ -189,7 +198,7 @@ pub struct LiveRun {
 /// What to deliver next, and to whom. Good until the queue changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
-    /// The consumer.
+    /// The consumer; [`ConsumerKey::BY_KEY`] if the first message's key says who it is.
     pub key: ConsumerKey,
     /// Place in the queue of the first message; the others follow without gaps.
     pub first: QueueSequence,
@@ -402,7 +411,7 @@ impl Queue {
             settings,
             index: RunIndex::new(),
             settled: SettledSet::new(),
-            consumers: Consumers::new(),
+            consumers: Consumers::new(&settings.dispatch),
             returned: ReturnedSet::new(),
             pending_counts: PendingCounts::new(),
             dead: Dead::new(),
@@ -458,6 +467,10 @@ impl Queue {
     pub fn set(&mut self, settings: Settings) {
         assert!(settings.durability == self.settings.durability);
         self.expiry.set_queue_ttl(settings.ttl_ms);
+        if settings.dispatch != self.settings.dispatch {
+            assert!(self.consumers.len() == 0);
+            self.consumers = Consumers::new(&settings.dispatch);
+        }
         self.settings = settings;
     }
 
@@ -685,8 +698,9 @@ impl Queue {
         credit: Credit,
         mode: AckMode,
         sharing: Sharing,
+        traits: Traits,
     ) -> Result<(), Code> {
-        self.consumers.add(key, credit, mode, sharing)
+        self.consumers.add(key, credit, mode, sharing, traits)
     }
 
     /// Removes a consumer; what it holds returns to the queue, and what has returned too often is dead:
@@ -739,6 +753,33 @@ impl Queue {
             messages: consumer.unacked.len() as u64,
             bytes: consumer.outstanding_bytes,
         })
+    }
+
+    /// The oldest delivery that a consumer has not settled, if there is one.
+    #[must_use]
+    pub fn oldest(&mut self, key: ConsumerKey) -> Option<DeliveryTag> {
+        let slot = self.consumers.find(key)?;
+        let front = self.consumers.get(slot).unacked.front_tag()?;
+        Some(DeliveryTag(front))
+    }
+
+    /// Whether a consumer may get messages: of a queue with a single active consumer it is that one.
+    #[must_use]
+    pub fn is_active(&mut self, key: ConsumerKey) -> bool {
+        let slot = self.consumers.find(key);
+        slot.is_some_and(|slot| self.consumers.is_active(slot))
+    }
+
+    /// Takes the next consumer that is to be told that it became the active one of the queue (`true`)
+    /// or is it no longer.
+    pub fn take_notice(&mut self) -> Option<(ConsumerKey, bool)> {
+        self.consumers.take_notice()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_notice(&self) -> bool {
+        self.consumers.has_notice()
     }
 
     /// Changes a consumer's credit; what it holds counts against it. `false` if there is none.
@@ -800,7 +841,11 @@ impl Queue {
         if waiting == 0 {
             return None;
         }
-        let (slot, turn) = self.consumers.turn(waiting)?;
+        let (slot, turn) = match self.consumers.turn(waiting) {
+            Turn::Nobody => return None,
+            Turn::Of(slot, turn) => (slot, turn),
+            Turn::ByKey => (BY_KEY, u32::MAX),
+        };
         let head = self.head(self.marks.durable(), fresh_end)?;
         let mut last = head.last;
         if !self.expiry.is_idle() {
@@ -902,15 +947,15 @@ impl Queue {
         last: u64,
         walked: Option<Walked>,
     ) -> Offer {
-        let consumer = self.consumers.get(slot);
         let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
-        Offer {
-            key: consumer.key,
-            messages_max: count.min(turn).min(consumer.room()),
-            bytes_room: consumer.bytes_room(),
-            any_size: consumer.unacked.len() == 0,
-            slot,
+        let offer = Offer {
+            messages_max: count.min(turn),
             ..self.offer_alone(run, first, walked)
+        };
+        if slot == BY_KEY {
+            offer
+        } else {
+            self.offer_to(slot, &offer)
         }
     }
 
@@ -921,7 +966,7 @@ impl Queue {
         let base = run.base();
         let known = walked.filter(|w| w.place == place && w.base == base && w.index <= index);
         Offer {
-            key: ConsumerKey(u64::MAX),
+            key: ConsumerKey::BY_KEY,
             first: QueueSequence(first),
             messages_max: 1,
             bytes_room: u64::MAX,
@@ -935,8 +980,44 @@ impl Queue {
             from_offset: known.map_or(0, |walked| walked.offset),
             base,
             source: Source::Fresh,
-            slot: u32::MAX,
+            slot: BY_KEY,
         }
+    }
+
+    /// An offer for the consumer in this slot.
+    fn offer_to(&self, slot: u32, offer: &Offer) -> Offer {
+        let consumer = self.consumers.get(slot);
+        Offer {
+            key: consumer.key,
+            messages_max: offer.messages_max.min(consumer.room()),
+            bytes_room: consumer.bytes_room(),
+            any_size: consumer.unacked.len() == 0,
+            slot,
+            ..*offer
+        }
+    }
+
+    /// Where the keys of messages stand, if they say who gets a message.
+    #[must_use]
+    pub const fn key_source(&self) -> Option<KeySource> {
+        match self.settings.dispatch.policy {
+            Policy::Sticky(source) => Some(source),
+            Policy::RoundRobin | Policy::Random | Policy::Weighted | Policy::LeastOutstanding => {
+                None
+            }
+        }
+    }
+
+    /// The offer as it is for the consumer that the first message's key names: see
+    /// [`KeySource::of`]. It is good for messages of that key only.
+    ///
+    /// # Panics
+    /// If the offer has a consumer already, or the queue has changed since.
+    #[must_use]
+    pub fn address(&self, offer: &Offer, hash: u64) -> Offer {
+        assert!(offer.key == ConsumerKey::BY_KEY);
+        let slot = self.consumers.by_key(hash);
+        self.offer_to(slot, offer)
     }
 
     /// What of the durable messages from `first` on can be read at once, within `bytes_max`.

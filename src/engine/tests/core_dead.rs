@@ -224,6 +224,7 @@ impl Scene {
             credit_messages: 1_000,
             flags: 0,
             queue: queue.as_bytes(),
+            arguments: b"",
         };
         let mut bytes = Vec::new();
         open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, 1, 1));

@@ -42,6 +42,7 @@ fn consumer_across(machine: &mut Machine) -> ConnId {
         credit_messages: 0,
         flags: 0,
         queue: b"there-0",
+        arguments: b"",
     };
     let mut bytes = Vec::new();
     open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, 1, 1));

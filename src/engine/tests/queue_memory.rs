@@ -5,7 +5,8 @@
 mod allocations;
 
 use ringpost_engine::data::queue::{
-    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings, Sharing,
+    AckMode, ConsumerKey, Credit, Marking, Outcome, Queue, Ranges, SequenceRange, Settings,
+    Sharing, Traits,
 };
 use ringpost_engine::{Place, SegmentIdx};
 use ringpost_wire::SettleRange;
@@ -151,7 +152,13 @@ fn steady_state_does_not_allocate() {
                 bytes: 0,
             };
             queue
-                .add_consumer(ConsumerKey(key), credit, AckMode::Explicit, Sharing::Shared)
+                .add_consumer(
+                    ConsumerKey(key),
+                    credit,
+                    AckMode::Explicit,
+                    Sharing::Shared,
+                    Traits::default(),
+                )
                 .expect("shared");
         }
         let scratch = Scratch {
@@ -191,7 +198,13 @@ fn a_delivery_held_for_ever_does_not_keep_later_ones() {
     };
     let key = ConsumerKey(1);
     queue
-        .add_consumer(key, credit, AckMode::Explicit, Sharing::Shared)
+        .add_consumer(
+            key,
+            credit,
+            AckMode::Explicit,
+            Sharing::Shared,
+            Traits::default(),
+        )
         .expect("first");
     let mut out = Ranges::new();
     let mut warm = 0;

@@ -173,6 +173,7 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
                 credit_messages: 100,
                 flags: CONSUMER_EXCLUSIVE,
                 queue: name,
+                arguments: b"\x0ax-priorityI\x00\x00\x00\x05",
             };
             (2, 6, 0, 0, body(open, kind))
         }
@@ -226,6 +227,16 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
             (2, 12, 10, 0, body(get, kind))
         }
         K::GetDone => (2, 12, 2, 0, vec![]),
+        K::ConsumerActive => (2, 0, 0, header::CONSUMER_IS_ACTIVE, vec![]),
+        K::ConsumerInspect => (2, 12, 0, 0, vec![]),
+        K::ConsumerInfo => {
+            let info = ConsumerInfo {
+                messages: 3,
+                bytes: 1 << 20,
+                oldest_ms: 1_500,
+            };
+            (2, 12, 0, 0, body(info, kind))
+        }
         K::QueueDeclare => {
             let declare = QueueDeclare {
                 messages_max: 1000,

@@ -103,11 +103,17 @@ fn every_byte_of_every_control_body_counts() {
         credit_messages: 100,
         flags: CONSUMER_NO_ACK,
         queue: name,
+        arguments: b"\x08x-weightb\x05",
     });
     assert_every_byte_counts(&ConsumerCredit {
         bytes: 0,
         messages: 5,
         reserved: 0,
+    });
+    assert_every_byte_counts(&ConsumerInfo {
+        messages: 3,
+        bytes: 4,
+        oldest_ms: 5,
     });
     assert_every_byte_counts(&Get {
         wait_ms: 5,
@@ -261,6 +267,7 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         }),
         K::ConsumerCredit => ConsumerCredit::decode(body).map(drop),
         K::Get => Get::decode(body).map(drop),
+        K::ConsumerInfo => ConsumerInfo::decode(body).map(drop),
         K::QueueDeclare => QueueDeclare::decode(body).map(drop),
         K::QueueDelete | K::ExchangeDelete => Delete::decode(body).map(drop),
         K::QueuePurge | K::QueueInspect | K::TenantDeclare | K::TenantDelete | K::TenantInfo => {
@@ -277,6 +284,8 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::Settled
         | K::ConsumerClose
         | K::GetDone
+        | K::ConsumerActive
+        | K::ConsumerInspect
         | K::QueueList
         | K::ExchangeList
         | K::BindingList

@@ -98,6 +98,7 @@ fn flags_are_those_of_the_code() {
         ("DONE_CHANGED", header::DONE_CHANGED.into()),
         ("PUBLISH_MANDATORY", header::PUBLISH_MANDATORY.into()),
         ("DELIVER_REDELIVERED", header::DELIVER_REDELIVERED.into()),
+        ("CONSUMER_IS_ACTIVE", header::CONSUMER_IS_ACTIVE.into()),
         ("SETTLE_ACK", header::SETTLE_ACK.into()),
         ("SETTLE_REQUEUE", header::SETTLE_REQUEUE.into()),
         ("SETTLE_REJECT", header::SETTLE_REJECT.into()),
@@ -163,7 +164,7 @@ fn bodies_are_those_of_the_code() {
     }
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
-        ConsumerCredit Get QueueDeclare Delete Named QueueInfo ExchangeDeclare Bind
+        ConsumerInfo ConsumerCredit Get QueueDeclare Delete Named QueueInfo ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");

@@ -1,7 +1,7 @@
 //! What a client does as a consumer: opens, takes, settles in every way, and checks every delivery.
 //! Does not know producers or routing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_check::{AckMode, ConsumerNo, Delivery, Event, MessageId, QueueNo};
 use ringpost_wire::control::{self, Body, ConsumerCredit, ConsumerOpen, Failure, Get};
@@ -13,6 +13,7 @@ use ringpost_wire::{
 use ringpost_wire::table::{Table, Value};
 
 use super::produce::tag_of;
+use super::sharing::{Sharing, standing};
 use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
@@ -51,6 +52,11 @@ pub struct Consumer {
     /// A large message of which pieces have arrived.
     partial: Option<(u64, DeliverHead, u32, Vec<u8>)>,
     is_getting: bool,
+    sharing: Sharing,
+    /// It was told that it is the active consumer of its queue.
+    is_active: bool,
+    /// The places of its queue that it was given.
+    places: BTreeSet<u64>,
     /// What arrives is not the client's any more.
     is_deaf: bool,
 }
@@ -181,18 +187,21 @@ impl Client {
         if exclusive {
             flags |= control::CONSUMER_EXCLUSIVE;
         }
+        let consumer_no = scene.new_consumer();
+        let arguments = standing(self.seed, u64::from(consumer_no.0));
         let body = ConsumerOpen {
             credit_bytes: bytes,
             credit_messages: messages,
             flags,
             queue: name.as_bytes(),
+            arguments: &arguments,
         };
         body.write(
             &mut self.out,
             FrameHeader::bare(FrameKind::ConsumerOpen, channel, id),
         );
         let consumer = Consumer {
-            number: scene.new_consumer(),
+            number: consumer_no,
             queue: number,
             queue_name: name.into(),
             state: State::Opening,
@@ -206,6 +215,9 @@ impl Client {
             outstanding: BTreeMap::new(),
             partial: None,
             is_getting: false,
+            sharing: Sharing::of(self.seed, self.tenant, name),
+            is_active: false,
+            places: BTreeSet::new(),
             is_deaf: false,
         };
         say!(
@@ -319,7 +331,8 @@ impl Client {
                 let has_room = held < consumer.credit.0 as usize
                     && (consumer.credit.1 == 0 || held == 0)
                     && consumer.mode == AckMode::Acks;
-                let is_open = consumer.state == State::Open && !consumer.is_deaf;
+                let may = consumer.sharing != Sharing::Single || consumer.is_active;
+                let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
             Channel::Producer(_) | Channel::Fenced => None,
@@ -602,6 +615,17 @@ impl Client {
                     other => Err(format!("GetDone answers {other:?}")),
                 }
             }
+            FrameKind::ConsumerActive => {
+                if consumer.sharing != Sharing::Single {
+                    return Err("a consumer is active where all are".into());
+                }
+                let is_active = head.flags & header::CONSUMER_IS_ACTIVE != 0;
+                if is_active == consumer.is_active {
+                    return Err("ConsumerActive says what was said before".into());
+                }
+                consumer.is_active = is_active;
+                Ok(())
+            }
             FrameKind::Deliver => {
                 if !consumer.is_deaf {
                     self.on_deliver(head, body, scene)?;
@@ -721,6 +745,19 @@ impl Client {
             ));
         }
         consumer.tag_last = delivery_tag;
+        if consumer.sharing == Sharing::Single {
+            if head.kind == FrameKind::Deliver && !consumer.is_active {
+                return Err("a delivery to a consumer that is not the active one".into());
+            }
+            // What another held is back before it takes over, so only its own come again.
+            let place = deliver.queue_sequence + u64::from(idx);
+            let is_passed = consumer.places.last().is_some_and(|last| place < *last);
+            if consumer.places.insert(place) && is_passed {
+                return Err(format!(
+                    "the active consumer was given {place} after later ones"
+                ));
+            }
+        }
         if consumer.mode == AckMode::Acks {
             let message = note.is_none().then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
@@ -807,6 +844,7 @@ impl Client {
                 Code::QueueDamaged => scene.plan.mode == Mode::Detect,
                 Code::UnknownDelivery => self.is_guilty || consumer.mode == AckMode::OnSend,
                 Code::JournalFailed => scene.journal_failed,
+                Code::HoldExceeded => consumer.sharing == Sharing::Bounded,
                 _ => false,
             };
             if !is_reasonable {

@@ -8,6 +8,7 @@ use ringpost_wire::control::{
 use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
+use super::sharing::Sharing;
 use super::{Client, Request, queue_name};
 use crate::model::{Change, Condition, Deaths, Edge, GRAVES, Header, Headers, QueueSettings};
 use crate::plan::Fault;
@@ -183,6 +184,7 @@ impl Client {
     fn write_change(&mut self, change: &Change) {
         let id = self.request(Request::Change(change.clone()));
         let head = |kind| FrameHeader::bare(kind, 0, id);
+        let (seed, tenant) = (self.seed, self.tenant);
         let out = &mut self.out;
         match change {
             Change::DeclareQueue(name, settings) => QueueDeclare {
@@ -192,7 +194,11 @@ impl Client {
                 flags: 0,
                 partition: settings.partition,
                 name: name.as_bytes(),
-                arguments: &encode_deaths(settings.deaths),
+                arguments: &[
+                    encode_deaths(settings.deaths),
+                    Sharing::of(seed, tenant, name).arguments(),
+                ]
+                .concat(),
             }
             .write(out, head(FrameKind::QueueDeclare)),
             Change::FindQueue(name) => QueueDeclare {

@@ -9,7 +9,8 @@ use ringpost_wire::header::{
     SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
 };
 use ringpost_wire::{
-    Code, DeliverHead, FrameKind, SettleRange, control, control::Body, control::ConsumerCredit,
+    Code, DeliverHead, FrameHeader, FrameKind, SettleRange, control, control::Body,
+    control::ConsumerCredit, control::ConsumerInfo, control::ConsumerOpen, frame,
 };
 
 use crate::builder;
@@ -474,4 +475,70 @@ async fn a_consumer_that_settles_nothing_is_read_at_its_pace() -> ringpost_clien
         count += batch.len();
     }
     client.close().await
+}
+
+#[tokio::test]
+async fn a_consumer_is_told_whether_it_is_active_and_what_it_holds() {
+    let (_client, consumer, _main, mut peer, channel) = by_hand(10).await;
+    let mut activity = consumer.activity();
+    assert!(!activity.is_active());
+    let active = |flags| {
+        let mut out = Vec::new();
+        let header = FrameHeader {
+            flags,
+            ..FrameHeader::bare(FrameKind::ConsumerActive, channel, 0)
+        };
+        frame::write(&mut out, header, &[]);
+        out
+    };
+    peer.send(&active(1)).await;
+    assert_eq!(activity.changed().await, Some(true));
+    assert!(consumer.activity().is_active());
+    peer.send(&active(0)).await;
+    assert_eq!(activity.changed().await, Some(false));
+    let answer = async {
+        let (header, body) = peer.expect(FrameKind::ConsumerInspect).await;
+        assert!(body.is_empty());
+        let info = ConsumerInfo {
+            messages: 3,
+            bytes: 4_096,
+            oldest_ms: 1_500,
+        };
+        let header = FrameHeader::bare(FrameKind::ConsumerInfo, channel, header.sequence);
+        peer.send_body(header, &info).await;
+    };
+    let (held, ()) = tokio::join!(consumer.held(), answer);
+    let held = held.unwrap();
+    assert_eq!((held.messages, held.bytes.bytes()), (3, 4_096));
+    assert_eq!(held.oldest, Duration::from_millis(1_500));
+    // It held something for too long.
+    let closed = FrameKind::ConsumerClosed;
+    peer.fail(closed, channel, 0, Code::HoldExceeded).await;
+    assert_eq!(activity.changed().await, None);
+    let error = consumer.held().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_consumer_says_its_priority_and_weight() {
+    let door = Door::open().await;
+    let (client, _main) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+    let client = client.unwrap();
+    let asks = client.consumer("q").priority(-3).weight(7).subscribe();
+    let opening = async {
+        let mut peer = door.welcome().await;
+        let (header, _) = peer.expect(FrameKind::Attach).await;
+        peer.bare(FrameKind::Attached, 0, header.sequence).await;
+        let (header, body) = peer.expect(FrameKind::ConsumerOpen).await;
+        let open = ConsumerOpen::decode(&body).unwrap();
+        let arguments = Headers::from_encoded(open.arguments.to_vec()).unwrap();
+        let expected = Headers::new().with("x-priority", -3).with("x-weight", 7);
+        assert_eq!(arguments, expected);
+        peer.bare(FrameKind::ConsumerOpened, header.channel, 0)
+            .await;
+        peer
+    };
+    let (consumer, _peer) = tokio::join!(asks, opening);
+    assert!(consumer.is_ok());
 }

@@ -8,12 +8,16 @@
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
+//! | `x-dispatch` | which consumer with room is next | a word |
+//! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
+//! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
+//! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 
 use ringpost_wire::control::Durability;
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use crate::data::dead_letter::DeadLetterTo;
-use crate::data::queue::{Overflow, Settings};
+use crate::data::queue::{DispatchSettings, Overflow, Settings};
 use crate::options::Options;
 
 /// Largest `x-delivery-limit`.
@@ -48,6 +52,7 @@ impl QueueSettings {
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
         let routing_key = options.text("x-dead-letter-routing-key", KEY_BYTES_MAX)?;
         let returns_max = options.number("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
+        let dispatch = DispatchSettings::read(&mut options)?;
         options.done("a queue")?;
         if routing_key.is_some() && exchange.is_none() {
             return Err("x-dead-letter-routing-key needs x-dead-letter-exchange".to_owned());
@@ -63,6 +68,7 @@ impl QueueSettings {
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
+                dispatch,
                 ..Settings::plain(durability)
             },
             dead_letter: exchange.map(|exchange| DeadLetterTo {
@@ -87,6 +93,7 @@ pub fn settings_of(queue: &super::Queue) -> QueueSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::queue::Policy;
     use ringpost_wire::table::{TableWriter, Value};
 
     fn read(limit: u64, entries: &[(&str, Value<'_>)]) -> Result<QueueSettings, String> {
@@ -109,6 +116,9 @@ mod tests {
                 ("x-dead-letter-exchange", Value::Text(b"")),
                 ("x-dead-letter-routing-key", Value::Text(b"dead")),
                 ("x-delivery-limit", Value::I32(0)),
+                ("x-dispatch", Value::Text(b"least-outstanding")),
+                ("x-single-active-consumer", Value::Bool(true)),
+                ("x-consumer-hold-max", Value::I32(1_000)),
             ],
         );
         let expected = QueueSettings {
@@ -120,6 +130,11 @@ mod tests {
                 ttl_ms: u32::MAX,
                 returns_max: Some(0),
                 has_dead_letters: true,
+                dispatch: DispatchSettings {
+                    policy: Policy::LeastOutstanding,
+                    is_single_active: true,
+                    hold_max_ms: 1_000,
+                },
             },
             dead_letter: Some(DeadLetterTo {
                 exchange: b""[..].into(),

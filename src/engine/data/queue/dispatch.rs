@@ -1,18 +1,35 @@
-//! Whose turn it is: the consumers of a queue, their credit, and the ring of those with room.
-//! Does not know messages; it counts them.
+//! Whose turn it is: the consumers of a queue, their credit, and the lines of those with room.
+//! Does not know messages; it counts them, and is told the hashes of keys.
 //!
-//! Only consumers that can take a message now stand in the ring, so choosing one costs the same with
-//! a thousand idle consumers as with none. The one at the head has a turn of some messages (a share
-//! of what is ready, so that little work is spread and much work is batched), then goes to the back.
+//! Only consumers that can take a message now stand in a line, so choosing one costs the same with
+//! a thousand idle consumers as with none. There is a line for each priority in use; the first that is
+//! not empty is served, in the order of the queue's policy (`line.rs`).
+
+mod heap;
+mod line;
+mod ring;
+mod settings;
+mod single;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use super::unacked::Unacked;
+use line::Line;
 use ringpost_wire::Code;
+use single::Single;
+
+pub use settings::{DispatchSettings, HOLD_MAX_MS, KeySource, PRIORITIES, Policy, Traits, WEIGHTS};
 
 /// Names a consumer of a queue; chosen by the caller, who never uses one twice at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConsumerKey(pub u64);
+
+impl ConsumerKey {
+    /// Nobody's: of an offer whose consumer is named by the key of its first message.
+    pub const BY_KEY: Self = Self(u64::MAX);
+}
 
 /// Most unsettled messages and bytes pushed to a consumer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,9 +78,16 @@ pub(crate) struct Consumer {
     blocked: bool,
     /// The next message did not fit its byte credit; until something is settled.
     short: bool,
-    /// Neighbours in the ring, `NONE` if it is not in it.
+    traits: Traits,
+    /// How many consumers the queue had before it.
+    joined: u64,
+    /// Of the consumers of its queue only one gets messages, and that is another.
+    idle: bool,
+    /// Neighbours in a ring, or its place in another kind of line and nothing; `NONE` if it is in none.
     before: u32,
     after: u32,
+    /// Its rank where the line is one of ranks.
+    rank: (u64, u64),
 }
 
 impl Consumer {
@@ -86,47 +110,108 @@ impl Consumer {
     }
 
     fn is_eligible(&self) -> bool {
-        !self.blocked && !self.short && self.room() > 0 && self.bytes_room() > 0
+        !self.blocked && !self.short && !self.idle && self.room() > 0 && self.bytes_room() > 0
     }
 
-    fn in_ring(&self) -> bool {
+    fn is_in_line(&self) -> bool {
         self.before != NONE
     }
+
+    fn rank_by_held(&mut self) {
+        self.rank.0 = self.unacked.len() as u64;
+    }
+}
+
+/// Consumers by number; those of consumers that are gone are used again.
+struct Slots(Vec<Option<Consumer>>);
+
+impl Slots {
+    fn get(&self, slot: u32) -> &Consumer {
+        self.0[slot as usize].as_ref().expect("slot in use")
+    }
+
+    fn get_mut(&mut self, slot: u32) -> &mut Consumer {
+        self.0[slot as usize].as_mut().expect("slot in use")
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
+        self.0.iter_mut().flatten()
+    }
+}
+
+/// A generator of random numbers: the same in every run, so that a queue that is driven alike does
+/// alike.
+struct Random(u64);
+
+impl Random {
+    const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number (splitmix64).
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+    }
+}
+
+/// What each of `len` gets of what is ready, within bounds.
+fn share(ready: u64, len: u32, most: u32) -> u32 {
+    let share = ready.div_ceil(u64::from(len.max(1)));
+    share.clamp(1, u64::from(most)) as u32
+}
+
+/// Who gets the next messages.
+pub(crate) enum Turn {
+    /// Nobody has room.
+    Nobody,
+    /// The consumer in this slot, so many.
+    Of(u32, u32),
+    /// Whom the message's key says.
+    ByKey,
 }
 
 /// The consumers of one queue.
 pub(crate) struct Consumers {
-    slots: Vec<Option<Consumer>>,
+    policy: Policy,
+    slots: Slots,
     free: Vec<u32>,
     by_key: BTreeMap<ConsumerKey, u32>,
     /// The consumer of the last lookup and its slot: settlements come in bursts.
     last_found: Option<(ConsumerKey, u32)>,
     exclusive: bool,
-    /// Whose turn it is, `NONE` if nobody has room.
-    head: u32,
-    in_ring: u32,
-    /// Messages that the head may still take in this turn, 0 = its turn has not begun.
-    turn_left: u32,
-    /// Length of each turn of this round, and turns left in it.
-    turn_messages: u32,
-    turns_left: u32,
+    /// By priority, the highest first: those that have consumers.
+    lines: Vec<Line>,
+    /// Of a queue with a single active consumer.
+    single: Option<Box<Single>>,
+    random: Random,
+    /// Consumers that ever joined.
+    joined: u64,
     /// Sum of message credits and grants.
     credit_sum: u64,
 }
 
 impl Consumers {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new(settings: &DispatchSettings) -> Self {
         Self {
-            slots: Vec::new(),
+            policy: settings.policy,
+            slots: Slots(Vec::new()),
             free: Vec::new(),
             by_key: BTreeMap::new(),
             last_found: None,
             exclusive: false,
-            head: NONE,
-            in_ring: 0,
-            turn_left: 0,
-            turn_messages: 1,
-            turns_left: 0,
+            lines: Vec::new(),
+            single: settings.is_single_active.then(Box::default),
+            random: Random::new(0),
+            joined: 0,
             credit_sum: 0,
         }
     }
@@ -145,7 +230,7 @@ impl Consumers {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Consumer> {
-        self.slots.iter().flatten()
+        self.slots.0.iter().flatten()
     }
 
     pub(crate) fn add(
@@ -154,6 +239,7 @@ impl Consumers {
         credit: Credit,
         mode: AckMode,
         sharing: Sharing,
+        traits: Traits,
     ) -> Result<(), Code> {
         assert!(!self.by_key.contains_key(&key));
         if self.exclusive || (sharing == Sharing::Exclusive && self.len() > 0) {
@@ -163,10 +249,12 @@ impl Consumers {
             return Err(Code::LimitReached);
         }
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() as u32 - 1
+            self.slots.0.push(None);
+            self.slots.0.len() as u32 - 1
         });
-        self.slots[slot as usize] = Some(Consumer {
+        self.joined += 1;
+        let joined = self.joined;
+        self.slots.0[slot as usize] = Some(Consumer {
             key,
             credit,
             mode,
@@ -175,25 +263,56 @@ impl Consumers {
             unacked: Unacked::default(),
             blocked: false,
             short: false,
+            traits,
+            joined,
+            idle: self.single.is_some(),
             before: NONE,
             after: NONE,
+            rank: (0, 0),
         });
         self.by_key.insert(key, slot);
         self.exclusive = sharing == Sharing::Exclusive;
         self.credit_sum += u64::from(credit.messages);
+        let priority = traits.priority;
+        let at = self.lines.partition_point(|line| line.priority > priority);
+        if self
+            .lines
+            .get(at)
+            .is_none_or(|line| line.priority != priority)
+        {
+            self.lines.insert(at, Line::new(self.policy, priority));
+        }
+        self.lines[at].joins(slot, joined);
         self.refresh(slot);
+        if let Some(single) = &mut self.single {
+            single.joins(priority, joined, slot);
+            self.elect();
+        }
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         let slot = self.by_key.remove(&key)?;
-        self.leave_ring(slot);
+        let Consumer { traits, joined, .. } = *self.slots.get(slot);
+        let at = self.line_of(traits.priority);
+        let line = &mut self.lines[at];
+        if self.slots.get(slot).is_in_line() {
+            line.leave(&mut self.slots, slot);
+        }
+        line.parts(slot, joined);
+        if line.members == 0 {
+            self.lines.remove(at);
+        }
         self.last_found = None;
         self.exclusive = false;
         self.free.push(slot);
-        let consumer = self.slots[slot as usize].take();
+        let consumer = self.slots.0[slot as usize].take();
         let consumer = consumer.expect("a key's slot is in use");
         self.credit_sum -= u64::from(consumer.credit.messages) + u64::from(consumer.granted);
+        if let Some(single) = &mut self.single {
+            single.parts(key, traits.priority, joined, slot);
+            self.elect();
+        }
         Some(consumer)
     }
 
@@ -209,11 +328,11 @@ impl Consumers {
     }
 
     pub(crate) fn get(&self, slot: u32) -> &Consumer {
-        self.slots[slot as usize].as_ref().expect("slot in use")
+        self.slots.get(slot)
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Consumer {
-        self.slots[slot as usize].as_mut().expect("slot in use")
+        self.slots.get_mut(slot)
     }
 
     pub(crate) fn set_credit(&mut self, slot: u32, credit: Credit) {
@@ -247,7 +366,7 @@ impl Consumers {
         self.refresh(slot);
     }
 
-    /// The head cannot take the next message until it settles something.
+    /// A consumer cannot take the next message until it settles something.
     pub(crate) fn set_short(&mut self, slot: u32) {
         self.get_mut(slot).short = true;
         self.refresh(slot);
@@ -255,96 +374,97 @@ impl Consumers {
 
     /// Something was settled.
     pub(crate) fn gave_back(&mut self, slot: u32, bytes: u64) {
-        let consumer = self.get_mut(slot);
+        let consumer = self.slots.get_mut(slot);
         consumer.outstanding_bytes -= bytes;
         consumer.short = false;
+        let (is_in_line, priority) = (consumer.is_in_line(), consumer.traits.priority);
+        if is_in_line {
+            let at = self.line_of(priority);
+            self.lines[at].holds_less(&mut self.slots, slot);
+        }
         self.refresh(slot);
+        if self.single.is_some() {
+            self.elect();
+        }
     }
 
-    /// The consumer whose turn it is and the messages it may take in this turn; `ready` is what
-    /// waits to be taken, by whomever.
-    pub(crate) fn turn(&mut self, ready: u64) -> Option<(u32, u32)> {
-        if self.head == NONE {
-            return None;
-        }
-        if self.turn_left == 0 {
-            if self.turns_left == 0 {
-                let share = ready.div_ceil(u64::from(self.in_ring));
-                self.turn_messages = share.clamp(1, u64::from(TURN_MESSAGES_MAX)) as u32;
-                self.turns_left = self.in_ring;
-            }
-            self.turn_left = self.turn_messages;
-        }
-        // Alone, nobody waits for the turn to end.
-        let turn = if self.in_ring == 1 {
-            u32::MAX
-        } else {
-            self.turn_left
+    /// Who gets the next messages; `ready` is what waits to be taken, by whomever.
+    pub(crate) fn turn(&mut self, ready: u64) -> Turn {
+        let Some(line) = self.lines.iter_mut().find(|line| line.len() > 0) else {
+            return Turn::Nobody;
         };
-        Some((self.head, turn))
+        match line.turn(&self.slots, &mut self.random, ready) {
+            Some((slot, messages)) => Turn::Of(slot, messages),
+            None => Turn::ByKey,
+        }
     }
 
-    /// The head has taken `messages` messages.
+    /// Who gets a message whose key has this hash, if [`Consumers::turn`] leaves that to the key.
+    pub(crate) fn by_key(&self, hash: u64) -> u32 {
+        let line = self.lines.iter().find(|line| line.len() > 0);
+        let line = line.expect("somebody has room");
+        line.by_key(&self.slots, hash)
+    }
+
+    /// The one whose turn it was has taken messages.
     pub(crate) fn took(&mut self, slot: u32, messages: u32) {
-        assert!(slot == self.head);
-        let consumer = self.get_mut(slot);
+        let consumer = self.slots.get_mut(slot);
         let from_grant = messages.min(consumer.granted);
         consumer.granted -= from_grant;
+        let priority = consumer.traits.priority;
         self.credit_sum -= u64::from(from_grant);
-        self.turn_left = self.turn_left.saturating_sub(messages);
-        if self.turn_left == 0 {
-            self.head = self.get(slot).after;
-            self.turns_left = self.turns_left.saturating_sub(1);
-        }
+        let at = self.line_of(priority);
+        self.lines[at].took(&mut self.slots, slot, messages);
         self.refresh(slot);
     }
 
-    /// Puts a consumer into the ring or takes it out, as it should be.
+    /// Where the line of a priority stands; the highest comes first, and mostly there is no other.
+    fn line_of(&self, priority: i8) -> usize {
+        let at = self.lines.iter().position(|line| line.priority == priority);
+        at.expect("a consumer's priority has a line")
+    }
+
+    /// Puts a consumer into its line or takes it out, as it should be.
     fn refresh(&mut self, slot: u32) {
-        let consumer = self.get(slot);
-        match (consumer.is_eligible(), consumer.in_ring()) {
-            (true, false) => self.enter_ring(slot),
-            (false, true) => self.leave_ring(slot),
-            (true, true) | (false, false) => {}
+        let consumer = self.slots.get(slot);
+        let is_eligible = consumer.is_eligible();
+        if is_eligible == consumer.is_in_line() {
+            return;
+        }
+        let at = self.line_of(consumer.traits.priority);
+        if is_eligible {
+            self.lines[at].enter(&mut self.slots, slot);
+        } else {
+            self.lines[at].leave(&mut self.slots, slot);
         }
     }
 
-    /// Enters the ring just behind everyone who waits.
-    fn enter_ring(&mut self, slot: u32) {
-        self.in_ring += 1;
-        if self.head == NONE {
-            self.head = slot;
-            let consumer = self.get_mut(slot);
-            (consumer.before, consumer.after) = (slot, slot);
+    /// Sees who is the one consumer that gets messages.
+    fn elect(&mut self) {
+        let Some(single) = &mut self.single else {
             return;
+        };
+        for (slot, is_idle) in single.elect(&self.slots).into_iter().flatten() {
+            self.slots.get_mut(slot).idle = is_idle;
+            self.refresh(slot);
         }
-        let head = self.head;
-        let tail = self.get(head).before;
-        let consumer = self.get_mut(slot);
-        (consumer.before, consumer.after) = (tail, head);
-        self.get_mut(tail).after = slot;
-        self.get_mut(head).before = slot;
     }
 
-    fn leave_ring(&mut self, slot: u32) {
-        let consumer = self.get_mut(slot);
-        let (before, after) = (consumer.before, consumer.after);
-        if before == NONE {
-            return;
-        }
-        (consumer.before, consumer.after) = (NONE, NONE);
-        self.in_ring -= 1;
-        if self.head == slot {
-            if self.turn_left > 0 {
-                self.turn_left = 0;
-                self.turns_left = self.turns_left.saturating_sub(1);
-            }
-            self.head = if after == slot { NONE } else { after };
-        }
-        if after != slot {
-            self.get_mut(before).after = after;
-            self.get_mut(after).before = before;
-        }
+    /// Takes the next of those that became the active consumer, or are it no longer, and were not told;
+    /// whether it is.
+    pub(crate) fn take_notice(&mut self) -> Option<(ConsumerKey, bool)> {
+        self.single.as_mut()?.notices.pop_front()
+    }
+
+    /// Whether somebody is to be told.
+    pub(crate) fn has_notice(&self) -> bool {
+        let single = self.single.as_ref();
+        single.is_some_and(|single| !single.notices.is_empty())
+    }
+
+    /// Whether a consumer may get messages: it shares the queue, or is the active one.
+    pub(crate) fn is_active(&self, slot: u32) -> bool {
+        !self.get(slot).idle
     }
 
     pub(crate) fn invariants(&self) {
@@ -353,7 +473,7 @@ impl Consumers {
         for (key, slot) in &self.by_key {
             let consumer = self.get(*slot);
             assert_eq!(consumer.key, *key);
-            assert_eq!(consumer.in_ring(), consumer.is_eligible());
+            assert_eq!(consumer.is_in_line(), consumer.is_eligible());
             eligible += u32::from(consumer.is_eligible());
             credit_sum += u64::from(consumer.credit.messages) + u64::from(consumer.granted);
             consumer.unacked.invariants();
@@ -361,16 +481,20 @@ impl Consumers {
             assert_eq!(bytes, consumer.outstanding_bytes);
         }
         assert_eq!(self.iter().count(), self.by_key.len());
-        assert_eq!(eligible, self.in_ring);
+        assert_eq!(eligible, self.lines.iter().map(Line::len).sum::<u32>());
+        let members: u32 = self.lines.iter().map(|line| line.members).sum();
+        assert_eq!(members as usize, self.by_key.len());
+        assert!(
+            self.lines
+                .is_sorted_by(|one, two| one.priority > two.priority)
+        );
         assert_eq!(credit_sum, self.credit_sum);
-        let mut steps = 0;
-        let mut at = self.head;
-        while at != NONE && (steps == 0 || at != self.head) {
-            let after = self.get(at).after;
-            assert_eq!(self.get(after).before, at);
-            at = after;
-            steps += 1;
+        for line in &self.lines {
+            assert!(line.members > 0);
+            line.invariants(&self.slots);
         }
-        assert_eq!(steps, self.in_ring);
+        if let Some(single) = &self.single {
+            single.invariants(&self.slots, self.by_key.len());
+        }
     }
 }

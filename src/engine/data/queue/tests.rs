@@ -60,6 +60,7 @@ struct Message {
 #[derive(Clone, Debug)]
 struct ModelConsumer {
     credit: Credit,
+    priority: i8,
     granted: u32,
     mode: AckMode,
     blocked: bool,
@@ -131,6 +132,17 @@ impl Model {
             true => Some(random.below(below) as u32),
             false => None,
         };
+        let dispatch = DispatchSettings {
+            policy: match some(70, 6) {
+                Some(0) => Policy::Random,
+                Some(1) => Policy::Weighted,
+                Some(2) => Policy::LeastOutstanding,
+                Some(3) => Policy::Sticky(KeySource::RoutingKey),
+                _ => Policy::RoundRobin,
+            },
+            is_single_active: some(15, 1).is_some(),
+            hold_max_ms: 0,
+        };
         let settings = Settings {
             overflow: match some(40, 1) {
                 Some(_) => Overflow::DropHead,
@@ -141,6 +153,7 @@ impl Model {
             returns_max: some(50, 3),
             has_dead_letters: some(60, 1).is_some(),
             messages_max: 20 + random.below(300),
+            dispatch,
             ..Settings::plain(durability)
         };
         Self {
@@ -415,9 +428,15 @@ impl Model {
             } else {
                 Sharing::Shared
             };
-            let done = self
-                .queue
-                .add_consumer(ConsumerKey(key), credit, mode, sharing);
+            let traits = Traits {
+                priority: match self.random.below(3) {
+                    0 => self.random.below(3) as i8 - 1,
+                    _ => 0,
+                },
+                weight: 1 + self.random.below(100) as u8,
+            };
+            let name = ConsumerKey(key);
+            let done = self.queue.add_consumer(name, credit, mode, sharing, traits);
             if done.is_err() {
                 self.coverage.insert("in use");
                 assert!(!keys.is_empty());
@@ -428,6 +447,7 @@ impl Model {
                 key,
                 ModelConsumer {
                     credit,
+                    priority: traits.priority,
                     granted: 0,
                     mode,
                     blocked: false,
@@ -680,21 +700,53 @@ impl Model {
             .any(|message| matches!(message.state, State::Held))
     }
 
+    /// The consumers that may get messages; of a queue with a single active one that is one, and
+    /// nobody else holds any.
+    fn active(&mut self) -> BTreeSet<u64> {
+        let keys = self.consumers.keys().copied();
+        let queue = &mut self.queue;
+        let active: BTreeSet<u64> = keys
+            .filter(|key| queue.is_active(ConsumerKey(*key)))
+            .collect();
+        if self.settings.dispatch.is_single_active {
+            assert!(active.len() <= 1);
+            let holders = self.consumers.iter().filter(|(_, c)| !c.unacked.is_empty());
+            let holders: BTreeSet<u64> = holders.map(|(key, _)| *key).collect();
+            assert!(holders.len() <= 1 && (active.is_empty() || holders.is_subset(&active)));
+            while self.queue.take_notice().is_some() {
+                self.coverage.insert("told who is active");
+            }
+        } else {
+            assert_eq!(active.len(), self.consumers.len());
+        }
+        active
+    }
+
     fn dispatch(&mut self) {
         let now = self.mono();
         self.queue.set_now(now);
         for _ in 0..1 + self.random.below(10) {
             let due = self.due();
-            let able: BTreeSet<u64> = self
-                .consumers
-                .iter()
-                .filter(|(_, consumer)| {
-                    let (room, bytes) = self.room(consumer);
-                    room > 0 && bytes > 0 && !consumer.blocked && !consumer.short
-                })
+            let active = self.active();
+            let able = self.consumers.iter().filter(|(key, consumer)| {
+                let (room, bytes) = self.room(consumer);
+                let has_room = room > 0 && bytes > 0;
+                has_room && !consumer.blocked && !consumer.short && active.contains(key)
+            });
+            let highest = able.clone().map(|(_, consumer)| consumer.priority).max();
+            let able: BTreeSet<u64> = able
+                .filter(|(_, consumer)| Some(consumer.priority) == highest)
                 .map(|(key, _)| *key)
                 .collect();
-            let offer = self.queue.next_offer();
+            let mut offer = self.queue.next_offer();
+            if let Some(keyless) = offer
+                && keyless.key == ConsumerKey::BY_KEY
+            {
+                assert_eq!(self.queue.next_offer(), offer, "the same again");
+                self.coverage.insert("by key");
+                let hash = self.random.below(4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                offer = Some(self.queue.address(&keyless, hash));
+            }
             let Some(offer) = offer else {
                 assert!(
                     // What came back holds up what is behind it until its count is durable.
@@ -703,7 +755,9 @@ impl Model {
                 );
                 return;
             };
-            assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
+            if self.queue.key_source().is_none() {
+                assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
+            }
             assert_eq!(due, Some(offer.first.0));
             assert!(able.contains(&offer.key.0));
             self.take(&offer);
@@ -1192,8 +1246,10 @@ fn random_operations_agree_with_the_model() {
         "marked run",
         "moved",
         "purged",
+        "by key",
         "rejected",
         "requeued",
+        "told who is active",
         "unknown delivery",
     ] {
         assert!(coverage.contains(mark), "{mark} never happened");
@@ -1237,6 +1293,7 @@ fn consume(queue: &mut Queue, key: u64, messages: u32) {
             credit(messages),
             AckMode::Explicit,
             Sharing::Shared,
+            Traits::default(),
         )
         .expect("shared");
 }

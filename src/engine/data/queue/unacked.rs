@@ -40,6 +40,11 @@ impl Unacked {
         self.tag_last
     }
 
+    /// Tag of the oldest delivery not settled.
+    pub(crate) fn front_tag(&self) -> Option<u64> {
+        self.ring.front().map(|delivery| delivery.tag)
+    }
+
     /// Number of deliveries not settled.
     pub(crate) fn len(&self) -> usize {
         self.ring.len() - self.holes

@@ -247,6 +247,7 @@ impl Consumer {
                 credit_messages: credit,
                 flags: 0,
                 queue: queue.as_bytes(),
+                arguments: b"",
             };
             let channel = number as u16 + 1;
             let mut bytes = Vec::new();

@@ -1,0 +1,87 @@
+//! The one consumer of a queue that gets messages, and who is next. Does not know credit.
+//!
+//! ```text
+//!   first of the order ──► active ──── a higher priority comes ────► leaving
+//!                            │                                         │ holds nothing
+//!                            └── goes: what it held is back in order   ▼
+//!                                 └──────────────► the first of the order is active
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{ConsumerKey, Slots};
+
+#[derive(Default)]
+pub(super) struct Single {
+    /// Every consumer: the highest priority first (its negative), then the one that came first.
+    order: BTreeSet<(i8, u64, u32)>,
+    active: Option<Active>,
+    /// Who is to be told that it is active, or is no longer. Of one consumer at most two in a row.
+    pub(super) notices: VecDeque<(ConsumerKey, bool)>,
+}
+
+#[derive(Clone, Copy)]
+struct Active {
+    priority: i8,
+    slot: u32,
+    /// Another takes over when this one holds nothing more.
+    is_leaving: bool,
+}
+
+impl Single {
+    pub(super) fn joins(&mut self, priority: i8, joined: u64, slot: u32) {
+        self.order.insert((-priority, joined, slot));
+    }
+
+    pub(super) fn parts(&mut self, key: ConsumerKey, priority: i8, joined: u64, slot: u32) {
+        self.order.remove(&(-priority, joined, slot));
+        self.active = self.active.filter(|active| active.slot != slot);
+        // Its key may be that of another when they are told.
+        self.notices.retain(|(told, _)| *told != key);
+    }
+
+    /// Sees who is to be active. Says whose messages stop or start: (slot, gets none).
+    pub(super) fn elect(&mut self, slots: &Slots) -> [Option<(u32, bool)>; 2] {
+        let mut changes = [None; 2];
+        let Some(first) = self
+            .order
+            .first()
+            .map(|(negative, _, slot)| (-negative, *slot))
+        else {
+            return changes;
+        };
+        if let Some(active) = &mut self.active {
+            let is_leaving = first.0 > active.priority;
+            if is_leaving != active.is_leaving {
+                active.is_leaving = is_leaving;
+                changes[0] = Some((active.slot, is_leaving));
+                let key = slots.get(active.slot).key;
+                self.notices.push_back((key, !is_leaving));
+            }
+            let holds = slots.get(active.slot).unacked.len();
+            if !is_leaving || (holds > 0 && !crate::mutant!(ActiveBeforeSettled)) {
+                return changes;
+            }
+        }
+        let (priority, slot) = first;
+        self.active = Some(Active {
+            priority,
+            slot,
+            is_leaving: false,
+        });
+        changes[1] = Some((slot, false));
+        self.notices.push_back((slots.get(slot).key, true));
+        changes
+    }
+
+    pub(super) fn invariants(&self, slots: &Slots, len: usize) {
+        assert_eq!(self.order.len(), len);
+        assert_eq!(self.active.is_some(), len > 0);
+        for (_, _, slot) in &self.order {
+            let is_active = self
+                .active
+                .is_some_and(|active| active.slot == *slot && !active.is_leaving);
+            assert_eq!(slots.get(*slot).idle, !is_active);
+        }
+    }
+}

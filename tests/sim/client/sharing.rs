@@ -1,0 +1,76 @@
+//! How queues share their messages out: drawn from the seed and the name, so that a queue that is declared
+//! again is the same. Does not know what a consumer then gets.
+
+use ringpost_wire::checksum;
+use ringpost_wire::table::{TableWriter, Value};
+
+use crate::random::mix;
+
+/// What a queue of a world asks for beside its limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// Nothing.
+    Plain,
+    /// A policy.
+    Policy(&'static str),
+    /// One consumer at a time gets messages.
+    Single,
+    /// Who holds a message for too long loses it.
+    Bounded,
+}
+
+/// How long a consumer of a [`Sharing::Bounded`] queue may hold a message, in ms.
+const HOLD_MAX_MS: i64 = 1_000;
+
+impl Sharing {
+    /// What the queue of this name asks for in every life of it.
+    #[must_use]
+    pub fn of(seed: u64, tenant: usize, queue: &str) -> Self {
+        let name = u64::from(checksum::crc32c(queue.as_bytes()));
+        match mix(seed ^ name << 8 ^ tenant as u64) % 12 {
+            0 => Self::Policy("random"),
+            1 => Self::Policy("weighted"),
+            2 => Self::Policy("least-outstanding"),
+            3 => Self::Policy("sticky"),
+            4 | 5 => Self::Single,
+            6 => Self::Bounded,
+            _ => Self::Plain,
+        }
+    }
+
+    /// The arguments that say so.
+    #[must_use]
+    pub fn arguments(self) -> Vec<u8> {
+        match self {
+            Self::Plain => Vec::new(),
+            Self::Policy(word) => table(&[("x-dispatch", Value::Text(word.as_bytes()))]),
+            Self::Single => table(&[("x-single-active-consumer", Value::Bool(true))]),
+            Self::Bounded => table(&[("x-consumer-hold-max", Value::I64(HOLD_MAX_MS))]),
+        }
+    }
+}
+
+/// The arguments of a consumer: every other one asks for a priority and a weight.
+#[must_use]
+pub fn standing(seed: u64, consumer: u64) -> Vec<u8> {
+    let drawn = mix(seed ^ consumer << 20 ^ 0x5eed);
+    if drawn.is_multiple_of(2) {
+        return Vec::new();
+    }
+    let priority = (drawn >> 8) % 4;
+    let weight = 1 + (drawn >> 16) % 100;
+    table(&[
+        ("x-priority", Value::I8(priority as i8 - 1)),
+        ("x-weight", Value::U8(weight as u8)),
+    ])
+}
+
+fn table(entries: &[(&str, Value<'_>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = TableWriter::new(&mut bytes);
+    for (name, value) in entries {
+        writer.put(name.as_bytes(), *value);
+    }
+    writer.finish().expect("a small table");
+    bytes
+}
