@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
 use ringpost_engine::control::routing;
-use ringpost_engine::data::route::{Router, Target};
+use ringpost_engine::data::route::{Facts, Router, Target};
 use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
 use ringpost_wire::ids::CoreId;
 
@@ -62,8 +62,9 @@ impl Broker {
 
     fn bind(&mut self, exchange: &str, queue: &str, key: &str, arguments: &[u8]) {
         self.apply(&Request::Bind(Bind {
+            flags: 0,
             exchange: exchange.as_bytes(),
-            queue: queue.as_bytes(),
+            target: queue.as_bytes(),
             key: key.as_bytes(),
             arguments,
         }));
@@ -82,13 +83,14 @@ fn measure(label: &str, router: &mut Router, messages: &[Message], memo: bool, e
         for _ in 0..turns {
             for (exchange, key, headers) in messages {
                 let address = (exchange.as_bytes(), key.as_bytes());
+                let facts = Facts::of_headers(headers);
                 let done = if memo {
                     router
-                        .resolve(TENANT_DEFAULT, address.0, address.1, headers, &mut targets)
+                        .resolve(TENANT_DEFAULT, address.0, address.1, &facts, &mut targets)
                         .is_ok()
                 } else {
                     router
-                        .resolve_afresh(TENANT_DEFAULT, address.0, address.1, headers, &mut targets)
+                        .resolve_afresh(TENANT_DEFAULT, address.0, address.1, &facts, &mut targets)
                         .is_ok()
                 };
                 assert!(done && targets.len() == expect, "{key}");

@@ -3,13 +3,13 @@
 
 use bytes::Bytes;
 use ringpost_wire::control::{
-    self, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare,
-    Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
+    self, BIND_TO_EXCHANGE, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
+    ExchangeDeclare, Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
 };
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
-use crate::{ByteSize, Client, Error, ErrorKind, Headers, Result};
+use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result};
 
 /// Whether a queue or exchange outlives the broker's process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -112,6 +112,11 @@ pub enum ExchangeKind {
     Topic,
     /// By headers: all or any of the binding's arguments.
     Headers,
+    /// To one of the bound queues, always the same for the same routing key, header or property; the
+    /// binding key is the queue's weight.
+    ConsistentHash,
+    /// To one of the bound queues, by lot; the binding key is the queue's weight.
+    Random,
 }
 
 impl ExchangeKind {
@@ -121,6 +126,8 @@ impl ExchangeKind {
             Self::Fanout => control::ExchangeKind::Fanout,
             Self::Topic => control::ExchangeKind::Topic,
             Self::Headers => control::ExchangeKind::Headers,
+            Self::ConsistentHash => control::ExchangeKind::ConsistentHash,
+            Self::Random => control::ExchangeKind::Random,
         };
         kind as u8
     }
@@ -131,6 +138,8 @@ impl ExchangeKind {
             Some(control::ExchangeKind::Fanout) => Ok(Self::Fanout),
             Some(control::ExchangeKind::Topic) => Ok(Self::Topic),
             Some(control::ExchangeKind::Headers) => Ok(Self::Headers),
+            Some(control::ExchangeKind::ConsistentHash) => Ok(Self::ConsistentHash),
+            Some(control::ExchangeKind::Random) => Ok(Self::Random),
             None => Err(unreadable(Code::BodyMalformed)),
         }
     }
@@ -180,13 +189,49 @@ impl ExchangeConfig {
         Self::new(ExchangeKind::Headers)
     }
 
+    /// Routes each message to one of the bound queues, always the same for the same routing key.
+    pub fn consistent_hash() -> Self {
+        Self::new(ExchangeKind::ConsistentHash)
+    }
+
+    /// Routes each message to one of the bound queues, by lot.
+    pub fn random() -> Self {
+        Self::new(ExchangeKind::Random)
+    }
+
+    /// Of a consistent-hash exchange: hashes a header instead of the routing key.
+    pub fn hash_header(self, name: &str) -> Self {
+        self.with("x-hash-header", name)
+    }
+
+    /// Of a consistent-hash exchange: hashes a property instead of the routing key, for example
+    /// `correlation_id`.
+    pub fn hash_property(self, word: &str) -> Self {
+        self.with("x-hash-property", word)
+    }
+
+    fn with<'v>(mut self, name: &str, value: impl Into<HeaderValue<'v>>) -> Self {
+        self.arguments = self.arguments.with(name, value);
+        self
+    }
+
+    /// Gives what nothing matches to another exchange, which need not exist yet.
+    pub fn alternate(self, exchange: &str) -> Self {
+        self.with("x-alternate-exchange", exchange)
+    }
+
+    /// Lets nobody publish to it: it is reached over other exchanges.
+    pub fn internal(self) -> Self {
+        self.with("x-internal", true)
+    }
+
     /// Lets it be gone after a restart.
     pub fn volatile(mut self) -> Self {
         self.durability = Durability::Volatile;
         self
     }
 
-    /// Further settings, by name.
+    /// Further settings, by name; those set before are replaced.
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
         self
@@ -287,7 +332,7 @@ pub struct ExchangeInfo {
     pub arguments: Headers,
 }
 
-/// A queue bound to an exchange.
+/// A queue, or another exchange, bound to an exchange.
 ///
 /// ```
 /// use ringpost_client::{Binding, Headers};
@@ -296,25 +341,49 @@ pub struct ExchangeInfo {
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding {
-    queue: String,
+    target: Target,
     exchange: String,
     key: String,
     arguments: Headers,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Target {
+    Queue(String),
+    Exchange(String),
+}
+
+impl Target {
+    fn name(&self) -> &str {
+        match self {
+            Self::Queue(name) | Self::Exchange(name) => name,
+        }
+    }
 }
 
 impl Binding {
     /// `queue` gets what `exchange` routes to it.
     #[must_use]
     pub fn new(queue: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self::of(Target::Queue(queue.into()), exchange.into())
+    }
+
+    /// The exchange `target` gets what `exchange` routes to it, and routes it on.
+    #[must_use]
+    pub fn to_exchange(target: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self::of(Target::Exchange(target.into()), exchange.into())
+    }
+
+    fn of(target: Target, exchange: String) -> Self {
         Self {
-            queue: queue.into(),
-            exchange: exchange.into(),
+            target,
+            exchange,
             key: String::new(),
             arguments: Headers::new(),
         }
     }
 
-    /// Sets the key, for direct and topic exchanges.
+    /// Sets the key, for direct and topic exchanges; for those with weights, the weight.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();
@@ -328,13 +397,25 @@ impl Binding {
         self
     }
 
-    /// The queue.
+    /// The queue that is bound, if it is one.
     #[must_use]
-    pub fn queue(&self) -> &str {
-        &self.queue
+    pub fn queue(&self) -> Option<&str> {
+        match &self.target {
+            Target::Queue(name) => Some(name),
+            Target::Exchange(_) => None,
+        }
     }
 
-    /// The exchange.
+    /// The exchange that is bound, if it is one.
+    #[must_use]
+    pub fn target_exchange(&self) -> Option<&str> {
+        match &self.target {
+            Target::Queue(_) => None,
+            Target::Exchange(name) => Some(name),
+        }
+    }
+
+    /// The exchange that messages come from.
     #[must_use]
     pub fn exchange(&self) -> &str {
         &self.exchange
@@ -355,8 +436,12 @@ impl Binding {
     fn encode(&self) -> Result<Vec<u8>> {
         self.arguments.check()?;
         encoded(&Bind {
+            flags: match self.target {
+                Target::Queue(_) => 0,
+                Target::Exchange(_) => BIND_TO_EXCHANGE,
+            },
             exchange: self.exchange.as_bytes(),
-            queue: self.queue.as_bytes(),
+            target: self.target.name().as_bytes(),
             key: self.key.as_bytes(),
             arguments: self.arguments.as_encoded(),
         })
@@ -423,8 +508,12 @@ fn exchange_info(body: &Bytes) -> Result<ExchangeInfo> {
 
 fn binding_info(body: &Bytes) -> Result<Binding> {
     let bind = Bind::decode(body).map_err(unreadable)?;
+    let target = text(bind.target);
     Ok(Binding {
-        queue: text(bind.queue),
+        target: match bind.flags & BIND_TO_EXCHANGE {
+            0 => Target::Queue(target),
+            _ => Target::Exchange(target),
+        },
         exchange: text(bind.exchange),
         key: text(bind.key),
         arguments: Headers::from_encoded(Bytes::copy_from_slice(bind.arguments))?,
@@ -674,7 +763,7 @@ impl Client {
     fn binding_body(&self, binding: &Binding) -> Result<Vec<u8>> {
         check_length(
             "the queue's name",
-            &binding.queue,
+            binding.target.name(),
             ringpost_wire::NAME_BYTES_MAX,
         )?;
         check_length(

@@ -236,7 +236,8 @@ fn reaches(address: Address, queue: &str) -> bool {
             Some(ExchangeKind::Topic) => topic_matches(key, address.key),
             Some(ExchangeKind::Fanout) => true,
             Some(ExchangeKind::Direct) => *key == address.key,
-            Some(ExchangeKind::Headers) | None => false,
+            Some(ExchangeKind::Headers | ExchangeKind::ConsistentHash | ExchangeKind::Random)
+            | None => false,
         })
 }
 

@@ -31,6 +31,8 @@ pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
 pub const HEADERS_COUNT_MAX: usize = 256;
 /// Deepest nesting of a headers table.
 pub const HEADERS_DEPTH_MAX: usize = 8;
+/// Largest weight of a binding of a `consistent-hash` or `random` exchange (P-70).
+pub const WEIGHT_MAX: u32 = 1_000;
 /// Most channels (producers plus consumers) of one connection; channel numbers are `1..=CHANNELS_MAX`.
 pub const CHANNELS_MAX: u16 = 4096;
 /// Most ranges in one [`crate::FrameKind::Settle`] frame.

@@ -330,8 +330,9 @@ fn bindings(setup: &Setup) {
     wire.declare(&queue(b"q"));
     wire.declare_exchange(&exchange(b"x", ExchangeKind::Direct));
     let bind = |key| Bind {
+        flags: 0,
         exchange: b"x",
-        queue: b"q",
+        target: b"q",
         key,
         arguments: b"",
     };
@@ -368,8 +369,9 @@ fn what_is_not_there(setup: &Setup) {
             (b"x", b"r", Code::QueueUnknown),
         ] {
             let bind = Bind {
+                flags: 0,
                 exchange,
-                queue,
+                target: queue,
                 key: b"",
                 arguments: b"",
             };
@@ -468,8 +470,9 @@ fn requests_take_effect_in_order(setup: &Setup) {
         let asked = exchange(name.as_bytes(), ExchangeKind::Fanout);
         ids.push(wire.request(FrameKind::ExchangeDeclare, &asked));
         let bind = Bind {
+            flags: 0,
             exchange: name.as_bytes(),
-            queue: name.as_bytes(),
+            target: name.as_bytes(),
             key: b"",
             arguments: b"",
         };

@@ -211,8 +211,20 @@ impl Model {
         if exchange.is_empty() {
             ways.insert(key, Standing::Sure);
         } else if let Some(from) = self.exchanges.get(exchange) {
-            for binding in self.bindings.iter().filter(|b| b.edge.exchange == exchange) {
+            let chosen = chosen(from, self.bindings_of(exchange), key);
+            for binding in self.bindings_of(exchange) {
                 let matches = match from.kind {
+                    ExchangeKind::ConsistentHash | ExchangeKind::Random => {
+                        let queue = &binding.edge.queue;
+                        if chosen.as_ref().is_none_or(|one| one == queue) {
+                            let way = match chosen {
+                                Some(_) => from.standing,
+                                None => Standing::Unsure,
+                            };
+                            ways.insert(queue, way);
+                        }
+                        false
+                    }
                     ExchangeKind::Direct => binding.edge.key == key,
                     ExchangeKind::Fanout => true,
                     ExchangeKind::Topic => topic_matches(&binding.edge.key, key),
@@ -238,6 +250,13 @@ impl Model {
             }
         }
         targets
+    }
+
+    fn bindings_of(&self, exchange: &str) -> impl Iterator<Item = &Binding> + Clone {
+        let exchange = exchange.to_string();
+        self.bindings
+            .iter()
+            .filter(move |binding| binding.edge.exchange == exchange)
     }
 
     /// Whether a publish to this exchange can be refused because it is not there.
@@ -640,6 +659,50 @@ pub fn topic_matches(pattern: &str, key: &str) -> bool {
         }
     }
     words_match(&words(pattern), &words(key))
+}
+
+/// The one queue that takes a message by the hash of its key, if that is known: rendezvous hashing in
+/// floating point. Which one takes it by lot only the broker knows.
+fn chosen<'a>(
+    from: &Exchange,
+    bindings: impl Iterator<Item = &'a Binding> + Clone,
+    key: &str,
+) -> Option<String> {
+    let mut all = bindings.clone();
+    if from.kind != ExchangeKind::ConsistentHash || !all.all(|b| b.standing == Standing::Sure) {
+        return None;
+    }
+    let mut weights: BTreeMap<&str, f64> = BTreeMap::new();
+    for binding in bindings {
+        let weight = binding.edge.key.parse().unwrap_or(1.0);
+        *weights.entry(&binding.edge.queue).or_default() += weight;
+    }
+    let cost = |queue: &str, weight: f64| {
+        let draw = mix(hash_text(key) ^ hash_text(queue)) | 1;
+        -(draw as f64 / 2_f64.powi(64)).ln() / weight
+    };
+    let costs = weights
+        .iter()
+        .map(|(queue, weight)| (cost(queue, *weight), queue));
+    let least = costs.min_by(|one, other| one.0.total_cmp(&other.0));
+    least.map(|(_, queue)| (*queue).to_string())
+}
+
+fn hash_text(text: &str) -> u64 {
+    let mut state = mix(text.len() as u64);
+    for chunk in text.as_bytes().chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        state = mix(state ^ u64::from_le_bytes(word));
+    }
+    state
+}
+
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Whether a binding's arguments take a message's headers (P-66).

@@ -6,7 +6,7 @@ mod allocations;
 
 use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
 use ringpost_engine::control::routing;
-use ringpost_engine::data::route::{Router, Target};
+use ringpost_engine::data::route::{Facts, Router, Target};
 use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
 use ringpost_wire::ids::CoreId;
 
@@ -43,8 +43,9 @@ fn shop() -> (Catalog, Router) {
             ("amq.headers", "", b"\x01ab\x01\x01bS\0\0\0\x03two"),
         ] {
             let bind = Bind {
+                flags: 0,
                 exchange: exchange.as_bytes(),
-                queue: name.as_bytes(),
+                target: name.as_bytes(),
                 key: key.as_bytes(),
                 arguments,
             };
@@ -56,7 +57,7 @@ fn shop() -> (Catalog, Router) {
 
 /// Five exchanges × `keys` addresses, each once; messages delivered.
 fn publish_everywhere(router: &mut Router, keys: &[String], targets: &mut Vec<Target>) -> usize {
-    let headers = b"\x01aI\0\0\0\x01\x01cV\x01bS\0\0\0\x03two";
+    let facts = Facts::of_headers(b"\x01aI\0\0\0\x01\x01cV\x01bS\0\0\0\x03two");
     let mut delivered = 0;
     for key in keys {
         for exchange in [
@@ -66,7 +67,7 @@ fn publish_everywhere(router: &mut Router, keys: &[String], targets: &mut Vec<Ta
             b"amq.topic",
             b"amq.headers",
         ] {
-            let done = router.resolve(TENANT_DEFAULT, exchange, key.as_bytes(), headers, targets);
+            let done = router.resolve(TENANT_DEFAULT, exchange, key.as_bytes(), &facts, targets);
             assert!(done.is_ok());
             delivered += targets.len();
         }
@@ -104,11 +105,13 @@ fn unknown_addresses_allocate_nothing() {
     let long = [b'k'; 255];
     let before = allocations::count();
     for _ in 0..10 {
-        let none = router.resolve(TENANT_DEFAULT, b"none", &long, b"", &mut targets);
+        let bare = Facts::default();
+        let none = router.resolve(TENANT_DEFAULT, b"none", &long, &bare, &mut targets);
         assert!(none.is_err());
-        let unbound = router.resolve(TENANT_DEFAULT, b"amq.topic", &long, b"", &mut targets);
+        let unbound = router.resolve(TENANT_DEFAULT, b"amq.topic", &long, &bare, &mut targets);
         assert!(unbound.is_ok());
-        let damaged = router.resolve(TENANT_DEFAULT, b"amq.headers", b"", &long, &mut targets);
+        let facts = Facts::of_headers(&long);
+        let damaged = router.resolve(TENANT_DEFAULT, b"amq.headers", b"", &facts, &mut targets);
         assert!(damaged.is_ok());
         assert!(targets.is_empty());
     }

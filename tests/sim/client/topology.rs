@@ -127,6 +127,8 @@ impl Client {
                     ExchangeKind::Fanout,
                     ExchangeKind::Topic,
                     ExchangeKind::Headers,
+                    ExchangeKind::ConsistentHash,
+                    ExchangeKind::Random,
                 ];
                 let same = model
                     .exchanges
@@ -236,8 +238,9 @@ impl Client {
                 let mut plain = Random::new(0, 0);
                 let arguments = encode_headers(&edge.arguments, &mut plain);
                 Bind {
+                    flags: 0,
                     exchange: edge.exchange.as_bytes(),
-                    queue: edge.queue.as_bytes(),
+                    target: edge.queue.as_bytes(),
                     key: edge.key.as_bytes(),
                     arguments: &arguments,
                 }
@@ -445,6 +448,10 @@ fn draw_edge(
             (String::new(), arguments)
         }
         Some(ExchangeKind::Topic) => (draw_key(random, true), Headers::new()),
+        Some(ExchangeKind::ConsistentHash | ExchangeKind::Random) => {
+            let weight = *random.pick(&["", "1", "3", "1000"]);
+            (weight.to_string(), Headers::new())
+        }
         _ => (draw_key(random, false), Headers::new()),
     };
     Edge {

@@ -916,8 +916,9 @@ fn admin(
         FrameKind::BindingList => {
             for (exchange, queue, key, arguments) in &model.bindings {
                 let info = Bind {
+                    flags: 0,
                     exchange: exchange.as_bytes(),
-                    queue: queue.as_bytes(),
+                    target: queue.as_bytes(),
                     key: key.as_bytes(),
                     arguments,
                 };
