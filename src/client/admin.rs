@@ -117,6 +117,8 @@ pub enum ExchangeKind {
     ConsistentHash,
     /// To one of the bound queues, by lot; the binding key is the queue's weight.
     Random,
+    /// By conditions on headers, properties and fields of JSON bodies: see [`Binding::filter`].
+    Filter,
 }
 
 impl ExchangeKind {
@@ -128,6 +130,7 @@ impl ExchangeKind {
             Self::Headers => control::ExchangeKind::Headers,
             Self::ConsistentHash => control::ExchangeKind::ConsistentHash,
             Self::Random => control::ExchangeKind::Random,
+            Self::Filter => control::ExchangeKind::Filter,
         };
         kind as u8
     }
@@ -140,6 +143,7 @@ impl ExchangeKind {
             Some(control::ExchangeKind::Headers) => Ok(Self::Headers),
             Some(control::ExchangeKind::ConsistentHash) => Ok(Self::ConsistentHash),
             Some(control::ExchangeKind::Random) => Ok(Self::Random),
+            Some(control::ExchangeKind::Filter) => Ok(Self::Filter),
             None => Err(unreadable(Code::BodyMalformed)),
         }
     }
@@ -197,6 +201,11 @@ impl ExchangeConfig {
     /// Routes each message to one of the bound queues, by lot.
     pub fn random() -> Self {
         Self::new(ExchangeKind::Random)
+    }
+
+    /// Routes by conditions.
+    pub fn filter() -> Self {
+        Self::new(ExchangeKind::Filter)
     }
 
     /// Of a consistent-hash exchange: hashes a header instead of the routing key.
@@ -394,6 +403,22 @@ impl Binding {
     #[must_use]
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
+        self
+    }
+
+    /// Sets the condition, for filter exchanges: an SQL-92 selector over headers and `sys.` fields,
+    /// such as `colour = 'red' AND sys.priority > 3`.
+    #[must_use]
+    pub fn filter(mut self, condition: &str) -> Self {
+        self.arguments = self.arguments.with("x-filter", condition);
+        self
+    }
+
+    /// Sets a condition that may look at fields of JSON bodies, such as `body.customer.vip`.
+    #[must_use]
+    pub fn filter_body(mut self, condition: &str) -> Self {
+        self.arguments = self.arguments.with("x-filter", condition);
+        self.arguments = self.arguments.with("x-filter-body", true);
         self
     }
 

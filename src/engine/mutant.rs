@@ -102,6 +102,8 @@ mutants! {
     StaleRoute = "stale-route", Mutation;
     /// What was drawn by lot, or by headers, is kept for the address.
     LotRemembered = "lot-remembered", Mutation;
+    /// In a filter, what is unknown beside something true is true.
+    UnknownIsTrue = "unknown-is-true", Mutation;
     /// A message that comes to a queue on two ways is there twice.
     TwoWaysTwoCopies = "two-ways-two-copies", Mutation;
     /// A producer of an older epoch may publish where a newer one has.

@@ -236,7 +236,12 @@ fn reaches(address: Address, queue: &str) -> bool {
             Some(ExchangeKind::Topic) => topic_matches(key, address.key),
             Some(ExchangeKind::Fanout) => true,
             Some(ExchangeKind::Direct) => *key == address.key,
-            Some(ExchangeKind::Headers | ExchangeKind::ConsistentHash | ExchangeKind::Random)
+            Some(
+                ExchangeKind::Headers
+                | ExchangeKind::ConsistentHash
+                | ExchangeKind::Random
+                | ExchangeKind::Filter,
+            )
             | None => false,
         })
 }

@@ -454,17 +454,20 @@ pub enum ExchangeKind {
     ConsistentHash = 5,
     /// To one of the bound queues, by lot.
     Random = 6,
+    /// By conditions on headers, properties and fields of JSON bodies.
+    Filter = 7,
 }
 
 impl ExchangeKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::Fanout,
         Self::Topic,
         Self::Headers,
         Self::ConsistentHash,
         Self::Random,
+        Self::Filter,
     ];
 
     /// The kind of a number that travelled.
@@ -477,6 +480,7 @@ impl ExchangeKind {
             4 => Some(Self::Headers),
             5 => Some(Self::ConsistentHash),
             6 => Some(Self::Random),
+            7 => Some(Self::Filter),
             _ => None,
         }
     }
@@ -491,6 +495,7 @@ impl ExchangeKind {
             Self::Headers => "headers",
             Self::ConsistentHash => "consistent-hash",
             Self::Random => "random",
+            Self::Filter => "filter",
         }
     }
 }

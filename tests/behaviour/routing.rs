@@ -22,6 +22,8 @@ on_cores! {
     exchanges_are_bound_to_exchanges
     internal_exchanges_are_closed
     what_matches_nothing_goes_to_the_alternate
+    filters_go_by_conditions
+    filters_that_cannot_be_read_are_refused
 }
 
 /// Queues `q0` and on, spread over the cores, and a producer.
@@ -462,4 +464,143 @@ fn what_matches_nothing_goes_to_the_alternate(setup: &Setup) {
     wire.declare_exchange(&with(b"three", b"\x14x-alternate-exchangeS\0\0\0\0"));
     let part = to(b"three", b"q3", b"m");
     assert_eq!(takers(&mut wire, &mut producer, part), [3]);
+}
+
+/// A field table.
+fn table(entries: &[(&str, Value<'_>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = TableWriter::new(&mut bytes);
+    for (key, value) in entries {
+        writer.put(key.as_bytes(), *value);
+    }
+    writer.finish().unwrap();
+    bytes
+}
+
+fn condition(text: &str) -> Vec<u8> {
+    table(&[("x-filter", Value::Text(text.as_bytes()))])
+}
+
+/// P-75
+fn filters_go_by_conditions(setup: &Setup) {
+    let (mut wire, mut producer) = queues(setup, 5);
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Filter));
+    let with_body = table(&[
+        (
+            "x-filter",
+            Value::Text(b"body.order.total > 100 OR body.order.lines.0.sku LIKE 'A%'"),
+        ),
+        ("x-filter-body", Value::Bool(true)),
+    ]);
+    for (queue, arguments) in [
+        (b"q0", condition("colour = 'red' AND size BETWEEN 5 AND 10")),
+        (b"q1", condition("NOT colour = 'red'")),
+        (
+            b"q2",
+            condition("sys.priority >= 5 AND sys.routing_key LIKE 'order.%'"),
+        ),
+        (
+            b"q2",
+            condition("colour IN ('red', 'blue') AND size * 2 = 14"),
+        ),
+        (b"q3", with_body),
+        (b"q4", condition("sys.message_id IS NOT NULL")),
+    ] {
+        assert!(wire.bind(b"x", queue, b"", &arguments));
+        assert!(!wire.bind(b"x", queue, b"", &arguments));
+    }
+    let red = table(&[("colour", Value::Text(b"red")), ("size", Value::I8(7))]);
+    let blue = table(&[("colour", Value::Text(b"blue")), ("size", Value::F64(7.0))]);
+    let plain = to(b"x", b"order.new", b"m");
+    for (part, expected) in [
+        (plain, &[][..]),
+        (
+            MessageParts {
+                headers: &red,
+                ..plain
+            },
+            &[0, 2],
+        ),
+        (
+            MessageParts {
+                headers: &blue,
+                ..plain
+            },
+            &[1, 2],
+        ),
+        (
+            MessageParts {
+                priority: 5,
+                ..plain
+            },
+            &[2],
+        ),
+        (
+            MessageParts {
+                properties: b"\0\x80\x02id",
+                ..plain
+            },
+            &[4],
+        ),
+        (to(b"x", b"k", br#"{"order": {"total": 100.5}}"#), &[3]),
+        (
+            to(
+                b"x",
+                b"k",
+                br#"{"order": {"lines": [{"sku": "\u0041-1"}]}}"#,
+            ),
+            &[3],
+        ),
+        (to(b"x", b"k", br#"{"order": {"total": 100.5}"#), &[]),
+    ] {
+        assert_eq!(takers(&mut wire, &mut producer, part), expected, "{part:?}");
+    }
+    // Longer than is looked at.
+    let mut long = br#"{"order": {"total": 200}}"#.to_vec();
+    long.resize(65_536, b' ');
+    assert_eq!(takers(&mut wire, &mut producer, to(b"x", b"k", &long)), [3]);
+    long.push(b' ');
+    assert!(takers(&mut wire, &mut producer, to(b"x", b"k", &long)).is_empty());
+    long.resize(300_000, b' ');
+    let part = MessageParts {
+        headers: &red,
+        ..to(b"x", b"k", &long)
+    };
+    assert_eq!(takers(&mut wire, &mut producer, part), [0, 2], "in pieces");
+}
+
+/// P-75
+fn filters_that_cannot_be_read_are_refused(setup: &Setup) {
+    let mut wire = setup.wire();
+    wire.declare(&queue_on(b"q0", 0));
+    wire.declare_exchange(&exchange(b"x", ExchangeKind::Filter));
+    for (arguments, expected) in [
+        (
+            condition("colour = "),
+            "x-filter, character 10: expected a field",
+        ),
+        (
+            condition("colour = 'red"),
+            "x-filter, character 10: this quote is never closed",
+        ),
+        (condition("body.a = 1"), "only with x-filter-body true"),
+        (condition(&"a".repeat(4_097)), "at most 4096"),
+        (Vec::new(), "x-filter"),
+        (table(&[("x-filtre", Value::Text(b"a = 1"))]), "no setting"),
+    ] {
+        let bind = Bind {
+            flags: 0,
+            exchange: b"x",
+            target: b"q0",
+            key: b"",
+            arguments: &arguments,
+        };
+        let id = wire.request(FrameKind::Bind, &bind);
+        let answer = wire.answer(id);
+        assert_eq!(
+            (answer.kind(), answer.code()),
+            (FrameKind::Failed, Code::SettingInvalid)
+        );
+        assert!(answer.reason().contains(expected), "{}", answer.reason());
+    }
 }

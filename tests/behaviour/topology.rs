@@ -542,7 +542,7 @@ fn lists(setup: &Setup) {
     let bind = Bind::decode(&bindings[0]).unwrap();
     assert_eq!(bindings.len(), 1);
     assert_eq!(
-        (bind.exchange, bind.queue, bind.key),
+        (bind.exchange, bind.target, bind.key),
         (&b"x"[..], &b"q"[..], &b"k"[..])
     );
     assert_eq!(bind.arguments, b"\x01at\x01");

@@ -14,6 +14,7 @@ Examples:
   ringpost binding ensure orders --exchange shop --key 'order.*.paid'
   ringpost binding ensure red --exchange by-colour --argument colour=red
   ringpost binding ensure audit --to-exchange --exchange shop --key '#'
+  ringpost binding ensure big --exchange sales --filter \"total > 100 AND country = 'de'\"
   ringpost binding list --queue orders
   ringpost binding delete orders --exchange shop --key 'order.*.paid'";
 
@@ -62,6 +63,12 @@ struct Place {
     /// What to match, for headers exchanges; `x-match=any` takes one of them, else all must match
     #[arg(long = "argument", value_name = "name=text", value_parser = argument)]
     arguments: Vec<(String, String)>,
+    /// The condition, for filter exchanges: an SQL-92 selector over headers and sys. fields
+    #[arg(long, value_name = "condition")]
+    filter: Option<String>,
+    /// Let the condition look at fields of JSON bodies, as body.customer.vip
+    #[arg(long, requires = "filter")]
+    filter_body: bool,
 }
 
 fn argument(text: &str) -> Result<(String, String), String> {
@@ -84,7 +91,12 @@ impl Place {
         } else {
             Binding::new(&self.target, &self.exchange)
         };
-        binding.key(&self.key).arguments(arguments)
+        let binding = binding.key(&self.key).arguments(arguments);
+        match &self.filter {
+            Some(condition) if self.filter_body => binding.filter_body(condition),
+            Some(condition) => binding.filter(condition),
+            None => binding,
+        }
     }
 
     fn name(&self) -> String {

@@ -82,6 +82,8 @@ enum Kind {
     ConsistentHash,
     /// To one queue, by lot; the binding key is its weight
     Random,
+    /// By conditions on headers, properties and fields of JSON bodies
+    Filter,
 }
 
 impl Settings {
@@ -93,6 +95,7 @@ impl Settings {
             Kind::Headers => ExchangeConfig::headers(),
             Kind::ConsistentHash => ExchangeConfig::consistent_hash(),
             Kind::Random => ExchangeConfig::random(),
+            Kind::Filter => ExchangeConfig::filter(),
         };
         if let Some(name) = &self.hash_header {
             config = config.hash_header(name);
@@ -192,6 +195,7 @@ fn kind_word(kind: ExchangeKind) -> &'static str {
         ExchangeKind::Headers => "headers",
         ExchangeKind::ConsistentHash => "consistent-hash",
         ExchangeKind::Random => "random",
+        ExchangeKind::Filter => "filter",
         // The client may learn of kinds that this program does not create.
         _ => "other",
     }

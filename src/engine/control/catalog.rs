@@ -762,6 +762,11 @@ impl Catalog {
         self.tenant_names.remove(&tenant.name);
         self.bytes -= tenant.bytes();
         for id in tenant.exchanges.values() {
+            // Those between its own exchanges: there is no queue, and none leads to another tenant.
+            let bindings: Vec<Binding> = self.bindings_from(*id).cloned().collect();
+            for binding in bindings {
+                self.forget(binding);
+            }
             let exchange = self.exchanges.remove(id);
             self.bytes -= exchange.expect("its tenant names it").bytes();
         }

@@ -156,11 +156,12 @@ pub(crate) mod tests {
         PARTITION_BY_NAME, QueueDeclare,
     };
     use ringpost_wire::ids::{CoreId, TenantId};
+    use ringpost_wire::table::{Table, Value};
 
     /// Random requests over few names, so that they meet.
     pub(crate) struct Random(u64);
 
-    const EXCHANGES: [&[u8]; 12] = [
+    const EXCHANGES: [&[u8]; 13] = [
         b"",
         b"amq.direct",
         b"amq.fanout",
@@ -173,12 +174,19 @@ pub(crate) mod tests {
         b"c",
         b"m",
         b"r",
+        b"s",
     ];
     const KEYS: [&[u8]; 17] = [
         b"", b"q1", b"a", b"a.b", b"a.*", b"#", b"a.#", b"#.b", b"*", b"*.b", b"a.b.c", b"#.#",
         b"*.#", b"..", b"1", b"7", b"1000",
     ];
     const QUEUES: [&[u8]; 8] = [b"q0", b"q1", b"q2", b"q3", b"q4", b"q5", b"a", b"a.b"];
+    const FILTERS: [&[u8]; 4] = [
+        b"\x08x-filterS\0\0\0\x05a = 1",
+        b"\x08x-filterS\0\0\0\x0ba IS NULL",
+        b"\x08x-filterS\0\0\0\x16b OR sys.priority = 3",
+        b"\x08x-filterS\0\0\0\x04b = ",
+    ];
     const TABLES: [&[u8]; 8] = [
         b"",
         b"\x01ab\x01",
@@ -221,7 +229,10 @@ pub(crate) mod tests {
                 exchange,
                 target,
                 key: self.of(&KEYS),
-                arguments: self.of(&TABLES),
+                arguments: match exchange {
+                    b"s" => self.of(&FILTERS),
+                    _ => self.of(&TABLES),
+                },
             };
             let delete = |name| Delete { flags: 0, name };
             match self.below(40) {
@@ -245,6 +256,7 @@ pub(crate) mod tests {
                         b"t" => 3,
                         b"c" | b"m" => 5,
                         b"r" => 6,
+                        b"s" => 7,
                         _ => 4,
                     },
                     durability,
@@ -361,9 +373,21 @@ pub(crate) mod tests {
             ExchangeKind::Fanout => true,
             ExchangeKind::Topic => naive_topic_match(&binding.key, key),
             ExchangeKind::Headers => headers::naive_match(&binding.arguments, facts.headers),
+            ExchangeKind::Filter => naive_filter(&binding.arguments, facts),
             ExchangeKind::ConsistentHash | ExchangeKind::Random => false,
         });
         matched.map(|binding| binding.end).collect()
+    }
+
+    /// What the few filters that are drawn say.
+    fn naive_filter(arguments: &[u8], facts: &Facts<'_>) -> bool {
+        let headers = Table::parse(facts.headers).unwrap_or_default();
+        let (a, b) = (headers.get(b"a"), headers.get(b"b"));
+        match arguments {
+            _ if arguments == FILTERS[0] => a.is_some_and(|a| a.as_integer() == Some(1)),
+            _ if arguments == FILTERS[1] => a.is_none_or(|a| a == Value::Void),
+            _ => b == Some(Value::Bool(true)) || facts.priority == 3,
+        }
     }
 
     /// The one queue or exchange that takes a message of an exchange whose bindings have weights.
@@ -396,7 +420,7 @@ pub(crate) mod tests {
     #[test]
     fn the_router_says_what_the_catalog_says() {
         let mut delivered = 0;
-        for seed in 0..60 {
+        for seed in 0..70 {
             let mut random = Random::new(seed);
             let mut catalog = Catalog::new(8);
             let mut placement: Vec<CoreId> = (0..8).map(|p| CoreId(p % 3)).collect();
@@ -418,6 +442,7 @@ pub(crate) mod tests {
                     let tenant = TenantId([1, 1, 2, 9][random.below(4)]);
                     let facts = Facts {
                         lot: random.below(1_000) as u64,
+                        priority: random.below(5) as u8,
                         ..Facts::of_headers(random.of(&TABLES))
                     };
                     let address = (random.of(&EXCHANGES), random.of(&KEYS), &facts);

@@ -9,6 +9,7 @@
 //!                                    ├ fanout   Bound
 //!                                    ├ topic    trie of words, route/topic.rs
 //!                                    ├ headers  every binding in turn, route/headers.rs
+//!                                    ├ filter   every condition in turn, route/filter.rs
 //!                                    └ consistent-hash, random  one of all, route/shares.rs
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! Whatever the path, targets come out in ascending order of queue id and each queue once.
 //! The changes that keep this in step with the catalog arrive through `control/routing.rs`.
 
+mod filter;
 pub mod headers;
 mod memo;
 pub mod settings;
@@ -27,8 +29,13 @@ mod topic;
 
 use ringpost_wire::control::ExchangeKind;
 use ringpost_wire::ids::{CoreId, ExchangeId, PartitionId, QueueId, TenantId};
+use ringpost_wire::limits::{
+    ENVELOPE_BYTES_MAX, FILTER_BODY_BYTES_MAX, FRAGMENT_BYTES_MAX, HEADERS_BYTES_MAX,
+    KEY_BYTES_MAX, NAME_BYTES_MAX, PROPERTIES_BYTES_MAX,
+};
 use ringpost_wire::{Code, Envelope};
 
+use self::filter::{FilterBindings, Workspace};
 use self::headers::HeaderBindings;
 use self::memo::Memo;
 use self::settings::{HashOf, Settings};
@@ -113,6 +120,17 @@ pub enum Decides {
     Message,
 }
 
+// Fields are those of whole bodies: a first piece is too long to be looked at.
+const _: () = assert!(
+    FRAGMENT_BYTES_MAX
+        > FILTER_BODY_BYTES_MAX
+            + ENVELOPE_BYTES_MAX
+            + NAME_BYTES_MAX
+            + KEY_BYTES_MAX
+            + PROPERTIES_BYTES_MAX
+            + HEADERS_BYTES_MAX
+);
+
 /// What of a message routing may look at besides its address.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Facts<'a> {
@@ -120,6 +138,16 @@ pub struct Facts<'a> {
     pub headers: &'a [u8],
     /// AMQP 0-9-1 property bytes.
     pub properties: &'a [u8],
+    /// The body, or what of it is there: of a large message the first piece.
+    pub payload: &'a [u8],
+    /// Bytes of the whole body.
+    pub body_bytes: u64,
+    /// 0 is the lowest.
+    pub priority: u8,
+    /// Wall clock in µs since 1970, 0 = none.
+    pub timestamp_us: u64,
+    /// Time to live in milliseconds, 0 = none.
+    pub ttl_ms: u32,
     /// What chance is made of: see [`lot_of`].
     pub lot: u64,
 }
@@ -131,6 +159,11 @@ impl<'a> Facts<'a> {
         Self {
             headers: message.headers(),
             properties: message.properties(),
+            payload: message.payload(),
+            body_bytes: message.payload_bytes() as u64,
+            priority: message.priority(),
+            timestamp_us: message.timestamp_us(),
+            ttl_ms: message.ttl_ms(),
             lot,
         }
     }
@@ -159,6 +192,7 @@ pub struct Router {
     free: Vec<u32>,
     slots: Table<ExchangeId, u32>,
     walk: Walk,
+    work: Workspace,
     memo: Memo,
 }
 
@@ -183,6 +217,7 @@ enum Rules {
     Fanout(Bound),
     Topic(Trie),
     Headers(HeaderBindings),
+    Filter(FilterBindings),
     ConsistentHash(Shares, HashOf),
     Random(Shares),
 }
@@ -270,6 +305,7 @@ impl Router {
             free: Vec::new(),
             slots: Table::new(),
             walk: Walk::default(),
+            work: Workspace::default(),
             memo: Memo::new(),
         }
     }
@@ -438,7 +474,11 @@ impl Router {
             }
             at += 1;
             found.is_any = false;
-            if exchange.rules.look_up(address.key, facts, &mut found) == Decides::Message {
+            if exchange
+                .rules
+                .look_up(address, facts, &mut self.work, &mut found)
+                == Decides::Message
+            {
                 decides = Decides::Message;
             }
             //= P-74
@@ -479,13 +519,21 @@ impl Rules {
             ExchangeKind::Fanout => Self::Fanout(Bound::default()),
             ExchangeKind::Topic => Self::Topic(Trie::new()),
             ExchangeKind::Headers => Self::Headers(HeaderBindings::new()),
+            ExchangeKind::Filter => Self::Filter(FilterBindings::new()),
             ExchangeKind::ConsistentHash => Self::ConsistentHash(Shares::default(), hash),
             ExchangeKind::Random => Self::Random(Shares::default()),
         }
     }
 
     /// Says where a message goes from here, and whether that depended on `facts`.
-    fn look_up(&mut self, key: &[u8], facts: &Facts<'_>, found: &mut Found<'_>) -> Decides {
+    fn look_up(
+        &mut self,
+        address: &memo::Address<'_>,
+        facts: &Facts<'_>,
+        work: &mut Workspace,
+        found: &mut Found<'_>,
+    ) -> Decides {
+        let key = address.key;
         match self {
             Self::Direct(keys) => {
                 if let Some(bound) = keys.get(key) {
@@ -497,6 +545,11 @@ impl Rules {
             Self::Headers(bindings) => {
                 found.lists += 1;
                 bindings.matches(facts.headers, |hop| found.one(hop));
+                return Decides::Message;
+            }
+            Self::Filter(bindings) => {
+                found.lists += 1;
+                bindings.matches(address, facts, work, |hop| found.one(hop));
                 return Decides::Message;
             }
             Self::ConsistentHash(shares, of) => {
@@ -518,7 +571,7 @@ impl Rules {
         Decides::Address
     }
 
-    fn bind(&mut self, hop: Hop, binding: &Binding<'_>) {
+    fn bind(&mut self, hop: Hop, binding: &Binding<'_>, work: &mut Workspace) {
         match self {
             Self::Direct(keys) => {
                 let bound = match keys.get_mut(binding.key) {
@@ -530,6 +583,7 @@ impl Rules {
             Self::Fanout(bound) => bound.add(hop),
             Self::Topic(trie) => trie.bind(binding.key, hop),
             Self::Headers(bindings) => bindings.bind(hop, binding),
+            Self::Filter(bindings) => bindings.bind(hop, binding, work),
             Self::ConsistentHash(shares, _) | Self::Random(shares) => {
                 shares.bind(hop, binding.name, binding.key);
             }
@@ -548,6 +602,7 @@ impl Rules {
             Self::Fanout(bound) => bound.remove(hop),
             Self::Topic(trie) => trie.unbind(binding.key, hop),
             Self::Headers(bindings) => bindings.unbind(hop, binding),
+            Self::Filter(bindings) => bindings.unbind(hop, binding),
             Self::ConsistentHash(shares, _) | Self::Random(shares) => {
                 shares.unbind(hop, binding.key);
             }
@@ -635,7 +690,10 @@ impl Router {
 
     pub(crate) fn bind(&mut self, exchange: ExchangeId, binding: &Binding<'_>) {
         let hop = self.hop(binding.end);
-        self.exchange(exchange).rules.bind(hop, binding);
+        let slot = self.slot(exchange);
+        let exchange = self.exchanges[slot as usize].as_mut();
+        let rules = &mut exchange.expect("the exchange exists").rules;
+        rules.bind(hop, binding, &mut self.work);
     }
 
     pub(crate) fn unbind(&mut self, exchange: ExchangeId, binding: &Binding<'_>) {
@@ -664,7 +722,7 @@ impl Router {
         exchange.expect("the exchange exists")
     }
 
-    /// Tenants, queues, exchanges, direct keys, trie nodes, words, header bindings and names held:
+    /// Tenants, queues, exchanges, direct keys, trie nodes, words, header and filter bindings and their names held:
     /// what a router that was kept in step must share with one built afresh.
     #[cfg(test)]
     pub(crate) fn footprint(&self) -> [usize; 8] {
@@ -690,6 +748,10 @@ impl Router {
                     Rules::Headers(bindings) => {
                         sum[6] += bindings.len();
                         sum[7] += bindings.names();
+                    }
+                    Rules::Filter(bindings) => {
+                        sum[6] += bindings.len();
+                        sum[7] += bindings.slots();
                     }
                 }
             }

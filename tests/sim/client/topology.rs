@@ -9,7 +9,7 @@ use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use super::{Client, Request, queue_name};
-use crate::model::{Change, Condition, Edge, Header, Headers, QueueSettings};
+use crate::model::{Change, Condition, Edge, FILTERS, Header, Headers, QueueSettings};
 use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
@@ -129,6 +129,7 @@ impl Client {
                     ExchangeKind::Headers,
                     ExchangeKind::ConsistentHash,
                     ExchangeKind::Random,
+                    ExchangeKind::Filter,
                 ];
                 let same = model
                     .exchanges
@@ -238,7 +239,10 @@ impl Client {
                 let mut plain = Random::new(0, 0);
                 let arguments = encode_headers(&edge.arguments, &mut plain);
                 Bind {
-                    flags: 0,
+                    flags: match edge.is_to_exchange() {
+                        true => control::BIND_TO_EXCHANGE,
+                        false => 0,
+                    },
                     exchange: edge.exchange.as_bytes(),
                     target: edge.queue.as_bytes(),
                     key: edge.key.as_bytes(),
@@ -452,7 +456,15 @@ fn draw_edge(
             let weight = *random.pick(&["", "1", "3", "1000"]);
             (weight.to_string(), Headers::new())
         }
+        Some(ExchangeKind::Filter) => {
+            let text = random.pick(&FILTERS).0.to_string();
+            (String::new(), vec![("x-filter".into(), Header::Text(text))])
+        }
         _ => (draw_key(random, false), Headers::new()),
+    };
+    let queue = match random.below(5) {
+        0 => format!("x{}", random.index(scene.plan.exchange_names)),
+        _ => queue,
     };
     Edge {
         exchange,

@@ -6,7 +6,7 @@ use ringpost_wire::limits::NAME_BYTES_MAX;
 use ringpost_wire::properties::{Properties, Property, PropertyValue};
 use ringpost_wire::table;
 
-use super::{Decides, Facts, headers, shares};
+use super::{Decides, Facts, filter, headers, shares};
 use crate::options::Options;
 
 /// Longest name of a header in bytes: what a field table can hold.
@@ -109,6 +109,7 @@ pub fn check_binding(kind: ExchangeKind, key: &[u8], arguments: &[u8]) -> Result
             headers::check_table(arguments)
         }
         ExchangeKind::Headers => headers::check_binding_arguments(arguments),
+        ExchangeKind::Filter => filter::check_binding_arguments(arguments),
         //= P-70
         ExchangeKind::ConsistentHash | ExchangeKind::Random => {
             shares::weight_of(key)?;
@@ -169,11 +170,16 @@ mod tests {
     fn weights_are_checked_when_they_are_bound() {
         for kind in ExchangeKind::ALL {
             let weighted = matches!(kind, ExchangeKind::ConsistentHash | ExchangeKind::Random);
-            assert!(check_binding(kind, b"1000", b"").is_ok());
-            assert_eq!(check_binding(kind, b"1001", b"").is_err(), weighted);
-            assert_eq!(check_binding(kind, b"a.b", b"").is_err(), weighted);
+            let own = match kind {
+                ExchangeKind::Filter => arguments(&[("x-filter", Value::Text(b"a = 1"))]),
+                _ => Vec::new(),
+            };
+            assert!(check_binding(kind, b"1000", &own).is_ok());
+            assert_eq!(check_binding(kind, b"1001", &own).is_err(), weighted);
+            assert_eq!(check_binding(kind, b"a.b", &own).is_err(), weighted);
             let unknown = arguments(&[("x-weight", Value::I8(1))]);
-            assert_eq!(check_binding(kind, b"1", &unknown).is_err(), weighted);
+            let refuses = weighted || kind == ExchangeKind::Filter;
+            assert_eq!(check_binding(kind, b"1", &unknown).is_err(), refuses);
             assert!(check_binding(kind, b"1", b"\xff").is_err());
         }
     }
