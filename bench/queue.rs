@@ -33,11 +33,7 @@ const STEPS: [&str; 8] = [
 ];
 
 fn queue(consumers: u64) -> Queue {
-    let mut queue = Queue::new(Settings {
-        durability: Durability::Durable,
-        messages_max: 0,
-        bytes_max: 0,
-    });
+    let mut queue = Queue::new(Settings::plain(Durability::Durable));
     for key in 1..=consumers {
         // All but the first have no credit: they must cost nothing.
         let messages = if key == 1 { 1_000_000 } else { 0 };

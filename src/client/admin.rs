@@ -1,6 +1,8 @@
 //! Queues, exchanges, bindings and tenants: what they are made from, what is said of them, and the
 //! client's calls that change them. Does not know how requests travel.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ringpost_wire::control::{
     self, BIND_TO_EXCHANGE, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
@@ -87,17 +89,66 @@ impl QueueConfig {
         self
     }
 
+    /// What happens to a publish that passes a limit; refused unless asked otherwise.
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        let word = match overflow {
+            Overflow::Refuse => "reject-publish",
+            Overflow::DropHead => "drop-head",
+        };
+        self.with("x-overflow", word)
+    }
+
+    /// How long a message may wait to be delivered, in whole milliseconds: at least 1, and 49 days at
+    /// most. What a message itself allows holds if it is shorter. It may expire late by a 256th of
+    /// that, and then is dead (see [`QueueConfig::dead_letter`]).
+    pub fn message_ttl(self, ttl: Duration) -> Self {
+        let ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        self.with("x-message-ttl", ms)
+    }
+
+    /// How often a message may come back, by being requeued or because its consumer is gone; the next
+    /// time it is dead. A crash of the broker may count for one.
+    pub fn delivery_limit(self, returns: u32) -> Self {
+        self.with("x-delivery-limit", returns)
+    }
+
+    /// The exchange that dead messages are published to, with their own routing key: those that were
+    /// rejected, have expired, were too many or came back too often. Without one they are dropped.
+    pub fn dead_letter(self, exchange: &str) -> Self {
+        self.with("x-dead-letter-exchange", exchange)
+    }
+
+    /// The routing key of dead messages, instead of their own.
+    pub fn dead_letter_routing_key(self, key: &str) -> Self {
+        self.with("x-dead-letter-routing-key", key)
+    }
+
+    fn with<'v>(mut self, name: &str, value: impl Into<HeaderValue<'v>>) -> Self {
+        self.arguments = self.arguments.with(name, value);
+        self
+    }
+
     /// Puts it into a partition, instead of the one that its name hashes to.
     pub fn partition(mut self, partition: u16) -> Self {
         self.partition = partition;
         self
     }
 
-    /// Further settings, by name.
+    /// Further settings, by name, instead of all that were named before.
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
         self
     }
+}
+
+/// What happens to a publish that passes a limit of its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is refused; ready messages and those delivered and not settled count.
+    Refuse,
+    /// The oldest ready messages make room, and are dead; only ready messages count.
+    DropHead,
 }
 
 /// How an exchange routes.

@@ -112,7 +112,9 @@ mod options;
 mod producer;
 mod stats;
 
-pub use admin::{Binding, DeleteIf, Ensured, ExchangeConfig, ExchangeKind, QueueConfig, Removed};
+pub use admin::{
+    Binding, DeleteIf, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig, Removed,
+};
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
     Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag, PullConsumer,

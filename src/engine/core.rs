@@ -20,7 +20,7 @@ use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
 use crate::data::trace::{NotFollowed, TraceId, Wanted};
 use crate::effect::Buffers;
-use crate::ids::{ConnId, Mono};
+use crate::ids::{Clock, ConnId, Mono};
 use crate::input::{Found, Input};
 use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
 use crate::{Effect, Effects};
@@ -217,7 +217,7 @@ impl Core {
                     else {
                         unreachable!("the stage was just looked at")
                     };
-                    let (flow, topology, held) = boot.finish(effects);
+                    let (flow, topology, held) = boot.finish(self.wall_us, effects);
                     let mut running = Box::new(Running {
                         flow,
                         topology,
@@ -254,6 +254,7 @@ impl Running {
             || !flow.forgetting.is_empty()
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
             || self.topology.wants_turn(flow)
+            || flow.dead.wants_turn()
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -273,10 +274,18 @@ impl Running {
         let last = last.map(|since| since.plus_ms(LEAVE_MS));
         let acks = flow.acks_deadline();
         let traces = flow.tracer.next_deadline();
-        [sweep, gets, journal, hold, compactor, last, acks, traces]
-            .into_iter()
-            .flatten()
-            .min()
+        let expiry = flow.expiring.first().map(|(at, _)| *at);
+        let dead = flow.dead.next_deadline();
+        let (expiry, dead) = match flow.is_shutting_down() {
+            true => (None, None),
+            false => (expiry, dead),
+        };
+        [
+            sweep, gets, journal, hold, compactor, last, acks, traces, expiry, dead,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn step<B: Buffers>(
@@ -288,6 +297,7 @@ impl Running {
         effects: &mut Effects,
     ) {
         self.flow.now = now;
+        self.flow.wall_us = wall_us;
         self.flow.journal.set_now(now);
         match input {
             Input::Opened { conn } => {
@@ -381,7 +391,7 @@ impl Running {
                 &flow.dedup,
                 &flow.queues,
                 acked,
-                moment,
+                (moment, Clock { now, wall_us }),
                 &mut bytes,
             );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
@@ -403,7 +413,9 @@ impl Running {
         // Those that nothing on the disk holds up.
         flow.answer_forwarded(effects);
         flow.retry_reads();
+        flow.wake_expiring();
         flow.dispatch(buffers, effects);
+        flow.publish_dead_letters(buffers, effects);
         flow.finish_gets(effects);
         flow.forward_outgoing(effects);
         flow.press(None);
@@ -882,6 +894,10 @@ impl Running {
                     producer.answered(span, outcome, taken);
                 }
                 flow.dirty(producer);
+            }
+            (Waiter::DeadLetter { key, bytes: sent }, Reply::Published { outcome, bytes, .. }) => {
+                flow.peers[usize::from(from.0)].publish_answered(sent);
+                flow.dead_is_answered(key, bytes, outcome);
             }
             (Waiter::Fence { opening }, Reply::Fenced(known)) => {
                 flow.fenced(opening, known, effects);

@@ -52,6 +52,15 @@ impl Mono {
     }
 }
 
+/// Both clocks at one moment: what turns the time of one into that of the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clock {
+    /// The engine's clock.
+    pub now: Mono,
+    /// Wall clock in µs since 1970.
+    pub wall_us: u64,
+}
+
 /// Where a run record lies: its segment and its byte offset in it, a multiple of 16.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Place {

@@ -130,6 +130,12 @@ mutants! {
     SettleOneMore = "settle-one-more", Mutation;
     /// A consumer gets one message more than its credit.
     CreditOneMore = "credit-one-more", Mutation;
+    /// A message comes back as often as it likes.
+    LimitlessReturns = "limitless-returns", Mutation;
+    /// A reject is confirmed before its dead letter is stored.
+    DeadSettledAtOnce = "dead-settled-at-once", Peer("RabbitMQ: at-most-once dead lettering");
+    /// A dead letter has no name by which a queue knows that it has it.
+    DeadNameless = "dead-nameless", Mutation;
     /// A purge is not recorded.
     PurgeNotRecorded = "purge-not-recorded", Mutation;
     /// Of two blocks for one place in the chain the abandoned one is taken.

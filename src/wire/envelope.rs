@@ -113,6 +113,15 @@ pub fn length_of(bytes: &[u8]) -> Option<usize> {
         .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
 }
 
+/// The time to live, in ms, of the message that starts `bytes`, unchecked but for room to read it; 0 =
+/// none. `None` if fewer than 28 bytes are left.
+#[must_use]
+pub fn ttl_ms_of(bytes: &[u8]) -> Option<u32> {
+    bytes
+        .get(24..28)
+        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
 impl Archived {
     /// Every part inside, in order, not overlapping; reserved bytes zero; limits kept.
     fn check_tail(&self, available: usize) -> Result<(), Code> {

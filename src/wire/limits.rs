@@ -61,6 +61,8 @@ pub const HEARTBEAT_MS_MAX: u32 = 600_000;
 pub const HEARTBEAT_MS_DEFAULT: u32 = 10_000;
 /// Longest reason text in an error or close body, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
+/// Producers are named below this; from here on the names are the broker's own (P-30).
+pub const PRODUCER_BROKER_MIN: u64 = 0xffff_ffff_0000_0000;
 
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(ALIGN));
 const _: () = assert!(ENVELOPE_BYTES.is_multiple_of(ALIGN) && ENVELOPE_BYTES <= ENVELOPE_BYTES_MAX);

@@ -608,7 +608,10 @@ impl Bench {
         let (first, _) = log.positions();
         let position = random.between(first, ready);
         let volume = log.replay().cut(position, 0, random);
-        self.read(&volume, events, Look::Read)
+        // That start has crashed, too: what it recorded of earlier lives may count for one more.
+        let mut events = events.to_vec();
+        events.push(Event::Crash);
+        self.read(&volume, &events, Look::Read)
     }
 }
 

@@ -231,6 +231,7 @@ struct Counter(u64);
 impl Replay for Counter {
     fn checkpoint(&mut self, _state: &[u8]) {}
 
+    fn block(&mut self, _wall_us: u64) {}
     fn index(&mut self, entry: &RunEntry, _place: Place) {
         black_box(entry);
     }

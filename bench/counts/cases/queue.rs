@@ -64,11 +64,7 @@ struct Steps {
 
 impl Steps {
     fn new(measured: Step, run: u32) -> Self {
-        let mut queue = Queue::new(Settings {
-            durability: Durability::Durable,
-            messages_max: 0,
-            bytes_max: 0,
-        });
+        let mut queue = Queue::new(Settings::plain(Durability::Durable));
         let credit = Credit {
             messages: 1_000_000,
             bytes: 0,

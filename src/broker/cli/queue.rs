@@ -1,9 +1,11 @@
 //! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
 //! one by one.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use ringpost_client::admin::{Durability, QueueInfo};
-use ringpost_client::{ByteSize, DeleteIf, QueueConfig};
+use ringpost_client::{ByteSize, DeleteIf, Overflow, QueueConfig};
 use serde::Serialize;
 
 use super::Failure;
@@ -15,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringpost queue ensure orders
   ringpost queue declare ticks --volatile --messages-max 100000
+  ringpost queue ensure orders --delivery-limit 5 --dead-letter '' --dead-letter-key orders-dead
   ringpost queue list --json
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
@@ -69,12 +72,29 @@ struct Settings {
     /// Keep it in memory only: gone after a restart, with its messages
     #[arg(long)]
     volatile: bool,
-    /// Most messages, 0 for no limit; beyond it publishes are refused [default: 0]
+    /// Most messages, 0 for no limit; beyond it see --overflow [default: 0]
     #[arg(long, value_name = "count")]
     messages_max: Option<u64>,
     /// Most bytes of messages, such as 10GiB, 0 for no limit [default: 0]
     #[arg(long, value_name = "size", value_parser = size)]
     bytes_max: Option<u64>,
+    /// What makes room when a limit is passed: `refuse` the publish, or `drop-head` drops the oldest
+    /// messages
+    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head"])]
+    overflow: Option<String>,
+    /// How long a message may wait to be delivered, such as 30s
+    #[arg(long, value_name = "time", value_parser = link::span)]
+    message_ttl: Option<Duration>,
+    /// How often a message may come back before it is dead
+    #[arg(long, value_name = "count")]
+    delivery_limit: Option<u32>,
+    /// Exchange for messages that are rejected, expire, are too many or come back too often; empty for
+    /// the default one [default: drop them]
+    #[arg(long, value_name = "exchange")]
+    dead_letter: Option<String>,
+    /// Routing key of those, instead of their own
+    #[arg(long, value_name = "key", requires = "dead_letter")]
+    dead_letter_key: Option<String>,
     /// Put it into this partition [default: the one its name hashes to]
     #[arg(long, value_name = "number")]
     partition: Option<u16>,
@@ -97,6 +117,23 @@ impl Settings {
         }
         if let Some(bytes) = self.bytes_max {
             config = config.bytes_max(ByteSize::new(bytes));
+        }
+        match self.overflow.as_deref() {
+            Some("drop-head") => config = config.overflow(Overflow::DropHead),
+            Some(_) => config = config.overflow(Overflow::Refuse),
+            None => {}
+        }
+        if let Some(ttl) = self.message_ttl {
+            config = config.message_ttl(ttl);
+        }
+        if let Some(limit) = self.delivery_limit {
+            config = config.delivery_limit(limit);
+        }
+        if let Some(exchange) = &self.dead_letter {
+            config = config.dead_letter(exchange);
+        }
+        if let Some(key) = &self.dead_letter_key {
+            config = config.dead_letter_routing_key(key);
         }
         if let Some(partition) = self.partition {
             config = config.partition(partition);

@@ -94,7 +94,8 @@ impl Inner {
                 phase: Phase::Waiting,
                 is_listed: false,
                 channel: 0,
-                producer: options::random(),
+                // The highest names are the broker's own (P-30).
+                producer: options::random() >> 1,
                 epoch: 0,
                 opened: None,
                 flushes: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId};
 
 use crate::config::{CoreConfig, META};
-use crate::control::catalog::{self, Catalog};
+use crate::control::catalog::Catalog;
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::topology::{Topology, queue_state};
@@ -45,6 +45,8 @@ pub struct Boot {
     /// What other cores said before this one runs.
     held: VecDeque<(CoreId, MeshMessage)>,
     now: Mono,
+    /// What the wall clock showed when the journal was written last, in µs since 1970; 0 = never.
+    last_wall_us: u64,
 }
 
 impl Boot {
@@ -61,6 +63,7 @@ impl Boot {
             catalog: None,
             held: VecDeque::new(),
             now,
+            last_wall_us: 0,
         }
     }
 
@@ -157,7 +160,8 @@ impl Boot {
                 else {
                     unreachable!("the stage was just looked at")
                 };
-                let (mut journal, _) = recovery.finish(effects);
+                let (mut journal, report) = recovery.finish(effects);
+                self.last_wall_us = report.wall_us;
                 if let Some(reason) = self.refusal(journal.damages()) {
                     effects.push(content_failure(reason));
                     return;
@@ -213,6 +217,7 @@ impl Boot {
     #[must_use]
     pub fn finish(
         self,
+        wall_us: u64,
         effects: &mut Effects,
     ) -> (Flow, Topology, VecDeque<(CoreId, MeshMessage)>) {
         let Self {
@@ -224,6 +229,7 @@ impl Boot {
             catalog,
             held,
             now,
+            last_wall_us,
         } = self;
         let Stage::Opening(journal) = stage else {
             unreachable!("only a core that is ready is finished")
@@ -238,10 +244,11 @@ impl Boot {
         let volatile = Volatile::new(config.limits.volatile_buffers as usize);
         let mut flow = Flow::new(config, now, router, *journal, volatile);
         flow.dedup = dedup;
+        let past = Past::new(now, wall_us, last_wall_us, effects);
         for declared in catalog.all_queues() {
             let mut state = queue_state(declared);
             if let Some(replay) = queues.remove(&declared.id) {
-                restore_queue(&mut state, replay, declared, effects);
+                restore_queue(&mut state, replay, &past, effects);
             }
             if damaged.contains(&state.partition) && state.durable {
                 refuse_queue(&mut state, "its partition has lost records", effects);
@@ -260,12 +267,52 @@ impl Boot {
     }
 }
 
+/// What the wall clock of earlier lives is to the engine's clock of this one (rulings 19).
+struct Past {
+    now_ms: i64,
+    wall_ms: i64,
+}
+
+/// A step of the wall clock since the last life that is not believed to be time that has passed.
+const CLOCK_JUMP_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+
+impl Past {
+    fn new(now: Mono, wall_us: u64, last_wall_us: u64, effects: &mut Effects) -> Self {
+        let mut wall_ms = wall_us / 1_000;
+        let last_ms = last_wall_us / 1_000;
+        if last_ms > 0 && wall_ms.saturating_sub(last_ms) > CLOCK_JUMP_MAX_MS {
+            let days = (wall_ms - last_ms) / (24 * 60 * 60 * 1_000);
+            let text = format!(
+                "the wall clock is {days} days ahead of what was written last: that time does not \
+                 count for messages that expire"
+            );
+            effects.push(Effect::Report {
+                severity: Severity::Warning,
+                text,
+            });
+            wall_ms = last_ms;
+        }
+        Self {
+            now_ms: (now.0 / 1_000_000) as i64,
+            wall_ms: wall_ms as i64,
+        }
+    }
+
+    /// A message that arrived then, by the wall clock; one of the future has just arrived.
+    fn to_engine(&self, wall_ms: i64) -> i64 {
+        let age = self.wall_ms.saturating_sub(wall_ms).max(0);
+        self.now_ms - age
+    }
+}
+
 fn restore_queue(
     state: &mut QueueState,
-    replay: queue::Replay,
-    declared: &catalog::Queue,
+    mut replay: queue::Replay,
+    past: &Past,
     effects: &mut Effects,
 ) {
+    let settings = *state.queue.settings();
+    let arrivals = replay.take_arrivals();
     state.queue = match replay.finish() {
         Ok(queue) => queue,
         Err(replay) => {
@@ -279,9 +326,10 @@ fn restore_queue(
         }
     };
     state.queue.hold_restored();
+    state.queue.set(settings);
     state
         .queue
-        .set_limits(declared.messages_max, declared.bytes_max);
+        .restore_arrivals(&arrivals, |wall_ms| past.to_engine(wall_ms));
 }
 
 const fn content_failure(reason: String) -> Effect {

@@ -13,6 +13,7 @@
 
 pub mod change;
 pub mod plan;
+pub mod settings;
 pub mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};

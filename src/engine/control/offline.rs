@@ -23,7 +23,7 @@ use crate::data::flow::Queues;
 use crate::data::journal::{Config, Damage, Fetch, Journal, Located, RunHead};
 use crate::data::queue::{self, LiveRun, Ranges, SequenceRange};
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
-use crate::ids::{BufferId, Mono, Place, SlotId};
+use crate::ids::{BufferId, Clock, Mono, Place, SlotId};
 use crate::input::{FileReply, IoFault, SlotHead};
 
 mod unreadable;
@@ -407,10 +407,11 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
                 damage.partition.0
             ));
         }
-        for (id, replay) in std::mem::take(&mut source.queues) {
+        for (id, mut replay) in std::mem::take(&mut source.queues) {
             let Some(declared) = catalog.queue(id) else {
                 continue;
             };
+            let arrivals = replay.take_arrivals();
             let restored = replay
                 .finish()
                 .map_err(|_| format!("queue {} has a damaged range; repair it first", id.0))?;
@@ -420,14 +421,22 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
                 copy(&mut source, target, id, declared.partition, &run)?;
             }
             let mut moved = queue_state(declared);
+            let settings = *moved.queue.settings();
             moved.queue = restored;
+            moved.queue.set(settings);
+            // By the wall clock, as it is written again.
+            moved.queue.restore_arrivals(&arrivals, |wall_ms| wall_ms);
             queues[usize::from(core.0)].insert(moved);
         }
     }
     for (core, (target, queues)) in targets.iter_mut().zip(&queues).enumerate() {
         let mut bytes = Vec::new();
         let catalog = (CoreId(core as u16) == crate::config::META).then_some(&catalog);
-        let (acked, moment) = (std::iter::empty(), state::Moment::Last);
+        let clock = Clock {
+            now: Mono(0),
+            wall_us: 0,
+        };
+        let (acked, moment) = (std::iter::empty(), (state::Moment::Last, clock));
         state::encode(catalog, &target.dedup, queues, acked, moment, &mut bytes);
         checkpoint::begin(
             &mut target.journal,

@@ -57,6 +57,8 @@ pub trait Replay {
     fn index(&mut self, entry: &RunEntry, place: Place);
     /// A run was appended. Some of its messages may be damaged: `locate` refuses those.
     fn run(&mut self, head: &RecordHead, messages: &[u8], place: Place);
+    /// What is said next was written when the wall clock showed this.
+    fn block(&mut self, wall_us: u64);
     /// A piece of a large message was appended; its number is the head's count.
     fn fragment(&mut self, head: &RecordHead, body: &[u8], place: Place);
     /// Messages, or a piece, lie here now; only those that are still live move (rulings 12).
@@ -1195,6 +1197,7 @@ impl Recovery {
             self.report.padding_dirty_count += 1;
         }
         self.bytes_since += u64::from(header.bytes());
+        replay.block(header.wall_us);
         let bytes = self.held_bytes(header.offset, buffers);
         let mut ranges: Vec<PartitionRange> = Vec::new();
         self.prev_partitions = 0;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ringpost_wire::control::Durability;
 use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence};
-use ringpost_wire::{FragmentHead, padded};
+use ringpost_wire::{FragmentHead, Messages, envelope, padded};
 
 use crate::control::catalog::{Catalog, Change};
 use crate::control::recovery::pieces::Pieces;
@@ -15,7 +15,7 @@ use crate::data::journal::Damage;
 use crate::data::journal::record::{Kind, PARTITION_META, RecordHead, u64_at};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
-use crate::data::queue::{self, Marking, Settings};
+use crate::data::queue::{self, Arrival, Marking, Settings};
 use crate::ids::Place;
 
 /// What was found so far of a large message.
@@ -24,6 +24,8 @@ struct Large {
     pieces: Pieces<Place>,
     /// Producer, epoch and sequence, if a record said so.
     origin: Option<(ProducerId, u32, u64)>,
+    /// When it came, and how long it may live.
+    arrival: Option<Arrival>,
 }
 
 /// Whether changes of the topology are lost from the journal that has it. Without them the messages
@@ -47,6 +49,8 @@ pub struct Restore {
     topology_faults: Vec<String>,
     /// Somebody gave up topology changes that were lost.
     topology_loss_accepted: bool,
+    /// Wall clock of the block that is replayed, in ms since 1970.
+    wall_ms: i64,
 }
 
 /// Numbers skipped for topology changes that are lost from a place on, as far as anybody knows: more
@@ -65,6 +69,7 @@ impl Restore {
             contradictions: Vec::new(),
             topology_faults: Vec::new(),
             topology_loss_accepted: false,
+            wall_ms: 0,
         }
     }
 
@@ -84,13 +89,9 @@ impl Restore {
     }
 
     fn queue(&mut self, id: QueueId) -> &mut queue::Replay {
-        self.queues.entry(id).or_insert_with(|| {
-            queue::Replay::new(Settings {
-                durability: Durability::Durable,
-                messages_max: 0,
-                bytes_max: 0,
-            })
-        })
+        self.queues
+            .entry(id)
+            .or_insert_with(|| queue::Replay::new(Settings::plain(Durability::Durable)))
     }
 
     fn note<E: std::fmt::Debug>(&mut self, what: &str, queue: QueueId, result: Result<(), E>) {
@@ -136,6 +137,9 @@ impl Restore {
             if let Some((producer, epoch, number)) = large.origin {
                 self.dedup.store(producer, epoch, queue, (number, number));
             }
+            if let Some(arrival) = large.arrival {
+                self.queue(queue).arrived_alone(arrival);
+            }
             let bytes = padded(pieces.message_bytes() as usize) as u32;
             let places: Vec<Place> = pieces.into_found().collect();
             let result = self
@@ -148,6 +152,10 @@ impl Restore {
 }
 
 impl recovery::Replay for Restore {
+    fn block(&mut self, wall_us: u64) {
+        self.wall_ms = (wall_us / 1_000) as i64;
+    }
+
     fn checkpoint(&mut self, bytes: &[u8]) {
         let Some(state) = state::decode(bytes) else {
             self.contradictions
@@ -170,11 +178,7 @@ impl recovery::Replay for Restore {
             }
         }
         for (id, bytes) in state.queues {
-            let settings = Settings {
-                durability: Durability::Durable,
-                messages_max: 0,
-                bytes_max: 0,
-            };
+            let settings = Settings::plain(Durability::Durable);
             match queue::Replay::decode(settings, bytes) {
                 Ok(replay) => {
                     self.queues.insert(QueueId(id), replay);
@@ -220,6 +224,17 @@ impl recovery::Replay for Restore {
             Marking::Plain,
         );
         self.note("a run", head.queue, result);
+        let wall_ms = self.wall_ms;
+        let replay = self.queue(head.queue);
+        let mut sequence = head.queue_sequence;
+        for message in Messages::new(messages) {
+            replay.arrived(Arrival {
+                first: sequence,
+                wall_ms,
+                ttl_ms: message.map_or(0, |message| message.envelope.ttl_ms()),
+            });
+            sequence = sequence.plus(1);
+        }
         let first = head.producer_sequence.0;
         let last = first + u64::from(head.count).saturating_sub(1);
         if !crate::mutant!(DedupForgottenAtRestart) {
@@ -236,8 +251,18 @@ impl recovery::Replay for Restore {
         if self.moved_piece(head, body, place) {
             let key = (head.queue, head.queue_sequence);
             let origin = (head.producer, head.producer_epoch, head.producer_sequence.0);
+            let wall_ms = self.wall_ms;
             if let Some(large) = self.larges.get_mut(&key) {
                 large.origin = Some(origin);
+                if head.count == 0
+                    && let Ok((_, piece)) = FragmentHead::split(body)
+                {
+                    large.arrival = Some(Arrival {
+                        first: head.queue_sequence,
+                        wall_ms,
+                        ttl_ms: envelope::open(piece).map_or(0, |message| message.ttl_ms()),
+                    });
+                }
             }
         }
     }

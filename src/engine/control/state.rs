@@ -15,6 +15,7 @@ use crate::control::catalog::Catalog;
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
 use crate::data::queue::SequenceRange;
+use crate::ids::Clock;
 
 const VERSION: u32 = 2;
 
@@ -34,7 +35,7 @@ pub fn encode(
     dedup: &Dedup,
     queues: &Queues,
     acked: impl Iterator<Item = (QueueId, SequenceRange)>,
-    moment: Moment,
+    (moment, clock): (Moment, Clock),
     out: &mut Vec<u8>,
 ) {
     let mut acked_of: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
@@ -57,8 +58,8 @@ pub fn encode(
         bytes.clear();
         let acked = acked_of.get(&state.id).map_or(&[][..], Vec::as_slice);
         match moment {
-            Moment::Running => state.queue.encode_state(acked, &mut bytes),
-            Moment::Last => state.queue.encode_last_state(acked, &mut bytes),
+            Moment::Running => state.queue.encode_state(clock, acked, &mut bytes),
+            Moment::Last => state.queue.encode_last_state(clock, acked, &mut bytes),
         }
         put_bytes(out, &bytes);
     }
@@ -118,17 +119,22 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Mono;
 
     #[test]
     fn a_state_survives_and_every_cut_is_seen() {
         let catalog = Catalog::new(4);
+        let clock = Clock {
+            now: Mono(0),
+            wall_us: 0,
+        };
         let mut bytes = Vec::new();
         encode(
             Some(&catalog),
             &Dedup::default(),
             &Queues::default(),
             std::iter::empty(),
-            Moment::Running,
+            (Moment::Running, clock),
             &mut bytes,
         );
         let state = decode(&bytes).expect("it was just written");

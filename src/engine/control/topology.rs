@@ -22,11 +22,11 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 use crate::Effects;
 use crate::config::META;
 use crate::control::catalog::plan::Refusal;
+use crate::control::catalog::settings::settings_of;
 use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
 use crate::control::listing::{LISTS_MAX, Listings};
 use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState, Waiter};
-use crate::data::queue::Settings;
 use crate::effect::Buffers;
 use crate::ids::ConnId;
 use crate::mesh::{ChangeRequest, Changed, NOTE_BYTES, QueueFigures, Reply, Request};
@@ -1007,10 +1007,9 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
 /// An empty queue as it was declared.
 #[must_use]
 pub fn queue_state(queue: &catalog::Queue) -> QueueState {
-    let settings = Settings {
-        durability: queue.durability,
-        messages_max: queue.messages_max,
-        bytes_max: queue.bytes_max,
-    };
-    QueueState::new(queue.id, queue.tenant, queue.partition, settings)
+    let settings = settings_of(queue);
+    let mut state = QueueState::new(queue.id, queue.tenant, queue.partition, settings.queue);
+    state.name = queue.name.clone();
+    state.dead_letter = settings.dead_letter.map(Box::new);
+    state
 }

@@ -104,6 +104,11 @@ enum Origin {
         /// Where the first message came from, and when, if that is known.
         arrival: Option<Arrival>,
     },
+    /// The broker itself: a dead letter.
+    Broker {
+        /// Its key.
+        key: u64,
+    },
 }
 
 /// A publish that is being copied into queues of this core.
@@ -332,6 +337,32 @@ impl Flow {
             "one publish is under way at a time"
         );
         self.underway = Some(underway);
+    }
+
+    /// Begins to copy what the broker itself publishes: one message, or the bodies of a large one's
+    /// fragment frames with its bytes. [`Flow::dead_is_placed`] hears of it.
+    pub(super) fn begin_broker_publish(
+        &mut self,
+        key: u64,
+        (producer, epoch, first): (ProducerId, u32, u64),
+        queues: Vec<QueueId>,
+        (bytes, large): (Vec<u8>, Option<u32>),
+    ) {
+        self.begin(Underway {
+            origin: Origin::Broker { key },
+            producer,
+            epoch,
+            first,
+            count: 1,
+            large,
+            bytes,
+            queues,
+            at: 0,
+            done: Done::default(),
+            places: Vec::new(),
+            block: 0,
+            stored: 0,
+        });
     }
 
     /// Keeps the rest of a frame until there is room for it.
@@ -1076,7 +1107,7 @@ impl Flow {
     }
 
     /// Copies what is under way on into its queues, until it must stop or all have it.
-    fn advance<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
+    pub(super) fn advance<B: Buffers>(&mut self, buffers: &mut B, effects: &mut Effects) {
         let Some(mut underway) = self.underway.take() else {
             return;
         };
@@ -1201,6 +1232,12 @@ impl Flow {
         let state = self.queues.get_mut(queue).expect("it was just looked at");
         let bytes = padded(message_bytes as usize) as u32;
         let places = std::mem::take(&mut underway.places);
+        let ttl_ms = envelope::ttl_ms_of(&underway.bytes[FragmentHead::BYTES..]);
+        if let Some(ttl_ms) = ttl_ms
+            && (ttl_ms > 0 || state.queue.expires_all() || state.queue.expires())
+        {
+            state.queue.arrived(head.queue_sequence, self.now, ttl_ms);
+        }
         state
             .queue
             .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
@@ -1257,6 +1294,9 @@ impl Flow {
                     };
                     self.forward_large(rest, bytes, outcome, effects);
                 }
+            }
+            Origin::Broker { key } => {
+                self.dead_is_placed(key, underway.bytes, underway.block, outcome);
             }
             Origin::Core {
                 from, id, refused, ..
@@ -1394,7 +1434,10 @@ fn prefix_bytes(messages: &[u8], count: u32) -> usize {
 }
 
 /// The queues of this core among targets, and those of each other core.
-fn by_core(targets: &[Target], here: CoreId) -> (Vec<QueueId>, Vec<(CoreId, Vec<QueueId>)>) {
+pub(super) fn by_core(
+    targets: &[Target],
+    here: CoreId,
+) -> (Vec<QueueId>, Vec<(CoreId, Vec<QueueId>)>) {
     let mut local = Vec::new();
     let mut others: Vec<(CoreId, Vec<QueueId>)> = Vec::new();
     for target in targets {

@@ -44,6 +44,8 @@ const WINDOWS_AHEAD: usize = 4;
 const WINDOWS_AHEAD_ALONE: usize = 8;
 /// Bytes one turn may deliver before the loop looks at its inputs again.
 const DISPATCH_BYTES_PER_TURN: usize = 1024 * 1024;
+/// Messages that one turn lets die at the head of a queue.
+const SWEEP_MESSAGES_MAX: u64 = 64 * 1024;
 /// Acks of so many messages are written however short they have waited.
 const SETTLING_MESSAGES_MAX: u64 = 64 * 1024;
 
@@ -528,11 +530,12 @@ impl Flow {
             //= P-47
             let gone = state
                 .queue
-                .remove_consumer(ConsumerKey(key))
+                .remove_consumer(ConsumerKey(key), &mut state.settled)
                 .unwrap_or_default();
             self.tracer.consumer_gone(key, self.now);
             self.stats.returned += gone.messages;
             if gone.messages > 0 {
+                self.note_settled(queue, 0);
                 self.note_counts(queue);
             }
         }
@@ -843,7 +846,9 @@ impl Flow {
         }
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             sink.unconfirmed += 1;
-            self.settle_asks.push((key, sequence));
+            // What was rejected must survive as well: where it goes now, or not at all.
+            let dead = state.queue.died();
+            self.settle_asks.push((key, sequence, dead));
         }
         self.note_settled(queue, messages);
         if outcome == Outcome::Requeue {
@@ -854,7 +859,9 @@ impl Flow {
         }
         // A queue that keeps up has nothing to give for the room that it got.
         let state = self.queues.get(queue);
-        if state.is_some_and(|state| state.queue.has_deliverable()) {
+        if state
+            .is_some_and(|state| state.queue.has_deliverable() || state.queue.dead_waiting() > 0)
+        {
             self.wake(queue);
         }
         if let Err(code) = verdict {
@@ -1062,18 +1069,22 @@ impl Flow {
         self.settling = settling;
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
-        asks.retain(|(key, sequence)| {
-            let (key, sequence) = (*key, *sequence);
+        asks.retain(|(key, sequence, dead)| {
+            let (key, sequence, dead) = (*key, *sequence, *dead);
             let state = self.sinks.get(key);
             let state = state.and_then(|sink| self.queues.get(sink.queue));
             let durable = state.is_some_and(|state| state.durable);
             // What the journal had no room for is in no block yet, and tried again.
             let is_left = state.is_some_and(|state| state.settling);
+            let is_dying = state.is_some_and(|state| !state.queue.are_dead_done(dead));
             if durable && self.failed && !crate::mutant!(SettledAfterFailure) {
                 // It is in no journal, and its consumer has ended.
                 return false;
             }
             if durable && is_left && !crate::mutant!(SettledWithoutRoom) {
+                return true;
+            }
+            if is_dying && !crate::mutant!(DeadSettledAtOnce) {
                 return true;
             }
             // A requeue of what was never recorded waits for nothing.
@@ -1223,6 +1234,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
+        self.sweep_queue(queue, buffers, effects);
         loop {
             let Some(state) = self.queues.get_mut(queue) else {
                 return;
@@ -1250,6 +1262,64 @@ impl Flow {
             }
         }
         self.raise_mark(queue, buffers, effects);
+        // The head that expires next is another one now.
+        if self
+            .queues
+            .get(queue)
+            .is_some_and(|state| state.queue.expires())
+        {
+            self.sweep_queue(queue, buffers, effects);
+        }
+    }
+
+    /// Lets ready messages of a queue die that must, puts dead ones on their way, and notes when the queue
+    /// is to be looked at next because of that.
+    fn sweep_queue<B: Buffers>(&mut self, queue: QueueId, buffers: &mut B, effects: &mut Effects) {
+        let Some(state) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let down = self.shut_down.is_some();
+        if state.damaged || down || (self.failed && state.durable) {
+            return;
+        }
+        if state.queue.may_die() {
+            state.queue.set_now(self.now);
+            let died = state
+                .queue
+                .sweep_head(SWEEP_MESSAGES_MAX, &mut state.settled);
+            // The others are in line already; what is due and cannot go now is woken by what it waits for.
+            let at = state.queue.next_expiry().filter(|at| *at > self.now);
+            if at != state.expires_at {
+                if let Some(before) = state.expires_at.take() {
+                    self.expiring.remove(&(before, queue));
+                }
+                self.expiring.extend(at.map(|at| (at, queue)));
+                state.expires_at = at;
+            }
+            if died > 0 {
+                self.note_settled(queue, died);
+            }
+            if died == SWEEP_MESSAGES_MAX {
+                self.wake(queue);
+            }
+        }
+        let state = self.queues.get(queue).expect("it was just looked at");
+        if state.queue.dead_waiting() > 0 {
+            self.begin_dead_letters(queue, buffers, effects);
+        }
+    }
+
+    /// Wakes the queues of which a message expires now.
+    pub(crate) fn wake_expiring(&mut self) {
+        while let Some((at, queue)) = self.expiring.first().copied()
+            && at <= self.now
+        {
+            self.expiring.pop_first();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.expires_at = None;
+            }
+            self.wake(queue);
+        }
     }
 
     /// Writes the record that lets a queue deliver further (rulings 15).
@@ -1292,7 +1362,7 @@ impl Flow {
     }
 
     /// Where a record is in memory: its buffer and the range of its body there.
-    fn locate<B: Buffers>(
+    pub(super) fn locate<B: Buffers>(
         &mut self,
         queue: QueueId,
         durable: bool,
@@ -1755,7 +1825,7 @@ impl Flow {
     }
 
     /// A record is not what was written: the queue refuses service (rulings 10).
-    fn damaged(
+    pub(super) fn damaged(
         &mut self,
         queue: QueueId,
         place: Place,

@@ -18,7 +18,7 @@ use ringpost_wire::control::{
     Body, Level, PRODUCER_DOWNGRADE, ProducerOpen, ProducerOpened, write_failure,
 };
 use ringpost_wire::ids::{CoreId, ProducerId};
-use ringpost_wire::{Code, FrameHeader, FrameKind};
+use ringpost_wire::{Code, FrameHeader, FrameKind, limits};
 
 use crate::Effects;
 use crate::data::dedup::Known;
@@ -60,8 +60,9 @@ impl Flow {
         let full = count >= self.config.limits.producers_max as usize;
         let refusal = if open.flags & !PRODUCER_DOWNGRADE != 0 {
             Some((Code::SettingInvalid, "a flag of the producer is not known"))
-        } else if open.producer == 0 {
-            Some((Code::SettingInvalid, "a producer's name is not 0"))
+        } else if open.producer == 0 || open.producer >= limits::PRODUCER_BROKER_MIN {
+            let reason = "a producer's name is neither 0 nor one of the broker's own";
+            Some((Code::SettingInvalid, reason))
         } else if full {
             let reason = "this core has as many producers as its limit allows";
             Some((Code::LimitReached, reason))

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ringpost_wire::control::{Durability, write_failure};
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
-use ringpost_wire::{Code, FrameHeader, FrameKind};
+use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
+use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -42,6 +43,8 @@ const STALLED_MS: u64 = 10_000;
 pub struct QueueState {
     /// Its number.
     pub id: QueueId,
+    /// Its name.
+    pub name: Box<[u8]>,
     /// Its tenant.
     pub tenant: TenantId,
     /// Its partition.
@@ -76,6 +79,10 @@ pub struct QueueState {
     pub spread_at: u32,
     /// Since when messages that were not delivered yet may be.
     pub ready_since: Entries,
+    /// Where its dead messages go.
+    pub dead_letter: Option<Box<DeadLetterTo>>,
+    /// When it wants to be looked at because a message expires.
+    pub expires_at: Option<Mono>,
 }
 
 impl QueueState {
@@ -84,6 +91,7 @@ impl QueueState {
     pub fn new(id: QueueId, tenant: TenantId, partition: PartitionId, settings: Settings) -> Self {
         Self {
             id,
+            name: Box::default(),
             tenant,
             partition,
             durable: settings.durability == Durability::Durable,
@@ -101,6 +109,8 @@ impl QueueState {
             ahead: ReadAhead::default(),
             spread_at: 0,
             ready_since: Entries::default(),
+            dead_letter: None,
+            expires_at: None,
         }
     }
 }
@@ -133,13 +143,41 @@ impl QueueState {
     }
 
     /// Messages from `first` on were appended to its journal.
-    pub(crate) fn took(&mut self, first: QueueSequence, count: u32, bytes: u32, to: Appended) {
+    pub(crate) fn took(
+        &mut self,
+        first: QueueSequence,
+        count: u32,
+        messages: &[u8],
+        to: Appended,
+        now: Mono,
+    ) {
+        let bytes = messages.len() as u32;
+        self.note_arrivals(first, messages, now);
         match to {
             Appended::New(place) => {
                 self.queue
                     .push_run(first, count, bytes, place, Marking::Plain);
             }
             Appended::Merged => self.queue.extend_last(count, bytes),
+        }
+    }
+
+    /// Notes when messages came, if any of them expires.
+    fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
+        let is_noted =
+            |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
+        let (mut at, mut sequence) = (0, first);
+        let mut before = None;
+        while at < messages.len() {
+            let ttl_ms = envelope::ttl_ms_of(&messages[at..]).expect("it was checked");
+            if before != Some(ttl_ms) {
+                before = Some(ttl_ms);
+                if is_noted(ttl_ms, &self.queue) {
+                    self.queue.arrived(sequence, now, ttl_ms);
+                }
+            }
+            at += padded(envelope::length_of(&messages[at..]).expect("it was checked"));
+            sequence = sequence.plus(1);
         }
     }
 }
@@ -384,6 +422,13 @@ pub enum Waiter {
     },
     /// A large message, and the cores that get it after this one.
     Large(Box<LargeRest>),
+    /// A dead letter.
+    DeadLetter {
+        /// Its key among the dead letters.
+        key: u64,
+        /// Bytes that count for what may be on its way.
+        bytes: u64,
+    },
     /// A channel that becomes a consumer.
     Subscribe {
         /// The connection.
@@ -450,6 +495,10 @@ pub struct Stats {
     pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+    /// Messages that died and that their dead-letter exchange has dealt with.
+    pub dead_lettered: u64,
+    /// Of those, the ones that it routed to no queue.
+    pub dead_unroutable: u64,
 }
 
 /// How often each code was said.
@@ -481,6 +530,8 @@ impl Refusals {
 pub struct Flow {
     pub(crate) config: CoreConfig,
     pub(crate) now: Mono,
+    /// The wall clock in µs since 1970: only written down.
+    pub(crate) wall_us: u64,
     pub(crate) sessions: Sessions,
     pub(crate) producers: Slab<Producer>,
     /// The names of producers, with their keys: who is ended by a newer epoch.
@@ -488,6 +539,9 @@ pub struct Flow {
     /// Producers that other cores are asked about.
     pub(crate) openings: Slab<Opening>,
     pub(crate) sinks: Slab<Sink>,
+    /// Messages on their way to dead-letter exchanges.
+    pub(crate) dead_letters: Slab<DeadLetter>,
+    pub(crate) dead: DeadLetters,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) router: Router,
@@ -516,6 +570,7 @@ pub struct Flow {
     pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
+    pub(crate) dead_waits: VecDeque<(u64, u64)>,
     /// Other cores whose consumers wait until a connection of this core has room.
     pub(crate) held_back: Vec<(CoreId, ConnId)>,
     /// Frames for consumers that are being opened.
@@ -555,8 +610,9 @@ pub struct Flow {
     pub(crate) is_settling_urgent: bool,
     /// Volatile queues with something settled.
     pub(crate) forgetting: Vec<QueueId>,
-    /// Settle frames that asked for an answer: consumer, sequence.
-    pub(crate) settle_asks: Vec<(u64, u64)>,
+    /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
+    /// queue must be done with.
+    pub(crate) settle_asks: Vec<(u64, u64, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -567,6 +623,8 @@ pub struct Flow {
     pub(crate) gets_until: BTreeSet<(Mono, u64)>,
     /// Consumers whose gets are to be looked at: time is over, or they got something.
     pub(crate) gets_due: Vec<u64>,
+    /// When queues want to be looked at because a message expires.
+    pub(crate) expiring: BTreeSet<(Mono, QueueId)>,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// A producer got no credit at all, since much is held.
@@ -605,11 +663,14 @@ impl Flow {
         Self {
             config,
             now,
+            wall_us: 0,
             sessions: Sessions::default(),
             producers: Slab::default(),
             names: BTreeSet::new(),
             openings: Slab::default(),
             sinks: Slab::default(),
+            dead_letters: Slab::default(),
+            dead: DeadLetters::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             router,
@@ -630,6 +691,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
+            dead_waits: VecDeque::new(),
             held_back: Vec::new(),
             early: Vec::new(),
             early_bytes: 0,
@@ -655,6 +717,7 @@ impl Flow {
             reading: Vec::new(),
             gets_until: BTreeSet::new(),
             gets_due: Vec::new(),
+            expiring: BTreeSet::new(),
             hungry: false,
             starved: false,
             assembly_bytes: 0,
@@ -911,6 +974,7 @@ impl Flow {
             self.settle_waits.pop_front();
             self.settled(consumer, sequence, effects);
         }
+        self.dead_are_durable(durable);
         self.answer_forwarded(effects);
     }
 
@@ -942,6 +1006,13 @@ impl Flow {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
         self.tracer.deleted(id, self.now);
+        if let Some(at) = self
+            .queues
+            .get_mut(id)
+            .and_then(|state| state.expires_at.take())
+        {
+            self.expiring.remove(&(at, id));
+        }
         let state = self.queues.remove(id).expect("it was just looked at");
         let counters = state.queue.counters();
         if state.durable {
@@ -955,7 +1026,7 @@ impl Flow {
                 volatile.drop_live(Place { segment, offset: 0 }, count, effects);
             });
         }
-        counters.ready + counters.unacked
+        counters.ready + counters.unacked + counters.dead
     }
 
     /// Drops the ready messages of a queue of this core. Returns how many.
@@ -1202,6 +1273,7 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
+        self.dead_waits.clear();
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }
@@ -1212,7 +1284,7 @@ fn figures(state: &QueueState) -> QueueFigures {
     QueueFigures {
         queue: state.id,
         ready: counters.ready,
-        unacked: counters.unacked,
+        unacked: counters.unacked + counters.dead,
         bytes: counters.bytes,
         published: counters.published,
         settled: counters.settled,
@@ -1227,11 +1299,7 @@ mod tests {
 
     #[test]
     fn queues_that_are_gone_cost_nothing() {
-        let settings = Settings {
-            durability: Durability::Volatile,
-            messages_max: 0,
-            bytes_max: 0,
-        };
+        let settings = Settings::plain(Durability::Volatile);
         let queue =
             |number| QueueState::new(QueueId(number), TenantId(1), PartitionId(0), settings);
         let mut queues = Queues::default();

@@ -594,7 +594,7 @@ impl Flow {
                     .append_run(buffers, effects, &head, count, bytes)
             };
             match outcome {
-                Ok(to) => state.took(head.queue_sequence, count, bytes.len() as u32, to),
+                Ok(to) => state.took(head.queue_sequence, count, bytes, to, self.now),
                 Err(reason) => {
                     put.stop = Some(Stop::of(reason));
                     break;

@@ -18,6 +18,9 @@
 //! - *returned*: delivered and given back; offered again before anything fresh, in order of sequence.
 //!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
 //!   recovery also what may have been delivered before; those lie ahead of the cursor.
+//! - *dead*: rejected, expired, too many or returned too often, in a queue that has a dead-letter
+//!   exchange: never delivered again, and done with when that exchange's queues have it. A queue
+//!   without one settles such a message at once.
 //! - *pending*: done with in memory, never delivered again; the ack record is on its way.
 //! - *settled*: the ack record is durable; the message's segment may lose it.
 //!
@@ -28,7 +31,9 @@
 //! bytes, decides how many messages fit, and says [`Queue::take`]. Nothing allocates per message.
 
 mod chunks;
+mod dead;
 mod dispatch;
+mod expiry;
 mod index;
 mod marks;
 mod replay;
@@ -38,8 +43,10 @@ mod settled;
 mod tests;
 mod unacked;
 
-use crate::ids::{Place, SegmentIdx};
+use crate::ids::{Mono, Place, SegmentIdx};
+use dead::{Dead, Dying};
 use dispatch::Consumers;
+use expiry::Expiry;
 use index::{Pieces, Run, RunIndex};
 use marks::Marks;
 use returned::{PendingCounts, Returned, ReturnedSet};
@@ -48,11 +55,13 @@ use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::limits::padded;
 use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
+use unacked::Delivery;
 
+pub use dead::{DeadOffer, Death};
 pub use dispatch::{AckMode, CONSUMERS_MAX, ConsumerKey, Credit, Sharing, TURN_MESSAGES_MAX};
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
-pub use replay::{Replay, StateFault};
+pub use replay::{Arrival, Replay, StateFault};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 
@@ -65,7 +74,44 @@ pub struct Settings {
     pub messages_max: u64,
     /// Most padded bytes of those; 0 = no limit.
     pub bytes_max: u64,
+    /// What happens to a publish that passes a limit.
+    pub overflow: Overflow,
+    /// How long a message may wait to be delivered, in ms; 0 = any time.
+    pub ttl_ms: u32,
+    /// How often a message may come back; the next time it is dead.
+    pub returns_max: Option<u32>,
+    /// Whether it has a dead-letter exchange.
+    pub has_dead_letters: bool,
 }
+
+impl Settings {
+    /// A queue that was asked for nothing but this.
+    #[must_use]
+    pub const fn plain(durability: Durability) -> Self {
+        Self {
+            durability,
+            messages_max: 0,
+            bytes_max: 0,
+            overflow: Overflow::Refuse,
+            ttl_ms: 0,
+            returns_max: None,
+            has_dead_letters: false,
+        }
+    }
+}
+
+/// What happens to a publish that passes a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overflow {
+    /// It is refused; what is ready and what is delivered counts.
+    Refuse,
+    /// The oldest ready messages make room; only what is ready counts.
+    DropHead,
+}
+
+/// Most dead messages of a queue on their way to its dead-letter exchange. While there are so many its
+/// head waits, and a queue that drops its head refuses publishes.
+pub const DEAD_MAX: u64 = 65_536;
 
 /// What a queue holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,8 +120,10 @@ pub struct Counters {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
-    /// Padded bytes of both. After a restart an estimate (in proportion, for records that were
-    /// partly settled) until the queue is empty.
+    /// Messages on their way to the dead-letter exchange.
+    pub dead: u64,
+    /// Padded bytes of all those. An estimate, until the queue is empty, after a restart (in proportion,
+    /// for records that were partly settled) and where ready messages were dropped or expired.
     pub bytes: u64,
     /// Messages ever put into the queue.
     pub published: u64,
@@ -83,6 +131,8 @@ pub struct Counters {
     pub settled: u64,
     /// Consumers.
     pub consumers: u32,
+    /// Messages that died since the start, by [`Death`]: rejected, expired, too many, returned too often.
+    pub deaths: [u64; 4],
 }
 
 /// What happens to settled deliveries.
@@ -92,7 +142,7 @@ pub enum Outcome {
     Ack,
     /// Back to the original place.
     Requeue,
-    /// Done with; the caller dead-letters it where the queue has a target.
+    /// Dead: done with, or on its way to the dead-letter exchange.
     Reject,
 }
 
@@ -223,6 +273,88 @@ struct LastRecord {
     marking: Marking,
 }
 
+/// What is next in order.
+#[derive(Clone, Copy)]
+struct Head {
+    first: u64,
+    last: u64,
+    /// Of messages that came back, their span; `None`: they are fresh.
+    returned: Option<Returned>,
+}
+
+/// Messages that died.
+#[derive(Clone, Copy, Default)]
+struct Buried {
+    messages: u64,
+    /// Of those, the ones that are done with.
+    dropped: u64,
+    /// Their padded bytes.
+    dropped_bytes: u64,
+}
+
+/// Where deliveries go that are not delivered again.
+struct Grave<'a> {
+    dead: &'a mut Dead,
+    counts: &'a mut PendingCounts,
+    out: &'a mut Ranges,
+    has_dead_letters: bool,
+    returns_max: Option<u32>,
+    buried: Buried,
+}
+
+impl<'a> Grave<'a> {
+    fn new(
+        settings: Settings,
+        dead: &'a mut Dead,
+        counts: &'a mut PendingCounts,
+        out: &'a mut Ranges,
+    ) -> Self {
+        Self {
+            dead,
+            counts,
+            out,
+            has_dead_letters: settings.has_dead_letters,
+            returns_max: settings.returns_max,
+            buried: Buried::default(),
+        }
+    }
+
+    /// Takes a delivery that came back if it did so too often.
+    fn takes_returned(&mut self, delivery: &Delivery) -> bool {
+        let is_over = self
+            .returns_max
+            .is_some_and(|max| delivery.earlier >= max && !crate::mutant!(LimitlessReturns));
+        if is_over {
+            self.bury(delivery, Death::DeliveryLimit);
+        }
+        is_over
+    }
+
+    fn bury(&mut self, delivery: &Delivery, death: Death) {
+        self.buried.messages += 1;
+        if self.has_dead_letters {
+            let dying = Dying {
+                death,
+                deliveries: delivery.earlier.saturating_add(1),
+                bytes: delivery.bytes,
+            };
+            self.dead.wait(delivery.sequence, dying);
+            return;
+        }
+        self.buried.dropped += 1;
+        self.buried.dropped_bytes += u64::from(delivery.bytes);
+        if delivery.earlier > 0 {
+            self.counts
+                .insert(Returned::new(delivery.sequence, 1, delivery.earlier));
+        }
+        push_range(self.out, delivery.sequence, delivery.sequence);
+    }
+
+    fn done(self) -> Buried {
+        self.buried
+    }
+}
+
 /// One queue's state. See the module's text.
 pub struct Queue {
     settings: Settings,
@@ -234,6 +366,11 @@ pub struct Queue {
     returned: ReturnedSet,
     /// Delivery counts of pending messages, for the checkpoint.
     pending_counts: PendingCounts,
+    dead: Dead,
+    deaths: [u64; 4],
+    expiry: Expiry,
+    /// What the expiry goes by, in ms.
+    now: expiry::Ms,
     marks: Marks,
     /// Sequence of the next message to be published.
     next: u64,
@@ -245,6 +382,7 @@ pub struct Queue {
     fresh_run: Option<Run>,
     fresh_walked: Option<Walked>,
     returned_walked: Option<Walked>,
+    dead_walked: Option<Walked>,
     last_record: Option<LastRecord>,
     ready: u64,
     unacked: u64,
@@ -267,6 +405,10 @@ impl Queue {
             consumers: Consumers::new(),
             returned: ReturnedSet::new(),
             pending_counts: PendingCounts::new(),
+            dead: Dead::new(),
+            deaths: [0; 4],
+            expiry: Expiry::new(settings.ttl_ms),
+            now: 0,
             marks: match settings.durability {
                 Durability::Durable => Marks::durable_queue(),
                 Durability::Volatile => Marks::volatile_queue(),
@@ -277,6 +419,7 @@ impl Queue {
             fresh_run: None,
             fresh_walked: None,
             returned_walked: None,
+            dead_walked: None,
             last_record: None,
             ready: 0,
             unacked: 0,
@@ -293,10 +436,12 @@ impl Queue {
         Counters {
             ready: self.ready,
             unacked: self.unacked,
+            dead: self.dead.count(),
             bytes: self.bytes,
             published,
-            settled: published - self.ready - self.unacked,
+            settled: published - self.ready - self.unacked - self.dead.count(),
             consumers: self.consumers.len() as u32,
+            deaths: self.deaths,
         }
     }
 
@@ -306,10 +451,19 @@ impl Queue {
         &self.settings
     }
 
-    /// Changes the limits; what is there stays.
-    pub fn set_limits(&mut self, messages_max: u64, bytes_max: u64) {
-        self.settings.messages_max = messages_max;
-        self.settings.bytes_max = bytes_max;
+    /// What it is to be from now on; what is there stays.
+    ///
+    /// # Panics
+    /// If the durability changes.
+    pub fn set(&mut self, settings: Settings) {
+        assert!(settings.durability == self.settings.durability);
+        self.expiry.set_queue_ttl(settings.ttl_ms);
+        self.settings = settings;
+    }
+
+    /// The engine's clock, before the queue is asked what is to be delivered or has expired.
+    pub fn set_now(&mut self, now: Mono) {
+        self.now = ms_of(now);
     }
 
     /// Sequence that the next message will have.
@@ -323,11 +477,14 @@ impl Queue {
     /// Whether so many messages and padded bytes more would pass a limit.
     #[must_use]
     pub fn would_overflow(&self, count: u32, bytes: u64) -> bool {
+        if self.settings.overflow == Overflow::DropHead {
+            return self.dead.count() >= DEAD_MAX && self.is_limited();
+        }
         let unacked = match crate::mutant!(LimitWithoutUnacked) {
             true => 0,
             false => self.unacked,
         };
-        let messages = self.ready + unacked + u64::from(count);
+        let messages = self.ready + unacked + self.dead.count() + u64::from(count);
         let bytes = self.bytes + bytes;
         (self.settings.messages_max > 0 && messages > self.settings.messages_max)
             || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
@@ -474,6 +631,7 @@ impl Queue {
         self.cursor = self.cursor.min(self.next);
         self.marks.abandon_from(sequence.0);
         self.pending_counts.truncate_from(sequence.0);
+        self.expiry.truncate_from(sequence.0);
         self.fresh_run = None;
         self.last_record = None;
         self.clear_estimate();
@@ -531,15 +689,20 @@ impl Queue {
         self.consumers.add(key, credit, mode, sharing)
     }
 
-    /// Removes a consumer; what it holds returns to the queue. `None` if there is no such consumer.
-    pub fn remove_consumer(&mut self, key: ConsumerKey) -> Option<Settled> {
+    /// Removes a consumer; what it holds returns to the queue, and what has returned too often is dead:
+    /// settled messages go to `out`, as ranges for the ack record. `None` if there is no such consumer.
+    pub fn remove_consumer(&mut self, key: ConsumerKey, out: &mut Ranges) -> Option<Settled> {
         let mut consumer = self.consumers.remove(key)?;
         let mut gone = Settled::default();
         let mut spans = Spans::new();
         let hold = self.settings.durability == Durability::Durable;
+        let mut grave = Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
         consumer.unacked.drain(|delivery| {
             gone.messages += 1;
             gone.bytes += u64::from(delivery.bytes);
+            if grave.takes_returned(&delivery) {
+                return;
+            }
             if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
                 give_back(&mut self.returned, span, hold);
             }
@@ -547,10 +710,20 @@ impl Queue {
         if let Some(span) = spans.finish() {
             give_back(&mut self.returned, span, hold);
         }
+        let buried = grave.done();
         self.unacked -= gone.messages;
         self.unacked_bytes -= gone.bytes;
-        self.ready += gone.messages;
+        self.ready += gone.messages - buried.messages;
+        self.bury(Death::DeliveryLimit, buried);
         Some(gone)
+    }
+
+    /// So many messages died; those that do not wait for the dead-letter exchange are done with.
+    fn bury(&mut self, death: Death, buried: Buried) {
+        self.deaths[death as usize] += buried.messages;
+        self.pending += buried.dropped;
+        self.bytes = self.bytes.saturating_sub(buried.dropped_bytes);
+        self.clear_estimate();
     }
 
     /// The keys of all consumers, in order.
@@ -628,6 +801,24 @@ impl Queue {
             return None;
         }
         let (slot, turn) = self.consumers.turn(waiting)?;
+        let head = self.head(self.marks.durable(), fresh_end)?;
+        let mut last = head.last;
+        if !self.expiry.is_idle() {
+            if self.expiry.is_over(head.first, self.now) {
+                // It makes way first: see [`Queue::sweep_head`].
+                return None;
+            }
+            last = self.expiry.alike_upto(head.first, last, self.now);
+        }
+        Some(match head.returned {
+            Some(span) => self.offer_returned(slot, turn, span, last),
+            None => self.offer_fresh(slot, turn, last),
+        })
+    }
+
+    /// What is next in order, if it may go: returned messages up to `returned_end` and fresh ones up to
+    /// `fresh_end` may.
+    fn head(&mut self, returned_end: u64, fresh_end: u64) -> Option<Head> {
         self.skip_settled();
         // What came back goes first, so nothing passes a message that waits for its count.
         let held = self.returned.held_first();
@@ -637,15 +828,26 @@ impl Queue {
                 if span.first <= self.cursor
                     && !(crate::mutant!(RequeueToTheEnd) && self.cursor <= fresh_end) =>
             {
-                let end = held
-                    .map_or(u64::MAX, |held| held - 1)
-                    .min(self.marks.durable());
-                (span.first <= end).then(|| self.offer_returned(slot, turn, span, end))
+                let end = held.map_or(u64::MAX, |held| held - 1).min(returned_end);
+                (span.first <= end).then(|| Head {
+                    first: span.first,
+                    last: span.last().min(end),
+                    returned: Some(span),
+                })
             }
             _ if held.is_some() => None,
             before => {
-                let end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
-                (self.cursor <= end).then(|| self.offer_fresh(slot, turn, end))
+                let mut end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
+                if self.settled.ceiling() >= self.cursor
+                    && let Some((first, _)) = self.settled.stretch_from(self.cursor)
+                {
+                    end = end.min(first - 1);
+                }
+                (self.cursor <= end).then_some(Head {
+                    first: self.cursor,
+                    last: end,
+                    returned: None,
+                })
             }
         }
     }
@@ -670,12 +872,7 @@ impl Queue {
                 run
             }
         };
-        let mut last = end.min(run.last());
-        if self.settled.ceiling() >= self.cursor
-            && let Some((first, _)) = self.settled.stretch_from(self.cursor)
-        {
-            last = last.min(first - 1);
-        }
+        let last = end.min(run.last());
         self.offer(slot, turn, run, self.cursor, last, self.fresh_walked)
     }
 
@@ -706,17 +903,29 @@ impl Queue {
         walked: Option<Walked>,
     ) -> Offer {
         let consumer = self.consumers.get(slot);
+        let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
+        Offer {
+            key: consumer.key,
+            messages_max: count.min(turn).min(consumer.room()),
+            bytes_room: consumer.bytes_room(),
+            any_size: consumer.unacked.len() == 0,
+            slot,
+            ..self.offer_alone(run, first, walked)
+        }
+    }
+
+    /// One message of a run, for no consumer.
+    fn offer_alone(&self, run: Run, first: u64, walked: Option<Walked>) -> Offer {
         let place = run.place();
         let index = run.index_of(first);
         let base = run.base();
         let known = walked.filter(|w| w.place == place && w.base == base && w.index <= index);
-        let count = u32::try_from(last - first + 1).unwrap_or(u32::MAX);
         Offer {
-            key: consumer.key,
+            key: ConsumerKey(u64::MAX),
             first: QueueSequence(first),
-            messages_max: count.min(turn).min(consumer.room()),
-            bytes_room: consumer.bytes_room(),
-            any_size: consumer.unacked.len() == 0,
+            messages_max: 1,
+            bytes_room: u64::MAX,
+            any_size: true,
             delivery_count: 0,
             fragmented: run.is_fragmented(),
             place,
@@ -726,7 +935,7 @@ impl Queue {
             from_offset: known.map_or(0, |walked| walked.offset),
             base,
             source: Source::Fresh,
-            slot,
+            slot: u32::MAX,
         }
     }
 
@@ -852,8 +1061,9 @@ impl Queue {
 
     // Settling.
 
-    /// Settles a consumer's delivery tags; `first` = 0 means every outstanding one up to `last`. Acked
-    /// and rejected messages go to `out`, as ranges for the ack record.
+    /// Settles a consumer's delivery tags; `first` = 0 means every outstanding one up to `last`. Messages
+    /// that are done with go to `out`, as ranges for the ack record: acked ones, and dead ones of a queue
+    /// without a dead-letter exchange.
     ///
     /// # Errors
     /// [`Code::UnknownDelivery`] if a tag of the range is not outstanding or, cumulatively, none is or
@@ -868,8 +1078,19 @@ impl Queue {
         let slot = self.consumers.find(key).ok_or(Code::UnknownDelivery)?;
         let unacked = &mut self.consumers.get_mut(slot).unacked;
         let mut done = Settled::default();
+        let mut buried = (Death::Rejected, Buried::default());
         match outcome {
-            Outcome::Ack | Outcome::Reject => {
+            Outcome::Reject => {
+                let mut grave =
+                    Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
+                unacked.settle(range.first, range.last, |delivery| {
+                    done.messages += 1;
+                    done.bytes += u64::from(delivery.bytes);
+                    grave.bury(&delivery, Death::Rejected);
+                })?;
+                buried.1 = grave.done();
+            }
+            Outcome::Ack => {
                 let (mut first, mut last) = (1, 0);
                 let counts = &mut self.pending_counts;
                 unacked.settle(range.first, range.last, |delivery| {
@@ -892,9 +1113,14 @@ impl Queue {
                 let mut spans = Spans::new();
                 let returned = &mut self.returned;
                 let hold = self.settings.durability == Durability::Durable;
+                let mut grave =
+                    Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
                 unacked.settle(range.first, range.last, |delivery| {
                     done.messages += 1;
                     done.bytes += u64::from(delivery.bytes);
+                    if grave.takes_returned(&delivery) {
+                        return;
+                    }
                     if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
                         give_back(returned, span, hold);
                     }
@@ -902,13 +1128,14 @@ impl Queue {
                 if let Some(span) = spans.finish() {
                     give_back(returned, span, hold);
                 }
-                self.ready += done.messages;
+                buried = (Death::DeliveryLimit, grave.done());
+                self.ready += done.messages - buried.1.messages;
             }
         }
         self.unacked -= done.messages;
         self.unacked_bytes -= done.bytes;
         self.consumers.gave_back(slot, done.bytes);
-        self.clear_estimate();
+        self.bury(buried.0, buried.1);
         Ok(done)
     }
 
@@ -956,13 +1183,19 @@ impl Queue {
             self.pending_counts.remove(first, last);
             self.settled.insert_new(first, last);
         }
+        if !self.expiry.is_idle() {
+            self.expiry.forget(&self.settled);
+            if self.index.run_count() == 0 {
+                self.expiry.clear();
+            }
+        }
     }
 
     /// Drops every ready message; their sequences go to `out`, as ranges for the ack record.
     pub fn purge(&mut self, out: &mut Ranges) -> Settled {
         let gone = Settled {
             messages: self.ready,
-            bytes: self.bytes.saturating_sub(self.unacked_bytes),
+            bytes: self.ready_bytes(),
         };
         let mut count = 0;
         let cursor = self.cursor;
@@ -989,14 +1222,215 @@ impl Queue {
         assert!(count == self.ready);
         self.pending += count;
         self.ready = 0;
-        self.bytes = self.unacked_bytes;
+        self.bytes = self.unacked_bytes + self.dead.bytes();
         self.fresh_run = None;
         gone
     }
 
+    fn ready_bytes(&self) -> u64 {
+        let others = self.unacked_bytes + self.dead.bytes();
+        self.bytes.saturating_sub(others)
+    }
+
+    // Dying.
+
+    /// A message from `first` on, behind all others, arrived and may live `ttl_ms`, 0 = any time; so may those
+    /// that follow.
+    pub fn arrived(&mut self, first: QueueSequence, now: Mono, ttl_ms: u32) {
+        self.expiry.push(first.0, ms_of(now), ttl_ms);
+    }
+
+    /// Whether its messages expire, whatever their producers allow.
+    #[must_use]
+    pub const fn expires_all(&self) -> bool {
+        self.settings.ttl_ms > 0
+    }
+
+    /// Whether a message of it expires at some time.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        !self.expiry.is_idle()
+    }
+
+    /// When the message at the head expires, if nothing happens before.
+    pub fn next_expiry(&mut self) -> Option<Mono> {
+        if self.expiry.is_idle() {
+            return None;
+        }
+        let head = self.head(u64::MAX, self.durable)?;
+        let end = self.expiry.of(head.first)?;
+        Some(Mono(u64::try_from(end + 1).unwrap_or(0) * 1_000_000))
+    }
+
+    /// Whether messages of it may die at the head: it costs nothing to ask.
+    #[must_use]
+    pub fn may_die(&self) -> bool {
+        !self.expiry.is_idle() || self.settings.overflow == Overflow::DropHead
+    }
+
+    /// Lets up to `max` ready messages die from the head on: those that have expired, and as many as
+    /// pass a limit if the queue drops its head. Messages that are done with go to `out`, as ranges
+    /// for the ack record; the others wait for [`Queue::next_dead`]. Returns how many died.
+    pub fn sweep_head(&mut self, max: u64, out: &mut Ranges) -> u64 {
+        let mut swept = 0;
+        while swept < max {
+            let room = match self.settings.has_dead_letters {
+                true => DEAD_MAX.saturating_sub(self.dead.count()),
+                false => u64::MAX,
+            };
+            let Some(head) = self.head(u64::MAX, self.durable) else {
+                break;
+            };
+            let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
+            let (death, last) = if is_over {
+                (Death::Expired, head.last)
+            } else {
+                let behind = head.first + self.excess();
+                (Death::MaxLength, behind.saturating_sub(1).min(head.last))
+            };
+            if last < head.first || room == 0 {
+                break;
+            }
+            let last = match self.expiry.is_idle() {
+                true => last,
+                false => self.expiry.alike_upto(head.first, last, self.now),
+            };
+            let count = last - head.first + 1;
+            let count = count.min(room).min(max - swept);
+            self.kill(&head, count, death, out);
+            swept += count;
+        }
+        swept
+    }
+
+    /// Ready messages beyond what a queue that drops its head may hold.
+    fn excess(&self) -> u64 {
+        let Settings {
+            messages_max,
+            bytes_max,
+            overflow,
+            ..
+        } = self.settings;
+        if overflow != Overflow::DropHead {
+            return 0;
+        }
+        let messages = match messages_max {
+            0 => 0,
+            max => self.ready.saturating_sub(max),
+        };
+        let bytes = self.ready_bytes();
+        if bytes_max == 0 || bytes <= bytes_max {
+            return messages;
+        }
+        let share = u128::from(bytes - bytes_max) * u128::from(self.ready) / u128::from(bytes);
+        messages.max((share as u64).clamp(1, self.ready))
+    }
+
+    /// The first `count` messages of the head die.
+    fn kill(&mut self, head: &Head, count: u64, death: Death, out: &mut Ranges) {
+        let Head { first, .. } = *head;
+        let last = first + count - 1;
+        let bytes = u128::from(self.ready_bytes()) * u128::from(count) / u128::from(self.ready);
+        let bytes = bytes as u64;
+        let deliveries = head.returned.map_or(0, |span| span.deliveries);
+        match head.returned {
+            None => self.cursor += count,
+            Some(_) => {
+                self.returned.take_first(count as u32);
+                self.cursor = self.cursor.max(last + 1);
+            }
+        }
+        self.ready -= count;
+        let mut dropped = Buried {
+            messages: count,
+            ..Buried::default()
+        };
+        if self.settings.has_dead_letters {
+            let dying = Dying {
+                death,
+                deliveries,
+                bytes: (bytes / count) as u32,
+            };
+            (first..=last).for_each(|sequence| self.dead.wait(sequence, dying));
+        } else {
+            push_range(out, first, last);
+            if deliveries > 0 {
+                let span = Returned::new(first, count as u32, deliveries);
+                self.pending_counts.insert(span);
+            }
+            dropped.dropped = count;
+            dropped.dropped_bytes = bytes;
+        }
+        self.bury(death, dropped);
+    }
+
+    /// How many messages ever went to the dead-letter exchange, or are to.
+    #[must_use]
+    pub const fn died(&self) -> u64 {
+        self.dead.died()
+    }
+
+    /// Whether the first `count` of those are done with.
+    #[must_use]
+    pub fn are_dead_done(&self, count: u64) -> bool {
+        self.dead.are_done(count)
+    }
+
+    /// Dead messages that wait for the dead-letter exchange.
+    #[must_use]
+    pub fn dead_waiting(&self) -> u64 {
+        self.dead.waiting()
+    }
+
+    /// The dead message whose turn is next. The same again until it is begun.
+    pub fn next_dead(&mut self) -> Option<DeadOffer> {
+        let (sequence, dying) = self.dead.next()?;
+        let run = self.index.find(sequence).expect("a dead message has a run");
+        let offer = self.offer_alone(run, sequence, self.dead_walked);
+        Some(DeadOffer {
+            offer: Offer {
+                delivery_count: dying.deliveries,
+                ..offer
+            },
+            death: dying.death,
+        })
+    }
+
+    /// It is on its way: it lies at `at` in its record's body, with so many padded bytes.
+    ///
+    /// # Panics
+    /// If it does not wait.
+    pub fn begin_dead(&mut self, dead: &DeadOffer, at: u32, bytes: u32) {
+        self.dead.begin(dead.sequence().0, bytes);
+        let end = at.checked_add(bytes).filter(|_| !dead.offer.fragmented);
+        self.dead_walked = end.map(|offset| Walked {
+            place: dead.offer.place,
+            base: dead.offer.base,
+            index: dead.offer.index + 1,
+            offset,
+        });
+    }
+
+    /// A dead message is done with: others have it, or it is dropped. It goes to `out`, for the ack record.
+    /// Whether it was on its way.
+    pub fn dead_is_done(&mut self, sequence: QueueSequence, out: &mut Ranges) -> bool {
+        let Some(dying) = self.dead.done(sequence.0) else {
+            return false;
+        };
+        if dying.deliveries > 0 {
+            let span = Returned::new(sequence.0, 1, dying.deliveries);
+            self.pending_counts.insert(span);
+        }
+        push_range(out, sequence.0, sequence.0);
+        self.pending += 1;
+        self.bytes = self.bytes.saturating_sub(u64::from(dying.bytes));
+        self.clear_estimate();
+        true
+    }
+
     /// Without messages there are no bytes, whatever a restart has estimated.
     fn clear_estimate(&mut self) {
-        if self.ready + self.unacked == 0 {
+        if self.ready + self.unacked + self.dead.count() == 0 {
             self.bytes = 0;
         }
     }
@@ -1119,7 +1553,15 @@ impl Queue {
         assert!(self.durable < self.next && self.cursor <= self.next);
         assert!(self.settled.ceiling() < self.next);
         let live: u64 = self.index.iter().map(|run| run.live()).sum();
-        assert_eq!(live, self.ready + self.unacked + self.pending);
+        assert_eq!(
+            live,
+            self.ready + self.unacked + self.dead.count() + self.pending
+        );
+        self.dead.invariants();
+        self.expiry.invariants();
+        for (sequence, _) in self.dead.iter() {
+            assert!(sequence < self.cursor && self.is_live(QueueSequence(sequence)));
+        }
         assert_eq!(live, self.next - 1 - self.dead());
         let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
         assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
@@ -1194,6 +1636,10 @@ fn give_back(returned: &mut ReturnedSet, span: Returned, hold: bool) {
     } else {
         returned.insert(span);
     }
+}
+
+fn ms_of(now: Mono) -> expiry::Ms {
+    (now.0 / 1_000_000) as expiry::Ms
 }
 
 /// Adds `first..=last` unless it is empty.

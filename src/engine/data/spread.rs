@@ -371,7 +371,7 @@ impl Flow {
                 .append_scattered(buffers, effects, &head, count, &spread.run, &spread.note)
         };
         let to = appended.map_err(Stop::of)?;
-        state.took(head.queue_sequence, count, spread.run.len() as u32, to);
+        state.took(head.queue_sequence, count, &spread.run, to, self.now);
         if self.tracer.is_armed() {
             let sequences = &spread.sequences;
             self.trace_appended(&head, &spread.run, |idx| sequences[idx]);

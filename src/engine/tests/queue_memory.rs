@@ -12,11 +12,7 @@ use ringpost_wire::SettleRange;
 use ringpost_wire::control::Durability;
 use ringpost_wire::ids::QueueSequence;
 
-const DURABLE: Settings = Settings {
-    durability: Durability::Durable,
-    messages_max: 0,
-    bytes_max: 0,
-};
+const DURABLE: Settings = Settings::plain(Durability::Durable);
 
 fn place(number: u64) -> Place {
     Place {

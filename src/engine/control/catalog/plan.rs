@@ -9,6 +9,7 @@ use ringpost_wire::control::{
 use ringpost_wire::ids::{ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
+use super::settings::QueueSettings;
 use super::{
     BINDINGS_MAX, Binding, Catalog, Change, EXCHANGES_MAX, End, Exchange, PREDECLARED, QUEUES_MAX,
     Queue, TENANT_DEFAULT, TENANTS_MAX, Target, Tenant,
@@ -147,7 +148,9 @@ impl Catalog {
                 .ok_or_else(|| no_queue(asked.name));
         }
         let durability = check_durability(asked.durability)?;
-        check_arguments(headers::check_table(asked.arguments))?;
+        let limits = (asked.messages_max, asked.bytes_max);
+        let settings = QueueSettings::read(durability, limits, asked.arguments);
+        check_arguments(settings.map(|_| ()))?;
         let by_name = asked.partition == PARTITION_BY_NAME;
         if !by_name && asked.partition >= self.partitions {
             let reason = format!(

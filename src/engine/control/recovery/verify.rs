@@ -327,6 +327,7 @@ struct Nobody;
 
 impl Replay for Nobody {
     fn checkpoint(&mut self, _state: &[u8]) {}
+    fn block(&mut self, _wall_us: u64) {}
     fn index(&mut self, _entry: &RunEntry, _place: Place) {}
     fn run(&mut self, _head: &RecordHead, _messages: &[u8], _place: Place) {}
     fn fragment(&mut self, _head: &RecordHead, _body: &[u8], _place: Place) {}

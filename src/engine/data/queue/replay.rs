@@ -4,22 +4,37 @@
 //! State, all integers little-endian u64 unless said otherwise:
 //!
 //! ```text
-//! version u32 = 1 | zero u32 | next | floor | mark | span count | range count |
-//! spans: first, last | ranges: first, last, deliveries u32, zero u32
+//! version u32 = 2 | zero u32 | next | floor | mark | span count | range count | arrival count |
+//! spans: first, last | ranges: first, last, deliveries u32, zero u32 |
+//! arrivals: first, wall clock in ms, time to live in ms (0 = what the queue allows)
 //! ```
 
 use std::collections::BTreeMap;
 
+use super::expiry::Span;
 use super::index::{Pieces, Run};
 use super::returned::{CountRange, DELIVERIES_MAX, Returned};
 use super::settled::SettledSet;
 use super::settled::{Ranges, SequenceRange};
-use super::{Marking, Place, Queue, QueueSequence, SegmentIdx, Settings, push_range};
+use super::{Marking, Place, Queue, QueueSequence, SegmentIdx, Settings, ms_of, push_range};
+use crate::ids::Clock;
 
-const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 8 + 5 * 8;
+const VERSION: u32 = 2;
+const HEAD_BYTES: usize = 8 + 6 * 8;
 const SPAN_BYTES: usize = 16;
 const COUNT_BYTES: usize = 24;
+const ARRIVAL_BYTES: usize = 24;
+
+/// When messages from a first one on arrived, and how long they may live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// The first message.
+    pub first: QueueSequence,
+    /// When the last of them arrived: wall clock in ms since 1970.
+    pub wall_ms: i64,
+    /// What their producers allowed, 0 = any time.
+    pub ttl_ms: u32,
+}
 
 /// Why bytes or records are no state of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,29 +63,31 @@ pub struct Replay {
     mark: u64,
     /// Delivery counts by first sequence; ranges do not overlap.
     counts: BTreeMap<u64, Deliveries>,
+    /// In order of sequence.
+    arrivals: Vec<Arrival>,
 }
 
 impl Queue {
     /// Appends the state for a checkpoint: what [`Replay::decode`] reads. Runs are not in it, nor how
     /// far they go. `acked` are the ranges whose ack record is appended and not yet known durable:
     /// the checkpoint becomes valid only when it is, and replay starts behind it.
-    pub fn encode_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
-        self.encode(self.marks.asked(), acked, out);
+    pub fn encode_state(&self, clock: Clock, acked: &[SequenceRange], out: &mut Vec<u8>) {
+        self.encode(self.marks.asked(), clock, acked, out);
     }
 
     /// The same when nothing is delivered any more, in a checkpoint behind the last record: what
     /// nobody holds was delivered as often as was counted, and needs no mark. Acks that got no record
     /// are lost, and what they were for was delivered once more than was counted.
-    pub fn encode_last_state(&self, acked: &[SequenceRange], out: &mut Vec<u8>) {
+    pub fn encode_last_state(&self, clock: Clock, acked: &[SequenceRange], out: &mut Vec<u8>) {
         let recorded: u64 = acked.iter().map(SequenceRange::count).sum();
         if self.unacked == 0 && self.pending == recorded {
-            self.encode(0, acked, out);
+            self.encode(0, clock, acked, out);
         } else {
-            self.encode_state(acked, out);
+            self.encode_state(clock, acked, out);
         }
     }
 
-    fn encode(&self, mark: u64, acked: &[SequenceRange], out: &mut Vec<u8>) {
+    fn encode(&self, mark: u64, clock: Clock, acked: &[SequenceRange], out: &mut Vec<u8>) {
         let mut settled = SettledSet::new();
         if self.settled.floor() > 0 {
             settled.insert_new(1, self.settled.floor());
@@ -94,6 +111,10 @@ impl Queue {
                 add(delivery.sequence, delivery.sequence, delivery.earlier);
             }
         }
+        // What died was delivered as often as that says; nobody holds it.
+        for (sequence, dying) in self.dead.iter().filter(|(_, dying)| dying.deliveries > 0) {
+            add(sequence, sequence, dying.deliveries);
+        }
         counts.sort_unstable();
         counts.dedup_by(|after, before| {
             let joins = before.range.last.0 + 1 == after.range.first.0
@@ -112,6 +133,7 @@ impl Queue {
         number(mark);
         number(settled.span_count() as u64);
         number(counts.len() as u64);
+        number(self.expiry.len() as u64);
         for (first, last) in settled.spans() {
             number(first);
             number(last);
@@ -121,6 +143,30 @@ impl Queue {
             number(count.range.last.0);
             number(u64::from(count.deliveries));
         }
+        let ahead = (clock.wall_us / 1_000) as i64 - ms_of(clock.now);
+        for span in self.expiry.iter() {
+            number(span.first);
+            number((span.arrived + ahead) as u64);
+            number(u64::from(span.ttl_ms));
+        }
+    }
+
+    /// After a recovery: when the messages arrived, and what time that is to the engine.
+    pub fn restore_arrivals(
+        &mut self,
+        arrivals: &[Arrival],
+        mut to_engine: impl FnMut(i64) -> i64,
+    ) {
+        // What was not durable when that was written is not there.
+        let known = |arrival: &&Arrival| arrival.first.0 < self.next;
+        for arrival in arrivals.iter().take_while(known) {
+            self.expiry.restore(Span {
+                first: arrival.first.0,
+                arrived: to_engine(arrival.wall_ms),
+                ttl_ms: arrival.ttl_ms,
+            });
+        }
+        self.expiry.forget(&self.settled);
     }
 }
 
@@ -132,7 +178,51 @@ impl Replay {
             queue: Queue::new(settings),
             mark: 0,
             counts: BTreeMap::new(),
+            arrivals: Vec::new(),
         }
+    }
+
+    /// Messages from `first` on arrived then. What is said of messages that were spoken of before is
+    /// not taken again.
+    pub fn arrived(&mut self, arrival: Arrival) {
+        match self.arrivals.last() {
+            Some(last) if last.first >= arrival.first => {}
+            Some(last) if last.ttl_ms == arrival.ttl_ms && last.wall_ms == arrival.wall_ms => {}
+            _ => self.arrivals.push(arrival),
+        }
+    }
+
+    /// One message arrived then; others behind it may have been spoken of.
+    pub fn arrived_alone(&mut self, arrival: Arrival) {
+        let at = self
+            .arrivals
+            .partition_point(|known| known.first <= arrival.first);
+        let before = at.checked_sub(1).map(|before| self.arrivals[before]);
+        if before.is_some_and(|before| before.first == arrival.first) {
+            return;
+        }
+        let behind = arrival.first.plus(1);
+        let is_next_known = self
+            .arrivals
+            .get(at)
+            .is_some_and(|next| next.first == behind);
+        self.arrivals.insert(at, arrival);
+        if !is_next_known {
+            let next = Arrival {
+                first: behind,
+                ..before.unwrap_or(Arrival {
+                    ttl_ms: 0,
+                    ..arrival
+                })
+            };
+            self.arrivals.insert(at + 1, next);
+        }
+    }
+
+    /// When the messages arrived, for [`Queue::restore_arrivals`] behind [`Replay::finish`].
+    #[must_use]
+    pub fn take_arrivals(&mut self) -> Vec<Arrival> {
+        std::mem::take(&mut self.arrivals)
     }
 
     /// Recovery from a checkpoint's state. Takes memory in proportion to `bytes`, whatever they say.
@@ -147,9 +237,11 @@ impl Replay {
         if version != u64::from(VERSION) {
             return Err(StateFault::Version(version as u32));
         }
-        let [next, floor, mark, spans, counts] = [8, 16, 24, 32, 40].map(|at| u64_at(head, at));
-        let needed =
-            u128::from(spans) * SPAN_BYTES as u128 + u128::from(counts) * COUNT_BYTES as u128;
+        let [next, floor, mark, spans, counts, arrivals] =
+            [8, 16, 24, 32, 40, 48].map(|at| u64_at(head, at));
+        let needed = u128::from(spans) * SPAN_BYTES as u128
+            + u128::from(counts) * COUNT_BYTES as u128
+            + u128::from(arrivals) * ARRIVAL_BYTES as u128;
         if needed != rest.len() as u128 {
             return Err(StateFault::Length);
         }
@@ -186,6 +278,24 @@ impl Replay {
             let count = count as u32;
             replay.counts.insert(first, Deliveries { last, count });
             (below, rest) = (last, after);
+        }
+        let mut below = None;
+        for _ in 0..arrivals {
+            let (entry, after) = rest.split_at(ARRIVAL_BYTES);
+            let (first, wall_ms, ttl_ms) = (u64_at(entry, 0), u64_at(entry, 8), u64_at(entry, 16));
+            if below.is_some_and(|below| first <= below) {
+                return Err(StateFault::Ranges);
+            }
+            let numbers = (i64::try_from(wall_ms), u32::try_from(ttl_ms));
+            let (Ok(wall_ms), Ok(ttl_ms)) = numbers else {
+                return Err(StateFault::Number);
+            };
+            replay.arrivals.push(Arrival {
+                first: QueueSequence(first),
+                wall_ms,
+                ttl_ms,
+            });
+            (below, rest) = (Some(first), after);
         }
         Ok(replay)
     }
@@ -436,6 +546,7 @@ impl Replay {
             mut queue,
             mark,
             counts,
+            arrivals: _,
         } = self;
         queue.durable = queue.next - 1;
         queue.cursor = queue.settled.floor() + 1;

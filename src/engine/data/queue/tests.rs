@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
+use crate::ids::Clock;
 
 /// A small generator of random numbers: the same seed gives the same test.
 struct Random(u64);
@@ -31,6 +32,9 @@ enum State {
     /// Came back; its count is not durable yet.
     Held,
     Returned,
+    /// Waits for the dead-letter exchange, or is on its way.
+    Dead,
+    Dying,
     Pending,
     Settled,
 }
@@ -49,6 +53,8 @@ struct Message {
     index: u32,
     offset: u32,
     pieces: Vec<Place>,
+    arrived: i64,
+    ttl_ms: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +103,9 @@ struct Model {
     /// The bytes counter is exact.
     exact: bool,
     live_by_segment: BTreeMap<u32, i64>,
+    /// Both clocks, in ms.
+    now: i64,
+    deaths: [u64; 4],
     coverage: BTreeSet<&'static str>,
 }
 
@@ -117,10 +126,22 @@ impl Model {
         } else {
             Durability::Volatile
         };
+        let is_plain = random.chance(50);
+        let mut some = |percent: u64, below: u64| match !is_plain && random.chance(percent) {
+            true => Some(random.below(below) as u32),
+            false => None,
+        };
         let settings = Settings {
-            durability,
+            overflow: match some(40, 1) {
+                Some(_) => Overflow::DropHead,
+                None => Overflow::Refuse,
+            },
+            // Shorter than what may make a message expire late.
+            ttl_ms: some(40, 200).map_or(0, |ms| ms + 1),
+            returns_max: some(50, 3),
+            has_dead_letters: some(60, 1).is_some(),
             messages_max: 20 + random.below(300),
-            bytes_max: 0,
+            ..Settings::plain(durability)
         };
         Self {
             random,
@@ -145,6 +166,8 @@ impl Model {
             place_last: 0,
             exact: true,
             live_by_segment: BTreeMap::new(),
+            now: 1_000,
+            deaths: [0; 4],
             coverage: BTreeSet::new(),
         }
     }
@@ -167,12 +190,42 @@ impl Model {
 
     fn held_messages(&self) -> u64 {
         let counters = self.queue.counters();
-        counters.ready + counters.unacked
+        counters.ready + counters.unacked + counters.dead
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(self.now as u64 * 1_000_000)
+    }
+
+    fn clock(&self) -> Clock {
+        Clock {
+            now: self.mono(),
+            wall_us: self.now as u64 * 1_000,
+        }
+    }
+
+    /// When a message expires.
+    fn end(&self, message: &Message) -> Option<i64> {
+        let limits = [self.settings.ttl_ms, message.ttl_ms];
+        let limit = limits.into_iter().filter(|ms| *ms > 0).min()?;
+        Some(message.arrived + i64::from(limit))
+    }
+
+    fn is_over(&self, message: &Message) -> bool {
+        self.end(message).is_some_and(|end| end < self.now)
     }
 
     fn add_message(&mut self, bytes: u32, place: Place, index: u32, offset: u32, pieces: &[Place]) {
         let sequence = self.messages.last_key_value().map_or(0, |(s, _)| *s) + 1;
+        let ttl_ms = match self.random.chance(10) {
+            true => 1 + self.random.below(200) as u32,
+            false => 0,
+        };
+        let now = self.mono();
+        self.queue.arrived(QueueSequence(sequence), now, ttl_ms);
         let message = Message {
+            arrived: self.now,
+            ttl_ms,
             state: State::Fresh,
             bytes,
             deliveries: 0,
@@ -202,7 +255,8 @@ impl Model {
 
     fn push(&mut self) {
         let count = 1 + self.random.below(8) as u32;
-        let overflow = self.held_messages() + u64::from(count) > self.settings.messages_max;
+        let overflow = self.settings.overflow == Overflow::Refuse
+            && self.held_messages() + u64::from(count) > self.settings.messages_max;
         assert_eq!(self.queue.would_overflow(count, 0), overflow);
         if overflow {
             self.coverage.insert("full");
@@ -390,12 +444,12 @@ impl Model {
         match self.random.below(7) {
             0 => {
                 let consumer = self.consumers.remove(&key).expect("listed");
-                let gone = self.queue.remove_consumer(name).expect("known");
+                let mut out = Ranges::new();
+                let gone = self.queue.remove_consumer(name, &mut out).expect("known");
                 assert_eq!(gone.messages, consumer.unacked.len() as u64);
-                for sequence in consumer.unacked.values() {
-                    self.came_back(*sequence);
-                }
-                assert_eq!(self.queue.remove_consumer(name), None);
+                let held: Vec<u64> = consumer.unacked.into_values().collect();
+                self.all_came_back(&held, &out);
+                assert_eq!(self.queue.remove_consumer(name, &mut out), None);
             }
             1 => {
                 consumer.credit = credit;
@@ -419,6 +473,159 @@ impl Model {
             _ => {
                 consumer.blocked = false;
                 assert!(self.queue.unblock(name));
+            }
+        }
+    }
+
+    /// Some of them are dead now; those that are done with are in `out`.
+    fn all_came_back(&mut self, held: &[u64], out: &Ranges) {
+        let is_over = |model: &Self, sequence: &u64| {
+            let told = model.messages[sequence].told;
+            model.settings.returns_max.is_some_and(|max| told >= max)
+        };
+        let (over, back): (Vec<u64>, Vec<u64>) =
+            held.iter().partition(|sequence| is_over(self, sequence));
+        back.iter().for_each(|sequence| self.came_back(*sequence));
+        if !over.is_empty() {
+            self.coverage.insert("delivery limit");
+        }
+        self.died(&over, out, Death::DeliveryLimit);
+    }
+
+    /// Messages died; those that are done with are in `out`, in any order.
+    fn died(&mut self, dead: &[u64], out: &Ranges, death: Death) {
+        let (state, expected) = match self.settings.has_dead_letters {
+            true => (State::Dead, BTreeSet::new()),
+            false => (State::Pending, dead.iter().copied().collect()),
+        };
+        assert_eq!(
+            sequences(out).into_iter().collect::<BTreeSet<_>>(),
+            expected
+        );
+        for sequence in dead {
+            self.messages.get_mut(sequence).expect("known").state = state;
+        }
+        self.deaths[death as usize] += dead.len() as u64;
+    }
+
+    /// What goes first: fresh and returned messages that are durable, up to one that waits for its count.
+    fn heads(&self) -> Vec<u64> {
+        let held = |message: &Message| message.state == State::Held;
+        let held = self.messages.iter().find(|(_, message)| held(message));
+        let end = held.map_or(self.durable, |(sequence, _)| sequence - 1);
+        let is_ready = |message: &Message| matches!(message.state, State::Fresh | State::Returned);
+        let all = self.messages.range(..=end);
+        let ready = all.filter(|(_, message)| is_ready(message));
+        let ready: Vec<u64> = ready.map(|(sequence, _)| *sequence).collect();
+        // Nothing fresh passes what waits for its count.
+        match held {
+            Some(_) => ready
+                .into_iter()
+                .filter(|sequence| self.messages[sequence].state == State::Returned)
+                .collect(),
+            None => ready,
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.mono();
+        self.queue.set_now(now);
+        let heads = self.heads();
+        let next = heads
+            .first()
+            .and_then(|head| self.end(&self.messages[head]));
+        if self.random.chance(50) && !self.any_returned() && !self.after_crash() {
+            let told = self.queue.next_expiry();
+            assert_eq!(told, next.map(|end| Mono((end as u64 + 1) * 1_000_000)));
+        }
+        let before = self.queue.counters();
+        let max = 1 + self.random.below(50);
+        let mut out = Ranges::new();
+        let died = self.queue.sweep_head(max, &mut out);
+        let after = self.queue.counters();
+        assert!(died <= max);
+        assert_eq!(before.ready - died, after.ready);
+        let (mut expired, mut dropped) = (Vec::new(), Vec::new());
+        let mut ready = before.ready;
+        for head in heads.iter().take(died as usize) {
+            if self.is_over(&self.messages[head]) {
+                expired.push(*head);
+            } else {
+                assert_eq!(self.settings.overflow, Overflow::DropHead);
+                assert!(ready > self.settings.messages_max);
+                dropped.push(*head);
+            }
+            ready -= 1;
+        }
+        if died < max {
+            let head = heads.get(died as usize).map(|head| &self.messages[head]);
+            assert!(head.is_none_or(|head| !self.is_over(head)));
+            let is_short = self.settings.overflow == Overflow::Refuse
+                || after.ready <= self.settings.messages_max;
+            assert!(is_short || head.is_none());
+        }
+        for (dead, death, mark) in [
+            (expired, Death::Expired, "expired"),
+            (dropped, Death::MaxLength, "dropped"),
+        ] {
+            if dead.is_empty() {
+                continue;
+            }
+            self.coverage.insert(mark);
+            self.exact = false;
+            let own = |sequence: &u64| dead.contains(sequence);
+            let mut part = Ranges::new();
+            for sequence in sequences(&out).into_iter().filter(own) {
+                push_range(&mut part, sequence, sequence);
+            }
+            self.died(&dead, &part, death);
+        }
+    }
+
+    fn after_crash(&self) -> bool {
+        self.messages.values().any(|message| message.crashes > 0)
+    }
+
+    fn bury(&mut self) {
+        for _ in 0..1 + self.random.below(4) {
+            let Some(dead) = self.queue.next_dead() else {
+                let dead = self.messages.values().any(|m| m.state == State::Dead);
+                assert!(!dead, "it is not offered");
+                break;
+            };
+            assert_eq!(self.queue.next_dead(), Some(dead), "the same again");
+            let message = self.messages[&dead.sequence().0].clone();
+            assert_eq!(message.state, State::Dead);
+            let offer = dead.offer;
+            assert_eq!(
+                (offer.place, offer.index, offer.fragmented),
+                (message.place, message.index, !message.pieces.is_empty())
+            );
+            assert!(offer.delivery_count >= message.deliveries);
+            let at = match offer.fragmented {
+                true => 0,
+                false => {
+                    let body = &self.bodies[&offer.place][..offer.body_bytes as usize];
+                    offer.locate(body).expect("well formed")
+                }
+            };
+            assert_eq!(at, message.offset);
+            self.queue.begin_dead(&dead, at, message.bytes);
+            let message = self.messages.get_mut(&dead.sequence().0);
+            message.expect("known").state = State::Dying;
+        }
+        let dying = |(sequence, message): (&u64, &Message)| {
+            (message.state == State::Dying).then_some(*sequence)
+        };
+        let dying: Vec<u64> = self.messages.iter().filter_map(dying).collect();
+        for sequence in dying {
+            if self.random.chance(50) {
+                let mut out = Ranges::new();
+                assert!(self.queue.dead_is_done(QueueSequence(sequence), &mut out));
+                assert_eq!(sequences(&out), [sequence]);
+                assert!(!self.queue.dead_is_done(QueueSequence(sequence), &mut out));
+                self.messages.get_mut(&sequence).expect("known").state = State::Pending;
+                self.coverage.insert("dead letter");
             }
         }
     }
@@ -462,6 +669,8 @@ impl Model {
                 State::Returned => **sequence <= self.mark,
                 _ => false,
             })
+            // One that has expired makes way first.
+            .filter(|(_, message)| !self.is_over(message))
             .map(|(sequence, _)| *sequence)
     }
 
@@ -472,6 +681,8 @@ impl Model {
     }
 
     fn dispatch(&mut self) {
+        let now = self.mono();
+        self.queue.set_now(now);
         for _ in 0..1 + self.random.below(10) {
             let due = self.due();
             let able: BTreeSet<u64> = self
@@ -531,6 +742,7 @@ impl Model {
             let message = &self.messages[&sequence];
             assert_eq!(message.place, offer.place);
             assert_eq!(message.index, offer.index + nth);
+            assert!(!self.is_over(message), "delivered after its time");
             if !offer.fits(nth, bytes, message.bytes) {
                 break;
             }
@@ -628,12 +840,13 @@ impl Model {
         for (tag, _) in &found {
             consumer.unacked.remove(tag);
         }
+        let found_sequences: Vec<u64> = found.iter().map(|(_, sequence)| *sequence).collect();
         if outcome == Outcome::Requeue {
-            assert!(out.is_empty());
-            found
-                .iter()
-                .for_each(|(_, sequence)| self.came_back(*sequence));
+            self.all_came_back(&found_sequences, &out);
             self.coverage.insert("requeued");
+        } else if outcome == Outcome::Reject {
+            self.died(&found_sequences, &out, Death::Rejected);
+            self.coverage.insert("rejected");
         } else {
             let told: Vec<u64> = sequences(&out);
             let expected: Vec<u64> = found.iter().map(|(_, sequence)| *sequence).collect();
@@ -783,7 +996,7 @@ impl Model {
 
     fn take_checkpoint(&mut self) {
         let mut state = Vec::new();
-        self.queue.encode_state(&[], &mut state);
+        self.queue.encode_state(self.clock(), &[], &mut state);
         // The runs of a checkpoint come from the segments' own indexes.
         self.journal
             .retain(|said| matches!(said, Said::Run(..) | Said::Fragmented(..) | Said::Moved(..)));
@@ -806,9 +1019,17 @@ impl Model {
             Some(state) => Replay::decode(self.settings, state).expect("written by encode"),
             None => Replay::new(self.settings),
         };
+        let arrival = |sequence: u64| Arrival {
+            first: QueueSequence(sequence),
+            wall_ms: self.messages[&sequence].arrived,
+            ttl_ms: self.messages[&sequence].ttl_ms,
+        };
         for said in &self.journal {
             let done = match said {
                 Said::Run(first, count, bytes, place, marking) => {
+                    for sequence in *first..first + u64::from(*count) {
+                        replay.arrived(arrival(sequence));
+                    }
                     replay.run(QueueSequence(*first), *count, *bytes, *place, *marking)
                 }
                 Said::Fragmented(sequence, bytes, places, marking) => {
@@ -826,10 +1047,19 @@ impl Model {
             };
             done.expect("within bounds");
         }
+        for said in &self.journal {
+            if let Said::Fragmented(sequence, ..) = said {
+                replay.arrived_alone(arrival(*sequence));
+            }
+        }
+        let arrivals = replay.take_arrivals();
         let Ok(queue) = replay.finish() else {
             panic!("gaps");
         };
         self.queue = queue;
+        self.queue.set(self.settings);
+        self.queue.restore_arrivals(&arrivals, |wall_ms| wall_ms);
+        self.deaths = [0; 4];
         self.mark = 0;
         self.take_checkpoint();
         self.exact = false;
@@ -866,10 +1096,12 @@ impl Model {
             count(&[State::Fresh, State::Held, State::Returned])
         );
         assert_eq!(counters.unacked, count(&[State::Unacked]));
+        assert_eq!(counters.dead, count(&[State::Dead, State::Dying]));
+        assert_eq!(counters.deaths, self.deaths);
         assert_eq!(counters.settled, count(&[State::Pending, State::Settled]));
         assert_eq!(counters.published, self.messages.len() as u64);
         assert_eq!(counters.consumers as usize, self.consumers.len());
-        if counters.ready + counters.unacked == 0 {
+        if counters.ready + counters.unacked + counters.dead == 0 {
             self.exact = true;
             assert_eq!(counters.bytes, 0);
         }
@@ -888,13 +1120,16 @@ impl Model {
     }
 
     fn step(&mut self) {
+        self.now += self.random.below(10) as i64;
         match self.random.below(100) {
             0..=21 => self.push(),
             22..=34 => self.durable(),
             35..=56 => self.dispatch(),
             57..=73 => self.settle(),
             74..=78 => self.churn(),
-            79..=84 => self.marks(),
+            79..=80 => self.sweep(),
+            81 => self.bury(),
+            82..=84 => self.marks(),
             85..=89 => self.counts(),
             90..=94 => self.forget(),
             95..=97 => self.relocate(),
@@ -943,7 +1178,11 @@ fn random_operations_agree_with_the_model() {
         "abandoned",
         "checkpoint",
         "crash",
+        "dead letter",
         "declined",
+        "delivery limit",
+        "dropped",
+        "expired",
         "extended",
         "fragmented",
         "full",
@@ -953,6 +1192,7 @@ fn random_operations_agree_with_the_model() {
         "marked run",
         "moved",
         "purged",
+        "rejected",
         "requeued",
         "unknown delivery",
     ] {
@@ -960,15 +1200,13 @@ fn random_operations_agree_with_the_model() {
     }
 }
 
-const DURABLE: Settings = Settings {
-    durability: Durability::Durable,
-    messages_max: 0,
-    bytes_max: 0,
-};
+const DURABLE: Settings = Settings::plain(Durability::Durable);
 
-const VOLATILE: Settings = Settings {
-    durability: Durability::Volatile,
-    ..DURABLE
+const VOLATILE: Settings = Settings::plain(Durability::Volatile);
+
+const CLOCK: Clock = Clock {
+    now: Mono(0),
+    wall_us: 0,
 };
 
 fn place(number: u32) -> Place {
@@ -1172,7 +1410,7 @@ fn every_cut_and_every_flipped_bit_of_a_state_is_survived() {
     settle(&mut queue, 30, 33, Outcome::Requeue, &mut out);
     queue.forget(out.as_slice(), &mut |_, _| {});
     let mut state = Vec::new();
-    queue.encode_state(&[], &mut state);
+    queue.encode_state(CLOCK, &[], &mut state);
 
     let read = |bytes: &[u8]| -> Option<Queue> {
         let mut replay = Replay::decode(DURABLE, bytes).ok()?;
@@ -1276,7 +1514,11 @@ fn volatile_queues_need_neither_marks_nor_durable_counts() {
     assert!(!queue.wants_marked());
     assert_eq!(queue.mark_needed(), None);
     assert_eq!(sequences_taken(&mut queue).len(), 10);
-    assert!(queue.remove_consumer(ConsumerKey(1)).is_some());
+    assert!(
+        queue
+            .remove_consumer(ConsumerKey(1), &mut Ranges::new())
+            .is_some()
+    );
     consume(&mut queue, 2, 100);
     let offer = queue.next_offer().expect("deliverable at once");
     assert_eq!((offer.first.0, offer.delivery_count), (1, 1));
@@ -1349,10 +1591,12 @@ fn a_good_end_counts_exactly_though_acks_are_on_their_way() {
     let range = SettleRange { first: 1, last: 4 };
     let done = queue.settle(ConsumerKey(1), range, Outcome::Ack, &mut acked);
     done.expect("outstanding");
-    queue.remove_consumer(ConsumerKey(1)).expect("it is there");
+    queue
+        .remove_consumer(ConsumerKey(1), &mut Ranges::new())
+        .expect("it is there");
     let restored = |acked: &[SequenceRange]| {
         let mut state = Vec::new();
-        queue.encode_last_state(acked, &mut state);
+        queue.encode_last_state(CLOCK, acked, &mut state);
         let mut replay = Replay::decode(DURABLE, &state).expect("as written");
         for record in 0..2 {
             let first = QueueSequence(record * 5 + 1);

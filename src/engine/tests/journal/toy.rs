@@ -151,6 +151,8 @@ impl Replay for Book {
         *self = Book::decode(state);
     }
 
+    fn block(&mut self, _wall_us: u64) {}
+
     fn index(&mut self, entry: &RunEntry, place: Place) {
         if entry.kind == Kind::Fragment {
             self.pieces

@@ -1,0 +1,177 @@
+//! What the arguments of a queue mean: its settings with their bounds, in RabbitMQ's names where it
+//! has one. Does not know how a queue keeps to them.
+//!
+//! | argument | what | bounds |
+//! |---|---|---|
+//! | `x-message-ttl` | how long a message may wait, in ms | 1 to 4,294,967,295 |
+//! | `x-overflow` | `reject-publish` (default) or `drop-head` | |
+//! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
+//! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
+//! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
+
+use ringpost_wire::control::Durability;
+use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
+
+use crate::data::dead_letter::DeadLetterTo;
+use crate::data::queue::{Overflow, Settings};
+use crate::options::Options;
+
+/// Largest `x-delivery-limit`.
+pub const DELIVERY_LIMIT_MAX: u64 = 1_000_000;
+
+/// What a queue was declared to be, as its owner keeps to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueSettings {
+    /// What it holds, how long, and how often it is delivered.
+    pub queue: Settings,
+    /// Where dead messages go.
+    pub dead_letter: Option<DeadLetterTo>,
+}
+
+impl QueueSettings {
+    /// Reads the settings of a queue.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people.
+    pub fn read(
+        durability: Durability,
+        (messages_max, bytes_max): (u64, u64),
+        arguments: &[u8],
+    ) -> Result<Self, String> {
+        let mut options = Options::of(arguments)?;
+        let ttl_ms = options.number("x-message-ttl", 1..=u64::from(u32::MAX))?;
+        let words = [
+            ("reject-publish", Overflow::Refuse),
+            ("drop-head", Overflow::DropHead),
+        ];
+        let overflow = options.word("x-overflow", &words)?;
+        let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
+        let routing_key = options.text("x-dead-letter-routing-key", KEY_BYTES_MAX)?;
+        let returns_max = options.number("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
+        options.done("a queue")?;
+        if routing_key.is_some() && exchange.is_none() {
+            return Err("x-dead-letter-routing-key needs x-dead-letter-exchange".to_owned());
+        }
+        if overflow == Some(Overflow::DropHead) && messages_max == 0 && bytes_max == 0 {
+            return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
+        }
+        Ok(Self {
+            queue: Settings {
+                messages_max,
+                bytes_max,
+                overflow: overflow.unwrap_or(Overflow::Refuse),
+                ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
+                returns_max: returns_max.map(|max| max as u32),
+                has_dead_letters: exchange.is_some(),
+                ..Settings::plain(durability)
+            },
+            dead_letter: exchange.map(|exchange| DeadLetterTo {
+                exchange: exchange.into(),
+                routing_key: routing_key.map(Into::into),
+            }),
+        })
+    }
+}
+
+/// The settings of a declared queue.
+///
+/// # Panics
+/// If its arguments are not those that were checked when it was declared.
+#[must_use]
+pub fn settings_of(queue: &super::Queue) -> QueueSettings {
+    let limits = (queue.messages_max, queue.bytes_max);
+    QueueSettings::read(queue.durability, limits, &queue.arguments)
+        .expect("a declaration is checked before it holds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringpost_wire::table::{TableWriter, Value};
+
+    fn read(limit: u64, entries: &[(&str, Value<'_>)]) -> Result<QueueSettings, String> {
+        let mut bytes = Vec::new();
+        let mut writer = TableWriter::new(&mut bytes);
+        for (name, value) in entries {
+            writer.put(name.as_bytes(), *value);
+        }
+        writer.finish().expect("a small table");
+        QueueSettings::read(Durability::Durable, (limit, 0), &bytes)
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let all = read(
+            7,
+            &[
+                ("x-message-ttl", Value::I64(i64::from(u32::MAX))),
+                ("x-overflow", Value::Text(b"drop-head")),
+                ("x-dead-letter-exchange", Value::Text(b"")),
+                ("x-dead-letter-routing-key", Value::Text(b"dead")),
+                ("x-delivery-limit", Value::I32(0)),
+            ],
+        );
+        let expected = QueueSettings {
+            queue: Settings {
+                durability: Durability::Durable,
+                messages_max: 7,
+                bytes_max: 0,
+                overflow: Overflow::DropHead,
+                ttl_ms: u32::MAX,
+                returns_max: Some(0),
+                has_dead_letters: true,
+            },
+            dead_letter: Some(DeadLetterTo {
+                exchange: b""[..].into(),
+                routing_key: Some(b"dead"[..].into()),
+            }),
+        };
+        assert_eq!(all, Ok(expected));
+        let none = read(0, &[]).expect("nothing is needed");
+        assert_eq!(none.queue, Settings::plain(Durability::Durable));
+        assert_eq!(none.dead_letter, None);
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        for (limit, entries, reason) in [
+            (
+                0,
+                &[("x-message-ttl", Value::I8(0))][..],
+                "x-message-ttl is 0, not 1 to 4294967295",
+            ),
+            (
+                0,
+                &[("x-message-ttl", Value::I64(1 << 32))],
+                "x-message-ttl is 4294967296, not 1 to 4294967295",
+            ),
+            (
+                0,
+                &[("x-delivery-limit", Value::I32(1_000_001))],
+                "x-delivery-limit is 1000001, not 0 to 1000000",
+            ),
+            (
+                1,
+                &[("x-overflow", Value::Text(b"drop-tail"))],
+                "x-overflow is 'drop-tail', not one of reject-publish, drop-head",
+            ),
+            (
+                0,
+                &[("x-overflow", Value::Text(b"drop-head"))],
+                "x-overflow drop-head needs a limit of messages or bytes",
+            ),
+            (
+                0,
+                &[("x-dead-letter-routing-key", Value::Text(b"k"))],
+                "x-dead-letter-routing-key needs x-dead-letter-exchange",
+            ),
+            (
+                0,
+                &[("x-dead-letter-exchange", Value::Text(&[b'e'; 256]))],
+                "x-dead-letter-exchange has 256 bytes, at most 255 are allowed",
+            ),
+        ] {
+            assert_eq!(read(limit, entries), Err(reason.to_owned()));
+        }
+    }
+}
