@@ -237,7 +237,7 @@ fn settings_out_of_bounds(setup: &Setup) {
             ..exchange(b"x", ExchangeKind::Direct)
         },
         ExchangeDeclare {
-            kind: 5,
+            kind: ExchangeKind::ALL.len() as u8 + 1,
             ..exchange(b"x", ExchangeKind::Direct)
         },
         ExchangeDeclare {
