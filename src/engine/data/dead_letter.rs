@@ -76,7 +76,7 @@ pub(crate) struct DeadLetter {
 
 impl DeadLetter {
     /// The producer that it is published by, and under which sequence.
-    const fn name(&self) -> (ProducerId, u32, u64) {
+    fn name(&self) -> (ProducerId, u32, u64) {
         let producer = match self.is_nameless || crate::mutant!(DeadNameless) {
             true => ProducerId(0),
             false => ProducerId(limits::PRODUCER_BROKER_MIN | self.queue.0 as u64),
