@@ -104,8 +104,6 @@ mutants! {
     LotRemembered = "lot-remembered", Mutation;
     /// In a filter, what is unknown beside something true is true.
     UnknownIsTrue = "unknown-is-true", Mutation;
-    /// A message that comes to a queue on two ways is there twice.
-    TwoWaysTwoCopies = "two-ways-two-copies", Mutation;
     /// A producer of an older epoch may publish where a newer one has.
     OlderEpochPasses = "older-epoch-passes", Peer("Kafka KIP 890");
     /// What producers have stored is forgotten by a restart.

@@ -321,7 +321,7 @@ impl Flow {
             .write(&mut bytes)
             .expect("each part is within its limit");
         let length = parts.length();
-        let large = (length > FRAGMENT_BYTES_MAX).then(|| length as u32);
+        let large = (length > FRAGMENT_BYTES_MAX).then_some(length as u32);
         let bytes = match large {
             Some(_) => in_fragments(&bytes[..length]),
             None => bytes,

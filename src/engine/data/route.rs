@@ -501,13 +501,9 @@ impl Router {
         //= P-64
         if found.lists > 1 {
             targets.sort_unstable();
-            if !crate::mutant!(TwoWaysTwoCopies) {
-                targets.dedup();
-            }
+            targets.dedup();
         }
-        debug_assert!(
-            targets.is_sorted_by(|a, b| a.queue < b.queue) || crate::mutant!(TwoWaysTwoCopies)
-        );
+        debug_assert!(targets.is_sorted_by(|a, b| a.queue < b.queue));
         Ok(decides)
     }
 }

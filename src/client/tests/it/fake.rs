@@ -895,7 +895,7 @@ fn admin(
             let bind = Bind::decode(body)?;
             let binding = (
                 text(bind.exchange).to_owned(),
-                text(bind.queue).to_owned(),
+                text(bind.target).to_owned(),
                 text(bind.key).to_owned(),
                 bind.arguments.to_vec(),
             );

@@ -209,7 +209,7 @@ fn cost(draw: u64) -> u64 {
     let step = (fraction >> 56) as usize;
     let between = fraction << 8 >> 40;
     let (low, high) = (LOG2[step], LOG2[step + 1]);
-    let log2 = low + ((high - low) * between >> 24);
+    let log2 = low + (((high - low) * between) >> 24);
     (u64::from(zeros + 1) << 32) - log2
 }
 

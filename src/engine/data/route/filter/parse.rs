@@ -750,7 +750,7 @@ impl Parser<'_> {
     }
 
     fn number(&mut self) -> Result<(), Wrong> {
-        let rest = self.text[self.at..].as_bytes();
+        let rest = &self.text.as_bytes()[self.at..];
         let digits = |at: usize| {
             rest[at..]
                 .iter()
