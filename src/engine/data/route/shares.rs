@@ -102,6 +102,7 @@ impl Shares {
         Some(best.hop)
     }
 
+    //= P-71
     /// Who takes a message with this lot.
     pub fn by_lot(&self, lot: u64) -> Option<Hop> {
         let drawn = (u128::from(mix(lot)) * u128::from(self.total)) >> 64;
