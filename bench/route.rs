@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
 use ringpost_engine::control::routing;
-use ringpost_engine::data::route::{Router, Target};
-use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
+use ringpost_engine::data::route::{Facts, Router, Target};
+use ringpost_wire::control::{
+    Bind, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
+};
 use ringpost_wire::ids::CoreId;
 
 /// Measurements of each path; the least and the middle one are printed.
@@ -23,7 +25,10 @@ fn main() {
     for bindings in [10_000, 100_000] {
         topic(bindings);
     }
+    unmatched();
     headers();
+    filters();
+    shares();
     topology();
 }
 
@@ -60,10 +65,22 @@ impl Broker {
         }));
     }
 
+    fn exchange(&mut self, name: &str, kind: ExchangeKind) {
+        self.apply(&Request::ExchangeDeclare(ExchangeDeclare {
+            kind: kind as u8,
+            durability: 1,
+            flags: 0,
+            reserved: 0,
+            name: name.as_bytes(),
+            arguments: b"",
+        }));
+    }
+
     fn bind(&mut self, exchange: &str, queue: &str, key: &str, arguments: &[u8]) {
         self.apply(&Request::Bind(Bind {
+            flags: 0,
             exchange: exchange.as_bytes(),
-            queue: queue.as_bytes(),
+            target: queue.as_bytes(),
             key: key.as_bytes(),
             arguments,
         }));
@@ -82,13 +99,14 @@ fn measure(label: &str, router: &mut Router, messages: &[Message], memo: bool, e
         for _ in 0..turns {
             for (exchange, key, headers) in messages {
                 let address = (exchange.as_bytes(), key.as_bytes());
+                let facts = Facts::of_headers(headers);
                 let done = if memo {
                     router
-                        .resolve(TENANT_DEFAULT, address.0, address.1, headers, &mut targets)
+                        .resolve(TENANT_DEFAULT, address.0, address.1, &facts, &mut targets)
                         .is_ok()
                 } else {
                     router
-                        .resolve_afresh(TENANT_DEFAULT, address.0, address.1, headers, &mut targets)
+                        .resolve_afresh(TENANT_DEFAULT, address.0, address.1, &facts, &mut targets)
                         .is_ok()
                 };
                 assert!(done && targets.len() == expect, "{key}");
@@ -233,6 +251,90 @@ fn topic(bindings: usize) {
     measure(&label("no match, no memo"), router, &misses, false, 0);
 }
 
+/// What bindings cost that cannot match: the same 100 patterns match, beside more and more others.
+fn unmatched() {
+    let mut broker = Broker::new();
+    for number in 0..1_000 {
+        broker.queue(&format!("queue-{number}"));
+    }
+    for number in 0..100 {
+        let queue = format!("queue-{number}");
+        broker.bind("amq.topic", &queue, &format!("order.{number}.*"), b"");
+        broker.bind("amq.topic", &queue, &format!("#.{number}.paid"), b"");
+    }
+    let messages: Vec<Message> = (0..100)
+        .map(|number| ("amq.topic", format!("order.{number}.paid"), Vec::new()))
+        .collect();
+    let mut others = 0;
+    for count in [0, 1_000, 10_000, 100_000] {
+        while others < count {
+            let queue = format!("queue-{}", others % 1_000);
+            // They begin like what matches, and part from it at the second or third word.
+            let pattern = match others % 3 {
+                0 => format!("order.other-{others}.*"),
+                1 => format!("order.{}.other-{others}", others % 100),
+                _ => format!("stock.*.other-{others}"),
+            };
+            broker.bind("amq.topic", &queue, &pattern, b"");
+            others += 1;
+        }
+        let label = format!("topic, 200 that match, {count} that cannot");
+        measure(&label, &mut broker.router, &messages, false, 1);
+    }
+}
+
+/// A message with three headers, and a filter on all of them for each queue.
+fn filters() {
+    let table = |region: &str, size: i32| {
+        let mut table = b"\x04sizeI".to_vec();
+        table.extend_from_slice(&size.to_be_bytes());
+        table.extend_from_slice(b"\x06colourS\0\0\0\x03red\x06regionS");
+        table.extend_from_slice(&(region.len() as u32).to_be_bytes());
+        table.extend_from_slice(region.as_bytes());
+        table
+    };
+    for count in [1, 10, 100] {
+        let mut broker = Broker::new();
+        broker.exchange("filtered", ExchangeKind::Filter);
+        for number in 0..count {
+            let name = format!("queue-{number}");
+            broker.queue(&name);
+            let text = format!("colour = 'red' AND size >= 10 AND region = 'r{number}'");
+            let mut arguments = b"\x08x-filterS".to_vec();
+            arguments.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            arguments.extend_from_slice(text.as_bytes());
+            broker.bind("filtered", &name, "", &arguments);
+        }
+        let messages: Vec<Message> = (0..count)
+            .map(|number| ("filtered", "k".to_owned(), table(&format!("r{number}"), 20)))
+            .collect();
+        let label = format!("filter on three headers, {count} bindings");
+        measure(&label, &mut broker.router, &messages, true, 1);
+    }
+}
+
+/// One of many, by key and by lot.
+fn shares() {
+    for count in [10, 100, 1_000] {
+        let mut broker = Broker::new();
+        broker.exchange("hashed", ExchangeKind::ConsistentHash);
+        broker.exchange("drawn", ExchangeKind::Random);
+        for number in 0..count {
+            let name = format!("queue-{number}");
+            broker.queue(&name);
+            broker.bind("hashed", &name, "10", b"");
+            broker.bind("drawn", &name, "10", b"");
+        }
+        for (exchange, word) in [("hashed", "consistent-hash"), ("drawn", "random")] {
+            let messages: Vec<Message> = (0..100)
+                .map(|number| (exchange, format!("customer.{number}"), Vec::new()))
+                .collect();
+            let label = format!("{word}, {count} bindings, no memo");
+            measure(&label, &mut broker.router, &messages, false, 1);
+        }
+    }
+}
+
 fn headers() {
     let mut broker = Broker::new();
     let table = |size: i32, colour: &str| {
@@ -247,18 +349,14 @@ fn headers() {
         let name = format!("queue-{number}");
         broker.queue(&name);
         broker.bind("amq.headers", &name, "", &table(number, "red"));
+        if [1, 10, 100].contains(&(number + 1)) {
+            let messages: Vec<Message> = (0..=number)
+                .map(|number| ("amq.headers", String::new(), table(number, "red")))
+                .collect();
+            let label = format!("headers, {} bindings of 2 arguments", number + 1);
+            measure(&label, &mut broker.router, &messages, true, 1);
+        }
     }
-    let messages: Vec<Message> = (0..100)
-        .map(|number| ("amq.headers", String::new(), table(number, "red")))
-        .collect();
-    let router = &mut broker.router;
-    measure(
-        "headers, 100 bindings of 2 arguments",
-        router,
-        &messages,
-        true,
-        1,
-    );
 }
 
 /// What a change costs, once per operation.

@@ -153,8 +153,9 @@ impl Link {
     /// If the broker refuses.
     pub fn bind(&mut self, exchange: &str, queue: &str, key: &str, arguments: &[u8]) -> Result<()> {
         let bind = Bind {
+            flags: 0,
             exchange: exchange.as_bytes(),
-            queue: queue.as_bytes(),
+            target: queue.as_bytes(),
             key: key.as_bytes(),
             arguments,
         };

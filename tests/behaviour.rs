@@ -8,7 +8,7 @@
 //! | `malformed.rs` | P-2 to P-6, P-14 to P-16, P-19 to P-21, P-44, P-92: everything that ends a connection, and that nothing else is touched |
 //! | `hostile.rs` | P-5, P-6: random sessions with random faults beside an honest client, a connection that opens all it can |
 //! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
-//! | `routing.rs` | P-64 to P-66: direct, fanout, topic, headers, the default exchange |
+//! | `routing.rs` | P-64 to P-66, P-70 to P-75: every kind of exchange, the default one, exchanges bound to exchanges, internal and alternate ones |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |

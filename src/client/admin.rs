@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringpost_wire::control::{
-    self, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare,
-    Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
+    self, BIND_TO_EXCHANGE, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
+    ExchangeDeclare, Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
 };
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
-use crate::headers::HeaderValue;
-use crate::{ByteSize, Client, Error, ErrorKind, Headers, Result};
+use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result};
 
 /// Whether a queue or exchange outlives the broker's process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -214,6 +213,13 @@ pub enum ExchangeKind {
     Topic,
     /// By headers: all or any of the binding's arguments.
     Headers,
+    /// To one of the bound queues, always the same for the same routing key, header or property; the
+    /// binding key is the queue's weight.
+    ConsistentHash,
+    /// To one of the bound queues, by lot; the binding key is the queue's weight.
+    Random,
+    /// By conditions on headers, properties and fields of JSON bodies: see [`Binding::filter`].
+    Filter,
 }
 
 impl ExchangeKind {
@@ -223,6 +229,9 @@ impl ExchangeKind {
             Self::Fanout => control::ExchangeKind::Fanout,
             Self::Topic => control::ExchangeKind::Topic,
             Self::Headers => control::ExchangeKind::Headers,
+            Self::ConsistentHash => control::ExchangeKind::ConsistentHash,
+            Self::Random => control::ExchangeKind::Random,
+            Self::Filter => control::ExchangeKind::Filter,
         };
         kind as u8
     }
@@ -233,6 +242,9 @@ impl ExchangeKind {
             Some(control::ExchangeKind::Fanout) => Ok(Self::Fanout),
             Some(control::ExchangeKind::Topic) => Ok(Self::Topic),
             Some(control::ExchangeKind::Headers) => Ok(Self::Headers),
+            Some(control::ExchangeKind::ConsistentHash) => Ok(Self::ConsistentHash),
+            Some(control::ExchangeKind::Random) => Ok(Self::Random),
+            Some(control::ExchangeKind::Filter) => Ok(Self::Filter),
             None => Err(unreadable(Code::BodyMalformed)),
         }
     }
@@ -282,13 +294,54 @@ impl ExchangeConfig {
         Self::new(ExchangeKind::Headers)
     }
 
+    /// Routes each message to one of the bound queues, always the same for the same routing key.
+    pub fn consistent_hash() -> Self {
+        Self::new(ExchangeKind::ConsistentHash)
+    }
+
+    /// Routes each message to one of the bound queues, by lot.
+    pub fn random() -> Self {
+        Self::new(ExchangeKind::Random)
+    }
+
+    /// Routes by conditions.
+    pub fn filter() -> Self {
+        Self::new(ExchangeKind::Filter)
+    }
+
+    /// Of a consistent-hash exchange: hashes a header instead of the routing key.
+    pub fn hash_header(self, name: &str) -> Self {
+        self.with("x-hash-header", name)
+    }
+
+    /// Of a consistent-hash exchange: hashes a property instead of the routing key, for example
+    /// `correlation_id`.
+    pub fn hash_property(self, word: &str) -> Self {
+        self.with("x-hash-property", word)
+    }
+
+    fn with<'v>(mut self, name: &str, value: impl Into<HeaderValue<'v>>) -> Self {
+        self.arguments = self.arguments.with(name, value);
+        self
+    }
+
+    /// Gives what nothing matches to another exchange, which need not exist yet.
+    pub fn alternate(self, exchange: &str) -> Self {
+        self.with("x-alternate-exchange", exchange)
+    }
+
+    /// Lets nobody publish to it: it is reached over other exchanges.
+    pub fn internal(self) -> Self {
+        self.with("x-internal", true)
+    }
+
     /// Lets it be gone after a restart.
     pub fn volatile(mut self) -> Self {
         self.durability = Durability::Volatile;
         self
     }
 
-    /// Further settings, by name.
+    /// Further settings, by name; those set before are replaced.
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
         self
@@ -389,7 +442,7 @@ pub struct ExchangeInfo {
     pub arguments: Headers,
 }
 
-/// A queue bound to an exchange.
+/// A queue, or another exchange, bound to an exchange.
 ///
 /// ```
 /// use ringpost_client::{Binding, Headers};
@@ -398,25 +451,49 @@ pub struct ExchangeInfo {
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding {
-    queue: String,
+    target: Target,
     exchange: String,
     key: String,
     arguments: Headers,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Target {
+    Queue(String),
+    Exchange(String),
+}
+
+impl Target {
+    fn name(&self) -> &str {
+        match self {
+            Self::Queue(name) | Self::Exchange(name) => name,
+        }
+    }
 }
 
 impl Binding {
     /// `queue` gets what `exchange` routes to it.
     #[must_use]
     pub fn new(queue: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self::of(Target::Queue(queue.into()), exchange.into())
+    }
+
+    /// The exchange `target` gets what `exchange` routes to it, and routes it on.
+    #[must_use]
+    pub fn to_exchange(target: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self::of(Target::Exchange(target.into()), exchange.into())
+    }
+
+    fn of(target: Target, exchange: String) -> Self {
         Self {
-            queue: queue.into(),
-            exchange: exchange.into(),
+            target,
+            exchange,
             key: String::new(),
             arguments: Headers::new(),
         }
     }
 
-    /// Sets the key, for direct and topic exchanges.
+    /// Sets the key, for direct and topic exchanges; for those with weights, the weight.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();
@@ -430,13 +507,41 @@ impl Binding {
         self
     }
 
-    /// The queue.
+    /// Sets the condition, for filter exchanges: an SQL-92 selector over headers and `sys.` fields,
+    /// such as `colour = 'red' AND sys.priority > 3`.
     #[must_use]
-    pub fn queue(&self) -> &str {
-        &self.queue
+    pub fn filter(mut self, condition: &str) -> Self {
+        self.arguments = self.arguments.with("x-filter", condition);
+        self
     }
 
-    /// The exchange.
+    /// Sets a condition that may look at fields of JSON bodies, such as `body.customer.vip`.
+    #[must_use]
+    pub fn filter_body(mut self, condition: &str) -> Self {
+        self.arguments = self.arguments.with("x-filter", condition);
+        self.arguments = self.arguments.with("x-filter-body", true);
+        self
+    }
+
+    /// The queue that is bound, if it is one.
+    #[must_use]
+    pub fn queue(&self) -> Option<&str> {
+        match &self.target {
+            Target::Queue(name) => Some(name),
+            Target::Exchange(_) => None,
+        }
+    }
+
+    /// The exchange that is bound, if it is one.
+    #[must_use]
+    pub fn target_exchange(&self) -> Option<&str> {
+        match &self.target {
+            Target::Queue(_) => None,
+            Target::Exchange(name) => Some(name),
+        }
+    }
+
+    /// The exchange that messages come from.
     #[must_use]
     pub fn exchange(&self) -> &str {
         &self.exchange
@@ -457,8 +562,12 @@ impl Binding {
     fn encode(&self) -> Result<Vec<u8>> {
         self.arguments.check()?;
         encoded(&Bind {
+            flags: match self.target {
+                Target::Queue(_) => 0,
+                Target::Exchange(_) => BIND_TO_EXCHANGE,
+            },
             exchange: self.exchange.as_bytes(),
-            queue: self.queue.as_bytes(),
+            target: self.target.name().as_bytes(),
             key: self.key.as_bytes(),
             arguments: self.arguments.as_encoded(),
         })
@@ -525,8 +634,12 @@ fn exchange_info(body: &Bytes) -> Result<ExchangeInfo> {
 
 fn binding_info(body: &Bytes) -> Result<Binding> {
     let bind = Bind::decode(body).map_err(unreadable)?;
+    let target = text(bind.target);
     Ok(Binding {
-        queue: text(bind.queue),
+        target: match bind.flags & BIND_TO_EXCHANGE {
+            0 => Target::Queue(target),
+            _ => Target::Exchange(target),
+        },
         exchange: text(bind.exchange),
         key: text(bind.key),
         arguments: Headers::from_encoded(Bytes::copy_from_slice(bind.arguments))?,
@@ -776,7 +889,7 @@ impl Client {
     fn binding_body(&self, binding: &Binding) -> Result<Vec<u8>> {
         check_length(
             "the queue's name",
-            &binding.queue,
+            binding.target.name(),
             ringpost_wire::NAME_BYTES_MAX,
         )?;
         check_length(

@@ -100,6 +100,10 @@ mutants! {
     HashNeedsAWord = "hash-needs-a-word", Mutation;
     /// What was routed before is routed so again, though bindings have changed.
     StaleRoute = "stale-route", Mutation;
+    /// What was drawn by lot, or by headers, is kept for the address.
+    LotRemembered = "lot-remembered", Mutation;
+    /// In a filter, what is unknown beside something true is true.
+    UnknownIsTrue = "unknown-is-true", Mutation;
     /// A producer of an older epoch may publish where a newer one has.
     OlderEpochPasses = "older-epoch-passes", Peer("Kafka KIP 890");
     /// What producers have stored is forgotten by a restart.

@@ -274,8 +274,9 @@ impl Link {
     /// The broker refuses, or is gone.
     pub fn bind(&mut self, exchange: &str, queue: &str, key: &str) -> Outcome<()> {
         let bind = Bind {
+            flags: 0,
             exchange: exchange.as_bytes(),
-            queue: queue.as_bytes(),
+            target: queue.as_bytes(),
             key: key.as_bytes(),
             arguments: b"",
         };

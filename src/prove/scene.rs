@@ -236,7 +236,13 @@ fn reaches(address: Address, queue: &str) -> bool {
             Some(ExchangeKind::Topic) => topic_matches(key, address.key),
             Some(ExchangeKind::Fanout) => true,
             Some(ExchangeKind::Direct) => *key == address.key,
-            Some(ExchangeKind::Headers) | None => false,
+            Some(
+                ExchangeKind::Headers
+                | ExchangeKind::ConsistentHash
+                | ExchangeKind::Random
+                | ExchangeKind::Filter,
+            )
+            | None => false,
         })
 }
 

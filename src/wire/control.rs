@@ -369,13 +369,15 @@ bodies! {
         arguments (arguments_bytes) max HEADERS_BYTES_MAX,
     }
 
-    /// Binds or unbinds a queue (P-64); also what is said of a binding in a list.
+    /// Binds or unbinds a queue (P-64) or an exchange (P-72); also what is said of a binding in a list.
     Bind<'a> BindArchived {
+        /// Bit 0: `target` is an exchange.
+        flags: u32,
         ;
         /// Exchange.
         exchange (exchange_bytes) max NAME_BYTES_MAX,
-        /// Queue.
-        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// Queue, or exchange, that gets what `exchange` routes to it.
+        target (target_bytes) max NAME_BYTES_MAX,
         /// Binding key.
         key (key_bytes) max KEY_BYTES_MAX,
         /// AMQP 0-9-1 field table (for `headers` exchanges, with `x-match`), or empty.
@@ -397,6 +399,8 @@ pub const PARTITION_BY_NAME: u16 = u16::MAX;
 pub const DELETE_IF_UNUSED: u32 = 1;
 /// `Delete::flags`: only if it holds no message.
 pub const DELETE_IF_EMPTY: u32 = 2;
+/// `Bind::flags`: `target` is an exchange.
+pub const BIND_TO_EXCHANGE: u32 = 1;
 /// `QueueInfo::flags`: refuses service because of a damaged range.
 pub const QUEUE_DAMAGED: u8 = 1;
 
@@ -459,9 +463,26 @@ pub enum ExchangeKind {
     Topic = 3,
     /// By headers: all or any of the binding's arguments.
     Headers = 4,
+    /// To one of the bound queues, always the same for the same routing key, header or property.
+    ConsistentHash = 5,
+    /// To one of the bound queues, by lot.
+    Random = 6,
+    /// By conditions on headers, properties and fields of JSON bodies.
+    Filter = 7,
 }
 
 impl ExchangeKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Fanout,
+        Self::Topic,
+        Self::Headers,
+        Self::ConsistentHash,
+        Self::Random,
+        Self::Filter,
+    ];
+
     /// The kind of a number that travelled.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
@@ -470,6 +491,9 @@ impl ExchangeKind {
             2 => Some(Self::Fanout),
             3 => Some(Self::Topic),
             4 => Some(Self::Headers),
+            5 => Some(Self::ConsistentHash),
+            6 => Some(Self::Random),
+            7 => Some(Self::Filter),
             _ => None,
         }
     }
@@ -482,6 +506,9 @@ impl ExchangeKind {
             Self::Fanout => "fanout",
             Self::Topic => "topic",
             Self::Headers => "headers",
+            Self::ConsistentHash => "consistent-hash",
+            Self::Random => "random",
+            Self::Filter => "filter",
         }
     }
 }
@@ -527,8 +554,9 @@ mod tests {
     #[test]
     fn bodies_survive_and_every_cut_is_seen() {
         let bind = Bind {
+            flags: 0,
             exchange: b"shop",
-            queue: b"orders",
+            target: b"orders",
             key: b"order.*",
             arguments: b"",
         };

@@ -38,6 +38,7 @@ pub mod frame;
 pub mod header;
 pub mod ids;
 pub mod limits;
+pub mod properties;
 pub mod table;
 pub mod version;
 

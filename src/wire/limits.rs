@@ -31,6 +31,20 @@ pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
 pub const HEADERS_COUNT_MAX: usize = 256;
 /// Deepest nesting of a headers table.
 pub const HEADERS_DEPTH_MAX: usize = 8;
+/// Largest weight of a binding of a `consistent-hash` or `random` exchange (P-70).
+pub const WEIGHT_MAX: u32 = 1_000;
+/// Longest condition of a filter binding in bytes (P-75).
+pub const FILTER_BYTES_MAX: usize = 4 * 1024;
+/// Most fields, constants and operators of a filter.
+pub const FILTER_NODES_MAX: usize = 256;
+/// Deepest nesting of a filter: operators and parentheses that are open at a time.
+pub const FILTER_DEPTH_MAX: usize = 32;
+/// Longest pattern of `LIKE` in bytes.
+pub const FILTER_PATTERN_BYTES_MAX: usize = 255;
+/// Longest text that `LIKE` looks at, in bytes: whether a longer one is like something is unknown.
+pub const FILTER_LIKE_BYTES_MAX: usize = 4 * 1024;
+/// Longest body whose fields filters know, in bytes.
+pub const FILTER_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Most channels (producers plus consumers) of one connection; channel numbers are `1..=CHANNELS_MAX`.
 pub const CHANNELS_MAX: u16 = 4096;
 /// Most ranges in one [`crate::FrameKind::Settle`] frame.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ringpost_client::{ByteSize, Client, ExchangeConfig, Level, Message, QueueConfig};
+use ringpost_client::{
+    Binding, ByteSize, Client, ExchangeConfig, Headers, Level, Message, QueueConfig,
+};
 
 use crate::{Setup, on_cores};
 
@@ -11,6 +13,7 @@ on_cores! {
     gets_and_settles
     many_tasks_share_a_client
     a_large_message
+    the_routing_example
 }
 
 /// Runs a conversation with the broker, in a tenant of its own.
@@ -145,4 +148,43 @@ fn a_large_message(setup: &Setup) {
         consumer.ack(&batch).await?;
         client.close().await
     });
+}
+
+/// The example of docs/concepts/routing.md, word by word.
+#[rustfmt::skip]
+fn the_routing_example(setup: &Setup) {
+    talk(setup, |client| async move {
+        // The example begins.
+        client.ensure_exchange("sales", ExchangeConfig::filter().alternate("rest")).await?;
+        client.ensure_exchange("workers", ExchangeConfig::consistent_hash().hash_header("customer")).await?;
+        client.ensure_exchange("rest", ExchangeConfig::fanout().internal()).await?;
+        for queue in ["worker-1", "worker-2", "audit", "small"] {
+            client.ensure_queue(queue, QueueConfig::durable()).await?;
+        }
+        let large = Binding::to_exchange("workers", "sales").filter("total > 100 AND country = 'de'");
+        client.ensure_binding(&large).await?;
+        let audited = Binding::new("audit", "sales").filter_body("body.suspicious OR body.vip");
+        client.ensure_binding(&audited).await?;
+        client.bind("worker-1", "workers", "1").await?;
+        client.bind("worker-2", "workers", "3").await?;
+        client.bind("small", "rest", "").await?;
+        let producer = client.producer("sales").mandatory().build().await?;
+        let headers = Headers::new().with("total", 250).with("country", "de").with("customer", "c-17");
+        producer.send(Message::new("order", r#"{"vip": true}"#).headers(headers)).await?;
+        producer.send(Message::new("order", "{}")).await?;
+        // The example ends.
+        let mut ready = Vec::new();
+        for queue in ["worker-1", "worker-2", "audit", "small"] {
+            ready.push(client.inspect_queue(queue).await?.ready);
+        }
+        assert_eq!((ready[0] + ready[1], ready[2], ready[3]), (1, 1, 1));
+        producer.close().await?;
+        client.close().await
+    });
+    let own = include_str!("client.rs").split("// The example begins.\n").nth(1).unwrap();
+    let own = own.split("        // The example ends.").next().unwrap();
+    let own: String = own.lines().map(|line| format!("{}\n", line.trim_start_matches("        "))).collect();
+    let page = include_str!("../../docs/concepts/routing.md");
+    let example = page.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(own, example);
 }

@@ -276,8 +276,9 @@ fn some_frame(random: &mut Random, id: u64, sequences: &mut [u64; 4]) -> (FrameH
         2 => {
             let (exchange, key, arguments) = (&b"x"[..], &b"#"[..], &b""[..]);
             Bind {
+                flags: 0,
                 exchange,
-                queue: name,
+                target: name,
                 key,
                 arguments,
             }
@@ -589,8 +590,9 @@ fn routing_tables_are_bounded() {
         arguments.extend_from_slice(&(text.len() as u32).to_be_bytes());
         arguments.extend_from_slice(&text);
         let bind = Bind {
+            flags: 0,
             exchange: b"amq.headers",
-            queue: b"q",
+            target: b"q",
             key: &key,
             arguments: &arguments,
         };

@@ -877,8 +877,9 @@ fn mutations(setup: &Setup) {
     add(FrameKind::Publish, 2, 2, 1, &body);
     body.clear();
     let bind = Bind {
+        flags: 0,
         exchange: b"x",
-        queue: b"q",
+        target: b"q",
         key: b"k",
         arguments: b"",
     };

@@ -237,7 +237,7 @@ fn settings_out_of_bounds(setup: &Setup) {
             ..exchange(b"x", ExchangeKind::Direct)
         },
         ExchangeDeclare {
-            kind: 5,
+            kind: ExchangeKind::ALL.len() as u8 + 1,
             ..exchange(b"x", ExchangeKind::Direct)
         },
         ExchangeDeclare {
@@ -330,8 +330,9 @@ fn bindings(setup: &Setup) {
     wire.declare(&queue(b"q"));
     wire.declare_exchange(&exchange(b"x", ExchangeKind::Direct));
     let bind = |key| Bind {
+        flags: 0,
         exchange: b"x",
-        queue: b"q",
+        target: b"q",
         key,
         arguments: b"",
     };
@@ -368,8 +369,9 @@ fn what_is_not_there(setup: &Setup) {
             (b"x", b"r", Code::QueueUnknown),
         ] {
             let bind = Bind {
+                flags: 0,
                 exchange,
-                queue,
+                target: queue,
                 key: b"",
                 arguments: b"",
             };
@@ -468,8 +470,9 @@ fn requests_take_effect_in_order(setup: &Setup) {
         let asked = exchange(name.as_bytes(), ExchangeKind::Fanout);
         ids.push(wire.request(FrameKind::ExchangeDeclare, &asked));
         let bind = Bind {
+            flags: 0,
             exchange: name.as_bytes(),
-            queue: name.as_bytes(),
+            target: name.as_bytes(),
             key: b"",
             arguments: b"",
         };
@@ -539,7 +542,7 @@ fn lists(setup: &Setup) {
     let bind = Bind::decode(&bindings[0]).unwrap();
     assert_eq!(bindings.len(), 1);
     assert_eq!(
-        (bind.exchange, bind.queue, bind.key),
+        (bind.exchange, bind.target, bind.key),
         (&b"x"[..], &b"q"[..], &b"k"[..])
     );
     assert_eq!(bind.arguments, b"\x01at\x01");

@@ -599,11 +599,26 @@ impl Wire {
         self.done(id).0
     }
 
+    /// Binds an exchange to an exchange.
+    #[track_caller]
+    pub fn bind_exchange(&mut self, exchange: &[u8], target: &[u8], key: &[u8]) -> bool {
+        let bind = Bind {
+            flags: ringpost_wire::control::BIND_TO_EXCHANGE,
+            exchange,
+            target,
+            key,
+            arguments: b"",
+        };
+        let id = self.request(FrameKind::Bind, &bind);
+        self.done(id).0
+    }
+
     #[track_caller]
     pub fn bind(&mut self, exchange: &[u8], queue: &[u8], key: &[u8], arguments: &[u8]) -> bool {
         let bind = Bind {
+            flags: 0,
             exchange,
-            queue,
+            target: queue,
             key,
             arguments,
         };

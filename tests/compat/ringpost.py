@@ -128,7 +128,7 @@ BODIES = {
     "QueueInfo": ("QQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max bytes_max "
                   "id consumers core partition durability flags reserved", "name"),
     "ExchangeDeclare": ("BBBB", "kind durability flags reserved", "name arguments"),
-    "Bind": ("", "", "exchange queue key arguments"),
+    "Bind": ("I", "flags", "exchange target key arguments"),
 }
 
 
@@ -489,17 +489,23 @@ class Connection:
     def exchanges(self):
         return self._list("ExchangeList", "ExchangeDeclare")
 
-    def _binding(self, kind, queue, exchange, key, arguments):
+    def _binding(self, kind, target, exchange, key, arguments, flags):
         return self._done(kind, pack_body(
-            "Bind", queue=_bytes(queue), exchange=_bytes(exchange), key=_bytes(key),
+            "Bind", flags=flags, target=_bytes(target), exchange=_bytes(exchange), key=_bytes(key),
             arguments=pack_table(arguments or {}),
         ))[0]
 
     def bind(self, queue, exchange, key="", arguments=None):
-        return self._binding("Bind", queue, exchange, key, arguments)
+        return self._binding("Bind", queue, exchange, key, arguments, 0)
 
     def unbind(self, queue, exchange, key="", arguments=None):
-        return self._binding("Unbind", queue, exchange, key, arguments)
+        return self._binding("Unbind", queue, exchange, key, arguments, 0)
+
+    def bind_exchange(self, target, exchange, key="", arguments=None):
+        return self._binding("Bind", target, exchange, key, arguments, 1)
+
+    def unbind_exchange(self, target, exchange, key="", arguments=None):
+        return self._binding("Unbind", target, exchange, key, arguments, 1)
 
     def bindings(self):
         return self._list("BindingList", "Bind")

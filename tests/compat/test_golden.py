@@ -92,12 +92,12 @@ FRAMES = {
     "ExchangeInfo": (0, 20, 0, 0, ("ExchangeDeclare", {
         "kind": 4, "durability": 0, "flags": 0, "name": b"shop", "arguments": TABLE})),
     "Bind": (0, 21, 0, 0, ("Bind", {
-        "exchange": b"shop", "queue": NAME, "key": KEY, "arguments": TABLE})),
+        "flags": 0, "exchange": b"shop", "target": NAME, "key": KEY, "arguments": TABLE})),
     "Unbind": (0, 22, 0, 0, ("Bind", {
-        "exchange": b"shop", "queue": NAME, "key": KEY, "arguments": b""})),
+        "flags": 0, "exchange": b"shop", "target": NAME, "key": KEY, "arguments": b""})),
     "BindingList": (0, 23, 0, 0, b""),
     "BindingInfo": (0, 23, 0, 0, ("Bind", {
-        "exchange": b"shop", "queue": NAME, "key": b"", "arguments": TABLE})),
+        "flags": 0, "exchange": b"shop", "target": NAME, "key": b"", "arguments": TABLE})),
     "TenantDeclare": (0, 24, 0, 0, ("Named", {"name": b"acme"})),
     "TenantDelete": (0, 25, 0, 0, ("Named", {"name": b"acme"})),
     "TenantList": (0, 26, 0, 0, b""),

@@ -444,8 +444,9 @@ fn named_body(kind: FrameKind, input: &mut Input<'_>) -> Vec<u8> {
         }
         .encode(&mut body),
         K::Bind | K::Unbind => Bind {
+            flags: 0,
             exchange: input.pick(&NAMES),
-            queue: input.pick(&NAMES),
+            target: input.pick(&NAMES),
             key: input.pick(&KEYS),
             arguments: input.sized(),
         }

@@ -701,8 +701,9 @@ fn declare(client: &mut Client, shell: &mut Shell) {
     };
     client.ask(shell, FrameKind::ExchangeDeclare, 0, &exchange);
     let bind = Bind {
+        flags: 0,
         exchange: b"shop",
-        queue: QUEUES[0],
+        target: QUEUES[0],
         key: b"order.#",
         arguments: b"",
     };

@@ -139,12 +139,25 @@ pub struct Exchange {
 pub struct Edge {
     /// The exchange.
     pub exchange: String,
-    /// The queue.
+    /// The queue, or the exchange: those are told apart by their names.
     pub queue: String,
     /// The binding key.
     pub key: String,
     /// Arguments of a binding to a headers exchange.
     pub arguments: Headers,
+}
+
+impl Edge {
+    /// Whether it leads to an exchange.
+    #[must_use]
+    pub fn is_to_exchange(&self) -> bool {
+        self.queue.starts_with('x')
+    }
+
+    /// Whether it begins or ends at this exchange.
+    fn touches(&self, exchange: &str) -> bool {
+        self.exchange == exchange || self.queue == exchange
+    }
 }
 
 /// A binding.
@@ -227,20 +240,24 @@ impl Model {
         let mut ways: BTreeMap<&str, Standing> = BTreeMap::new();
         if exchange.is_empty() {
             ways.insert(key, Standing::Sure);
-        } else if let Some(from) = self.exchanges.get(exchange) {
-            for binding in self.bindings.iter().filter(|b| b.edge.exchange == exchange) {
-                let matches = match from.kind {
-                    ExchangeKind::Direct => binding.edge.key == key,
-                    ExchangeKind::Fanout => true,
-                    ExchangeKind::Topic => topic_matches(&binding.edge.key, key),
-                    ExchangeKind::Headers => headers_match(&binding.edge.arguments, headers),
+        }
+        // Exchanges that the message comes to, again when one is found to be certain.
+        let mut walk = vec![(exchange, Standing::Sure)];
+        while let Some((exchange, way)) = walk.pop() {
+            let Some(from) = self.exchanges.get(exchange) else {
+                continue;
+            };
+            let here = weaker(way, from.standing);
+            for (binding, way) in self.matching(exchange, from, key, headers) {
+                let way = weaker(here, weaker(binding.standing, way));
+                let target = binding.edge.queue.as_str();
+                let is_better = match ways.get(target) {
+                    None => true,
+                    Some(known) => *known == Standing::Unsure && way == Standing::Sure,
                 };
-                if matches {
-                    let way = weaker(from.standing, binding.standing);
-                    let best = ways.entry(&binding.edge.queue).or_insert(way);
-                    if way == Standing::Sure {
-                        *best = Standing::Sure;
-                    }
+                if is_better {
+                    ways.insert(target, way);
+                    walk.push((target, way));
                 }
             }
         }
@@ -255,6 +272,41 @@ impl Model {
             }
         }
         targets
+    }
+
+    /// The bindings of one exchange that a message goes by, and whether that is certain.
+    fn matching(
+        &self,
+        exchange: &str,
+        from: &Exchange,
+        key: &str,
+        headers: &Headers,
+    ) -> Vec<(&Binding, Standing)> {
+        let chosen = chosen(from, self.bindings_of(exchange), key);
+        let sure = |is_match: bool| is_match.then_some(Standing::Sure);
+        let matches = self.bindings_of(exchange).filter_map(|binding| {
+            let edge = &binding.edge;
+            let way = match from.kind {
+                ExchangeKind::Direct => sure(edge.key == key),
+                ExchangeKind::Fanout => sure(true),
+                ExchangeKind::Topic => sure(topic_matches(&edge.key, key)),
+                ExchangeKind::Headers => sure(headers_match(&edge.arguments, headers)),
+                ExchangeKind::Filter => sure(filter_matches(&edge.arguments, headers)),
+                ExchangeKind::ConsistentHash | ExchangeKind::Random => match &chosen {
+                    Some(one) => sure(*one == edge.queue),
+                    None => Some(Standing::Unsure),
+                },
+            };
+            way.map(|way| (binding, way))
+        });
+        matches.collect()
+    }
+
+    fn bindings_of(&self, exchange: &str) -> impl Iterator<Item = &Binding> + Clone {
+        let exchange = exchange.to_string();
+        self.bindings
+            .iter()
+            .filter(move |binding| binding.edge.exchange == exchange)
     }
 
     /// Whether a publish to this exchange can be refused because it is not there.
@@ -346,6 +398,9 @@ impl Model {
     }
 
     fn begin_edge(&mut self, change: &Change, edge: &Edge) -> bool {
+        if edge.is_to_exchange() {
+            return self.begin_edge_between(change, edge);
+        }
         // Both ends must be sure: their own changes would make the binding's fate a riddle.
         let (Some(exchange), Some(queue)) = (
             self.exchanges.get_mut(&edge.exchange),
@@ -362,6 +417,34 @@ impl Model {
         }
         exchange.changes += 1;
         queue.is_changing = true;
+        self.note_edge(change, edge);
+        true
+    }
+
+    /// As [`Self::begin_edge`]; that nothing else of the target changes keeps the same binding from
+    /// changing twice at a time.
+    fn begin_edge_between(&mut self, change: &Change, edge: &Edge) -> bool {
+        let is_ready = |name: &str, changes_max: u32| {
+            self.exchanges.get(name).is_some_and(|exchange| {
+                exchange.standing == Standing::Sure && exchange.changes <= changes_max
+            })
+        };
+        if edge.exchange == edge.queue
+            || !is_ready(&edge.exchange, u32::MAX)
+            || !is_ready(&edge.queue, 0)
+        {
+            return false;
+        }
+        for name in [&edge.exchange, &edge.queue] {
+            if let Some(exchange) = self.exchanges.get_mut(name) {
+                exchange.changes += 1;
+            }
+        }
+        self.note_edge(change, edge);
+        true
+    }
+
+    fn note_edge(&mut self, change: &Change, edge: &Edge) {
         let found = self.bindings.iter_mut().find(|b| b.edge == *edge);
         match (change, found) {
             (Change::Unbind(_), Some(binding)) => binding.standing = Standing::Unsure,
@@ -371,7 +454,6 @@ impl Model {
             }),
             _ => {}
         }
-        true
     }
 
     /// The change ended.
@@ -458,7 +540,7 @@ impl Model {
                     (Outcome::Lost, Standing::Unsure) => {
                         // If it was gone and is back, its bindings are not.
                         for binding in &mut self.bindings {
-                            if binding.edge.exchange == *name {
+                            if binding.edge.touches(name) {
                                 binding.standing = Standing::Unsure;
                             }
                         }
@@ -472,7 +554,7 @@ impl Model {
                         exchange.standing = Standing::Sure;
                         if changed {
                             // Created: if there was one, it and its bindings were gone.
-                            self.bindings.retain(|b| b.edge.exchange != *name);
+                            self.bindings.retain(|b| !b.edge.touches(name));
                         }
                     }
                     (Outcome::Failed(Code::PreconditionFailed), Standing::Unsure) if !is_same => {
@@ -492,7 +574,7 @@ impl Model {
                 match outcome {
                     Outcome::Done { .. } | Outcome::Failed(Code::ExchangeUnknown) => {
                         self.exchanges.remove(name);
-                        self.bindings.retain(|b| b.edge.exchange != *name);
+                        self.bindings.retain(|b| !b.edge.touches(name));
                     }
                     Outcome::Failed(Code::InUse) if *condition != Condition::Always => {
                         exchange.standing = Standing::Sure;
@@ -561,6 +643,9 @@ impl Model {
         if let Some(queue) = self.queues.get_mut(&edge.queue) {
             queue.is_changing = false;
         }
+        if let Some(target) = self.exchanges.get_mut(&edge.queue) {
+            target.changes -= 1;
+        }
         let found = self.bindings.iter().position(|b| b.edge == *edge);
         let standing = found.map(|at| self.bindings[at].standing);
         let is_bind = matches!(change, Change::Bind(_));
@@ -609,7 +694,9 @@ impl Model {
             .retain(|_, exchange| exchange.durability == Durability::Durable);
         let (queues, exchanges) = (&self.queues, &self.exchanges);
         self.bindings.retain(|b| {
-            queues.contains_key(&b.edge.queue) && exchanges.contains_key(&b.edge.exchange)
+            let target = &b.edge.queue;
+            (queues.contains_key(target) || exchanges.contains_key(target))
+                && exchanges.contains_key(&b.edge.exchange)
         });
     }
 }
@@ -657,6 +744,95 @@ pub fn topic_matches(pattern: &str, key: &str) -> bool {
         }
     }
     words_match(&words(pattern), &words(key))
+}
+
+/// A filter as text, and what it says.
+type Filter = (&'static str, fn(&dyn Fn(&str) -> Header) -> bool);
+
+/// Filters that bindings may have. A header that is not there is void.
+pub const FILTERS: [Filter; 5] = [
+    ("a = 1", |of| of("a") == Header::Number(1)),
+    ("b IS NULL", |of| of("b") == Header::Void),
+    ("NOT c = 'red' AND a >= 0", |of| {
+        !matches!(of("c"), Header::Void)
+            && of("c") != Header::Text("red".into())
+            && is_number(of("a"))
+    }),
+    ("a + b = 2 OR c LIKE 'b%'", |of| {
+        let sum = match (of("a"), of("b")) {
+            (Header::Number(a), Header::Number(b)) => Some(a + b),
+            _ => None,
+        };
+        sum == Some(2) || of("c") == Header::Text("blue".into())
+    }),
+    ("sys.ttl_ms IS NULL AND \"x-d\" IN (0, 'blue')", |of| {
+        [Header::Number(0), Header::Text("blue".into())].contains(&of("x-d"))
+    }),
+];
+
+fn is_number(header: Header) -> bool {
+    matches!(header, Header::Number(_))
+}
+
+fn filter_matches(arguments: &Headers, headers: &Headers) -> bool {
+    let first = |name: &str| {
+        let found = headers.iter().find(|(own, _)| own == name);
+        found.map_or(Header::Void, |(_, value)| value.clone())
+    };
+    arguments.iter().any(|(name, text)| {
+        let filter = FILTERS
+            .iter()
+            .find(|(own, _)| *text == Header::Text((*own).into()));
+        name == "x-filter" && filter.is_some_and(|(_, says)| says(&first))
+    })
+}
+
+/// The one queue that takes a message by the hash of its key, if that is known: rendezvous hashing in
+/// floating point. Which one takes it by lot only the broker knows.
+fn chosen<'a>(
+    from: &Exchange,
+    bindings: impl Iterator<Item = &'a Binding> + Clone,
+    key: &str,
+) -> Option<String> {
+    let mut all = bindings.clone();
+    if from.kind != ExchangeKind::ConsistentHash || !all.all(|b| b.standing == Standing::Sure) {
+        return None;
+    }
+    let mut weights: BTreeMap<&str, f64> = BTreeMap::new();
+    for binding in bindings {
+        let weight = binding.edge.key.parse().unwrap_or(1.0);
+        *weights.entry(&binding.edge.queue).or_default() += weight;
+    }
+    let cost = |queue: &str, weight: f64| {
+        let seed = match queue.starts_with('x') {
+            true => mix(hash_text(queue)),
+            false => hash_text(queue),
+        };
+        let draw = mix(hash_text(key) ^ seed) | 1;
+        -(draw as f64 / 2_f64.powi(64)).ln() / weight
+    };
+    let costs = weights
+        .iter()
+        .map(|(queue, weight)| (cost(queue, *weight), queue));
+    let least = costs.min_by(|one, other| one.0.total_cmp(&other.0));
+    least.map(|(_, queue)| (*queue).to_string())
+}
+
+fn hash_text(text: &str) -> u64 {
+    let mut state = mix(text.len() as u64);
+    for chunk in text.as_bytes().chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        state = mix(state ^ u64::from_le_bytes(word));
+    }
+    state
+}
+
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Whether a binding's arguments take a message's headers (P-66).

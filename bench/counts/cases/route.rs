@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use ringpost_engine::control::catalog::{Catalog, Plan, Request, TENANT_DEFAULT};
 use ringpost_engine::control::routing;
-use ringpost_engine::data::route::{Router, Target};
+use ringpost_engine::data::route::{Facts, Router, Target};
 use ringpost_wire::control::{Bind, PARTITION_BY_NAME, QueueDeclare};
 use ringpost_wire::ids::CoreId;
 
@@ -82,15 +82,16 @@ impl super::Work for Resolving {
     fn round(&mut self) -> u64 {
         for (exchange, key, headers) in self.addresses.iter().cycle().take(RESOLVES) {
             let (exchange, key) = (exchange.as_bytes(), key.as_bytes());
+            let facts = Facts::of_headers(headers);
             let targets = &mut self.targets;
             let done = match self.memo {
                 Memo::Used => self
                     .router
-                    .resolve(TENANT_DEFAULT, exchange, key, headers, targets)
+                    .resolve(TENANT_DEFAULT, exchange, key, &facts, targets)
                     .is_ok(),
                 Memo::Unused => self
                     .router
-                    .resolve_afresh(TENANT_DEFAULT, exchange, key, headers, targets)
+                    .resolve_afresh(TENANT_DEFAULT, exchange, key, &facts, targets)
                     .is_ok(),
             };
             assert!(done && targets.len() == 1);
@@ -139,8 +140,9 @@ impl Topology {
 
     fn bind(&mut self, exchange: &str, queue: &str, key: &str, arguments: &[u8]) {
         self.apply(&Request::Bind(Bind {
+            flags: 0,
             exchange: exchange.as_bytes(),
-            queue: queue.as_bytes(),
+            target: queue.as_bytes(),
             key: key.as_bytes(),
             arguments,
         }));

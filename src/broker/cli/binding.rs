@@ -13,10 +13,12 @@ const EXAMPLES: &str = "\
 Examples:
   ringpost binding ensure orders --exchange shop --key 'order.*.paid'
   ringpost binding ensure red --exchange by-colour --argument colour=red
+  ringpost binding ensure audit --to-exchange --exchange shop --key '#'
+  ringpost binding ensure big --exchange sales --filter \"total > 100 AND country = 'de'\"
   ringpost binding list --queue orders
   ringpost binding delete orders --exchange shop --key 'order.*.paid'";
 
-/// Bind queues to exchanges, and show and remove bindings
+/// Bind queues and exchanges to exchanges, and show and remove bindings
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -28,7 +30,7 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Bind a queue unless it is bound that way
+    /// Bind a queue or an exchange unless it is bound that way
     Ensure(Place),
     /// Remove a binding
     Delete(Place),
@@ -47,17 +49,26 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct Place {
-    /// The queue
-    queue: String,
-    /// The exchange
+    /// The queue, or with --to-exchange the exchange
+    target: String,
+    /// Bind an exchange, which routes on what it gets
+    #[arg(long)]
+    to_exchange: bool,
+    /// The exchange that messages come from
     #[arg(long, value_name = "name")]
     exchange: String,
-    /// The binding key, for direct and topic exchanges
+    /// The binding key, for direct and topic exchanges; the weight, for those that choose one queue
     #[arg(long, default_value = "")]
     key: String,
     /// What to match, for headers exchanges; `x-match=any` takes one of them, else all must match
     #[arg(long = "argument", value_name = "name=text", value_parser = argument)]
     arguments: Vec<(String, String)>,
+    /// The condition, for filter exchanges: an SQL-92 selector over headers and sys. fields
+    #[arg(long, value_name = "condition")]
+    filter: Option<String>,
+    /// Let the condition look at fields of JSON bodies, as body.customer.vip
+    #[arg(long, requires = "filter")]
+    filter_body: bool,
 }
 
 fn argument(text: &str) -> Result<(String, String), String> {
@@ -75,15 +86,23 @@ impl Place {
             .fold(Headers::new(), |headers, (name, text)| {
                 headers.with(name, text.as_str())
             });
-        Binding::new(&self.queue, &self.exchange)
-            .key(&self.key)
-            .arguments(arguments)
+        let binding = if self.to_exchange {
+            Binding::to_exchange(&self.target, &self.exchange)
+        } else {
+            Binding::new(&self.target, &self.exchange)
+        };
+        let binding = binding.key(&self.key).arguments(arguments);
+        match &self.filter {
+            Some(condition) if self.filter_body => binding.filter_body(condition),
+            Some(condition) => binding.filter(condition),
+            None => binding,
+        }
     }
 
     fn name(&self) -> String {
         format!(
             "from {} to {} with key \"{}\"",
-            self.exchange, self.queue, self.key
+            self.exchange, self.target, self.key
         )
     }
 }
@@ -93,12 +112,14 @@ impl Place {
 struct Row {
     exchange: String,
     key: String,
-    queue: String,
+    /// Nothing where an exchange is bound.
+    queue: Option<String>,
+    target_exchange: Option<String>,
     arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Arguments as `--argument` takes them.
-fn arguments_text(arguments: &serde_json::Map<String, serde_json::Value>) -> String {
+pub(super) fn arguments_text(arguments: &serde_json::Map<String, serde_json::Value>) -> String {
     let texts = arguments.iter().map(|(name, value)| match value {
         serde_json::Value::String(text) => format!("{name}={text}"),
         other => format!("{name}={other}"),
@@ -125,7 +146,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 format,
             } => {
                 let is_asked_for = |binding: &Binding| {
-                    queue.as_deref().is_none_or(|name| name == binding.queue())
+                    (queue.is_none() || queue.as_deref() == binding.queue())
                         && exchange
                             .as_deref()
                             .is_none_or(|name| name == binding.exchange())
@@ -137,19 +158,24 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     .map(|binding| Row {
                         exchange: binding.exchange().into(),
                         key: binding.routing_key().into(),
-                        queue: binding.queue().into(),
+                        queue: binding.queue().map(Into::into),
+                        target_exchange: binding.target_exchange().map(Into::into),
                         arguments: message::json_of_headers(binding.headers()),
                     })
                     .collect();
                 output::rows(
                     format,
-                    &["exchange", "key", "queue", "arguments"],
+                    &["exchange", "key", "to", "arguments"],
                     &rows,
                     |row| {
                         vec![
                             row.exchange.clone(),
                             row.key.clone(),
-                            row.queue.clone(),
+                            match (&row.queue, &row.target_exchange) {
+                                (Some(queue), _) => queue.clone(),
+                                (None, Some(exchange)) => format!("exchange {exchange}"),
+                                (None, None) => String::new(),
+                            },
                             arguments_text(&row.arguments),
                         ]
                     },

@@ -5,13 +5,14 @@ use ringpost_client::admin::Durability;
 use ringpost_client::{DeleteIf, ExchangeConfig, ExchangeKind};
 use serde::Serialize;
 
-use super::Failure;
 use super::link::{self, BrokerArgs};
 use super::output::{self, FormatArgs};
+use super::{Failure, binding, message};
 
 const EXAMPLES: &str = "\
 Examples:
   ringpost exchange ensure shop --kind topic
+  ringpost exchange ensure workers --kind consistent-hash --hash-header customer
   ringpost exchange list
   ringpost exchange delete shop --if-unused";
 
@@ -53,6 +54,18 @@ struct Settings {
     /// Keep it in memory only: gone after a restart
     #[arg(long)]
     volatile: bool,
+    /// Who takes what nothing matches: another exchange, which need not exist yet
+    #[arg(long, value_name = "exchange")]
+    alternate: Option<String>,
+    /// Let nobody publish to it: it is reached over other exchanges
+    #[arg(long)]
+    internal: bool,
+    /// Of a consistent-hash exchange: hash this header instead of the routing key
+    #[arg(long, value_name = "name")]
+    hash_header: Option<String>,
+    /// Of a consistent-hash exchange: hash this property, for example correlation_id
+    #[arg(long, value_name = "word", conflicts_with = "hash_header")]
+    hash_property: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -65,16 +78,37 @@ enum Kind {
     Topic,
     /// By headers: all or any of the binding's arguments
     Headers,
+    /// To one queue, the same for the same key; the binding key is its weight
+    ConsistentHash,
+    /// To one queue, by lot; the binding key is its weight
+    Random,
+    /// By conditions on headers, properties and fields of JSON bodies
+    Filter,
 }
 
 impl Settings {
     fn config(&self) -> ExchangeConfig {
-        let config = match self.kind {
+        let mut config = match self.kind {
             Kind::Direct => ExchangeConfig::direct(),
             Kind::Fanout => ExchangeConfig::fanout(),
             Kind::Topic => ExchangeConfig::topic(),
             Kind::Headers => ExchangeConfig::headers(),
+            Kind::ConsistentHash => ExchangeConfig::consistent_hash(),
+            Kind::Random => ExchangeConfig::random(),
+            Kind::Filter => ExchangeConfig::filter(),
         };
+        if let Some(name) = &self.hash_header {
+            config = config.hash_header(name);
+        }
+        if let Some(word) = &self.hash_property {
+            config = config.hash_property(word);
+        }
+        if let Some(exchange) = &self.alternate {
+            config = config.alternate(exchange);
+        }
+        if self.internal {
+            config = config.internal();
+        }
         if self.volatile {
             config.volatile()
         } else {
@@ -89,6 +123,7 @@ struct Row {
     name: String,
     kind: &'static str,
     durable: bool,
+    arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Runs the command.
@@ -127,17 +162,24 @@ pub fn run(args: Args) -> Result<(), Failure> {
                         name: info.name,
                         kind: kind_word(info.kind),
                         durable: info.durability == Durability::Durable,
+                        arguments: message::json_of_headers(&info.arguments),
                     })
                     .collect();
                 rows.sort_by(|left, right| left.name.cmp(&right.name));
-                output::rows(format, &["exchange", "kind", "kept"], &rows, |row| {
+                let head = &["exchange", "kind", "kept", "arguments"];
+                output::rows(format, head, &rows, |row| {
                     let kept = if row.durable { "on disk" } else { "in memory" };
                     let name = if row.name.is_empty() {
                         "(default)"
                     } else {
                         &row.name
                     };
-                    vec![name.into(), row.kind.into(), kept.into()]
+                    vec![
+                        name.into(),
+                        row.kind.into(),
+                        kept.into(),
+                        binding::arguments_text(&row.arguments),
+                    ]
                 })?;
             }
         }
@@ -151,6 +193,9 @@ fn kind_word(kind: ExchangeKind) -> &'static str {
         ExchangeKind::Fanout => "fanout",
         ExchangeKind::Topic => "topic",
         ExchangeKind::Headers => "headers",
+        ExchangeKind::ConsistentHash => "consistent-hash",
+        ExchangeKind::Random => "random",
+        ExchangeKind::Filter => "filter",
         // The client may learn of kinds that this program does not create.
         _ => "other",
     }

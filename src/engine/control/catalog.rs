@@ -22,10 +22,12 @@ use std::ops::Bound;
 use ringpost_wire::checksum;
 use ringpost_wire::control::{self, Durability, ExchangeKind};
 use ringpost_wire::ids::{CoreId, ExchangeId, PartitionId, QueueId, TenantId};
+use ringpost_wire::table::Table;
 
 pub use self::change::{Change, ChangeError};
 pub use self::plan::{Plan, QueueUse, Request};
 pub use self::snapshot::SnapshotError;
+use crate::data::route::settings::{Settings, check_binding};
 
 /// Most tenants of a broker.
 pub const TENANTS_MAX: usize = 1_000;
@@ -110,13 +112,72 @@ pub struct Queue {
     pub arguments: Box<[u8]>,
 }
 
+/// Where a binding leads.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum End {
+    /// To a queue.
+    Queue(QueueId),
+    /// To an exchange, which routes messages on.
+    Exchange(ExchangeId),
+}
+
+impl End {
+    /// Before every other one.
+    const FIRST: Self = Self::Queue(QueueId(0));
+}
+
+/// What a binding leads to.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// A queue.
+    Queue(&'a Queue),
+    /// An exchange.
+    Exchange(&'a Exchange),
+}
+
+impl<'a> Target<'a> {
+    /// As a binding names it.
+    #[must_use]
+    pub const fn end(self) -> End {
+        match self {
+            Self::Queue(queue) => End::Queue(queue.id),
+            Self::Exchange(exchange) => End::Exchange(exchange.id),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'a [u8] {
+        match self {
+            Self::Queue(queue) => &queue.name,
+            Self::Exchange(exchange) => &exchange.name,
+        }
+    }
+
+    const fn tenant(self) -> TenantId {
+        match self {
+            Self::Queue(queue) => queue.tenant,
+            Self::Exchange(exchange) => exchange.tenant,
+        }
+    }
+
+    /// Whether it outlives the process.
+    #[must_use]
+    pub const fn durability(self) -> Durability {
+        match self {
+            Self::Queue(queue) => queue.durability,
+            Self::Exchange(exchange) => exchange.durability,
+        }
+    }
+}
+
 /// A binding: the ends, the key and the arguments together are its identity.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Binding {
     /// From.
     pub exchange: ExchangeId,
     /// To.
-    pub queue: QueueId,
+    pub end: End,
     /// Binding key.
     pub key: Box<[u8]>,
     /// A field table, its fields sorted by name.
@@ -153,6 +214,9 @@ const NAME_COPIES: u64 = 5;
 /// How often the key and the arguments of a binding are kept: from both ends, by both catalogs, and
 /// by the router as they are and taken apart.
 const BINDING_COPIES: u64 = 6;
+/// Memory of a compiled filter for each byte of its text: a field of one letter takes a step, a name, a
+/// slot and a place in a table.
+const FILTER_COPIES: u64 = 24;
 /// How often the arguments of a queue or an exchange are kept: by both catalogs.
 const ARGUMENT_COPIES: u64 = 2;
 
@@ -160,10 +224,10 @@ fn entry_bytes(name: &[u8], arguments: &[u8]) -> u64 {
     ENTRY_BYTES + NAME_COPIES * name.len() as u64 + ARGUMENT_COPIES * arguments.len() as u64
 }
 
-/// A [`Binding`] ordered by queue.
+/// A [`Binding`] ordered by its end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Reverse {
-    queue: QueueId,
+    end: End,
     exchange: ExchangeId,
     key: Box<[u8]>,
     arguments: Box<[u8]>,
@@ -304,11 +368,12 @@ impl Catalog {
         exchange.name.is_empty() || exchange.name.starts_with(b"amq.")
     }
 
-    /// Bindings of an exchange, in order of queue number, key and arguments.
+    /// Bindings of an exchange: those to queues and then those to exchanges, each in order of numbers,
+    /// key and arguments.
     pub fn bindings_from(&self, exchange: ExchangeId) -> impl Iterator<Item = &Binding> {
         let first = Binding {
             exchange,
-            queue: QueueId(0),
+            end: End::FIRST,
             key: Box::default(),
             arguments: Box::default(),
         };
@@ -317,30 +382,39 @@ impl Catalog {
             .take_while(move |binding| binding.exchange == exchange)
     }
 
-    /// Bindings to a queue, in order of exchange number, key and arguments.
-    pub fn bindings_to(&self, queue: QueueId) -> impl Iterator<Item = Binding> {
+    /// Bindings to a queue or an exchange, in order of exchange number, key and arguments.
+    pub fn bindings_to(&self, end: End) -> impl Iterator<Item = Binding> {
         let first = Reverse {
-            queue,
+            end,
             exchange: ExchangeId(0),
             key: Box::default(),
             arguments: Box::default(),
         };
         self.bound
             .range(first..)
-            .take_while(move |bound| bound.queue == queue)
+            .take_while(move |bound| bound.end == end)
             .map(move |bound| Binding {
                 exchange: bound.exchange,
-                queue,
+                end,
                 key: bound.key.clone(),
                 arguments: bound.arguments.clone(),
             })
     }
 
     /// What a binding between two ends is: durable only if both are.
-    fn durability_between(&self, exchange: ExchangeId, queue: QueueId) -> Option<Durability> {
-        let exchange = self.exchange(exchange)?;
-        let queue = self.queue(queue)?;
-        Some(exchange.durability.min(queue.durability))
+    fn durability_of(&self, binding: &Binding) -> Option<Durability> {
+        let exchange = self.exchange(binding.exchange)?;
+        let target = self.target(binding.end)?;
+        Some(exchange.durability.min(target.durability()))
+    }
+
+    /// What a binding leads to.
+    #[must_use]
+    pub fn target(&self, end: End) -> Option<Target<'_>> {
+        match end {
+            End::Queue(id) => self.queue(id).map(Target::Queue),
+            End::Exchange(id) => self.exchange(id).map(Target::Exchange),
+        }
     }
 }
 
@@ -388,8 +462,8 @@ impl Catalog {
             .filter_map(|(_, id)| self.queue(*id))
     }
 
-    /// Bindings of a tenant behind `after`, by the exchange's name; those of one exchange in the
-    /// order in which their queues were created, then by key and arguments.
+    /// Bindings of a tenant behind `after`, by the exchange's name; those of one exchange as
+    /// [`Self::bindings_from`] has them.
     pub fn list_bindings<'a>(
         &'a self,
         tenant: TenantId,
@@ -409,7 +483,7 @@ impl Catalog {
                 let behind = after.filter(|cursor| cursor.exchange == exchange.name);
                 let first = Binding {
                     exchange: exchange.id,
-                    queue: behind.map_or(QueueId(0), |cursor| cursor.queue),
+                    end: behind.map_or(End::FIRST, |cursor| cursor.end),
                     key: behind.map_or(Box::default(), |cursor| cursor.key.clone()),
                     arguments: behind.map_or(Box::default(), |cursor| cursor.arguments.clone()),
                 };
@@ -417,10 +491,9 @@ impl Catalog {
                     .range((Bound::Excluded(first), Bound::Unbounded))
                     .take_while(|binding| binding.exchange == exchange.id)
                     .filter_map(|binding| {
-                        let queue = self.queue(binding.queue)?;
                         Some(Listed {
                             exchange,
-                            queue,
+                            target: self.target(binding.end)?,
                             binding,
                         })
                     })
@@ -481,7 +554,7 @@ pub struct Listed<'a> {
     /// From.
     pub exchange: &'a Exchange,
     /// To.
-    pub queue: &'a Queue,
+    pub target: Target<'a>,
     /// The binding itself.
     pub binding: &'a Binding,
 }
@@ -491,8 +564,12 @@ impl Listed<'_> {
     #[must_use]
     pub fn info(&self) -> control::Bind<'_> {
         control::Bind {
+            flags: match self.target {
+                Target::Queue(_) => 0,
+                Target::Exchange(_) => control::BIND_TO_EXCHANGE,
+            },
             exchange: &self.exchange.name,
-            queue: &self.queue.name,
+            target: self.target.name(),
             key: &self.binding.key,
             arguments: &self.binding.arguments,
         }
@@ -503,7 +580,7 @@ impl Listed<'_> {
     pub fn cursor(&self) -> BindingCursor {
         BindingCursor {
             exchange: self.exchange.name.clone(),
-            queue: self.queue.id,
+            end: self.binding.end,
             key: self.binding.key.clone(),
             arguments: self.binding.arguments.clone(),
         }
@@ -514,7 +591,7 @@ impl Listed<'_> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BindingCursor {
     exchange: Box<[u8]>,
-    queue: QueueId,
+    end: End,
     key: Box<[u8]>,
     arguments: Box<[u8]>,
 }
@@ -611,7 +688,8 @@ impl Catalog {
                 require(!named, ApplyError::NameTaken)?;
                 // Else it would be taken for one of those its tenant was born with.
                 let own = !self.is_predeclared(exchange);
-                require(own, ApplyError::Inconsistent)
+                let settings = Settings::of(exchange.kind, &exchange.arguments);
+                require(own && settings.is_ok(), ApplyError::Inconsistent)
             }
             Change::ExchangeDeleted { id, durability } => {
                 let exchange = self.exchange(*id).ok_or(ApplyError::Missing)?;
@@ -636,10 +714,12 @@ impl Catalog {
                 durability,
             } => {
                 let exchange = self.exchange(binding.exchange).ok_or(ApplyError::Missing)?;
-                let queue = self.queue(binding.queue).ok_or(ApplyError::Missing)?;
-                let sound = exchange.tenant == queue.tenant
+                let target = self.target(binding.end).ok_or(ApplyError::Missing)?;
+                let sound = exchange.tenant == target.tenant()
                     && !exchange.name.is_empty()
-                    && exchange.durability.min(queue.durability) == *durability;
+                    && !target.name().is_empty()
+                    && exchange.durability.min(target.durability()) == *durability
+                    && check_binding(exchange.kind, &binding.key, &binding.arguments).is_ok();
                 require(sound, ApplyError::Inconsistent)?;
                 require(!self.bindings.contains(binding), ApplyError::Bound)
             }
@@ -648,7 +728,7 @@ impl Catalog {
                 durability,
             } => {
                 require(self.bindings.contains(binding), ApplyError::Missing)?;
-                let between = self.durability_between(binding.exchange, binding.queue);
+                let between = self.durability_of(binding);
                 require(between == Some(*durability), ApplyError::Inconsistent)
             }
         }
@@ -687,6 +767,11 @@ impl Catalog {
         self.tenant_names.remove(&tenant.name);
         self.bytes -= tenant.bytes();
         for id in tenant.exchanges.values() {
+            // Those between its own exchanges: there is no queue, and none leads to another tenant.
+            let bindings: Vec<Binding> = self.bindings_from(*id).cloned().collect();
+            for binding in bindings {
+                self.forget(binding);
+            }
             let exchange = self.exchanges.remove(id);
             self.bytes -= exchange.expect("its tenant names it").bytes();
         }
@@ -705,6 +790,10 @@ impl Catalog {
         for binding in bindings {
             self.forget(binding);
         }
+        let bindings: Vec<Binding> = self.bindings_to(End::Exchange(id)).collect();
+        for binding in bindings {
+            self.forget(binding);
+        }
         let exchange = self.exchanges.remove(&id).expect("the change was checked");
         self.bytes -= exchange.bytes();
         let tenant = self.tenant_mut(exchange.tenant);
@@ -720,7 +809,7 @@ impl Catalog {
     }
 
     fn delete_queue(&mut self, id: QueueId) {
-        let bindings: Vec<Binding> = self.bindings_to(id).collect();
+        let bindings: Vec<Binding> = self.bindings_to(End::Queue(id)).collect();
         for binding in bindings {
             self.forget(binding);
         }
@@ -780,7 +869,8 @@ impl Catalog {
         assert_eq!(bytes, self.bytes);
         for binding in &self.bindings {
             let exchange = &self.exchanges[&binding.exchange];
-            assert_eq!(exchange.tenant, self.queues[&binding.queue].tenant);
+            let target = self.target(binding.end).expect("a binding's end exists");
+            assert_eq!(exchange.tenant, target.tenant());
             assert!(self.bound.contains(&Reverse::of(binding.clone())));
         }
     }
@@ -800,7 +890,12 @@ impl Queue {
 
 impl Binding {
     fn bytes(&self) -> u64 {
-        ENTRY_BYTES + BINDING_COPIES * (self.key.len() + self.arguments.len()) as u64
+        let arguments = Table::parse(&self.arguments).unwrap_or_default();
+        let filter = arguments.get(b"x-filter");
+        let filter = filter.and_then(|text| text.as_text()).unwrap_or_default();
+        ENTRY_BYTES
+            + BINDING_COPIES * (self.key.len() + self.arguments.len()) as u64
+            + FILTER_COPIES * filter.len() as u64
     }
 }
 
@@ -839,7 +934,7 @@ impl Tenant {
 impl Reverse {
     fn of(binding: Binding) -> Self {
         Self {
-            queue: binding.queue,
+            end: binding.end,
             exchange: binding.exchange,
             key: binding.key,
             arguments: binding.arguments,

@@ -7,8 +7,8 @@
 use ringpost_wire::ids::{CoreId, ExchangeId, QueueId};
 
 use super::catalog::change::Change;
-use super::catalog::{ApplyError, Binding, Catalog, Queue};
-use crate::data::route::{self, Destination, Router};
+use super::catalog::{self, ApplyError, Binding, Catalog, Queue, Target};
+use crate::data::route::{self, Destination, End, Router};
 
 /// Applies a change to a catalog and the router that follows it; the new version.
 ///
@@ -38,7 +38,7 @@ impl Router {
         for tenant in catalog.list_tenants(None) {
             router.add_tenant(tenant.id);
             for exchange in catalog.list_exchanges(tenant.id, None) {
-                router.add_exchange(tenant.id, &exchange.name, exchange.kind);
+                router.add_exchange_of(exchange);
             }
             for queue in catalog.list_queues(tenant.id, None) {
                 router.add_queue(tenant.id, &queue.name, destination(queue));
@@ -62,16 +62,17 @@ impl Router {
             "one change after the other"
         );
         match change {
-            Change::TenantCreated { id, .. } => {
+            Change::TenantCreated {
+                id, predeclared, ..
+            } => {
                 self.add_tenant(*id);
-                for (name, kind) in super::catalog::PREDECLARED {
-                    self.add_exchange(*id, name, kind);
+                for ((name, kind), number) in catalog::PREDECLARED.into_iter().zip(predeclared.0..)
+                {
+                    self.add_exchange(*id, ExchangeId(number), name, kind, b"");
                 }
             }
             Change::TenantDeleted { id } => self.remove_tenant(*id),
-            Change::ExchangeCreated(exchange) => {
-                self.add_exchange(exchange.tenant, &exchange.name, exchange.kind);
-            }
+            Change::ExchangeCreated(exchange) => self.add_exchange_of(exchange),
             Change::ExchangeDeleted { id, .. } => self.remove_exchange_in(before, *id),
             Change::QueueCreated(queue) => {
                 self.add_queue(queue.tenant, &queue.name, destination(queue));
@@ -83,44 +84,50 @@ impl Router {
         self.changed();
     }
 
+    fn add_exchange_of(&mut self, exchange: &catalog::Exchange) {
+        self.add_exchange(
+            exchange.tenant,
+            exchange.id,
+            &exchange.name,
+            exchange.kind,
+            &exchange.arguments,
+        );
+    }
+
     fn remove_exchange_in(&mut self, catalog: &Catalog, id: ExchangeId) {
         let exchange = catalog.exchange(id).expect("the change was checked");
+        for binding in catalog.bindings_to(catalog::End::Exchange(id)) {
+            self.unbind_in(catalog, &binding);
+        }
         self.remove_exchange(exchange.tenant, &exchange.name);
     }
 
     fn remove_queue_in(&mut self, catalog: &Catalog, id: QueueId) {
         let queue = catalog.queue(id).expect("the change was checked");
-        for binding in catalog.bindings_to(id) {
+        for binding in catalog.bindings_to(catalog::End::Queue(id)) {
             self.unbind_in(catalog, &binding);
         }
         self.remove_queue(queue.tenant, &queue.name);
     }
 
     fn bind_in(&mut self, catalog: &Catalog, binding: &Binding) {
-        let (exchange, queue) = ends(catalog, binding);
-        let route = route_of(binding, queue);
-        self.bind(exchange.tenant, &exchange.name, &route);
+        self.bind(binding.exchange, &route_of(catalog, binding));
     }
 
     fn unbind_in(&mut self, catalog: &Catalog, binding: &Binding) {
-        let (exchange, queue) = ends(catalog, binding);
-        let route = route_of(binding, queue);
-        self.unbind(exchange.tenant, &exchange.name, &route);
+        self.unbind(binding.exchange, &route_of(catalog, binding));
     }
 }
 
-fn ends<'a>(catalog: &'a Catalog, binding: &Binding) -> (&'a super::catalog::Exchange, &'a Queue) {
-    let exchange = catalog.exchange(binding.exchange);
-    let queue = catalog.queue(binding.queue);
-    (
-        exchange.expect("a binding's exchange exists"),
-        queue.expect("a binding's queue exists"),
-    )
-}
-
-fn route_of<'a>(binding: &'a Binding, queue: &Queue) -> route::Binding<'a> {
+fn route_of<'a>(catalog: &'a Catalog, binding: &'a Binding) -> route::Binding<'a> {
+    let target = catalog.target(binding.end);
+    let target = target.expect("a binding's end exists");
     route::Binding {
-        queue: destination(queue),
+        end: match target {
+            Target::Queue(queue) => End::Queue(destination(queue)),
+            Target::Exchange(exchange) => End::Exchange(exchange.id),
+        },
+        name: target.name(),
         key: &binding.key,
         arguments: &binding.arguments,
     }
@@ -136,19 +143,25 @@ fn destination(queue: &Queue) -> Destination {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
-    use crate::control::catalog::{Plan, QueueUse, Request};
-    use crate::data::route::{Target, headers, naive_topic_match};
+    use super::{apply, catalog};
+    use crate::control::catalog::{Catalog, Change, End, Plan, QueueUse, Request, Target};
+    use crate::data::route::settings::Settings;
+    use crate::data::route::{
+        Facts, Router, Target as Taker, exchange_seed, headers, naive_by_hash, naive_by_lot,
+        naive_topic_match, naive_weight_of, queue_seed,
+    };
     use ringpost_wire::Code;
     use ringpost_wire::control::{
-        Bind, Delete, Durability, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
+        BIND_TO_EXCHANGE, Bind, Delete, Durability, ExchangeDeclare, ExchangeKind,
+        PARTITION_BY_NAME, QueueDeclare,
     };
-    use ringpost_wire::ids::TenantId;
+    use ringpost_wire::ids::{CoreId, TenantId};
+    use ringpost_wire::table::{Table, Value};
 
     /// Random requests over few names, so that they meet.
     pub(crate) struct Random(u64);
 
-    const EXCHANGES: [&[u8]; 9] = [
+    const EXCHANGES: [&[u8]; 13] = [
         b"",
         b"amq.direct",
         b"amq.fanout",
@@ -158,12 +171,22 @@ pub(crate) mod tests {
         b"f",
         b"t",
         b"h",
+        b"c",
+        b"m",
+        b"r",
+        b"s",
     ];
-    const KEYS: [&[u8]; 14] = [
+    const KEYS: [&[u8]; 17] = [
         b"", b"q1", b"a", b"a.b", b"a.*", b"#", b"a.#", b"#.b", b"*", b"*.b", b"a.b.c", b"#.#",
-        b"*.#", b"..",
+        b"*.#", b"..", b"1", b"7", b"1000",
     ];
     const QUEUES: [&[u8]; 8] = [b"q0", b"q1", b"q2", b"q3", b"q4", b"q5", b"a", b"a.b"];
+    const FILTERS: [&[u8]; 4] = [
+        b"\x08x-filterS\0\0\0\x05a = 1",
+        b"\x08x-filterS\0\0\0\x0ba IS NULL",
+        b"\x08x-filterS\0\0\0\x16b OR sys.priority = 3",
+        b"\x08x-filterS\0\0\0\x04b = ",
+    ];
     const TABLES: [&[u8]; 8] = [
         b"",
         b"\x01ab\x01",
@@ -197,11 +220,19 @@ pub(crate) mod tests {
             let exchange = self.of(&EXCHANGES);
             let durability = self.below(2) as u8;
             let tenant = [&b"blue"[..], b"green", b""][self.below(3)];
+            let (flags, target) = match self.below(3) {
+                0 => (BIND_TO_EXCHANGE, self.of(&EXCHANGES)),
+                _ => (0, queue),
+            };
             let bind = Bind {
+                flags,
                 exchange,
-                queue,
+                target,
                 key: self.of(&KEYS),
-                arguments: self.of(&TABLES),
+                arguments: match exchange {
+                    b"s" => self.of(&FILTERS),
+                    _ => self.of(&TABLES),
+                },
             };
             let delete = |name| Delete { flags: 0, name };
             match self.below(40) {
@@ -223,13 +254,23 @@ pub(crate) mod tests {
                         b"d" => 1,
                         b"f" => 2,
                         b"t" => 3,
+                        b"c" | b"m" => 5,
+                        b"r" => 6,
+                        b"s" => 7,
                         _ => 4,
                     },
                     durability,
                     flags: 0,
                     reserved: 0,
                     name: exchange,
-                    arguments: b"",
+                    arguments: match (exchange, self.below(4)) {
+                        (b"m", _) => b"\x0dx-hash-headerS\0\0\0\x01a",
+                        (_, 0) => b"\x14x-alternate-exchangeS\0\0\0\x01f",
+                        (_, 1) => b"\x14x-alternate-exchangeS\0\0\0\0",
+                        (b"t", 2) => b"\x0ax-internalt\x01",
+                        (b"d", 2) => b"\x0ax-internalt\x01\x14x-alternate-exchangeS\0\0\0\x01t",
+                        _ => b"",
+                    },
                 }),
                 14..22 => Request::Unbind(bind),
                 _ => Request::Bind(bind),
@@ -254,45 +295,132 @@ pub(crate) mod tests {
         }
     }
 
-    /// What the catalog says, binding by binding.
+    /// What the catalog says, exchange by exchange and binding by binding.
     fn naive(
         catalog: &Catalog,
         placement: &[CoreId],
         tenant: TenantId,
-        (exchange, key, table): (&[u8], &[u8], &[u8]),
-    ) -> Result<Vec<Target>, Code> {
-        let target = |queue: &Queue| Target {
-            queue: queue.id,
-            partition: queue.partition,
-            core: placement[queue.partition.0 as usize],
-            durable: queue.durability == Durability::Durable,
-        };
+        (exchange, key, facts): (&[u8], &[u8], &Facts<'_>),
+    ) -> Result<Vec<Taker>, Code> {
         let exchange = catalog
             .exchange_by_name(tenant, exchange)
             .ok_or(Code::ExchangeUnknown)?;
-        if exchange.name.is_empty() {
-            let queue = catalog.queue_by_name(tenant, key);
-            return Ok(queue.map(target).into_iter().collect());
+        if settings(exchange).is_internal {
+            return Err(Code::PermissionDenied);
         }
-        let mut targets: Vec<Target> = catalog
-            .bindings_from(exchange.id)
-            .filter(|binding| match exchange.kind {
-                ExchangeKind::Direct => *binding.key == *key,
-                ExchangeKind::Fanout => true,
-                ExchangeKind::Topic => naive_topic_match(&binding.key, key),
-                ExchangeKind::Headers => headers::naive_match(&binding.arguments, table),
+        let mut targets = Vec::new();
+        let mut seen = vec![exchange.id];
+        let mut at = 0;
+        while let Some(exchange) = seen.get(at).and_then(|id| catalog.exchange(*id)) {
+            at += 1;
+            let matched = naive_matches(catalog, exchange, key, facts);
+            for end in &matched {
+                match end {
+                    End::Queue(id) => targets.push(*id),
+                    End::Exchange(id) if !seen.contains(id) => seen.push(*id),
+                    End::Exchange(_) => {}
+                }
+            }
+            if let Some(name) = settings(exchange).alternate
+                && matched.is_empty()
+                && let Some(other) = catalog.exchange_by_name(tenant, &name)
+                && !seen.contains(&other.id)
+            {
+                seen.push(other.id);
+            }
+        }
+        let mut targets: Vec<Taker> = targets
+            .iter()
+            .filter_map(|id| catalog.queue(*id))
+            .map(|queue| Taker {
+                queue: queue.id,
+                partition: queue.partition,
+                core: placement[queue.partition.0 as usize],
+                durable: queue.durability == Durability::Durable,
             })
-            .filter_map(|binding| catalog.queue(binding.queue).map(target))
             .collect();
         targets.sort();
         targets.dedup();
         Ok(targets)
     }
 
+    fn settings(exchange: &catalog::Exchange) -> Settings {
+        Settings::of(exchange.kind, &exchange.arguments).expect("checked when it was declared")
+    }
+
+    /// Where a message goes from one exchange.
+    fn naive_matches(
+        catalog: &Catalog,
+        exchange: &catalog::Exchange,
+        key: &[u8],
+        facts: &Facts<'_>,
+    ) -> Vec<End> {
+        if exchange.name.is_empty() {
+            let queue = catalog.queue_by_name(exchange.tenant, key);
+            return queue
+                .map(|queue| End::Queue(queue.id))
+                .into_iter()
+                .collect();
+        }
+        let bindings = catalog.bindings_from(exchange.id);
+        if let ExchangeKind::ConsistentHash | ExchangeKind::Random = exchange.kind {
+            return naive_share(catalog, exchange, key, facts)
+                .into_iter()
+                .collect();
+        }
+        let matched = bindings.filter(|binding| match exchange.kind {
+            ExchangeKind::Direct => *binding.key == *key,
+            ExchangeKind::Fanout => true,
+            ExchangeKind::Topic => naive_topic_match(&binding.key, key),
+            ExchangeKind::Headers => headers::naive_match(&binding.arguments, facts.headers),
+            ExchangeKind::Filter => naive_filter(&binding.arguments, facts),
+            ExchangeKind::ConsistentHash | ExchangeKind::Random => false,
+        });
+        matched.map(|binding| binding.end).collect()
+    }
+
+    /// What the few filters that are drawn say.
+    fn naive_filter(arguments: &[u8], facts: &Facts<'_>) -> bool {
+        let headers = Table::parse(facts.headers).unwrap_or_default();
+        let (a, b) = (headers.get(b"a"), headers.get(b"b"));
+        match arguments {
+            _ if arguments == FILTERS[0] => a.is_some_and(|a| a.as_integer() == Some(1)),
+            _ if arguments == FILTERS[1] => a.is_none_or(|a| a == Value::Void),
+            _ => b == Some(Value::Bool(true)) || facts.priority == 3,
+        }
+    }
+
+    /// The one queue or exchange that takes a message of an exchange whose bindings have weights.
+    fn naive_share(
+        catalog: &Catalog,
+        exchange: &catalog::Exchange,
+        key: &[u8],
+        facts: &Facts<'_>,
+    ) -> Option<End> {
+        let mut named: Vec<(End, u64, u64)> = Vec::new();
+        for binding in catalog.bindings_from(exchange.id) {
+            let weight = naive_weight_of(&binding.key).expect("checked when it was bound");
+            match named.iter_mut().find(|(end, ..)| *end == binding.end) {
+                Some((.., sum)) => *sum += weight,
+                None => {
+                    let seed = match catalog.target(binding.end)? {
+                        Target::Queue(queue) => queue_seed(&queue.name),
+                        Target::Exchange(exchange) => exchange_seed(&exchange.name),
+                    };
+                    named.push((binding.end, seed, weight));
+                }
+            }
+        }
+        match exchange.kind {
+            ExchangeKind::Random => naive_by_lot(&named, facts.lot),
+            _ => naive_by_hash(&named, settings(exchange).hash.hash(key, facts).0),
+        }
+    }
+
     #[test]
     fn the_router_says_what_the_catalog_says() {
         let mut delivered = 0;
-        for seed in 0..60 {
+        for seed in 0..70 {
             let mut random = Random::new(seed);
             let mut catalog = Catalog::new(8);
             let mut placement: Vec<CoreId> = (0..8).map(|p| CoreId(p % 3)).collect();
@@ -312,11 +440,16 @@ pub(crate) mod tests {
                 }
                 for _ in 0..12 {
                     let tenant = TenantId([1, 1, 2, 9][random.below(4)]);
-                    let address = (random.of(&EXCHANGES), random.of(&KEYS), random.of(&TABLES));
+                    let facts = Facts {
+                        lot: random.below(1_000) as u64,
+                        priority: random.below(5) as u8,
+                        ..Facts::of_headers(random.of(&TABLES))
+                    };
+                    let address = (random.of(&EXCHANGES), random.of(&KEYS), &facts);
                     let expect = naive(&catalog, &placement, tenant, address);
-                    let (exchange, key, table) = address;
+                    let (exchange, key, facts) = address;
                     for _ in 0..2 {
-                        let result = router.resolve(tenant, exchange, key, table, &mut targets);
+                        let result = router.resolve(tenant, exchange, key, facts, &mut targets);
                         assert_eq!(result.map(|_| targets.clone()), expect, "seed {seed}");
                         delivered += targets.len();
                     }

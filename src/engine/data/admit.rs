@@ -20,7 +20,7 @@ use crate::data::journal::{NoRoom, RunHead};
 use crate::data::producer::{Assembly, Held, Room, Span};
 use crate::data::publish::Group;
 use crate::data::queue::Marking;
-use crate::data::route::Target;
+use crate::data::route::{Facts, Target, lot_of};
 use crate::data::session::Channel;
 use crate::data::trace::Arrival;
 use crate::effect::Buffers;
@@ -836,18 +836,18 @@ impl Flow {
         let origin = (producer.id, producer.epoch);
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
-        let unknown = self
+        let closed = self
             .router
             .resolve(
                 producer.tenant,
                 message.exchange(),
                 message.routing_key(),
-                message.headers(),
+                &Facts::of(&message, lot_of(origin.0.0, sequence)),
                 &mut targets,
             )
-            .is_err();
+            .err();
         let judged = if self.place_spread_before(&targets, buffers, effects) {
-            self.judge_whole(key, sequence, origin, &targets, unknown, &assembly, buffers)
+            self.judge_whole(key, sequence, origin, &targets, closed, &assembly, buffers)
         } else {
             Ok(None)
         };
@@ -925,12 +925,12 @@ impl Flow {
         sequence: u64,
         (id, epoch): (ProducerId, u32),
         targets: &[Target],
-        unknown: bool,
+        closed: Option<Code>,
         assembly: &Assembly,
         buffers: &B,
     ) -> Result<Option<Level>, Code> {
         let producer = self.producers.get(key).expect("its frame is stepped");
-        let level = self.judge(producer, targets, unknown, assembly.mandatory)?;
+        let level = self.judge(producer, targets, closed, assembly.mandatory)?;
         let here = |target: &&Target| target.core == self.config.core;
         let is_busy = self.underway.is_some() || self.spread.is_stuck();
         if is_busy && targets.iter().any(|target| here(&target)) {

@@ -26,7 +26,7 @@ use crate::Effects;
 use crate::data::admit::by_core;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::queue::{DeadOffer, Death};
-use crate::data::route::Target;
+use crate::data::route::{Facts, Target, lot_of};
 use crate::effect::Buffers;
 use crate::ids::Mono;
 use crate::mesh::{RemotePublish, Request};
@@ -282,9 +282,14 @@ impl Flow {
         targets.clear();
         let routing_key = to.routing_key.as_deref().unwrap_or(read.routing_key());
         let (tenant, exchange) = (state.tenant, to.exchange.clone());
+        let facts = Facts {
+            headers: &headers,
+            ttl_ms: 0,
+            ..Facts::of(&read, lot_of(u64::from(queue.0), dead.sequence().0))
+        };
         let routed = self
             .router
-            .resolve(tenant, &exchange, routing_key, &headers, &mut targets);
+            .resolve_own(tenant, &exchange, routing_key, &facts, &mut targets);
         if routed.is_err() {
             targets.clear();
         }

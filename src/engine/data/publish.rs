@@ -15,7 +15,7 @@ use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
 use crate::data::journal::RunHead;
 use crate::data::producer::{Arriving, Held, Producer, Span, Word};
-use crate::data::route::{Decides, Target};
+use crate::data::route::{Decides, Facts, Target, lot_of};
 use crate::data::session::Channel;
 use crate::data::stages::Stage;
 use crate::effect::Buffers;
@@ -186,7 +186,7 @@ impl Flow {
     ) -> Result<(u32, usize), Code> {
         let body = batch.bytes;
         let producer = self.producers.get(key).ok_or(Code::Internal)?;
-        let tenant = producer.tenant;
+        let (tenant, id) = (producer.tenant, producer.id);
         let agreed = self.sessions.get(producer.conn).and_then(|s| s.agreed());
         let message_bytes_max = agreed.ok_or(Code::Internal)?.message_bytes_max as usize;
 
@@ -203,7 +203,7 @@ impl Flow {
         let mut targets = std::mem::take(&mut self.targets);
         let mut other = std::mem::take(&mut self.targets_other);
         targets.clear();
-        let mut unknown = false;
+        let mut closed = None;
         let mut verdict = Ok(());
         // Set when a group must wait: messages of it that need not, and their bytes.
         let mut stopped = None;
@@ -218,7 +218,7 @@ impl Flow {
             if message.envelope.length() > message_bytes_max {
                 if group.count > 0 {
                     group.bytes = &body[start..end];
-                    let taken = self.route(key, group, &targets, unknown, buffers, effects);
+                    let taken = self.route(key, group, &targets, closed, buffers, effects);
                     if taken.0 < group.count {
                         stopped = Some(taken);
                         break;
@@ -243,21 +243,24 @@ impl Flow {
             let here = (message.envelope.address(), exchange.len());
             if here != address || !self.address_decides {
                 other.clear();
-                let (next_unknown, decides) = match self.router.resolve(
+                let (next_closed, decides) = match self.router.resolve(
                     tenant,
                     exchange,
                     message.envelope.routing_key(),
-                    message.envelope.headers(),
+                    &Facts::of(
+                        &message.envelope,
+                        lot_of(id.0, batch.first + u64::from(seen)),
+                    ),
                     &mut other,
                 ) {
-                    Ok(decides) => (false, decides == Decides::Address),
-                    Err(_) => (true, true),
+                    Ok(decides) => (None, decides == Decides::Address),
+                    Err(code) => (Some(code), true),
                 };
                 self.address_decides = decides;
-                if group.count > 0 && (other != targets || next_unknown != unknown) {
+                if group.count > 0 && (other != targets || next_closed != closed) {
                     group.bytes = &body[start..end];
                     if !self.keep_spread(key, group, &targets) {
-                        let taken = self.route(key, group, &targets, unknown, buffers, effects);
+                        let taken = self.route(key, group, &targets, closed, buffers, effects);
                         if taken.0 < group.count {
                             stopped = Some(taken);
                             break;
@@ -268,7 +271,7 @@ impl Flow {
                     start = end;
                 }
                 std::mem::swap(&mut targets, &mut other);
-                unknown = next_unknown;
+                closed = next_closed;
                 address = here;
             }
             seen += 1;
@@ -288,7 +291,7 @@ impl Flow {
             && stopped.is_none()
             && (is_all || !self.keep_spread(key, group, &targets))
         {
-            let taken = self.route(key, group, &targets, unknown, buffers, effects);
+            let taken = self.route(key, group, &targets, closed, buffers, effects);
             if taken.0 < group.count {
                 stopped = Some(taken);
             }
@@ -319,7 +322,7 @@ impl Flow {
         key: u64,
         group: Group<'_>,
         targets: &[Target],
-        unknown: bool,
+        closed: Option<Code>,
         buffers: &mut B,
         effects: &mut Effects,
     ) -> (u32, usize) {
@@ -328,7 +331,7 @@ impl Flow {
         let producer = self.producers.get(key).expect("its frame is being stepped");
         let origin = (producer.id, producer.epoch);
         let (id, epoch) = origin;
-        let level = match self.judge(producer, targets, unknown, group.mandatory) {
+        let level = match self.judge(producer, targets, closed, group.mandatory) {
             Ok(level) => level,
             Err(code) => {
                 self.refuse(key, group, code);
@@ -430,7 +433,7 @@ impl Flow {
     ) -> (u32, usize) {
         let mut taken = (0, 0);
         for one in group.singly() {
-            let (count, bytes) = self.route(key, one, targets, false, buffers, effects);
+            let (count, bytes) = self.route(key, one, targets, None, buffers, effects);
             if count == 0 {
                 break;
             }
@@ -444,11 +447,11 @@ impl Flow {
         &self,
         producer: &Producer,
         targets: &[Target],
-        unknown: bool,
+        closed: Option<Code>,
         mandatory: bool,
     ) -> Result<Level, Code> {
-        if unknown {
-            return Err(Code::ExchangeUnknown);
+        if let Some(code) = closed {
+            return Err(code);
         }
         if targets.is_empty() {
             //= P-37
@@ -968,6 +971,7 @@ fn refusal_text(code: Code) -> &'static str {
     match code {
         Code::Unroutable => "no queue takes this message",
         Code::ExchangeUnknown => "there is no such exchange",
+        Code::PermissionDenied => "the exchange is internal: it is reached over other exchanges",
         Code::QueueFull => {
             "a target queue is at its maximum length or bytes, or no memory is left for volatile ones"
         }

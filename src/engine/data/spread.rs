@@ -216,7 +216,7 @@ impl Flow {
         let producer = self.producers.get(key).expect("its frame is being stepped");
         let (producer_id, epoch) = (producer.id, producer.epoch);
         // Whoever is refused is told so elsewhere.
-        let Ok(level) = self.judge(producer, targets, false, group.mandatory) else {
+        let Ok(level) = self.judge(producer, targets, None, group.mandatory) else {
             return false;
         };
         let queue = target.queue;

@@ -611,8 +611,9 @@ fn a_dead_letter_fans_out_to_queues_of_several_cores() {
     for (name, partition) in [("a", 0), ("b", 1), ("c", 0)] {
         scene.queue(name, partition, 0, &[]);
         let bind = Bind {
+            flags: 0,
             exchange: b"dlx",
-            queue: name.as_bytes(),
+            target: name.as_bytes(),
             key: b"",
             arguments: b"",
         };

@@ -94,8 +94,9 @@ impl Producer {
 fn bind_to_all(machine: &mut Machine, queue: &str) {
     let conn = client::greet(machine, 0);
     let bind = Bind {
+        flags: 0,
         exchange: b"amq.fanout",
-        queue: queue.as_bytes(),
+        target: queue.as_bytes(),
         key: b"",
         arguments: b"",
     };

@@ -111,8 +111,9 @@ fn bind(number: u32) -> Vec<u8> {
     arguments.extend_from_slice(&(ARGUMENTS_BYTES as u32).to_be_bytes());
     arguments.resize(arguments.len() + ARGUMENTS_BYTES, b'x');
     let bind = Bind {
+        flags: 0,
         exchange: b"amq.headers",
-        queue: b"here-0",
+        target: b"here-0",
         key: &number.to_be_bytes(),
         arguments: &arguments,
     };

@@ -90,8 +90,9 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
     let bind = |key, arguments| {
         let (exchange, queue) = (&b"shop"[..], name);
         let bind = Bind {
+            flags: 0,
             exchange,
-            queue,
+            target: queue,
             key,
             arguments,
         };

@@ -159,8 +159,9 @@ fn every_byte_of_every_control_body_counts() {
         arguments,
     });
     assert_every_byte_counts(&Bind {
+        flags: 0,
         exchange: b"shop",
-        queue: name,
+        target: name,
         key,
         arguments,
     });

@@ -75,7 +75,8 @@ fn limits_are_those_of_the_code() {
         ALIGN FRAME_HEADER_BYTES FRAME_BYTES_MAX FRAME_BYTES_MAX_HANDSHAKE ENVELOPE_BYTES
         ENVELOPE_BYTES_MAX FRAGMENT_BYTES_MAX MESSAGE_BYTES_MAX_DEFAULT MESSAGE_BYTES_MAX_LIMIT
         NAME_BYTES_MAX KEY_BYTES_MAX PROPERTIES_BYTES_MAX HEADERS_BYTES_MAX HEADERS_COUNT_MAX
-        HEADERS_DEPTH_MAX CHANNELS_MAX SETTLE_RANGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
+        HEADERS_DEPTH_MAX WEIGHT_MAX FILTER_BYTES_MAX FILTER_NODES_MAX FILTER_DEPTH_MAX
+        FILTER_PATTERN_BYTES_MAX FILTER_LIKE_BYTES_MAX FILTER_BODY_BYTES_MAX CHANNELS_MAX SETTLE_RANGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
         HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX
     };
     let rows = table(&page(), "## 9. Limits");
@@ -111,6 +112,7 @@ fn flags_are_those_of_the_code() {
         ("PARTITION_BY_NAME", PARTITION_BY_NAME.into()),
         ("DELETE_IF_UNUSED", DELETE_IF_UNUSED.into()),
         ("DELETE_IF_EMPTY", DELETE_IF_EMPTY.into()),
+        ("BIND_TO_EXCHANGE", BIND_TO_EXCHANGE.into()),
         ("QUEUE_DAMAGED", QUEUE_DAMAGED.into()),
         ("Level::None", Level::None as u64),
         ("Level::Volatile", Level::Volatile as u64),
@@ -121,6 +123,12 @@ fn flags_are_those_of_the_code() {
         ("ExchangeKind::Fanout", ExchangeKind::Fanout as u64),
         ("ExchangeKind::Topic", ExchangeKind::Topic as u64),
         ("ExchangeKind::Headers", ExchangeKind::Headers as u64),
+        (
+            "ExchangeKind::ConsistentHash",
+            ExchangeKind::ConsistentHash as u64,
+        ),
+        ("ExchangeKind::Random", ExchangeKind::Random as u64),
+        ("ExchangeKind::Filter", ExchangeKind::Filter as u64),
     ];
     let rows = table(&page(), "### Flags and small numbers");
     let found: Vec<_> = rows

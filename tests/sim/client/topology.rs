@@ -10,7 +10,9 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use super::sharing::Sharing;
 use super::{Client, Request, queue_name};
-use crate::model::{Change, Condition, Deaths, Edge, GRAVES, Header, Headers, QueueSettings};
+use crate::model::{
+    Change, Condition, Deaths, Edge, FILTERS, GRAVES, Header, Headers, QueueSettings,
+};
 use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
@@ -132,6 +134,9 @@ impl Client {
                     ExchangeKind::Fanout,
                     ExchangeKind::Topic,
                     ExchangeKind::Headers,
+                    ExchangeKind::ConsistentHash,
+                    ExchangeKind::Random,
+                    ExchangeKind::Filter,
                 ];
                 let same = model
                     .exchanges
@@ -246,8 +251,12 @@ impl Client {
                 let mut plain = Random::new(0, 0);
                 let arguments = encode_headers(&edge.arguments, &mut plain);
                 Bind {
+                    flags: match edge.is_to_exchange() {
+                        true => control::BIND_TO_EXCHANGE,
+                        false => 0,
+                    },
                     exchange: edge.exchange.as_bytes(),
-                    queue: edge.queue.as_bytes(),
+                    target: edge.queue.as_bytes(),
                     key: edge.key.as_bytes(),
                     arguments: &arguments,
                 }
@@ -510,7 +519,19 @@ fn draw_edge(
             (String::new(), arguments)
         }
         Some(ExchangeKind::Topic) => (draw_key(random, true), Headers::new()),
+        Some(ExchangeKind::ConsistentHash | ExchangeKind::Random) => {
+            let weight = *random.pick(&["", "1", "3", "1000"]);
+            (weight.to_string(), Headers::new())
+        }
+        Some(ExchangeKind::Filter) => {
+            let text = random.pick(&FILTERS).0.to_string();
+            (String::new(), vec![("x-filter".into(), Header::Text(text))])
+        }
         _ => (draw_key(random, false), Headers::new()),
+    };
+    let queue = match random.below(5) {
+        0 => format!("x{}", random.index(scene.plan.exchange_names)),
+        _ => queue,
     };
     Edge {
         exchange,

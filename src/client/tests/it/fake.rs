@@ -895,7 +895,7 @@ fn admin(
             let bind = Bind::decode(body)?;
             let binding = (
                 text(bind.exchange).to_owned(),
-                text(bind.queue).to_owned(),
+                text(bind.target).to_owned(),
                 text(bind.key).to_owned(),
                 bind.arguments.to_vec(),
             );
@@ -916,8 +916,9 @@ fn admin(
         FrameKind::BindingList => {
             for (exchange, queue, key, arguments) in &model.bindings {
                 let info = Bind {
+                    flags: 0,
                     exchange: exchange.as_bytes(),
-                    queue: queue.as_bytes(),
+                    target: queue.as_bytes(),
                     key: key.as_bytes(),
                     arguments,
                 };

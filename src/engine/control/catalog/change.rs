@@ -16,7 +16,7 @@ use ringpost_wire::control::{Durability, ExchangeKind};
 use ringpost_wire::ids::{ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX};
 
-use super::{Binding, Exchange, Queue};
+use super::{Binding, End, Exchange, Queue};
 
 /// One change of the topology, with every number it hands out: applying it decides nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,6 +92,10 @@ const QUEUE_DELETED: u8 = 6;
 const BOUND: u8 = 7;
 const UNBOUND: u8 = 8;
 
+// What a binding leads to.
+const TO_QUEUE: u32 = 1;
+const TO_EXCHANGE: u32 = 2;
+
 impl Change {
     /// Whether it outlives the process.
     #[must_use]
@@ -144,7 +148,12 @@ impl Change {
             Self::QueueDeleted { id, .. } => put_u32(out, id.0),
             Self::Bound { binding, .. } | Self::Unbound { binding, .. } => {
                 put_u32(out, binding.exchange.0);
-                put_u32(out, binding.queue.0);
+                let (kind, number) = match binding.end {
+                    End::Queue(id) => (TO_QUEUE, id.0),
+                    End::Exchange(id) => (TO_EXCHANGE, id.0),
+                };
+                put_u32(out, kind);
+                put_u32(out, number);
                 put_bytes(out, &binding.key);
                 put_bytes(out, &binding.arguments);
             }
@@ -263,7 +272,11 @@ impl Fields<'_> {
     fn binding(&mut self) -> Result<Binding, ChangeError> {
         Ok(Binding {
             exchange: ExchangeId(self.u32()?),
-            queue: QueueId(self.u32()?),
+            end: match (self.u32()?, self.u32()?) {
+                (TO_QUEUE, number) => End::Queue(QueueId(number)),
+                (TO_EXCHANGE, number) => End::Exchange(ExchangeId(number)),
+                _ => return Err(ChangeError::Malformed),
+            },
             key: self.bytes(KEY_BYTES_MAX)?,
             arguments: self.bytes(HEADERS_BYTES_MAX)?,
         })
@@ -315,7 +328,7 @@ pub(crate) mod tests {
     pub(crate) fn every_kind() -> Vec<Change> {
         let binding = Binding {
             exchange: ExchangeId(9),
-            queue: QueueId(3),
+            end: End::Queue(QueueId(3)),
             key: b"order.*"[..].into(),
             arguments: b"\x01at\x01"[..].into(),
         };
@@ -359,6 +372,13 @@ pub(crate) mod tests {
             Change::Bound {
                 binding: binding.clone(),
                 durability: Durability::Durable,
+            },
+            Change::Bound {
+                binding: Binding {
+                    end: End::Exchange(ExchangeId(4)),
+                    ..binding.clone()
+                },
+                durability,
             },
             Change::Unbound {
                 binding,

@@ -3,19 +3,20 @@
 
 use ringpost_wire::Code;
 use ringpost_wire::control::{
-    self, Bind, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, Durability,
-    ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
+    self, BIND_TO_EXCHANGE, Bind, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
+    Durability, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
 };
 use ringpost_wire::ids::{ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use super::settings::QueueSettings;
 use super::{
-    BINDINGS_MAX, Binding, Catalog, Change, EXCHANGES_MAX, Exchange, PREDECLARED, QUEUES_MAX,
-    Queue, TENANT_DEFAULT, TENANTS_MAX, Tenant,
+    BINDINGS_MAX, Binding, Catalog, Change, EXCHANGES_MAX, End, Exchange, PREDECLARED, QUEUES_MAX,
+    Queue, TENANT_DEFAULT, TENANTS_MAX, Target, Tenant,
 };
 use crate::control::words::{counted, quoted};
-use crate::data::route::headers;
+use crate::data::route::settings::{Settings, check_binding};
+use crate::data::route::{SHARES_MAX, headers};
 
 /// What is asked for, of the tenant that [`Catalog::plan`] is told; tenants themselves belong to
 /// none.
@@ -224,10 +225,14 @@ impl Catalog {
         check_not_default(asked.name)?;
         let durability = check_durability(asked.durability)?;
         let kind = ExchangeKind::from_number(asked.kind).ok_or_else(|| {
-            let reason = format!("exchange kind {} is not one of 1 to 4", asked.kind);
+            let reason = format!(
+                "exchange kind {} is not one of 1 to {}",
+                asked.kind,
+                ExchangeKind::ALL.len()
+            );
             (Code::SettingInvalid, reason)
         })?;
-        check_arguments(headers::check_table(asked.arguments))?;
+        check_arguments(Settings::of(kind, asked.arguments).map(|_| ()))?;
         if let Some(exchange) = existing {
             return exchange.compare(asked.arguments, kind, durability);
         }
@@ -255,7 +260,10 @@ impl Catalog {
             let reason = format!("exchange {name} is predeclared and cannot be deleted");
             return Err((Code::PermissionDenied, reason));
         }
-        if asked.flags & DELETE_IF_UNUSED != 0 && self.bindings_from(exchange.id).next().is_some() {
+        let mut from = self.bindings_from(exchange.id);
+        let mut to = self.bindings_to(End::Exchange(exchange.id));
+        let is_used = from.next().is_some() || to.next().is_some();
+        if asked.flags & DELETE_IF_UNUSED != 0 && is_used {
             return Err((Code::InUse, format!("exchange {name} has bindings")));
         }
         Ok(Plan::Apply(Change::ExchangeDeleted {
@@ -266,11 +274,8 @@ impl Catalog {
 
     //= P-64
     fn plan_bind(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<Plan, Refusal> {
-        let (exchange, queue) = self.ends(tenant, asked)?;
-        check_arguments(match exchange.kind {
-            ExchangeKind::Headers => headers::check_binding_arguments(asked.arguments),
-            _ => headers::check_table(asked.arguments),
-        })?;
+        let (exchange, target) = self.ends(tenant, asked)?;
+        check_arguments(check_binding(exchange.kind, asked.key, asked.arguments))?;
         if asked.key.len() > KEY_BYTES_MAX {
             let reason = format!(
                 "binding key has {} bytes, at most {KEY_BYTES_MAX} are allowed",
@@ -280,7 +285,7 @@ impl Catalog {
         }
         let binding = Binding {
             exchange: exchange.id,
-            queue: queue.id,
+            end: target.end(),
             key: asked.key.into(),
             arguments: headers::sorted_table(asked.arguments).into(),
         };
@@ -288,25 +293,36 @@ impl Catalog {
             return Ok(Plan::AlreadyExists);
         }
         check_room("bindings", self.bindings.len(), 1, BINDINGS_MAX)?;
+        if matches!(
+            exchange.kind,
+            ExchangeKind::ConsistentHash | ExchangeKind::Random
+        ) {
+            let used = self.bindings_from(exchange.id).take(SHARES_MAX).count();
+            check_room("bindings of the exchange", used, 1, SHARES_MAX)?;
+        }
         Ok(Plan::Apply(Change::Bound {
             binding,
-            durability: exchange.durability.min(queue.durability),
+            durability: exchange.durability.min(target.durability()),
         }))
     }
 
     fn plan_unbind(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<Plan, Refusal> {
-        let (exchange, queue) = self.ends(tenant, asked)?;
+        let (exchange, target) = self.ends(tenant, asked)?;
         check_arguments(headers::check_table(asked.arguments))?;
         let binding = Binding {
             exchange: exchange.id,
-            queue: queue.id,
+            end: target.end(),
             key: asked.key.into(),
             arguments: headers::sorted_table(asked.arguments).into(),
         };
         if !self.bindings.contains(&binding) {
             let reason = format!(
-                "queue {} is not bound to exchange {} with key {} and these arguments",
-                quoted(asked.queue),
+                "{} {} is not bound to exchange {} with key {} and these arguments",
+                match target {
+                    Target::Queue(_) => "queue",
+                    Target::Exchange(_) => "exchange",
+                },
+                quoted(asked.target),
                 quoted(asked.exchange),
                 quoted(asked.key)
             );
@@ -314,18 +330,24 @@ impl Catalog {
         }
         Ok(Plan::Apply(Change::Unbound {
             binding,
-            durability: exchange.durability.min(queue.durability),
+            durability: exchange.durability.min(target.durability()),
         }))
     }
 
-    fn ends(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<(&Exchange, &Queue), Refusal> {
+    fn ends(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<(&Exchange, Target<'_>), Refusal> {
+        check_flags(asked.flags, BIND_TO_EXCHANGE)?;
         check_not_default(asked.exchange)?;
         let exchange = self.exchange_by_name(tenant.id, asked.exchange);
-        let queue = self.queue_by_name(tenant.id, asked.queue);
-        Ok((
-            exchange.ok_or_else(|| no_exchange(asked.exchange))?,
-            queue.ok_or_else(|| no_queue(asked.queue))?,
-        ))
+        let exchange = exchange.ok_or_else(|| no_exchange(asked.exchange))?;
+        if asked.flags & BIND_TO_EXCHANGE == 0 {
+            let queue = self.queue_by_name(tenant.id, asked.target);
+            let queue = queue.ok_or_else(|| no_queue(asked.target))?;
+            return Ok((exchange, Target::Queue(queue)));
+        }
+        check_not_default(asked.target)?;
+        let target = self.exchange_by_name(tenant.id, asked.target);
+        let target = target.ok_or_else(|| no_exchange(asked.target))?;
+        Ok((exchange, Target::Exchange(target)))
     }
 }
 
@@ -524,8 +546,9 @@ mod tests {
 
     fn bind<'a>(exchange: &'a [u8], queue: &'a [u8]) -> Bind<'a> {
         Bind {
+            flags: 0,
             exchange,
-            queue,
+            target: queue,
             key: b"k",
             arguments: b"",
         }
@@ -814,6 +837,60 @@ mod tests {
         assert_eq!(code(&catalog, none), Some(Code::ExchangeUnknown));
         let none = Request::Bind(bind(b"shop", b"none"));
         assert_eq!(code(&catalog, none), Some(Code::QueueUnknown));
+    }
+
+    //= P-72
+    #[test]
+    fn an_exchange_may_be_bound_like_a_queue() {
+        let mut catalog = shop();
+        let to = |exchange, target| Bind {
+            flags: BIND_TO_EXCHANGE,
+            ..bind(exchange, target)
+        };
+        let asked = to(b"amq.fanout", b"shop");
+        apply(&mut catalog, &Request::Bind(asked));
+        check(&catalog, Request::Bind(asked), Ok(Plan::AlreadyExists));
+        let queue = Bind { flags: 0, ..asked };
+        assert_eq!(
+            code(&catalog, Request::Bind(queue)),
+            Some(Code::QueueUnknown)
+        );
+        let to_itself = to(b"shop", b"shop");
+        apply(&mut catalog, &Request::Bind(to_itself));
+        for (request, expect) in [
+            (to(b"shop", b"none"), Code::ExchangeUnknown),
+            (to(b"none", b"shop"), Code::ExchangeUnknown),
+            (to(b"shop", b""), Code::PermissionDenied),
+            (to(b"", b"shop"), Code::PermissionDenied),
+            (
+                Bind {
+                    flags: 2,
+                    ..to_itself
+                },
+                Code::SettingInvalid,
+            ),
+        ] {
+            assert_eq!(code(&catalog, Request::Bind(request)), Some(expect));
+            assert_eq!(code(&catalog, Request::Unbind(request)), Some(expect));
+        }
+        apply(&mut catalog, &Request::Unbind(asked));
+        let reason = catalog.plan(TENANT, &Request::Unbind(asked));
+        let expect = "exchange 'shop' is not bound to exchange 'amq.fanout' with key 'k' and these \
+                      arguments";
+        assert_eq!(reason, Err((Code::BindingUnknown, expect.to_owned())));
+        // Bound to something is used, too; what is deleted takes bindings from both sides with it.
+        apply(&mut catalog, &Request::Bind(asked));
+        let usage = QueueUse::default();
+        apply(
+            &mut catalog,
+            &Request::QueueDelete(delete(b"orders", 0), usage),
+        );
+        apply(&mut catalog, &Request::Unbind(to_itself));
+        let unused = Request::ExchangeDelete(delete(b"shop", DELETE_IF_UNUSED));
+        assert_eq!(code(&catalog, unused), Some(Code::InUse));
+        apply(&mut catalog, &Request::Bind(to_itself));
+        apply(&mut catalog, &Request::ExchangeDelete(delete(b"shop", 0)));
+        assert_eq!(catalog.list_bindings(TENANT, None).count(), 0);
     }
 
     #[test]

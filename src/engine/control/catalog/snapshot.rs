@@ -145,9 +145,10 @@ impl Catalog {
             .queues
             .values()
             .filter(|q| q.durability == Durability::Durable);
-        let bindings = self.bindings.iter().filter(move |binding| {
-            self.durability_between(binding.exchange, binding.queue) == Some(durable)
-        });
+        let bindings = self
+            .bindings
+            .iter()
+            .filter(move |binding| self.durability_of(binding) == Some(durable));
         named
             .into_iter()
             .map(|(_, change)| change)

@@ -10,11 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use ringpost_wire::ids::QueueId;
 use ringpost_wire::limits::HEADERS_COUNT_MAX;
 use ringpost_wire::table::{self as fields, TableWriter, Value};
 
-use super::{Binding, Destination};
+use super::{Binding, Hop};
 use crate::data::table::Table;
 
 /// The bindings of one headers exchange.
@@ -24,8 +23,8 @@ use crate::data::table::Table;
 /// arguments, not their product. It still grows with the number of bindings: that is the kind's
 /// nature, and the reason to prefer topics.
 pub(super) struct HeaderBindings {
-    /// In order of queue, so that answers come out sorted and a matched queue's other bindings are
-    /// passed over.
+    /// In order of where they lead, queues first, so that answers come out sorted and other bindings
+    /// of a queue or exchange that matched are passed over.
     bindings: BTreeMap<Key, Pattern>,
     names: Table<Box<[u8]>, u32>,
     /// By name number.
@@ -39,13 +38,13 @@ pub(super) struct HeaderBindings {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    queue: QueueId,
+    order: (bool, u32),
     key: Box<[u8]>,
     arguments: Box<[u8]>,
 }
 
 struct Pattern {
-    queue: Destination,
+    hop: Hop,
     any: bool,
     /// What is compared: name number and value.
     terms: Box<[(u32, Owned)]>,
@@ -73,8 +72,8 @@ impl HeaderBindings {
         }
     }
 
-    /// Calls `found` with every queue that a binding leads to, each once, in ascending order.
-    pub fn matches(&mut self, headers: &[u8], mut found: impl FnMut(Destination)) {
+    /// Calls `found` with every queue and exchange that a binding leads to, each once, in order.
+    pub fn matches(&mut self, headers: &[u8], mut found: impl FnMut(Hop)) {
         self.mark += 1;
         let mut values: Vec<Value<'_>> = std::mem::take(&mut self.values);
         for (name, value) in fields::Table::parse(headers).unwrap_or_default().entries() {
@@ -89,9 +88,9 @@ impl HeaderBindings {
         }
         let mut last = None;
         for (key, pattern) in &self.bindings {
-            if last != Some(key.queue) && self.holds(pattern, &values) {
-                found(pattern.queue);
-                last = Some(key.queue);
+            if last != Some(key.order) && self.holds(pattern, &values) {
+                found(pattern.hop);
+                last = Some(key.order);
             }
         }
         values.clear();
@@ -111,23 +110,23 @@ impl HeaderBindings {
         }
     }
 
-    pub fn bind(&mut self, binding: &Binding<'_>) {
+    pub fn bind(&mut self, hop: Hop, binding: &Binding<'_>) {
         let rule = Rule::of(binding.arguments);
         let mut terms = Vec::new();
         for (name, value) in rule.terms(binding.arguments) {
             terms.push((self.take_name(name), Owned::of(value)));
         }
         let pattern = Pattern {
-            queue: binding.queue,
+            hop,
             any: rule.any,
             terms: terms.into(),
         };
-        let before = self.bindings.insert(Key::of(binding), pattern);
+        let before = self.bindings.insert(Key::of(hop, binding), pattern);
         assert!(before.is_none(), "the binding is new");
     }
 
-    pub fn unbind(&mut self, binding: &Binding<'_>) {
-        let pattern = self.bindings.remove(&Key::of(binding));
+    pub fn unbind(&mut self, hop: Hop, binding: &Binding<'_>) {
+        let pattern = self.bindings.remove(&Key::of(hop, binding));
         let pattern = pattern.expect("the binding exists");
         let names = Rule::of(binding.arguments).terms(binding.arguments);
         for ((name, _), (number, _)) in names.zip(&pattern.terms) {
@@ -176,9 +175,9 @@ impl HeaderBindings {
 }
 
 impl Key {
-    fn of(binding: &Binding<'_>) -> Self {
+    fn of(hop: Hop, binding: &Binding<'_>) -> Self {
         Self {
-            queue: binding.queue.queue,
+            order: hop.order(),
             key: binding.key.into(),
             arguments: binding.arguments.into(),
         }
@@ -392,8 +391,9 @@ pub(crate) fn naive_match(arguments: &[u8], headers: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Destination, End};
     use super::*;
-    use ringpost_wire::ids::PartitionId;
+    use ringpost_wire::ids::{PartitionId, QueueId};
     use ringpost_wire::limits::HEADERS_DEPTH_MAX;
 
     /// Appends one field.
@@ -423,16 +423,17 @@ mod tests {
             durable: false,
         };
         let binding = Binding {
-            queue,
+            end: End::Queue(queue),
+            name: b"q",
             key: b"",
             arguments,
         };
         let mut bindings = HeaderBindings::new();
-        bindings.bind(&binding);
+        bindings.bind(Hop::Queue(queue), &binding);
         let mut found = Vec::new();
         bindings.matches(headers, |queue| found.push(queue));
         assert_eq!(!found.is_empty(), naive_match(arguments, headers));
-        bindings.unbind(&binding);
+        bindings.unbind(Hop::Queue(queue), &binding);
         assert_eq!((bindings.len(), bindings.names()), (0, 0));
         !found.is_empty()
     }

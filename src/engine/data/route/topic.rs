@@ -17,9 +17,7 @@
 //! A literal word costs one table look-up per node of the set however many children the node has;
 //! worst case is words × nodes, reached only by patterns that all begin with `#` and all still match.
 
-use ringpost_wire::ids::QueueId;
-
-use super::{Bound, Destination};
+use super::{Bound, Hop};
 use crate::data::table::Table;
 
 /// No node.
@@ -41,7 +39,7 @@ pub(super) struct Trie {
 }
 
 struct Node {
-    /// Queues bound with exactly this pattern.
+    /// What is bound with exactly this pattern.
     bound: Bound,
     /// Last set that the node was put into.
     mark: u64,
@@ -140,7 +138,7 @@ impl Trie {
         }
     }
 
-    pub fn bind(&mut self, pattern: &[u8], queue: Destination) {
+    pub fn bind(&mut self, pattern: &[u8], hop: Hop) {
         let mut index = ROOT;
         for word in words(pattern) {
             index = match word {
@@ -149,11 +147,11 @@ impl Trie {
                 _ => self.literal_child(index, word),
             };
         }
-        self.nodes[index as usize].bound.add(queue);
+        self.nodes[index as usize].bound.add(hop);
     }
 
     /// Unbinds; nodes that lead to no pattern any more are given back.
-    pub fn unbind(&mut self, pattern: &[u8], queue: QueueId) {
+    pub fn unbind(&mut self, pattern: &[u8], hop: Hop) {
         let mut index = ROOT;
         for word in words(pattern) {
             let node = &self.nodes[index as usize];
@@ -167,7 +165,7 @@ impl Trie {
             };
             assert_ne!(index, NONE, "the binding exists");
         }
-        self.nodes[index as usize].bound.remove(queue);
+        self.nodes[index as usize].bound.remove(hop);
         while index != ROOT && self.nodes[index as usize].is_bare() {
             index = self.remove_leaf(index);
         }
@@ -324,15 +322,16 @@ pub(crate) fn naive_match(pattern: &[u8], key: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Destination;
     use super::*;
-    use ringpost_wire::ids::PartitionId;
+    use ringpost_wire::ids::{PartitionId, QueueId};
 
-    fn queue(number: u32) -> Destination {
-        Destination {
+    fn queue(number: u32) -> Hop {
+        Hop::Queue(Destination {
             queue: QueueId(number),
             partition: PartitionId(0),
             durable: true,
-        }
+        })
     }
 
     fn found(trie: &mut Trie, key: &[u8]) -> Vec<u32> {
@@ -417,7 +416,7 @@ mod tests {
                 assert_eq!(found(&mut trie, &key), expect, "{key:?}");
             }
             for (number, pattern) in patterns.iter().enumerate() {
-                trie.unbind(pattern, QueueId(number as u32));
+                trie.unbind(pattern, queue(number as u32));
             }
             assert_eq!(
                 (trie.nodes(), trie.words()),
@@ -450,11 +449,11 @@ mod tests {
         trie.bind(b"a.#", queue(1));
         trie.bind(b"a.#", queue(1));
         trie.bind(b"a.b", queue(2));
-        trie.unbind(b"a.#", QueueId(1));
+        trie.unbind(b"a.#", queue(1));
         assert_eq!(found(&mut trie, b"a.b"), [1, 2]);
-        trie.unbind(b"a.#", QueueId(1));
+        trie.unbind(b"a.#", queue(1));
         assert_eq!(found(&mut trie, b"a.b"), [2]);
-        trie.unbind(b"a.b", QueueId(2));
+        trie.unbind(b"a.b", queue(2));
         assert_eq!((trie.nodes(), trie.words()), (1, 0));
     }
 }
