@@ -1068,6 +1068,11 @@ fn the_example_of_the_dispatch_page() {
 }
 
 #[test]
+fn the_example_of_the_queue_life_page() {
+    runs_the_example_of("docs/concepts/queue-life.md");
+}
+
+#[test]
 fn an_active_consumer_is_told_on_standard_error() {
     let broker = Served::start(&["--cores", "1"]);
     broker.succeeds(&["queue", "ensure", "orders", "--single-active"]);

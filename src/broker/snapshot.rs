@@ -122,6 +122,10 @@ pub struct Counters {
     pub acks: u64,
     /// Deliveries returned to their queue.
     pub requeues: u64,
+    /// Messages that died and that their dead-letter exchange has dealt with.
+    pub dead_letters: u64,
+    /// Of those, the ones that it routed to no queue.
+    pub dead_letters_unroutable: u64,
     /// Turns of the core's loop.
     pub turns: u64,
 }

@@ -581,7 +581,7 @@ impl Checker {
         if to == State::Returned
             && let Some(queue) = self.queues.get_mut(queue.0 as usize)
         {
-            queue.returns += 1;
+            queue.returns = queue.returns.saturating_add(1);
         }
         let copy = self
             .find(id)

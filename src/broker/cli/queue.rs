@@ -18,7 +18,7 @@ Examples:
   ringpost queue ensure orders
   ringpost queue declare ticks --volatile --messages-max 100000
   ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
-  ringpost queue ensure orders --delivery-limit 5 --dead-letter '' --dead-letter-key orders-dead
+  ringpost queue ensure orders --delivery-limit 5 --dead-letter undelivered
   ringpost queue list --json
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";

@@ -205,6 +205,18 @@ pub const METRICS: &[Metric] = {
             Counter,
             "Deliveries returned to their queue.",
         ),
+        metric(
+            "dead_letters_total",
+            Both,
+            Counter,
+            "Messages that died and that their dead-letter exchange has dealt with.",
+        ),
+        metric(
+            "dead_letters_unroutable_total",
+            Both,
+            Counter,
+            "Of those, the ones that it routed to no queue: they are dropped.",
+        ),
         labelled(
             "refusals_total",
             Both,
@@ -383,6 +395,8 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "redeliveries_total" => counters.redeliveries,
         "acks_total" => counters.acks,
         "requeues_total" => counters.requeues,
+        "dead_letters_total" => counters.dead_letters,
+        "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
         "refusals_total" => {
             let refused = |code: &Code| {
                 core.refusals

@@ -430,6 +430,8 @@ impl Drive {
             redeliveries: stats.redelivered,
             acks: stats.settled,
             requeues: stats.returned,
+            dead_letters: stats.dead_lettered,
+            dead_letters_unroutable: stats.dead_unroutable,
             turns: running.turns,
         };
         let (free, live) = flow.slots();

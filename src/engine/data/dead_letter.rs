@@ -24,7 +24,7 @@ use ringpost_wire::{
 
 use crate::Effects;
 use crate::data::admit::by_core;
-use crate::data::flow::{Flow, Waiter};
+use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::{DeadOffer, Death};
 use crate::data::route::{Facts, Target, lot_of};
 use crate::effect::Buffers;
@@ -207,9 +207,11 @@ impl Flow {
     ) -> bool {
         let (this, offer) = ((queue, dead.sequence()), &dead.offer);
         let mut gathering = match self.dead.gathering.take() {
-            Some(other) if (other.queue, other.sequence) != this => {
-                let is_there = self.queues.get(other.queue).is_some();
-                if is_there {
+            // Of the same queue another one has come in front, so that this begins anew.
+            Some(other) if other.queue == queue && (queue, other.sequence) != this => None,
+            Some(other) if other.queue != queue => {
+                let is_there = |state: &QueueState| !state.damaged;
+                if self.queues.get(other.queue).is_some_and(is_there) {
                     self.dead.gathering = Some(other);
                     self.wait_for_place(queue);
                     return false;
