@@ -157,6 +157,12 @@ impl Engine {
         self.0.is_running()
     }
 
+    /// The flow of messages, once the core runs: for figures.
+    #[must_use]
+    pub const fn flow(&self) -> Option<&ringpost_engine::data::flow::Flow> {
+        self.0.flow()
+    }
+
     /// Whether something comes back to its queue later.
     #[must_use]
     pub fn is_returning(&self) -> bool {

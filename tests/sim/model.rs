@@ -282,7 +282,19 @@ impl Model {
         key: &str,
         headers: &Headers,
     ) -> Vec<(&Binding, Standing)> {
-        let chosen = chosen(from, self.bindings_of(exchange), key);
+        // An end that may be gone has taken its binding with it, and another is chosen.
+        let is_sure = |binding: &Binding| {
+            let name = &binding.edge.queue;
+            let standing = match binding.edge.is_to_exchange() {
+                true => self.exchanges.get(name).map(|exchange| exchange.standing),
+                false => self.queues.get(name).map(|queue| queue.standing),
+            };
+            standing == Some(Standing::Sure)
+        };
+        let chosen = match self.bindings_of(exchange).all(is_sure) {
+            true => chosen(from, self.bindings_of(exchange), key),
+            false => None,
+        };
         let sure = |is_match: bool| is_match.then_some(Standing::Sure);
         let matches = self.bindings_of(exchange).filter_map(|binding| {
             let edge = &binding.edge;
@@ -811,11 +823,17 @@ fn chosen<'a>(
         let draw = mix(hash_text(key) ^ seed) | 1;
         -(draw as f64 / 2_f64.powi(64)).ln() / weight
     };
-    let costs = weights
+    let mut costs: Vec<(f64, &str)> = weights
         .iter()
-        .map(|(queue, weight)| (cost(queue, *weight), queue));
-    let least = costs.min_by(|one, other| one.0.total_cmp(&other.0));
-    least.map(|(_, queue)| (*queue).to_string())
+        .map(|(queue, weight)| (cost(queue, *weight), *queue))
+        .collect();
+    costs.sort_by(|one, other| one.0.total_cmp(&other.0));
+    match costs.as_slice() {
+        // The broker reckons in integers: what is that close may be either.
+        [one, other, ..] if other.0 - one.0 < one.0 * 1e-3 => None,
+        [one, ..] => Some(one.1.to_string()),
+        [] => None,
+    }
 }
 
 fn hash_text(text: &str) -> u64 {

@@ -1720,8 +1720,15 @@ impl World {
             .map(ringpost_engine::Buffers::available)
             .collect();
         let returning: Vec<bool> = self.cores.iter().map(|c| c.engine.is_returning()).collect();
+        let flows = self.cores.iter().filter_map(|core| core.engine.flow());
+        let dead: Vec<_> = flows.clone().map(|flow| flow.dead_figures()).collect();
+        let held: Vec<_> = flows
+            .flat_map(|flow| flow.figures().collect::<Vec<_>>())
+            .filter(|figures| figures.ready + figures.unacked > 0)
+            .map(|figures| (figures.queue.0, figures.ready, figures.unacked))
+            .collect();
         format!(
-            "returning {returning:?}, buffers free {free:?}, {:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
+            "dead {dead:?}, queues {held:?}, returning {returning:?}, buffers free {free:?}, {:?}, waiting inputs {waiting:?}, mesh {mesh}; {}",
             self.phase,
             clients.join("; ")
         )

@@ -10,6 +10,7 @@
 use ringpost_wire::control::Level;
 use ringpost_wire::header::PUBLISH_MANDATORY;
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
+use ringpost_wire::limits::PRODUCER_BROKER_MIN;
 use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 
 use crate::Effects;
@@ -293,7 +294,7 @@ impl Flow {
         self.has_space(disk * bytes, volatile, bytes, pieces, buffers)
     }
 
-    fn has_space<B: Buffers>(
+    pub(super) fn has_space<B: Buffers>(
         &self,
         disk_bytes: usize,
         volatile: usize,
@@ -1053,10 +1054,12 @@ impl Flow {
             let is_ahead = self
                 .dedup
                 .is_ahead(publish.producer, publish.epoch, *queue, first);
-            if state.durable && is_ahead && self.journal.is_publish_refused() {
+            // A dead letter frees as much as it takes.
+            let needs_room = publish.producer.0 < PRODUCER_BROKER_MIN;
+            if needs_room && state.durable && is_ahead && self.journal.is_publish_refused() {
                 return Err(Code::DiskFull);
             }
-            durable += usize::from(state.durable && is_ahead);
+            durable += usize::from(needs_room && state.durable && is_ahead);
             volatile += usize::from(!state.durable);
             if state.queue.would_overflow(publish.count, bytes as u64) {
                 // What of it fits is taken, as on the producer's own core. Other queues would need an

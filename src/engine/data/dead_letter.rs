@@ -501,7 +501,11 @@ impl Flow {
         if self.overflows(&targets, 1, bytes) {
             return Err(Code::QueueFull);
         }
-        self.has_place(&targets, bytes, bytes.div_ceil(FRAGMENT_BYTES_MAX), buffers)
+        // A full disk is no reason: it frees as much as it takes, and where some of its queues have it and
+        // others not, they know it the next time.
+        let volatile = targets.iter().filter(|target| !target.durable).count();
+        let pieces = bytes.div_ceil(FRAGMENT_BYTES_MAX);
+        self.has_space(0, volatile, bytes, pieces, buffers)
     }
 
     /// Copies a dead letter into queues of this core.
@@ -612,6 +616,22 @@ impl Flow {
             self.wake(letter.queue);
         }
         self.wake_waiting();
+    }
+}
+
+impl Flow {
+    /// Dead letters on their way, those that may go on, that wait for another try and for a block, and the
+    /// queues that wait for a place: for tests and for whoever looks for what stands still.
+    #[must_use]
+    pub fn dead_figures(&self) -> [usize; 5] {
+        let dead = &self.dead;
+        [
+            self.dead_letters.len(),
+            dead.ready.len(),
+            dead.later.len(),
+            self.dead_waits.len(),
+            dead.waiting.len(),
+        ]
     }
 }
 

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use ringpost_wire::FragmentHead;
 use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
-use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
+use ringpost_wire::limits::{FRAGMENT_BYTES_MAX, PRODUCER_BROKER_MIN};
 
 use crate::effect::{Buffers, Effects};
 use crate::ids::{BufferId, JournalId, Mono, OpId, Place, SegmentIdx, SlotId};
@@ -239,6 +239,17 @@ enum Purpose {
     Publish,
     Move,
     Upkeep,
+}
+
+impl Purpose {
+    /// What the broker publishes itself, a dead letter, frees as much as it takes: it moves.
+    const fn of(head: &RunHead) -> Self {
+        if head.producer.0 >= PRODUCER_BROKER_MIN {
+            Self::Move
+        } else {
+            Self::Publish
+        }
+    }
 }
 
 /// Whether somebody waits for a record to be durable.
@@ -688,7 +699,7 @@ impl Journal {
         messages: &[u8],
     ) -> Result<Appended, NoRoom> {
         assert!(messages.len() <= self.config.body_bytes_max() as usize);
-        self.may_publish()?;
+        self.may_append(Purpose::of(head))?;
         if self.merge(buffers, head, count, messages) {
             return Ok(Appended::Merged);
         }
@@ -709,7 +720,7 @@ impl Journal {
         messages: &[u8],
         sequences: &[u8],
     ) -> Result<Appended, NoRoom> {
-        self.may_publish()?;
+        self.may_append(Purpose::of(head))?;
         // The run itself names no producer: whoever reads it alone cannot mistake its sequences.
         let nameless = RunHead {
             producer: ProducerId(0),
@@ -734,7 +745,7 @@ impl Journal {
         assert!(count > 0, "a run has messages");
         let run = align_record(RECORD_HEAD_BYTES + messages.len() as u32);
         let list = sequences.map_or(0, |(_, body)| RECORD_HEAD_BYTES + body.len() as u32);
-        self.make_room(run + list, Purpose::Publish, buffers, effects)?;
+        self.make_room(run + list, Purpose::of(head), buffers, effects)?;
         let place = self.push(buffers, &Draft::of(Kind::Run, head, count), messages);
         if let Some((head, body)) = sequences {
             self.push(buffers, &Draft::of(Kind::Sequences, head, count), body);
@@ -756,8 +767,9 @@ impl Journal {
         head: &RunHead,
         body: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.may_publish()?;
-        self.append_piece(buffers, effects, head, body, 0, Purpose::Publish)
+        let purpose = Purpose::of(head);
+        self.may_append(purpose)?;
+        self.append_piece(buffers, effects, head, body, 0, purpose)
             .inspect(|place| self.table.get_mut(place.segment).live_count += 1)
     }
 
@@ -851,7 +863,7 @@ impl Journal {
         let place = self.push(buffers, &draft, body);
         self.set_urgent();
         self.count_units(place.segment, 1, align_record(need));
-        if purpose == Purpose::Publish && piece.is_last() {
+        if flags & FLAG_RELOCATED == 0 && piece.is_last() {
             self.count_messages(1);
         }
         Ok(place)
@@ -1072,6 +1084,13 @@ impl Journal {
         match self.state {
             State::Ready => Ok(()),
             State::Starting | State::Opening(_) | State::Failed => Err(NoRoom::Closed),
+        }
+    }
+
+    fn may_append(&mut self, purpose: Purpose) -> Result<(), NoRoom> {
+        match purpose {
+            Purpose::Publish => self.may_publish(),
+            Purpose::Move | Purpose::Upkeep => self.may_move(),
         }
     }
 

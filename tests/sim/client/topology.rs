@@ -124,7 +124,17 @@ impl Client {
                     .map(|queue| queue.settings.clone());
                 let settings = match same {
                     Some(settings) if random.below(4) > 0 => settings,
-                    _ => draw_settings(random, scene, self.tenant),
+                    same => {
+                        let drawn = draw_settings(random, scene, self.tenant);
+                        // Who names any argument names them all.
+                        let before = same.and_then(|same| same.deaths);
+                        let has_limit = drawn.messages_max + drawn.bytes_max > 0;
+                        let deaths = drawn.deaths.or(before).map(|deaths| Deaths {
+                            drops_head: deaths.drops_head && has_limit,
+                            ..deaths
+                        });
+                        QueueSettings { deaths, ..drawn }
+                    }
                 };
                 Change::DeclareQueue(new_queue, settings)
             }
