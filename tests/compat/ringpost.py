@@ -517,7 +517,7 @@ class Connection:
         return next(number for number in numbers if number not in self._channels)
 
     def producer(self, level="durable", producer=None, epoch=0):
-        return Producer(self, level, producer or random.getrandbits(64) | 1, epoch)
+        return Producer(self, level, producer or random.getrandbits(63) | 1, epoch)
 
     def consumer(self, queue, credit=100, credit_bytes=0, no_ack=False, exclusive=False):
         return Consumer(self, queue, credit, credit_bytes, int(no_ack) | int(exclusive) << 1)

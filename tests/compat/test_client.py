@@ -93,7 +93,9 @@ class Toy:
         self.done(frame, True)
 
     def Bind(self, frame):
-        bind = tuple(r.unpack_body("Bind", frame.body).values())
+        body = r.unpack_body("Bind", frame.body)
+        assert body["flags"] == 0, "it is a queue"
+        bind = tuple(body[name] for name in ("exchange", "target", "key", "arguments"))
         self.done(frame, bind not in self.bindings)
         self.bindings.add(bind)
 
