@@ -190,7 +190,13 @@ impl Vigil {
             let given_up = watch.as_mut().poll(context);
             // What is done is done, also if the broker is given up in that moment.
             match work.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Ready(done) => {
+                    // The broker may have come back between the two looks.
+                    if given_up.is_pending() {
+                        let _ = watch.as_mut().poll(context); // what it says is on standard error
+                    }
+                    Poll::Ready(done)
+                }
                 Poll::Pending => given_up.map(Err),
             }
         })
