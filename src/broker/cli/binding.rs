@@ -14,7 +14,7 @@ Examples:
   ringpost binding ensure orders --exchange shop --key 'order.*.paid'
   ringpost binding ensure red --exchange by-colour --argument colour=red
   ringpost binding ensure audit --to-exchange --exchange shop --key '#'
-  ringpost binding ensure big --exchange sales --filter \"total > 100 AND country = 'de'\"
+  ringpost binding ensure big --exchange sales --filter 'total > 100'
   ringpost binding list --queue orders
   ringpost binding delete orders --exchange shop --key 'order.*.paid'";
 
