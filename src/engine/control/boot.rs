@@ -254,7 +254,12 @@ impl Boot {
                 refuse_queue(&mut state, "its partition has lost records", effects);
             }
             let is_holding = state.queue.is_holding();
+            let may_die = state.queue.may_die();
             flow.add_queue(state);
+            if may_die {
+                // What expired meanwhile goes without anybody.
+                flow.wake(declared.id);
+            }
             if is_holding {
                 flow.note_counts(declared.id);
             }
