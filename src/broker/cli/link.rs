@@ -151,6 +151,7 @@ impl BrokerArgs {
             broker: self.broker.clone(),
             away_max: self.timeout.unwrap_or(AWAY),
             links,
+            away_since: None,
         };
         Ok((client, vigil))
     }
@@ -173,6 +174,8 @@ pub struct Vigil {
     broker: String,
     away_max: Duration,
     links: watch::Receiver<Links>,
+    /// When it was told that a connection is lost; nobody was told that it is back.
+    away_since: Option<Instant>,
 }
 
 impl Vigil {
@@ -184,23 +187,24 @@ impl Vigil {
         &mut self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let (mut work, mut watch) = (pin!(work), pin!(self.watch()));
-        poll_fn(|context| {
-            // First, so that news come before what happened after them.
-            let given_up = watch.as_mut().poll(context);
-            // What is done is done, also if the broker is given up in that moment.
-            match work.as_mut().poll(context) {
-                Poll::Ready(done) => {
-                    // The broker may have come back between the two looks.
-                    if given_up.is_pending() {
-                        let _ = watch.as_mut().poll(context); // what it says is on standard error
-                    }
-                    Poll::Ready(done)
+        let done = {
+            let (mut work, mut watch) = (pin!(work), pin!(self.watch()));
+            poll_fn(|context| {
+                // First, so that news come before what happened after them.
+                let given_up = watch.as_mut().poll(context);
+                // What is done is done, also if the broker is given up in that moment.
+                match work.as_mut().poll(context) {
+                    Poll::Ready(done) => Poll::Ready(done),
+                    Poll::Pending => given_up.map(Err),
                 }
-                Poll::Pending => given_up.map(Err),
-            }
-        })
-        .await
+            })
+            .await
+        };
+        // One connection is enough for work to end well, whatever became of the others.
+        if done.is_ok() {
+            self.say_back();
+        }
+        done
     }
 
     /// Whether the broker is lost at the moment.
@@ -229,10 +233,19 @@ impl Vigil {
         }
     }
 
+    /// Says that the broker is back, if it was said that it is lost.
+    fn say_back(&mut self) {
+        if let Some(since) = self.away_since.take() {
+            let away = since.elapsed().as_secs_f64();
+            say(&format!("connected to {} again, after {away:.1} s", self.broker));
+        }
+    }
+
     /// From the loss of the broker until it is back.
     async fn away(&mut self, why: &str) -> Result<(), Failure> {
         let broker = self.broker.clone();
         let since = Instant::now();
+        self.away_since = Some(since);
         say(&format!(
             "the connection to {broker} is lost ({why}); trying again for {}",
             span_text(self.away_max)
@@ -244,8 +257,8 @@ impl Vigil {
                     if back.is_err() {
                         return std::future::pending().await; // as above
                     }
-                    let away = since.elapsed().as_secs_f64();
-                    say(&format!("connected to {broker} again, after {away:.1} s"));
+                    drop(back);
+                    self.say_back();
                     return Ok(());
                 }
                 () = tokio::time::sleep_until(since + told_after.min(self.away_max)) => {
