@@ -43,6 +43,7 @@ const FULL: MessageParts<'_> = MessageParts {
     priority: 3,
     timestamp_us: 1_700_000_000_123_456,
     ttl_ms: 60_000,
+    delay_ms: 0,
 };
 const TABLE: &[u8] = b"\x07x-matchS\x00\x00\x00\x03any";
 const CREDIT: ProducerCredit = ProducerCredit {
@@ -426,6 +427,7 @@ fn assert_same(bytes: &[u8], parts: &MessageParts<'_>) {
     assert_eq!(read.priority(), parts.priority);
     assert_eq!(read.timestamp_us(), parts.timestamp_us);
     assert_eq!(read.ttl_ms(), parts.ttl_ms);
+    assert_eq!(read.delay_ms(), parts.delay_ms);
 }
 
 //= P-23

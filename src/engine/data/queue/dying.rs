@@ -5,7 +5,7 @@ use super::dead::{Dead, DeadOffer, Death, Dying};
 use super::returned::{PendingCounts, Returned};
 use super::settled::Ranges;
 use super::unacked::Delivery;
-use super::{Head, Offer, Overflow, Queue, Settings, Walked, ms_of, push_range};
+use super::{Head, Offer, Overflow, Queue, Settings, Walked, mono_of, push_range};
 use crate::ids::Mono;
 use ringpost_wire::ids::QueueSequence;
 
@@ -95,12 +95,6 @@ impl Queue {
         self.clear_estimate();
     }
 
-    /// A message from `first` on, behind all others, arrived and may live `ttl_ms`, 0 = any time; so may those
-    /// that follow.
-    pub fn arrived(&mut self, first: QueueSequence, now: Mono, ttl_ms: u32) {
-        self.expiry.push(first.0, ms_of(now), ttl_ms);
-    }
-
     /// Whether its messages expire, whatever their producers allow.
     #[must_use]
     pub const fn expires_all(&self) -> bool {
@@ -113,14 +107,17 @@ impl Queue {
         !self.expiry.is_idle()
     }
 
-    /// When the message at the head expires, if nothing happens before.
+    /// When the next message at the head of its rank expires, if nothing happens before.
     pub fn next_expiry(&mut self) -> Option<Mono> {
         if self.expiry.is_idle() {
             return None;
         }
-        let head = self.head(u64::MAX, self.durable)?;
-        let end = self.expiry.of(head.first)?;
-        Some(Mono(u64::try_from(end + 1).unwrap_or(0) * 1_000_000))
+        let durable = self.durable;
+        let ranks = 0..=self.returned.rank_max();
+        let heads = ranks.filter_map(|rank| self.head_of(rank, durable));
+        let heads: Vec<u64> = heads.map(|head| head.first).collect();
+        let ends = heads.into_iter().filter_map(|first| self.expiry.of(first));
+        Some(mono_of(ends.min()? + 1))
     }
 
     /// Whether messages of it may die at the head: it costs nothing to ask.
@@ -129,39 +126,50 @@ impl Queue {
         !self.expiry.is_idle() || self.settings.overflow == Overflow::DropHead
     }
 
-    /// Lets up to `max` ready messages die from the head on: those that have expired, and as many as
-    /// pass a limit if the queue drops its head. Messages that are done with go to `out`, as ranges
-    /// for the ack record; the others wait for [`Queue::next_dead`]. Returns how many died.
+    /// Lets up to `max` ready messages die from the heads of the ranks on: those that have expired, and
+    /// as many as pass a limit if the queue drops its head, of the lowest ranks first. Messages that are
+    /// done with go to `out`, as ranges for the ack record; the others wait for [`Queue::next_dead`].
+    /// Returns how many died.
     pub fn sweep_head(&mut self, max: u64, out: &mut Ranges) -> u64 {
         let mut swept = 0;
-        while swept < max {
-            let room = match self.settings.has_dead_letters {
-                true => DEAD_MAX.saturating_sub(self.dead.count()),
-                false => u64::MAX,
-            };
-            let Some(head) = self.head(u64::MAX, self.durable) else {
-                break;
-            };
-            let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
-            let (death, last) = if is_over {
-                (Death::Expired, head.last)
-            } else {
-                let behind = head.first + self.excess();
-                (Death::MaxLength, behind.saturating_sub(1).min(head.last))
-            };
-            if last < head.first || room == 0 {
-                break;
+        for rank in 0..=self.returned.rank_max() {
+            while swept < max {
+                let count = self.sweep_rank(rank, max - swept, out);
+                if count == 0 {
+                    break;
+                }
+                swept += count;
             }
-            let last = match self.expiry.is_idle() {
-                true => last,
-                false => self.expiry.alike_upto(head.first, last, self.now),
-            };
-            let count = last - head.first + 1;
-            let count = count.min(room).min(max - swept);
-            self.kill(&head, count, death, out);
-            swept += count;
         }
         swept
+    }
+
+    /// Lets messages die that are next in a rank; how many did.
+    fn sweep_rank(&mut self, rank: u8, max: u64, out: &mut Ranges) -> u64 {
+        let room = match self.settings.has_dead_letters {
+            true => DEAD_MAX.saturating_sub(self.dead.count()),
+            false => u64::MAX,
+        };
+        let Some(head) = self.head_of(rank, self.durable) else {
+            return 0;
+        };
+        let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
+        let (death, last) = if is_over {
+            (Death::Expired, head.last)
+        } else {
+            let behind = head.first + self.excess();
+            (Death::MaxLength, behind.saturating_sub(1).min(head.last))
+        };
+        if last < head.first || room == 0 {
+            return 0;
+        }
+        let last = match self.expiry.is_idle() {
+            true => last,
+            false => self.expiry.alike_upto(head.first, last, self.now),
+        };
+        let count = (last - head.first + 1).min(room).min(max);
+        self.kill(&head, count, death, out);
+        count
     }
 
     /// Ready messages beyond what a queue that drops its head may hold.
@@ -191,15 +199,13 @@ impl Queue {
     fn kill(&mut self, head: &Head, count: u64, death: Death, out: &mut Ranges) {
         let Head { first, .. } = *head;
         let last = first + count - 1;
-        let bytes = u128::from(self.ready_bytes()) * u128::from(count) / u128::from(self.ready);
+        let others = self.ready + self.delayed_count();
+        let bytes = u128::from(self.ready_bytes()) * u128::from(count) / u128::from(others);
         let bytes = bytes as u64;
         let deliveries = head.returned.map_or(0, |span| span.deliveries);
         match head.returned {
             None => self.cursor += count,
-            Some(_) => {
-                self.returned.take_first(count as u32);
-                self.cursor = self.cursor.max(last + 1);
-            }
+            Some(_) => self.take_returned(head.rank, first, count as u32),
         }
         self.ready -= count;
         let mut dropped = Buried {
