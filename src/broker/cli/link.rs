@@ -237,7 +237,10 @@ impl Vigil {
     fn say_back(&mut self) {
         if let Some(since) = self.away_since.take() {
             let away = since.elapsed().as_secs_f64();
-            say(&format!("connected to {} again, after {away:.1} s", self.broker));
+            say(&format!(
+                "connected to {} again, after {away:.1} s",
+                self.broker
+            ));
         }
     }
 
@@ -252,31 +255,34 @@ impl Vigil {
         ));
         let mut told_after = STILL_AWAY;
         loop {
-            tokio::select! {
+            let is_back = tokio::select! {
                 back = self.links.wait_for(|links| links.down == 0) => {
                     if back.is_err() {
                         return std::future::pending().await; // as above
                     }
-                    drop(back);
-                    self.say_back();
-                    return Ok(());
+                    true
                 }
-                () = tokio::time::sleep_until(since + told_after.min(self.away_max)) => {
-                    if told_after >= self.away_max {
-                        return Err(Failure::new(
-                            Exit::Unreachable,
-                            format!(
-                                "no broker at {broker} for {}: given up; --timeout sets for how long \
-                                 it is waited for",
-                                span_text(self.away_max)
-                            ),
-                        ));
-                    }
-                    let seconds = told_after.as_secs();
-                    say(&format!("no broker at {broker} for {seconds} s; still trying"));
-                    told_after *= 2;
-                }
+                () = tokio::time::sleep_until(since + told_after.min(self.away_max)) => false,
+            };
+            if is_back {
+                self.say_back();
+                return Ok(());
             }
+            if told_after >= self.away_max {
+                return Err(Failure::new(
+                    Exit::Unreachable,
+                    format!(
+                        "no broker at {broker} for {}: given up; --timeout sets for how long it is \
+                         waited for",
+                        span_text(self.away_max)
+                    ),
+                ));
+            }
+            let seconds = told_after.as_secs();
+            say(&format!(
+                "no broker at {broker} for {seconds} s; still trying"
+            ));
+            told_after *= 2;
         }
     }
 }
