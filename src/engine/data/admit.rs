@@ -1235,15 +1235,12 @@ impl Flow {
         let state = self.queues.get_mut(queue).expect("it was just looked at");
         let bytes = padded(message_bytes as usize) as u32;
         let places = std::mem::take(&mut underway.places);
-        let ttl_ms = envelope::ttl_ms_of(&underway.bytes[FragmentHead::BYTES..]);
-        if let Some(ttl_ms) = ttl_ms
-            && (ttl_ms > 0 || state.queue.expires_all() || state.queue.expires())
-        {
-            state.queue.arrived(head.queue_sequence, self.now, ttl_ms);
-        }
         state
             .queue
             .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
+        if let Some(terms) = envelope::terms_of(&underway.bytes[FragmentHead::BYTES..]) {
+            state.note_arrival(head.queue_sequence, 1, terms, self.now);
+        }
         //= P-38
         self.dedup
             .store(producer, epoch, queue, (sequence, sequence));

@@ -308,6 +308,7 @@ impl Flow {
             timestamp_us: read.timestamp_us(),
             // It would die of that again.
             ttl_ms: 0,
+            delay_ms: 0,
         };
         let too_large = parts.length() > self.config.limits.message_bytes_max as usize;
         let parts = MessageParts {

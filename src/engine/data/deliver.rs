@@ -835,6 +835,7 @@ impl Flow {
             SETTLE_REQUEUE => Outcome::Requeue,
             _ => Outcome::Reject,
         };
+        state.queue.set_now(self.now);
         let mut messages = 0;
         let mut verdict = Ok(());
         let sink = self.sinks.get_mut(key).expect("it was just looked at");
@@ -881,7 +882,9 @@ impl Flow {
         let state = self.queues.get(queue);
         if state.is_some_and(|state| {
             let queue = &state.queue;
-            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0
+            let due = queue.next_due();
+            let is_late = due.is_some() && due != state.expires_at;
+            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0 || is_late
         }) {
             self.wake(queue);
         }
@@ -1304,13 +1307,16 @@ impl Flow {
         if state.damaged || down || (self.failed && state.durable) {
             return;
         }
-        if state.queue.may_die() {
+        let delays = state.queue.next_due().is_some();
+        if state.queue.may_die() || delays || state.expires_at.is_some() {
             state.queue.set_now(self.now);
+            let released = state.queue.release_due(SWEEP_MESSAGES_MAX);
             let died = state
                 .queue
                 .sweep_head(SWEEP_MESSAGES_MAX, &mut state.settled);
             // The others are in line already; what is due and cannot go now is woken by what it waits for.
-            let at = state.queue.next_expiry().filter(|at| *at > self.now);
+            let expiry = state.queue.next_expiry().filter(|at| *at > self.now);
+            let at = expiry.into_iter().chain(state.queue.next_due()).min();
             if at != state.expires_at {
                 if let Some(before) = state.expires_at.take() {
                     self.expiring.remove(&(before, queue));
@@ -1321,7 +1327,7 @@ impl Flow {
             if died > 0 {
                 self.note_settled(queue, died);
             }
-            if died == SWEEP_MESSAGES_MAX {
+            if died == SWEEP_MESSAGES_MAX || released > 0 {
                 self.wake(queue);
             }
         }

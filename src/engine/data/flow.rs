@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use ringpost_wire::control::{Durability, write_failure};
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
@@ -133,10 +134,11 @@ impl QueueState {
         now: Mono,
         effects: &mut Effects,
     ) {
-        if offer.delivery_count == 0 {
+        // What was delayed, or was delivered before, was not ready all that time.
+        if let Some(is_apart) = offer.was_ready() {
             let (first, last) = (offer.first.0, offer.first.0 + u64::from(count) - 1);
             self.ready_since
-                .leave(first, last, false, now, |ns, count| {
+                .leave(first, last, is_apart, now, |ns, count| {
                     effects.sample(Stage::Ready, ns, count);
                 });
         }
@@ -152,7 +154,6 @@ impl QueueState {
         now: Mono,
     ) {
         let bytes = messages.len() as u32;
-        self.note_arrivals(first, messages, now);
         match to {
             Appended::New(place) => {
                 self.queue
@@ -160,24 +161,42 @@ impl QueueState {
             }
             Appended::Merged => self.queue.extend_last(count, bytes),
         }
+        self.note_arrivals(first, messages, now);
     }
 
-    /// Notes when messages came, if any of them expires.
+    /// Notes when messages came and what they ask, if any asks for anything.
     fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
-        let is_noted =
-            |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
         let (mut at, mut sequence) = (0, first);
-        let mut before = None;
+        // Messages that ask for the same, which was not said yet.
+        let mut open: Option<(QueueSequence, u32, Terms)> = None;
         while at < messages.len() {
-            let ttl_ms = envelope::ttl_ms_of(&messages[at..]).expect("it was checked");
-            if before != Some(ttl_ms) {
-                before = Some(ttl_ms);
-                if is_noted(ttl_ms, &self.queue) {
-                    self.queue.arrived(sequence, now, ttl_ms);
+            let terms = envelope::terms_of(&messages[at..]).expect("it was checked");
+            match &mut open {
+                Some((_, count, known)) if *known == terms => *count += 1,
+                before => {
+                    if let Some((first, count, terms)) = before.replace((sequence, 1, terms)) {
+                        self.note_arrival(first, count, terms, now);
+                    }
                 }
             }
             at += padded(envelope::length_of(&messages[at..]).expect("it was checked"));
             sequence = sequence.plus(1);
+        }
+        if let Some((first, count, terms)) = open {
+            self.note_arrival(first, count, terms, now);
+        }
+    }
+
+    /// The same of messages that ask for the same.
+    pub(crate) fn note_arrival(
+        &mut self,
+        first: QueueSequence,
+        count: u32,
+        terms: Terms,
+        now: Mono,
+    ) {
+        if self.queue.heeds(&terms) {
+            self.queue.arrived(first, count, now, terms);
         }
     }
 }

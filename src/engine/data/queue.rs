@@ -79,7 +79,7 @@ pub use dying::DEAD_MAX;
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use ranks::RANK_MAX;
-pub use replay::{Arrival, Replay, StateFault};
+pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
@@ -261,6 +261,15 @@ impl Offer {
     #[must_use]
     pub fn locate(&self, body: &[u8]) -> Option<u32> {
         walk(body, self.from_index, self.from_offset, self.index)
+    }
+
+    /// Whether the messages were ready since they were durable: `None` if they were not, else whether
+    /// older ones may have been passed over.
+    pub(crate) fn was_ready(&self) -> Option<bool> {
+        match self.source {
+            Source::Fresh => Some(false),
+            Source::Returned(rank) => (rank > 0 && self.delivery_count == 0).then_some(true),
+        }
     }
 
     /// Whether the consumer may get one more message of `padded_bytes` after `messages` messages of
@@ -644,6 +653,79 @@ impl Queue {
         self.clear_estimate();
     }
 
+    // Terms.
+
+    /// `count` messages from `first` on were pushed, behind which nothing was said of any; they arrived
+    /// now, and each asks for `terms`.
+    ///
+    /// # Panics
+    /// If there are no such messages.
+    pub fn arrived(&mut self, first: QueueSequence, count: u32, now: Mono, terms: Terms) {
+        assert!(first.0 + u64::from(count) <= self.next);
+        let Terms {
+            ttl_ms,
+            delay_ms,
+            priority,
+        } = terms;
+        if ttl_ms > 0 || self.settings.ttl_ms > 0 || !self.expiry.is_idle() {
+            self.expiry.push(first.0, ms_of(now), ttl_ms);
+        }
+        let rank = match crate::mutant!(RankIgnored) {
+            true => 0,
+            false => priority.min(self.settings.rank_max),
+        };
+        self.ranks.push(first.0, rank);
+        if delay_ms == 0 && rank == 0 {
+            return;
+        }
+        let span = Returned::new(first.0, count, 0);
+        self.push_apart(first.0, span.last());
+        if delay_ms > 0 && !crate::mutant!(DelayIgnored) {
+            self.ready -= u64::from(count);
+            self.delayed.insert(due_ms(ms_of(now), delay_ms), span);
+        } else {
+            self.returned.insert(rank, span);
+        }
+    }
+
+    /// Whether [`Queue::arrived`] has anything to note of messages with such terms.
+    #[must_use]
+    pub fn heeds(&self, terms: &Terms) -> bool {
+        terms.ttl_ms > 0
+            || terms.delay_ms > 0
+            || self.settings.ttl_ms > 0
+            || self.settings.rank_max > 0
+            || !self.expiry.is_idle()
+    }
+
+    /// Messages behind all that are set apart are not fresh.
+    fn push_apart(&mut self, first: u64, last: u64) {
+        match self.apart.back_mut() {
+            Some(before) if before.1 + 1 == first => before.1 = last,
+            _ => self.apart.push_back((first, last)),
+        }
+    }
+
+    /// When the next delayed message is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Mono> {
+        self.delayed.next_due().map(mono_of)
+    }
+
+    /// Lets delayed messages go that are due, at least `max` if there are so many; says how many.
+    pub fn release_due(&mut self, max: u64) -> u64 {
+        let mut released = 0;
+        while released < max
+            && let Some(span) = self.delayed.take_due(self.now)
+        {
+            let returned = &mut self.returned;
+            for_each_rank(&self.ranks, span, |rank, span| returned.insert(rank, span));
+            self.ready += u64::from(span.count);
+            released += u64::from(span.count);
+        }
+        released
+    }
+
     fn bytes_of(&self, run: Run) -> u64 {
         match self.index.pieces(run.first()) {
             Some(pieces) if run.is_fragmented() => u64::from(pieces.bytes),
@@ -683,7 +765,8 @@ impl Queue {
         let ranks = (1..=self.returned.rank_max()).rev();
         let firsts = ranks.filter_map(|rank| self.returned.first(rank));
         let mut firsts = firsts.map(|span| span.first);
-        let range = self.cursor.max(self.marks.durable() + 1)..=self.durable;
+        let from = self.marks.durable().saturating_add(1);
+        let range = self.cursor.max(from)..=self.durable;
         firsts.find(|first| range.contains(first))
     }
 
@@ -1701,6 +1784,15 @@ fn for_each_rank(ranks: &Ranks, span: Returned, mut each: impl FnMut(u8, Returne
         each(rank, span.upto(upto));
         left = span.from(upto + 1);
     }
+}
+
+/// When a message is due that arrived in that millisecond: the delay is over then, whenever in it.
+fn due_ms(arrived: expiry::Ms, delay_ms: u32) -> expiry::Ms {
+    arrived + 1 + expiry::Ms::from(delay_ms)
+}
+
+fn mono_of(ms: expiry::Ms) -> Mono {
+    Mono(u64::try_from(ms).unwrap_or(0) * 1_000_000)
 }
 
 fn ms_of(now: Mono) -> expiry::Ms {

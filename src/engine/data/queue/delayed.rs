@@ -37,6 +37,7 @@ impl Delayed {
         self.count
     }
 
+    #[cfg(test)]
     /// How many entries they take.
     pub(crate) fn len(&self) -> usize {
         self.by_time.len()

@@ -53,6 +53,7 @@ impl Expiry {
         self.spans.is_empty()
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }

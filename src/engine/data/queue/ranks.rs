@@ -29,6 +29,7 @@ impl Ranks {
         self.spans.is_empty()
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
