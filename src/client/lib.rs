@@ -114,7 +114,7 @@ mod stats;
 
 pub use admin::{
     Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
-    Removed,
+    Removed, Retry,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{

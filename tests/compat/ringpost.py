@@ -125,8 +125,8 @@ BODIES = {
                      "name arguments"),
     "Delete": ("I", "flags", "name"),
     "Named": ("", "", "name"),
-    "QueueInfo": ("QQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max bytes_max "
-                  "id consumers core partition durability flags reserved", "name"),
+    "QueueInfo": ("QQQQQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max "
+                  "bytes_max delayed due_ms dead id consumers core partition durability flags reserved", "name"),
     "ExchangeDeclare": ("BBBB", "kind durability flags reserved", "name arguments"),
     "Bind": ("I", "flags", "exchange target key arguments"),
 }

@@ -1049,7 +1049,7 @@ impl Flow {
                 volatile.drop_live(Place { segment, offset: 0 }, count, effects);
             });
         }
-        counters.ready + counters.unacked + counters.dead
+        counters.ready + counters.unacked + counters.delayed + counters.dead
     }
 
     /// Drops the ready messages of a queue of this core. Returns how many.
@@ -1075,7 +1075,8 @@ impl Flow {
 
     /// What a queue of this core holds.
     pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
-        self.queues.get(id).map(figures)
+        let state = self.queues.get(id)?;
+        Some(figures(state, self.now))
     }
 
     /// Connections of a tenant on this core.
@@ -1090,7 +1091,7 @@ impl Flow {
 
     /// What the queues of this core hold.
     pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
-        self.queues.iter().map(figures)
+        self.queues.iter().map(|state| figures(state, self.now))
     }
 
     /// Checks what must hold between two steps; O(n). For tests.
@@ -1302,12 +1303,16 @@ impl Flow {
     }
 }
 
-fn figures(state: &QueueState) -> QueueFigures {
+fn figures(state: &QueueState, now: Mono) -> QueueFigures {
     let counters = state.queue.counters();
+    let due = state.queue.next_due();
     QueueFigures {
         queue: state.id,
         ready: counters.ready,
-        unacked: counters.unacked + counters.dead,
+        unacked: counters.unacked,
+        delayed: counters.delayed,
+        due_ms: due.map_or(0, |due| due.0.saturating_sub(now.0).div_ceil(1_000_000)),
+        dead: counters.dead,
         bytes: counters.bytes,
         published: counters.published,
         settled: counters.settled,
