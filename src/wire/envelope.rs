@@ -129,7 +129,8 @@ pub struct Terms {
 #[must_use]
 pub fn terms_of(bytes: &[u8]) -> Option<Terms> {
     let head = bytes.get(..32)?;
-    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let number =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     Some(Terms {
         ttl_ms: number(24),
         delay_ms: number(28),

@@ -68,6 +68,8 @@ enum Request {
         messages: Vec<(QueueNo, MessageId)>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
+        /// What went back to its queue: its name, when that was said, the messages.
+        returned: Option<(String, u64, Vec<(QueueNo, MessageId)>)>,
     },
     Get {
         channel: u16,

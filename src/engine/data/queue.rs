@@ -64,9 +64,9 @@ use marks::Marks;
 use ranks::Ranks;
 use returned::{Held, PendingCounts, Returned, ReturnedSet};
 use ringpost_wire::control::Durability;
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::limits::padded;
-use ringpost_wire::envelope::Terms;
 use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
 
@@ -619,7 +619,11 @@ impl Queue {
         let here = fresh + apart + delayed;
         let dropped = self.next - sequence.0;
         // What was purged of them has no bytes any more; where it lies is not known.
-        let bytes_from = if here == dropped { sequence.0 } else { fresh_from };
+        let bytes_from = if here == dropped {
+            sequence.0
+        } else {
+            fresh_from
+        };
         let mut bytes = 0;
         let mut from = sequence.0;
         while let Some(run) = self.index.first_from(from) {
@@ -1050,8 +1054,14 @@ impl Queue {
 
     /// Messages from `sequence` on, at or ahead of the cursor, that are set apart.
     fn apart_from(&self, sequence: u64) -> u64 {
-        let behind = self.apart.iter().rev().take_while(|span| span.1 >= sequence);
-        behind.map(|(first, last)| last + 1 - first.max(&sequence)).sum()
+        let behind = self
+            .apart
+            .iter()
+            .rev()
+            .take_while(|span| span.1 >= sequence);
+        behind
+            .map(|(first, last)| last + 1 - first.max(&sequence))
+            .sum()
     }
 
     fn offer_fresh(&mut self, slot: u32, turn: u32, end: u64) -> Offer {
@@ -1665,8 +1675,16 @@ impl Queue {
             self.consumers.iter().map(holds).sum::<u64>()
         );
         // What is returned and not past the cursor counts as fresh.
-        let past = |span: Returned| (span.first..=span.last()).filter(|s| self.is_past(*s)).count();
-        let returned: u64 = self.returned.by_rank().map(|(_, span)| past(span) as u64).sum();
+        let past = |span: Returned| {
+            (span.first..=span.last())
+                .filter(|s| self.is_past(*s))
+                .count()
+        };
+        let returned: u64 = self
+            .returned
+            .by_rank()
+            .map(|(_, span)| past(span) as u64)
+            .sum();
         let settled = match self.cursor {
             cursor if cursor < self.next => self.settled.count_in(cursor, self.next - 1),
             _ => 0,

@@ -512,8 +512,10 @@ impl Client {
             "client {}: settles {ranges:?} on channel {channel}, outcome {outcome}, confirm {confirm}",
             self.id
         );
+        let mut returned = None;
         if outcome == header::SETTLE_REQUEUE {
-            messages.clear();
+            let back = std::mem::take(&mut messages);
+            returned = Some((name.clone(), scene.now, back));
         }
         let id = if confirm {
             let is_reject = outcome == header::SETTLE_REJECT;
@@ -521,6 +523,7 @@ impl Client {
                 channel,
                 messages,
                 rejects: is_reject.then_some(name),
+                returned,
             })
         } else {
             0
@@ -745,6 +748,7 @@ impl Client {
             ));
         }
         consumer.tag_last = delivery_tag;
+        let has_times = scene.plan.faults.has(Fault::Times);
         if consumer.sharing == Sharing::Single {
             if head.kind == FrameKind::Deliver && !consumer.is_active {
                 return Err("a delivery to a consumer that is not the active one".into());
@@ -752,7 +756,7 @@ impl Client {
             // What another held is back before it takes over, so only its own come again.
             let place = deliver.queue_sequence + u64::from(idx);
             let is_passed = consumer.places.last().is_some_and(|last| place < *last);
-            if consumer.places.insert(place) && is_passed {
+            if consumer.places.insert(place) && is_passed && !has_times {
                 return Err(format!(
                     "the active consumer was given {place} after later ones"
                 ));
@@ -786,6 +790,7 @@ impl Client {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
+        scene.check_times(self.tenant, &queue_name, &delivery)?;
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }
@@ -796,8 +801,14 @@ impl Client {
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
             Some(Request::Settle {
-                messages, rejects, ..
+                messages,
+                rejects,
+                returned,
+                ..
             }) => {
+                if let Some((name, sent, back)) = returned {
+                    scene.return_is_confirmed(self.tenant, &name, &back, sent);
+                }
                 for (queue, message) in messages {
                     if let Some(name) = &rejects {
                         scene.reject_is_confirmed(self.tenant, name, queue, message);

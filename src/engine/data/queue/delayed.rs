@@ -110,7 +110,11 @@ impl Delayed {
     }
 
     pub(crate) fn invariants(&self) {
-        let sum: u64 = self.by_time.values().map(|wait| u64::from(wait.count)).sum();
+        let sum: u64 = self
+            .by_time
+            .values()
+            .map(|wait| u64::from(wait.count))
+            .sum();
         assert_eq!(self.count, sum);
         assert!(self.by_time.values().all(|wait| wait.count > 0));
     }

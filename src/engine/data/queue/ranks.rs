@@ -46,7 +46,10 @@ impl Ranks {
     pub(crate) fn of(&self, sequence: u64, last: u64) -> (u8, u64) {
         let behind = self.spans.partition_point(|span| span.0 <= sequence);
         let own = behind.checked_sub(1).map_or(0, |at| self.spans[at].1);
-        let upto = self.spans.get(behind).map_or(last, |next| last.min(next.0 - 1));
+        let upto = self
+            .spans
+            .get(behind)
+            .map_or(last, |next| last.min(next.0 - 1));
         (own, upto)
     }
 
@@ -72,7 +75,10 @@ impl Ranks {
     pub(crate) fn invariants(&self) {
         let pairs = self.spans.iter().zip(self.spans.iter().skip(1));
         for ((first, rank), (next, other)) in pairs {
-            assert!(first < next && rank != other, "spans are in order and differ");
+            assert!(
+                first < next && rank != other,
+                "spans are in order and differ"
+            );
         }
     }
 }

@@ -311,10 +311,14 @@ impl Queue {
         for (first, last, why) in apart {
             let (settled, index) = (&self.settled, &self.index);
             let mut parts: Vec<(u64, u64)> = Vec::new();
-            live_parts(settled, *first, *last, |first, last| parts.push((first, last)));
+            live_parts(settled, *first, *last, |first, last| {
+                parts.push((first, last))
+            });
             // Of a damaged queue some are not there at all.
             parts.retain(|(first, last)| {
-                index.first_from(*first).is_some_and(|run| run.first() <= *last)
+                index
+                    .first_from(*first)
+                    .is_some_and(|run| run.first() <= *last)
             });
             for (first, last) in parts {
                 self.push_apart(first, last);

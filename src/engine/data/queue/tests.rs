@@ -854,10 +854,32 @@ impl Model {
                 assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
             }
             if due != Some(offer.first.0) {
-                for (sequence, m) in self.messages.iter().filter(|(_, m)| !matches!(m.state, State::Settled | State::Pending)).take(40) {
-                    eprintln!("{sequence} {:?} rank {} due {} over {} deliveries {}", m.state, self.rank(m), m.due, self.is_over(m), m.deliveries);
+                for (sequence, m) in self
+                    .messages
+                    .iter()
+                    .filter(|(_, m)| !matches!(m.state, State::Settled | State::Pending))
+                    .take(40)
+                {
+                    eprintln!(
+                        "{sequence} {:?} rank {} due {} over {} deliveries {}",
+                        m.state,
+                        self.rank(m),
+                        m.due,
+                        self.is_over(m),
+                        m.deliveries
+                    );
                 }
-                eprintln!("{:?} now {} durable {} mark {} passed {} cursor {} offer {offer:?} apart {:?} held {:?}", self.settings, self.now, self.durable, self.mark, self.queue.passed, self.queue.cursor, self.queue.apart, self.queue.returned.is_holding());
+                eprintln!(
+                    "{:?} now {} durable {} mark {} passed {} cursor {} offer {offer:?} apart {:?} held {:?}",
+                    self.settings,
+                    self.now,
+                    self.durable,
+                    self.mark,
+                    self.queue.passed,
+                    self.queue.cursor,
+                    self.queue.apart,
+                    self.queue.returned.is_holding()
+                );
             }
             assert_eq!(due, Some(offer.first.0));
             assert!(able.contains(&offer.key.0));
@@ -1034,7 +1056,10 @@ impl Model {
                         State::Held => State::Returned,
                         State::HeldDelayed => State::Delayed,
                         other => {
-                            assert!(matches!(other, State::Pending | State::Settled), "{other:?}");
+                            assert!(
+                                matches!(other, State::Pending | State::Settled),
+                                "{other:?}"
+                            );
                             continue;
                         }
                     };
@@ -1084,11 +1109,7 @@ impl Model {
         for (sequence, message) in &mut self.messages {
             if matches!(
                 message.state,
-                State::Fresh
-                    | State::Returned
-                    | State::Held
-                    | State::HeldDelayed
-                    | State::Delayed
+                State::Fresh | State::Returned | State::Held | State::HeldDelayed | State::Delayed
             ) {
                 message.state = State::Pending;
                 expected.push(*sequence);
@@ -1178,9 +1199,8 @@ impl Model {
         }
         self.checkpoint = Some(state);
         let waits = self.messages.range(..=self.durable);
-        let waits = waits.filter(|(_, message)| {
-            matches!(message.state, State::Delayed | State::HeldDelayed)
-        });
+        let waits = waits
+            .filter(|(_, message)| matches!(message.state, State::Delayed | State::HeldDelayed));
         self.checkpoint_waits = waits.map(|(sequence, m)| (*sequence, m.due)).collect();
         self.checkpoint_last = self.durable;
         self.coverage.insert("checkpoint");
