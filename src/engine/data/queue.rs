@@ -684,6 +684,7 @@ impl Queue {
         }
         let span = Returned::new(first.0, count, 0);
         self.push_apart(first.0, span.last());
+        //= P-58
         if delay_ms > 0 && !crate::mutant!(DelayIgnored) {
             self.ready -= u64::from(count);
             self.delayed.insert(due_ms(ms_of(now), delay_ms), span);
@@ -958,6 +959,7 @@ impl Queue {
         })
     }
 
+    //= P-59
     /// What is next, if it may go: messages up to `end` may.
     fn head(&mut self, end: u64) -> Option<Head> {
         if self.returned.rank_max() == 0 {

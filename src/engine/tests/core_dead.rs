@@ -203,7 +203,7 @@ impl Scene {
         self.turns((ms * 1_000_000 / machine::TURN_NS) as u32);
     }
 
-    /// Ready and unsettled messages of a queue.
+    /// Ready messages of a queue, and those that are unsettled or on their way to where the dead go.
     fn holds(&mut self, name: &str) -> (u64, u64) {
         let named = Named {
             name: name.as_bytes(),
@@ -214,7 +214,7 @@ impl Scene {
         let (header, body, _) = client::whole(&answer);
         assert_eq!(header.kind, FrameKind::QueueInfo);
         let info = QueueInfo::decode(body).expect("figures");
-        (info.ready, info.unacked)
+        (info.ready, info.unacked + info.dead)
     }
 
     fn consumer(&mut self, queue: &str) -> Consumer {

@@ -853,34 +853,6 @@ impl Model {
             if self.queue.key_source().is_none() {
                 assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
             }
-            if due != Some(offer.first.0) {
-                for (sequence, m) in self
-                    .messages
-                    .iter()
-                    .filter(|(_, m)| !matches!(m.state, State::Settled | State::Pending))
-                    .take(40)
-                {
-                    eprintln!(
-                        "{sequence} {:?} rank {} due {} over {} deliveries {}",
-                        m.state,
-                        self.rank(m),
-                        m.due,
-                        self.is_over(m),
-                        m.deliveries
-                    );
-                }
-                eprintln!(
-                    "{:?} now {} durable {} mark {} passed {} cursor {} offer {offer:?} apart {:?} held {:?}",
-                    self.settings,
-                    self.now,
-                    self.durable,
-                    self.mark,
-                    self.queue.passed,
-                    self.queue.cursor,
-                    self.queue.apart,
-                    self.queue.returned.is_holding()
-                );
-            }
             assert_eq!(due, Some(offer.first.0));
             assert!(able.contains(&offer.key.0));
             self.take(&offer);
@@ -1766,6 +1738,175 @@ fn volatile_queues_need_neither_marks_nor_durable_counts() {
     let offer = queue.next_offer().expect("deliverable");
     assert_eq!((offer.index, offer.body_bytes), (10, 12 * 64));
     queue.invariants();
+}
+
+/// Publishes messages of 64 bytes, one to a run, each with its terms.
+fn publish_with(queue: &mut Queue, terms: &[Terms]) {
+    for terms in terms {
+        let first = queue.next_sequence();
+        let place = place(first.0 as u32);
+        queue.push_run(first, 1, 64, place, Marking::Marked);
+        queue.arrived(first, 1, Mono(0), *terms);
+    }
+    queue.durable_through(QueueSequence(queue.next - 1));
+}
+
+fn priority(priority: u8) -> Terms {
+    Terms {
+        priority,
+        ..Terms::default()
+    }
+}
+
+#[test]
+fn the_highest_rank_goes_first_and_equals_keep_their_order() {
+    let settings = Settings {
+        rank_max: 5,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    consume(&mut queue, 1, 100);
+    // One above the highest counts as the highest.
+    publish_with(&mut queue, &[0, 5, 1, 9, 0, 1, 5].map(priority));
+    queue.invariants();
+    assert_eq!(sequences_taken(&mut queue), [2, 4, 7, 3, 6, 1, 5]);
+    queue.invariants();
+    // What is given back keeps its rank and its place.
+    let range = SettleRange { first: 3, last: 4 };
+    let mut out = Ranges::new();
+    let done = queue.settle(ConsumerKey(1), range, Outcome::Requeue, &mut out);
+    done.expect("it holds them");
+    let upto = queue.take_counts(&mut Vec::new());
+    queue.counts_durable(upto);
+    publish_with(&mut queue, &[5, 0].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [7, 8, 3, 9]);
+    queue.invariants();
+}
+
+#[test]
+fn with_a_turn_the_oldest_message_goes_after_so_many_that_passed_it() {
+    let settings = Settings {
+        rank_max: 3,
+        rank_turn: 2,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    consume(&mut queue, 1, 100);
+    publish_with(&mut queue, &[0, 0, 0, 3, 3, 3, 3, 3].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [4, 5, 1, 6, 7, 2, 8, 3]);
+    // Without it the lowest wait as long as there are others.
+    queue.set(Settings {
+        rank_turn: 0,
+        ..settings
+    });
+    publish_with(&mut queue, &[0, 3, 3, 3].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [10, 11, 12, 9]);
+}
+
+#[test]
+fn a_high_rank_passes_a_backlog_that_is_not_marked() {
+    let settings = Settings {
+        rank_max: 1,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    for _ in 0..100 {
+        let first = queue.next_sequence();
+        let place = place(first.0 as u32);
+        queue.push_run(first, 1_000, 64_000, place, Marking::Plain);
+        queue.arrived(first, 1_000, Mono(0), Terms::default());
+    }
+    let first = queue.next_sequence();
+    queue.push_run(first, 1, 64, place(1), Marking::Plain);
+    queue.arrived(first, 1, Mono(0), priority(1));
+    queue.durable_through(first);
+    consume(&mut queue, 1, 10);
+    assert_eq!(queue.next_offer(), None);
+    assert!(queue.awaits_journal());
+    let mark = queue.mark_needed().expect("a mark is needed");
+    assert!(mark >= first, "{mark:?} is below the one that goes first");
+    queue.mark_durable(mark);
+    assert_eq!(queue.next_offer().map(|offer| offer.first), Some(first));
+}
+
+#[test]
+fn a_delayed_message_comes_when_it_is_due() {
+    let mut queue = Queue::new(DURABLE);
+    consume(&mut queue, 1, 100);
+    let delayed = |delay_ms| Terms {
+        delay_ms,
+        ..Terms::default()
+    };
+    publish_with(
+        &mut queue,
+        &[delayed(50), delayed(0), delayed(20), delayed(50)],
+    );
+    queue.invariants();
+    assert_eq!(sequences_taken(&mut queue), [2]);
+    assert_eq!((queue.counters().ready, queue.counters().delayed), (0, 3));
+    // The millisecond in which they came counts for nothing.
+    assert_eq!(queue.next_due(), Some(mono_of(21)));
+    for (ms, expected) in [(20, &[][..]), (21, &[3]), (50, &[]), (51, &[1, 4])] {
+        queue.set_now(mono_of(ms));
+        queue.release_due(u64::MAX);
+        assert_eq!(sequences_taken(&mut queue), expected, "at {ms} ms");
+        queue.invariants();
+    }
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn what_is_given_back_waits_and_what_a_consumer_leaves_does_not() {
+    let retry = Retry {
+        backoff: Backoff::Exponential,
+        delay_ms: 100,
+        delay_max_ms: 150,
+        jitter_percent: 0,
+    };
+    let mut queue = Queue::new(Settings {
+        retry: Some(retry),
+        ..VOLATILE
+    });
+    consume(&mut queue, 1, 10);
+    publish(&mut queue, 1, 2);
+    let mut now = 0;
+    for wait in [100, 150, 150] {
+        assert_eq!(sequences_taken(&mut queue).len(), 2);
+        let range = SettleRange {
+            first: 0,
+            last: queue.consumers.get(0).unacked.tag_last(),
+        };
+        let mut out = Ranges::new();
+        let done = queue.settle(ConsumerKey(1), range, Outcome::Requeue, &mut out);
+        done.expect("it holds them");
+        assert_eq!(queue.next_due(), Some(mono_of(now + 1 + wait)));
+        now += wait;
+        queue.set_now(mono_of(now));
+        assert_eq!(queue.release_due(10), 0);
+        now += 1;
+        queue.set_now(mono_of(now));
+        assert_eq!(queue.release_due(10), 2);
+    }
+    assert_eq!(sequences_taken(&mut queue), [1, 2]);
+    queue.remove_consumer(ConsumerKey(1), &mut Ranges::new());
+    assert_eq!((queue.counters().ready, queue.next_due()), (2, None));
+}
+
+#[test]
+fn a_batch_that_is_delayed_costs_what_a_message_costs() {
+    let mut queue = Queue::new(DURABLE);
+    for batch in 0..1_000u32 {
+        let first = queue.next_sequence();
+        queue.push_run(first, 100, 6_400, place(batch), Marking::Plain);
+        let terms = Terms {
+            delay_ms: 1 + batch * 7_919 % 100_000,
+            ..Terms::default()
+        };
+        queue.arrived(first, 100, Mono(0), terms);
+    }
+    assert_eq!(queue.counters().delayed, 100_000);
+    assert_eq!(queue.delayed.len(), 1_000);
+    assert_eq!(queue.apart.len(), 1);
 }
 
 #[test]
