@@ -185,7 +185,11 @@ pub struct QueuesSnapshot {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
-    /// Padded bytes of both.
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Messages on their way to dead-letter exchanges.
+    pub dead: u64,
+    /// Padded bytes of all of them.
     pub bytes: u64,
     /// Consumers.
     pub consumers: u64,

@@ -230,7 +230,7 @@ pub fn fuzz(order: &Order, overrides: &Overrides, prepare: impl Fn() + Sync) -> 
 
 /// A text cut to what fits a screen.
 #[must_use]
-pub pub(crate) fn first_lines(text: &str) -> String {
+pub fn first_lines(text: &str) -> String {
     let mut short: String = text.chars().take(600).collect();
     if short.len() < text.len() {
         short.push_str(" ...");

@@ -243,6 +243,18 @@ pub const METRICS: &[Metric] = {
             Gauge,
             "Messages delivered and not settled.",
         ),
+        metric(
+            "messages_delayed",
+            Both,
+            Gauge,
+            "Messages that wait for their time.",
+        ),
+        metric(
+            "messages_dead",
+            Both,
+            Gauge,
+            "Messages on their way to dead-letter exchanges.",
+        ),
         metric("queue_bytes", Both, Gauge, "Bytes of messages in queues."),
         metric("consumers", Both, Gauge, "Consumers."),
         metric(
@@ -415,6 +427,8 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "queues_damaged" => core.queues.damaged,
         "messages_ready" => core.queues.ready,
         "messages_unacked" => core.queues.unacked,
+        "messages_delayed" => core.queues.delayed,
+        "messages_dead" => core.queues.dead,
         "queue_bytes" => core.queues.bytes,
         "consumers" => core.queues.consumers,
         "journal_write_bytes_total" => core.journal.write_bytes,

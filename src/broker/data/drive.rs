@@ -442,6 +442,8 @@ impl Drive {
             queues.queues += 1;
             queues.ready += figures.ready;
             queues.unacked += figures.unacked;
+            queues.delayed += figures.delayed;
+            queues.dead += figures.dead;
             queues.bytes += figures.bytes;
             queues.consumers += u64::from(figures.consumers);
             queues.damaged += u64::from(figures.damaged);

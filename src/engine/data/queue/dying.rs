@@ -187,7 +187,10 @@ impl Queue {
             0 => 0,
             max => self.ready.saturating_sub(max),
         };
-        let bytes = self.ready_bytes();
+        // Of what waits for its time only the mean is known.
+        let all = u128::from(self.ready + self.delayed_count()).max(1);
+        let bytes = u128::from(self.ready_bytes()) * u128::from(self.ready) / all;
+        let bytes = bytes as u64;
         if bytes_max == 0 || bytes <= bytes_max {
             return messages;
         }

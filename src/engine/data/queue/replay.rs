@@ -304,23 +304,36 @@ impl Queue {
         }
     }
 
+    /// What is there of `first..=last`: of a damaged queue some are not.
+    fn present(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        let mut from = first;
+        while let Some(run) = self.index.first_from(from)
+            && run.first() <= last
+        {
+            let start = run.first().max(from);
+            let end = run.last().min(last);
+            match parts.last_mut() {
+                Some(before) if before.1 + 1 == start => before.1 = end,
+                _ => parts.push((start, end)),
+            }
+            from = end + 1;
+        }
+        parts
+    }
+
     /// Takes messages out of those that are fresh or returned.
     fn set_apart(&mut self, apart: &[(u64, u64, Apart)], due: impl Fn(i64) -> i64) {
         let mut back: Vec<Returned> = Vec::new();
         self.returned.drain(|span| back.push(span));
         for (first, last, why) in apart {
-            let (settled, index) = (&self.settled, &self.index);
             let mut parts: Vec<(u64, u64)> = Vec::new();
+            let settled = &self.settled;
             live_parts(settled, *first, *last, |first, last| {
                 parts.push((first, last))
             });
-            // Of a damaged queue some are not there at all.
-            parts.retain(|(first, last)| {
-                index
-                    .first_from(*first)
-                    .is_some_and(|run| run.first() <= *last)
-            });
-            for (first, last) in parts {
+            let parts = parts.into_iter().flat_map(|part| self.present(part));
+            for (first, last) in parts.collect::<Vec<_>>() {
                 self.push_apart(first, last);
                 for part in with_deliveries(&back, first, last) {
                     match *why {
