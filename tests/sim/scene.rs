@@ -505,10 +505,11 @@ impl Scene {
         let has_jumped = self.starts > 1 && self.plan.faults.has(Fault::ClockJump);
         let moment = (self.now, self.starts);
         let verdict = self.times.delivered(delivery, timing, moment, has_jumped);
-        if self.tolerates_losses() {
-            return Ok(());
-        }
-        if verdict? {
+        let is_apart = match verdict {
+            Err(_) if self.tolerates_losses() => true,
+            verdict => verdict?,
+        };
+        if is_apart {
             self.marks.hit("set apart");
             let queue = delivery.queue;
             self.event(Event::Apart { queue });

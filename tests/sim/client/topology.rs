@@ -390,9 +390,13 @@ impl Client {
             }
             let name = String::from_utf8_lossy(info.name);
             let queue = scene.models[self.tenant].queues.get(&*name);
-            let deaths = queue.and_then(|queue| queue.settings.deaths);
-            // Its ready messages make room when they are durable.
-            if !deaths.is_some_and(|deaths| deaths.drops_head) {
+            // Of what may be gone nobody knows whether its head makes room, which it does when that is
+            // durable.
+            let refuses = queue.is_some_and(|queue| {
+                let deaths = queue.settings.deaths;
+                queue.is_steady() && !deaths.is_some_and(|deaths| deaths.drops_head)
+            });
+            if refuses {
                 check_bounds(&info, scene)?;
             }
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
@@ -417,7 +421,7 @@ impl Client {
 /// A queue holds no more than it may, what is delivered and not settled included. After a crash it may:
 /// acks that nobody asked to have confirmed were lost, and what they settled came back.
 fn check_bounds(info: &QueueInfo<'_>, scene: &Scene) -> Result<(), String> {
-    let held = info.ready + info.unacked;
+    let held = info.ready + info.unacked + info.delayed + info.dead;
     let is_over = (info.messages_max > 0 && held > info.messages_max)
         || (info.bytes_max > 0 && info.bytes > info.bytes_max);
     if scene.starts == 1 && is_over {
@@ -548,6 +552,7 @@ fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSett
     });
     let has_times = scene.plan.faults.has(Fault::Times) && random.below(3) > 0;
     let times = has_times.then(|| draw_times(random));
+    let times = times.filter(|times| *times != Timing::default());
     QueueSettings {
         deaths,
         times,

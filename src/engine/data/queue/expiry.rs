@@ -53,7 +53,6 @@ impl Expiry {
         self.spans.is_empty()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }

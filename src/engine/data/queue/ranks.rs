@@ -29,7 +29,6 @@ impl Ranks {
         self.spans.is_empty()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }

@@ -5,10 +5,13 @@
 //!
 //! ```text
 //! version u32 = 3 | zero u32 | next | floor | mark | span count | range count | arrival count |
-//! wait count | rank count | spans: first, last | ranges: first, last, deliveries u32, zero u32 |
+//! wait count | rank count | told | spans: first, last | ranges: first, last, deliveries u32, zero u32 |
 //! arrivals: first, wall clock in ms, time to live in ms (0 = what the queue allows) |
 //! waits: first, count, wall clock in ms when they are due | ranks: first, rank of those from it on
 //! ```
+//!
+//! Arrivals, waits and ranks are those of all messages below `told`, durable or not: a checkpoint is
+//! valid only when they all are, and the records behind it are of others.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +27,7 @@ use super::{
 use crate::ids::Clock;
 
 const VERSION: u32 = 3;
-const HEAD_BYTES: usize = 8 + 8 * 8;
+const HEAD_BYTES: usize = 8 + 9 * 8;
 const SPAN_BYTES: usize = 16;
 const COUNT_BYTES: usize = 24;
 const ARRIVAL_BYTES: usize = 24;
@@ -218,15 +221,9 @@ impl Queue {
         let next = self.durable.max(settled.ceiling()) + 1;
         let waits = self.delayed.iter().chain(self.returned.iter_held_delayed());
         let mut waits: Vec<(u64, u64, i64)> = waits
-            .filter(|(_, span)| span.first < next)
-            .map(|(due, span)| (span.first, span.last().min(next - 1), due))
+            .map(|(due, span)| (span.first, span.last(), due))
             .collect();
         waits.sort_unstable();
-        // What is not durable may not be there after a crash, and others in its place.
-        let spans = self.expiry.iter().filter(|span| span.first < next);
-        let spans: Vec<Span> = spans.collect();
-        let ranks = self.ranks.iter().filter(|(first, _)| *first < next);
-        let ranks: Vec<(u64, u8)> = ranks.collect();
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
@@ -235,9 +232,10 @@ impl Queue {
         number(mark);
         number(settled.span_count() as u64);
         number(counts.len() as u64);
-        number(spans.len() as u64);
+        number(self.expiry.len() as u64);
         number(waits.len() as u64);
-        number(ranks.len() as u64);
+        number(self.ranks.len() as u64);
+        number(self.next);
         for (first, last) in settled.spans() {
             number(first);
             number(last);
@@ -248,7 +246,7 @@ impl Queue {
             number(u64::from(count.deliveries));
         }
         let ahead = (clock.wall_us / 1_000) as i64 - ms_of(clock.now);
-        for span in spans {
+        for span in self.expiry.iter() {
             number(span.first);
             number((span.arrived + ahead) as u64);
             number(u64::from(span.ttl_ms));
@@ -258,7 +256,7 @@ impl Queue {
             number(last - first + 1);
             number((due + ahead) as u64);
         }
-        for (first, rank) in ranks {
+        for (first, rank) in self.ranks.iter() {
             number(first);
             number(u64::from(rank));
         }
@@ -497,8 +495,8 @@ impl Replay {
         if version != u64::from(VERSION) {
             return Err(StateFault::Version(version as u32));
         }
-        let [next, floor, mark, spans, counts, arrivals, waits, ranks] =
-            [8, 16, 24, 32, 40, 48, 56, 64].map(|at| u64_at(head, at));
+        let [next, floor, mark, spans, counts, arrivals, waits, ranks, told] =
+            [8, 16, 24, 32, 40, 48, 56, 64, 72].map(|at| u64_at(head, at));
         let needed = u128::from(spans) * SPAN_BYTES as u128
             + u128::from(counts) * COUNT_BYTES as u128
             + u128::from(arrivals) * ARRIVAL_BYTES as u128
@@ -507,13 +505,13 @@ impl Replay {
         if needed != rest.len() as u128 {
             return Err(StateFault::Length);
         }
-        if next <= floor || next == u64::MAX {
+        if next <= floor || next > told || told == u64::MAX {
             return Err(StateFault::Number);
         }
         let mut replay = Self::new(settings);
         replay.mark = mark;
         replay.queue.next = next;
-        replay.terms_known = next;
+        replay.terms_known = told;
         if floor > 0 {
             replay.queue.settled.insert_new(1, floor);
         }
@@ -570,7 +568,7 @@ impl Replay {
             if count == 0 {
                 return Err(StateFault::Number);
             }
-            if first <= below || first >= next || u64::from(count) > next - first {
+            if first <= below || first >= told || u64::from(count) > told - first {
                 return Err(StateFault::Ranges);
             }
             replay.terms.delayed.insert(first, (count, due));
@@ -597,9 +595,9 @@ impl Replay {
         // What came after the checkpoint says its own.
         if let Some((first, rank)) = open
             && rank > 0
-            && first < next
+            && first < told
         {
-            replay.terms.ranks.insert(first, (next - 1, rank));
+            replay.terms.ranks.insert(first, (told - 1, rank));
         }
         Ok(replay)
     }

@@ -1158,7 +1158,11 @@ impl Model {
         }
     }
 
+    /// One that is valid: what it was taken behind is durable.
     fn take_checkpoint(&mut self) {
+        if !self.undurable.is_empty() {
+            return;
+        }
         let mut state = Vec::new();
         self.queue.encode_state(self.clock(), &[], &mut state);
         // The runs of a checkpoint come from the segments' own indexes.
