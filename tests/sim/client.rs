@@ -149,6 +149,9 @@ pub struct Client {
     pub drain: Option<Drain>,
     /// That of the world.
     seed: u64,
+    /// Sockets take so little at a time that a large message is longer on its way than consumers may
+    /// hold one.
+    is_slow: bool,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -194,6 +197,7 @@ impl Client {
         Self {
             id,
             seed: scene.plan.seed,
+            is_slow: scene.plan.socket_bytes < 4096,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },

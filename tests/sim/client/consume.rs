@@ -215,7 +215,7 @@ impl Client {
             outstanding: BTreeMap::new(),
             partial: None,
             is_getting: false,
-            sharing: Sharing::of(self.seed, self.tenant, name),
+            sharing: Sharing::of(self.seed, self.tenant, name, self.is_slow),
             is_active: false,
             places: BTreeSet::new(),
             is_deaf: false,

@@ -206,7 +206,7 @@ impl Client {
     fn write_change(&mut self, change: &Change) {
         let id = self.request(Request::Change(change.clone()));
         let head = |kind| FrameHeader::bare(kind, 0, id);
-        let (seed, tenant) = (self.seed, self.tenant);
+        let (seed, tenant, is_slow) = (self.seed, self.tenant, self.is_slow);
         let out = &mut self.out;
         match change {
             Change::DeclareQueue(name, settings) => QueueDeclare {
@@ -218,7 +218,7 @@ impl Client {
                 name: name.as_bytes(),
                 arguments: &[
                     encode_arguments(settings),
-                    Sharing::of(seed, tenant, name).arguments(),
+                    Sharing::of(seed, tenant, name, is_slow).arguments(),
                 ]
                 .concat(),
             }
