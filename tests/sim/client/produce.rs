@@ -1143,11 +1143,8 @@ impl Client {
             Code::QueueDamaged => may_be_damaged,
             Code::SequenceTooOld => may_be_too_old,
             // Credit is a promise of memory, with one exception: what a connection publishes beside
-            // a large message while nothing else of its kind is read.
-            Code::Overloaded => {
-                scene.plan.faults.has(Fault::LargeMessages)
-                    && scene.plan.faults.has(Fault::TinyMemory)
-            }
+            // a large message while nothing else of its kind is read, and large ones when too many begin.
+            Code::Overloaded => scene.plan.faults.has(Fault::LargeMessages),
             // A large message whose sender fell silent in the middle.
             Code::TimedOut => publish.length > FRAGMENT_BYTES_MAX,
             Code::LimitReached | Code::ShuttingDown => true,
