@@ -306,7 +306,8 @@ impl Queue {
     fn present(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
         let mut parts: Vec<(u64, u64)> = Vec::new();
         let mut from = first;
-        while let Some(run) = self.index.first_from(from)
+        while from <= last
+            && let Some(run) = self.index.first_from(from)
             && run.first() <= last
         {
             let start = run.first().max(from);
