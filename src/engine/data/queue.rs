@@ -972,8 +972,17 @@ impl Queue {
                 ..head
             });
         }
-        let ranks = (0..=self.returned.rank_max()).rev();
-        let mut head = ranks.into_iter().find_map(|rank| self.head_of(rank, end))?;
+        let mut rank = self.returned.rank_max();
+        let mut head = loop {
+            if let Some(head) = self.head_of(rank, end) {
+                break head;
+            }
+            // Nor does a lower rank pass a message that waits for its count.
+            if self.returned.held_first(rank).is_some() {
+                return None;
+            }
+            rank = rank.checked_sub(1)?;
+        };
         if turn > 0 {
             let most = u64::from(turn - self.passed);
             head.last = head.last.min(head.first + most - 1);

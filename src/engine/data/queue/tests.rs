@@ -779,12 +779,17 @@ impl Model {
     /// The message that must be offered next.
     fn due(&self) -> Option<u64> {
         let limit = self.durable.min(self.mark);
-        let heads = self.ranks().rev().map(|rank| self.heads(rank, limit));
-        let mut heads = heads.filter_map(|heads| heads.first().copied());
+        let heads = |rank| self.heads(rank, limit).first().copied();
         let turn = self.settings.rank_turn;
-        let head = match turn > 0 && self.queue.passed >= turn {
-            true => heads.min(),
-            false => heads.next(),
+        let head = if turn > 0 && self.queue.passed >= turn {
+            self.ranks().filter_map(heads).min()
+        } else {
+            let waits = |rank| {
+                let held = |m: &Message| m.state == State::Held && self.rank(m) == rank;
+                self.messages.values().any(held)
+            };
+            let mut ranks = self.ranks().rev().map(|rank| (heads(rank), waits(rank)));
+            ranks.find(|(head, waits)| head.is_some() || *waits)?.0
         };
         // One that has expired makes way first.
         head.filter(|head| !self.is_over(&self.messages[head]))
