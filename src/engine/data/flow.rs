@@ -2,6 +2,7 @@
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use ringpost_wire::control::{Durability, write_failure};
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
@@ -610,9 +611,9 @@ pub struct Flow {
     pub(crate) is_settling_urgent: bool,
     /// Volatile queues with something settled.
     pub(crate) forgetting: Vec<QueueId>,
-    /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
-    /// queue must be done with.
-    pub(crate) settle_asks: Vec<(u64, u64, u64)>,
+    /// Settle frames that asked for an answer: consumer, sequence, and which dead messages of the queue
+    /// must be done with, by the numbers of [`Queue::died`].
+    pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -1018,6 +1019,7 @@ impl Flow {
             self.expiring.remove(&(at, id));
         }
         let state = self.queues.remove(id).expect("it was just looked at");
+        self.dead_source_is_gone(id);
         let counters = state.queue.counters();
         if state.durable {
             let journal = &mut self.journal;
@@ -1277,7 +1279,7 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
-        self.dead_waits.clear();
+        self.dead_has_failed();
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

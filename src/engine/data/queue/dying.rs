@@ -1,6 +1,8 @@
 //! How messages of a queue die: what is dropped at the head, what came back too often, and what waits
 //! for the dead-letter exchange. Does not know where that is, nor how dead letters look.
 
+use std::ops::Range;
+
 use super::dead::{Dead, DeadOffer, Death, Dying};
 use super::returned::{PendingCounts, Returned};
 use super::settled::Ranges;
@@ -231,16 +233,67 @@ impl Queue {
         self.dead.died()
     }
 
-    /// Whether the first `count` of those are done with.
+    /// Whether those are done with that died as the numbers of this range; they are numbered from 0 on,
+    /// in the order in which they died.
     #[must_use]
-    pub fn are_dead_done(&self, count: u64) -> bool {
-        self.dead.are_done(count)
+    pub fn are_dead_done(&self, numbers: Range<u64>) -> bool {
+        self.dead.are_done(numbers)
     }
 
     /// Dead messages that wait for the dead-letter exchange.
     #[must_use]
     pub fn dead_waiting(&self) -> u64 {
         self.dead.waiting()
+    }
+
+    /// Whether so many messages wait for the dead-letter exchange that no more may die: nothing is
+    /// delivered, so that nothing more can be rejected than what consumers hold.
+    #[must_use]
+    pub fn is_dying_full(&self) -> bool {
+        self.settings.has_dead_letters && self.dead.count() >= DEAD_MAX
+    }
+
+    /// Whether it has room for dead letters of so many messages and padded bytes. Its own dead do not
+    /// count: they may wait for the room of the queue that this comes from, which waits for theirs.
+    #[must_use]
+    pub fn has_room_for_dead(&self, count: u32, bytes: u64) -> bool {
+        let own = match crate::mutant!(DeadCountForDead) {
+            true => (0, 0),
+            false => (self.dead.count(), self.dead.bytes()),
+        };
+        match self.settings.overflow {
+            // The head makes room, unless it cannot die; what nobody rejects or lets expire then goes.
+            Overflow::DropHead => {
+                !self.is_dying_full()
+                    || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
+            }
+            Overflow::Refuse => {
+                let messages = self.ready + self.unacked + self.dead.count() - own.0;
+                !self.passes_limit(messages, self.bytes.saturating_sub(own.1), count, bytes)
+            }
+        }
+    }
+
+    /// Whether so many messages and bytes more than those would pass a limit.
+    pub(super) fn passes_limit(
+        &self,
+        messages: u64,
+        bytes: u64,
+        more: u32,
+        more_bytes: u64,
+    ) -> bool {
+        let Settings {
+            messages_max,
+            bytes_max,
+            ..
+        } = self.settings;
+        (messages_max > 0 && messages + u64::from(more) > messages_max)
+            || (bytes_max > 0 && bytes + more_bytes > bytes_max)
+    }
+
+    /// A dead message that was begun waits again: it found no place.
+    pub fn give_dead_back(&mut self, sequence: QueueSequence) {
+        self.dead.give_back(sequence.0);
     }
 
     /// The dead message whose turn is next. The same again until it is begun.
