@@ -106,6 +106,7 @@ impl Message {
             priority: self.priority,
             timestamp_us: self.timestamp_us,
             ttl_ms: self.ttl_ms,
+            hops: 0,
         }
     }
 

@@ -31,9 +31,12 @@ use crate::effect::Buffers;
 use crate::ids::Mono;
 use crate::mesh::{RemotePublish, Request};
 
-use self::headers::DeathNote;
+use self::headers::{Before, DeathNote};
 use self::later::Later;
 
+/// How often a message is passed on that nobody rejects. Queues in which it died are known from its
+/// headers, as far as these have room; this ends every round.
+const HOPS_MAX: u8 = 64;
 /// Dead letters of a core that are on their way at a time.
 const UNDERWAY_MAX: usize = 256;
 /// Their bytes; one is always on its way, however large.
@@ -303,11 +306,20 @@ impl Flow {
             time_s: self.wall_us / 1_000_000,
             ttl_ms: read.ttl_ms(),
         };
+        // What a publisher says of deaths is not believed: only the broker writes hops.
+        let before = match read.hops() {
+            0 if !crate::mutant!(DeathsBelieved) => Before::Claimed,
+            _ => Before::Told,
+        };
+        let is_rejected = dead.death == Death::Rejected;
+        let hops = match is_rejected {
+            true => 1,
+            false => read.hops().saturating_add(1),
+        };
         let mut headers = std::mem::take(&mut self.dead.headers);
-        if headers::with_death(read.headers(), &note, &mut headers).is_err() {
+        if headers::with_death(read.headers(), before, &note, &mut headers).is_err() {
             // There is no room for what we have to say, so it goes on without.
-            headers.clear();
-            headers.extend_from_slice(read.headers());
+            without_note(&read, before, &mut headers);
         }
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
@@ -321,10 +333,10 @@ impl Flow {
         let routed = self
             .router
             .resolve_own(tenant, &exchange, routing_key, &facts, &mut targets);
-        if routed.is_err() {
+        if routed.is_err() || (!is_rejected && hops > HOPS_MAX) {
             targets.clear();
         }
-        if dead.death != Death::Rejected {
+        if !is_rejected {
             self.drop_cycles(tenant, &headers, &mut targets);
         }
         let parts = MessageParts {
@@ -337,14 +349,15 @@ impl Flow {
             timestamp_us: read.timestamp_us(),
             // It would die of that again.
             ttl_ms: 0,
+            hops,
         };
+        let mut bare = Vec::new();
         let too_large = parts.length() > self.config.limits.message_bytes_max as usize;
+        if too_large {
+            without_note(&read, before, &mut bare);
+        }
         let parts = MessageParts {
-            headers: if too_large {
-                read.headers()
-            } else {
-                parts.headers
-            },
+            headers: if too_large { &bare } else { parts.headers },
             ..parts
         };
         let mut bytes = Vec::with_capacity(parts.padded_length());
@@ -385,24 +398,19 @@ impl Flow {
         self.dead.ready.push(key);
     }
 
-    /// A message that went round without anybody having rejected it would go round for ever: queues in
-    /// which it died before do not get it again.
+    /// A message that goes round without anybody rejecting it would go round for ever: queues in which
+    /// it died since somebody last rejected it do not get it again.
     fn drop_cycles(&self, tenant: TenantId, headers: &[u8], targets: &mut Vec<Target>) {
-        let text = |entry: &ringpost_wire::table::Table<'_>, name: &[u8]| {
-            entry
-                .get(name)
-                .and_then(|value| value.as_text())
-                .map(<[u8]>::to_vec)
-        };
-        let rejected = Death::Rejected.word().as_bytes();
-        let is_rejected = headers::deaths(headers)
-            .any(|entry| text(&entry, b"reason").as_deref() == Some(rejected));
-        if is_rejected || targets.is_empty() {
-            return;
-        }
         for entry in headers::deaths(headers) {
-            let name = text(&entry, b"queue").unwrap_or_default();
-            if let Some(queue) = self.router.queue(tenant, &name) {
+            let text = |name: &[u8]| entry.get(name).and_then(|value| value.as_text());
+            // The last death is the first entry.
+            if text(b"reason") == Some(Death::Rejected.word().as_bytes()) || targets.is_empty() {
+                return;
+            }
+            if let Some(queue) = self
+                .router
+                .queue(tenant, text(b"queue").unwrap_or_default())
+            {
                 targets.retain(|target| target.queue != queue.queue);
             }
         }
@@ -639,6 +647,16 @@ impl Flow {
             self.dead_waits.len(),
             dead.waiting.len() + dead.later.paused(),
         ]
+    }
+}
+
+/// The headers of a message of whose death they have no room to tell.
+fn without_note(message: &envelope::Envelope<'_>, before: Before, out: &mut Vec<u8>) {
+    let is_bare =
+        before == Before::Claimed && headers::without_deaths(message.headers(), out).is_ok();
+    if !is_bare {
+        out.clear();
+        out.extend_from_slice(message.headers());
     }
 }
 

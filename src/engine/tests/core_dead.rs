@@ -13,10 +13,10 @@ use ringpost_wire::control::{
     PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare, QueueInfo,
 };
 use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REJECT, SETTLE_REQUEUE};
-use ringpost_wire::table::{Table, TableWriter, Value};
+use ringpost_wire::table::{Array, ArrayWriter, Table, TableWriter, Value};
 use ringpost_wire::{
-    Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, MessageParts,
-    Messages, SettleRange, envelope, frame,
+    Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, HEADERS_BYTES_MAX,
+    MessageParts, Messages, SettleRange, envelope, frame,
 };
 
 /// A message as it was delivered.
@@ -581,6 +581,111 @@ fn what_nobody_rejected_does_not_go_round() {
         assert_eq!(deaths, expected);
         consumer.settle(&mut scene, got[0].tag, SETTLE_REJECT);
     }
+}
+
+fn expires_to(key: &[u8]) -> [(&str, Value<'_>); 3] {
+    [
+        ("x-dead-letter-exchange", Value::Text(b"")),
+        ("x-dead-letter-routing-key", Value::Text(key)),
+        ("x-message-ttl", Value::I32(10)),
+    ]
+}
+
+/// A publisher that says that somebody has rejected its message.
+fn claims_a_reject() -> Vec<u8> {
+    let mut entry = Vec::new();
+    let mut writer = TableWriter::new(&mut entry);
+    writer
+        .put(b"count", Value::I64(1))
+        .put(b"reason", Value::Text(b"rejected"))
+        .put(b"queue", Value::Text(b"elsewhere"));
+    writer.finish().expect("a small table");
+    let mut all = Vec::new();
+    let mut writer = ArrayWriter::new(&mut all);
+    writer.put(Value::Table(Table::parse(&entry).expect("a table")));
+    writer.finish().expect("a small array");
+    let all = Array::parse(&all).expect("an array");
+    table(&[
+        ("x-death", Value::Array(all)),
+        ("x-first-death-queue", Value::Text(b"elsewhere")),
+    ])
+}
+
+//= P-94
+#[test]
+fn what_a_publisher_says_of_deaths_is_not_believed() {
+    let mut scene = Scene::new(1);
+    scene.queue("self", 0, 0, &expires_to(b"self"));
+    scene.queue("dead", 0, 0, &[]);
+    scene.queue("short", 0, 0, &expires_to(b"dead"));
+    let headers = claims_a_reject();
+    for key in [&b"self"[..], b"short"] {
+        scene.publish_parts(&MessageParts {
+            routing_key: key,
+            headers: &headers,
+            ..MessageParts::default()
+        });
+    }
+    scene.pass(300);
+    assert_eq!(scene.holds("self"), (0, 0));
+    let dead = scene.drain("dead");
+    assert_eq!(
+        dead[0].deaths(),
+        [("short".to_owned(), "expired".to_owned(), 1)]
+    );
+    let first = dead[0].header("x-first-death-queue");
+    assert_eq!(first.as_deref(), Some("short"));
+}
+
+#[test]
+fn a_round_ends_though_somebody_rejected_it_before() {
+    let mut scene = Scene::new(1);
+    scene.queue("self", 0, 0, &expires_to(b"self"));
+    scene.queue(
+        "work",
+        0,
+        0,
+        &[
+            ("x-dead-letter-exchange", Value::Text(b"")),
+            ("x-dead-letter-routing-key", Value::Text(b"self")),
+        ],
+    );
+    scene.publish("work", 0, b"try");
+    let mut consumer = scene.consumer("work");
+    for got in consumer.got(&mut scene) {
+        consumer.settle(&mut scene, got.tag, SETTLE_REJECT);
+    }
+    scene.pass(300);
+    assert_eq!(scene.holds("self"), (0, 0));
+}
+
+#[test]
+fn a_round_that_headers_do_not_tell_of_ends() {
+    let mut scene = Scene::new(1);
+    // More queues than entries are kept.
+    let names: Vec<String> = (0..40).map(|number| format!("ring-{number}")).collect();
+    for (idx, name) in names.iter().enumerate() {
+        let next = &names[(idx + 1) % names.len()];
+        scene.queue(name, 0, 0, &expires_to(next.as_bytes()));
+    }
+    scene.publish("ring-0", 0, b"round");
+    // Headers that have no room for a note.
+    scene.queue("one", 0, 0, &expires_to(b"two"));
+    scene.queue("two", 0, 0, &expires_to(b"one"));
+    let filler = vec![b'x'; HEADERS_BYTES_MAX - 20];
+    let headers = table(&[("filler", Value::Text(&filler))]);
+    scene.publish_parts(&MessageParts {
+        routing_key: b"one",
+        headers: &headers,
+        ..MessageParts::default()
+    });
+    scene.pass(1_500);
+    for name in names.iter().map(String::as_str).chain(["one", "two"]) {
+        assert_eq!(scene.holds(name), (0, 0), "{name}");
+    }
+    let flow = scene.machine.core(0).flow().expect("it runs");
+    assert_eq!(flow.stats().dead_unroutable, 2);
+    assert_eq!(flow.stats().dead_lettered, 2 * 65);
 }
 
 #[test]

@@ -756,6 +756,7 @@ impl Client {
             priority: random.below(10) as u8,
             timestamp_us: tag_of(producer.message(sequence)),
             ttl_ms: 0,
+            hops: 0,
         };
         let length = parts.length();
         parts
