@@ -132,10 +132,6 @@ mutants! {
     LimitlessReturns = "limitless-returns", Mutation;
     /// A reject is confirmed before its dead letter is stored.
     DeadSettledAtOnce = "dead-settled-at-once", Peer("RabbitMQ: at-most-once dead lettering");
-    /// A queue that is full of its own dead takes none of others.
-    DeadCountForDead = "dead-count-for-dead", Shipped;
-    /// What a publisher says of deaths is believed.
-    DeathsBelieved = "deaths-believed", Shipped;
     /// A dead letter has no name by which a queue knows that it has it.
     DeadNameless = "dead-nameless", Mutation;
     /// A purge is not recorded.

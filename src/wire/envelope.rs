@@ -205,12 +205,12 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Checks what a client publishes: the checksum, and that no broker has written in it (P-94).
+    /// Checks what a client publishes: the checksum, and that no broker has written in it (P-21).
     ///
     /// # Errors
     /// [`Code::MessageMalformed`]; also for a message that is not whole.
     pub fn check_published(&self) -> Result<(), Code> {
-        //= P-94
+        //= P-21
         match self.hops() {
             0 => self.check_crc(),
             _ => Err(Code::MessageMalformed),

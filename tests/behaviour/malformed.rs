@@ -390,7 +390,7 @@ fn publishes_that_do_not_fit(setup: &Setup) {
     }
 }
 
-/// P-20, P-21, P-24, P-94
+/// P-20, P-21, P-24
 fn messages_that_do_not_hold_together(setup: &Setup) {
     let good = {
         let mut body = Vec::new();

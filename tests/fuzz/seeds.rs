@@ -154,6 +154,7 @@ fn envelopes() -> Vec<(String, Vec<u8>)> {
             priority: 3,
             timestamp_us: 1,
             ttl_ms: 1000,
+            hops: 0,
         };
         parts.write(&mut batch).expect("it is small");
     }

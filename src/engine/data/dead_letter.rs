@@ -26,7 +26,7 @@ use crate::data::admit::by_core;
 use crate::data::dedup::BROKER_NAMELESS;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::{DeadOffer, Death};
-use crate::data::route::{Facts, Target, lot_of};
+use crate::data::route::{Facts, Publisher, Target, lot_of};
 use crate::effect::Buffers;
 use crate::ids::Mono;
 use crate::mesh::{RemotePublish, Request};
@@ -308,7 +308,7 @@ impl Flow {
         };
         // What a publisher says of deaths is not believed: only the broker writes hops.
         let before = match read.hops() {
-            0 if !crate::mutant!(DeathsBelieved) => Before::Claimed,
+            0 => Before::Claimed,
             _ => Before::Told,
         };
         let is_rejected = dead.death == Death::Rejected;
@@ -328,11 +328,12 @@ impl Flow {
         let facts = Facts {
             headers: &headers,
             ttl_ms: 0,
+            by: Publisher::Broker,
             ..Facts::of(&read, lot_of(u64::from(queue.0), dead.sequence().0))
         };
         let routed = self
             .router
-            .resolve_own(tenant, &exchange, routing_key, &facts, &mut targets);
+            .resolve(tenant, &exchange, routing_key, &facts, &mut targets);
         if routed.is_err() || (!is_rejected && hops > HOPS_MAX) {
             targets.clear();
         }

@@ -500,6 +500,8 @@ pub struct Stats {
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_unroutable: u64,
+    /// Messages that died in queues that are gone, by reason; see [`Flow::deaths`].
+    pub deaths_elsewhere: [u64; 4],
 }
 
 /// How often each code was said.
@@ -1021,6 +1023,9 @@ impl Flow {
         let state = self.queues.remove(id).expect("it was just looked at");
         self.dead_source_is_gone(id);
         let counters = state.queue.counters();
+        for (sum, count) in self.stats.deaths_elsewhere.iter_mut().zip(counters.deaths) {
+            *sum += count;
+        }
         if state.durable {
             let journal = &mut self.journal;
             state
@@ -1115,6 +1120,19 @@ impl Flow {
     #[must_use]
     pub const fn told(&self) -> (u64, u64) {
         (self.stats.rested, self.stats.delivered)
+    }
+
+    /// Messages that died since the start, by reason as in
+    /// [`Death::ALL`](crate::data::queue::Death::ALL).
+    #[must_use]
+    pub fn deaths(&self) -> [u64; 4] {
+        let mut sums = self.stats.deaths_elsewhere;
+        for state in self.queues.iter() {
+            for (sum, count) in sums.iter_mut().zip(state.queue.counters().deaths) {
+                *sum += count;
+            }
+        }
+        sums
     }
 
     /// Counters since the start.

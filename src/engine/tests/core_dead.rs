@@ -8,6 +8,7 @@ mod machine;
 
 use machine::{Machine, Size};
 use ringpost_engine::ConnId;
+use ringpost_engine::data::queue::Death;
 use ringpost_wire::control::{
     Bind, Body, ConsumerOpen, Delete, Durability, ExchangeDeclare, ExchangeKind, Failure, Named,
     PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare, QueueInfo,
@@ -611,7 +612,7 @@ fn claims_a_reject() -> Vec<u8> {
     ])
 }
 
-//= P-94
+//= P-25
 #[test]
 fn what_a_publisher_says_of_deaths_is_not_believed() {
     let mut scene = Scene::new(1);
@@ -997,6 +998,11 @@ fn a_dead_letter_without_a_queue_is_dropped() {
         (flow.stats().dead_lettered, flow.stats().dead_unroutable),
         (1, 1)
     );
+    let expired = Death::ALL.map(|death| u64::from(death == Death::Expired));
+    assert_eq!(flow.deaths(), expired);
+    scene.delete("lost");
+    let flow = scene.machine.core(0).flow().expect("it runs");
+    assert_eq!(flow.deaths(), expired, "a queue that is gone counts on");
 }
 
 #[test]

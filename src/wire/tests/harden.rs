@@ -410,7 +410,7 @@ fn archived_types_use_only_the_allowed_vocabulary() {
         "u16_ule",
         "u32_ule",
         "u64_ule",
-        "[u8; 3]",
+        "[u8; 2]",
         "ShortPart",
         "LongPart",
     ];

@@ -21,6 +21,14 @@ pub enum Death {
 }
 
 impl Death {
+    /// All reasons, in the order in which deaths are counted.
+    pub const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::Expired,
+        Self::MaxLength,
+        Self::DeliveryLimit,
+    ];
+
     /// The word in the header `x-death`; those of RabbitMQ.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -257,10 +257,6 @@ impl Queue {
     /// count: they may wait for the room of the queue that this comes from, which waits for theirs.
     #[must_use]
     pub fn has_room_for_dead(&self, count: u32, bytes: u64) -> bool {
-        let own = match crate::mutant!(DeadCountForDead) {
-            true => (0, 0),
-            false => (self.dead.count(), self.dead.bytes()),
-        };
         match self.settings.overflow {
             // The head makes room, unless it cannot die; what nobody rejects or lets expire then goes.
             Overflow::DropHead => {
@@ -268,8 +264,9 @@ impl Queue {
                     || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
             }
             Overflow::Refuse => {
-                let messages = self.ready + self.unacked + self.dead.count() - own.0;
-                !self.passes_limit(messages, self.bytes.saturating_sub(own.1), count, bytes)
+                let own_bytes = self.dead.bytes();
+                let others_bytes = self.bytes.saturating_sub(own_bytes);
+                !self.passes_limit(self.ready + self.unacked, others_bytes, count, bytes)
             }
         }
     }
@@ -340,5 +337,142 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(u64::from(dying.bytes));
         self.clear_estimate();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::queue::{AckMode, ConsumerKey, Credit, Marking, Outcome, Sharing, Traits};
+    use crate::ids::{Place, SegmentIdx};
+    use ringpost_wire::SettleRange;
+    use ringpost_wire::control::Durability;
+
+    const KEY: ConsumerKey = ConsumerKey(1);
+    const BYTES: u32 = 64;
+
+    /// A volatile queue with so many messages, and a consumer that takes all of them.
+    fn queue(settings: Settings, messages: u64) -> Queue {
+        let mut queue = Queue::new(settings);
+        let credit = Credit {
+            messages: u32::MAX,
+            bytes: 0,
+        };
+        queue
+            .add_consumer(
+                KEY,
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
+            .expect("it is the first");
+        for number in 0..messages {
+            let place = Place {
+                segment: SegmentIdx(0),
+                offset: 4_096 + 128 * number as u32,
+            };
+            let first = queue.next_sequence();
+            queue.push_run(first, 1, BYTES, place, Marking::Plain);
+            queue.durable_through(first);
+        }
+        if let Some(mark) = queue.mark_needed() {
+            queue.mark_durable(mark);
+        }
+        queue
+    }
+
+    /// Delivers what may be; how much.
+    fn deliver(queue: &mut Queue) -> u64 {
+        let mut count = 0;
+        loop {
+            while let Some(mark) = queue.mark_needed() {
+                queue.mark_durable(mark);
+            }
+            let Some(offer) = queue.next_offer() else {
+                return count;
+            };
+            queue.take(&offer, 0, &[BYTES], &mut Ranges::default());
+            count += 1;
+        }
+    }
+
+    fn reject(queue: &mut Queue, last: u64) {
+        let range = SettleRange { first: 0, last };
+        let settled = queue.settle(KEY, range, Outcome::Reject, &mut Ranges::default());
+        settled.expect("they are delivered");
+    }
+
+    #[test]
+    fn as_many_die_as_may_and_no_more_is_delivered() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, DEAD_MAX + 10);
+        assert_eq!(deliver(&mut queue), DEAD_MAX + 10);
+        reject(&mut queue, DEAD_MAX);
+        let place = Place {
+            segment: SegmentIdx(1),
+            offset: 4_096,
+        };
+        let next = queue.next_sequence();
+        queue.push_run(next, 1, BYTES, place, Marking::Plain);
+        queue.durable_through(next);
+        assert_eq!(deliver(&mut queue), 0, "what it would reject has no place");
+        let dead = queue.next_dead().expect("they wait");
+        queue.begin_dead(&dead, 0, BYTES);
+        assert_eq!(deliver(&mut queue), 0);
+        assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default()));
+        assert_eq!(deliver(&mut queue), 1);
+    }
+
+    #[test]
+    fn own_dead_leave_room_for_those_of_others() {
+        let settings = Settings {
+            messages_max: 2,
+            bytes_max: 2 * u64::from(BYTES),
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 2);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        deliver(&mut queue);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        reject(&mut queue, 1);
+        assert!(queue.would_overflow(1, u64::from(BYTES)));
+        assert!(queue.has_room_for_dead(1, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(2, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(1, 2 * u64::from(BYTES)));
+    }
+
+    #[test]
+    fn what_is_given_back_waits_behind_the_others() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 4);
+        deliver(&mut queue);
+        reject(&mut queue, 3);
+        let mut order = Vec::new();
+        for number in 0..6 {
+            let dead = queue.next_dead().expect("they wait");
+            queue.begin_dead(&dead, 0, BYTES);
+            order.push(dead.sequence().0);
+            match number {
+                0 => queue.give_dead_back(dead.sequence()),
+                1 => {
+                    // One that dies later does not pass it for ever.
+                    reject(&mut queue, 4);
+                    queue.give_dead_back(dead.sequence());
+                }
+                _ => assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default())),
+            }
+            queue.invariants();
+        }
+        assert_eq!(order, [1, 2, 3, 1, 4, 2]);
+        assert!(queue.next_dead().is_none());
+        assert!(queue.are_dead_done(0..4));
     }
 }
