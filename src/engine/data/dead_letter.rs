@@ -265,8 +265,8 @@ impl Flow {
 
     /// Whether a queue delivers: it is there, whole, and its journal has not failed.
     fn is_served(&self, queue: QueueId) -> bool {
-        let is_served = |state: &QueueState| !state.damaged && !(self.failed && state.durable);
-        self.queues.get(queue).is_some_and(is_served)
+        let refuses = |state: &QueueState| state.damaged || (self.failed && state.durable);
+        self.queues.get(queue).is_some_and(|state| !refuses(state))
     }
 
     /// A queue that is deleted or refuses service reads no large message any more: others may.
