@@ -794,7 +794,7 @@ mod tests {
             "ringpost_refusals_total{code=\"disk_full\"} 0",
             "ringpost_core_refusals_total{core=\"1\",code=\"queue_full\"} 2",
             "ringpost_deaths_total{reason=\"expired\"} 6",
-            "ringpost_core_deaths_total{core=\"0\",reason=\"maxlen\"} 0",
+            "ringpost_core_deaths_total{core=\"0\",reason=\"delivery_limit\"} 2",
             "ringpost_journal_write_seconds_bucket{le=\"0.0001\"} 1",
             "ringpost_journal_write_seconds_bucket{le=\"+Inf\"} 3",
             "ringpost_journal_write_seconds_count 3",
