@@ -122,6 +122,8 @@ pub struct Counters {
     pub acks: u64,
     /// Deliveries returned to their queue.
     pub requeues: u64,
+    /// Messages that died, by reason as in [`ringpost_engine::data::queue::Death::ALL`].
+    pub deaths: [u64; 4],
     /// Messages that died and that their dead-letter exchange has dealt with.
     pub dead_letters: u64,
     /// Of those, the ones that it routed to no queue.

@@ -122,7 +122,7 @@ pub use consumer::{
     Held, PullConsumer, Settleable, Settlement, Settler,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use headers::{HeaderValue, Headers};
+pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};
 pub use message::Message;
 pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};

@@ -126,6 +126,7 @@ impl Message {
             timestamp_us: self.timestamp_us,
             ttl_ms: self.ttl_ms,
             delay_ms: self.delay_ms,
+            hops: 0,
         }
     }
 

@@ -279,7 +279,9 @@ impl Running {
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline();
         let compactor = compactor.filter(|_| !flow.failed && !flow.is_shutting_down());
-        let is_waiting = flow.is_holding() || self.topology.is_undecided();
+        // A read that found no buffer, and that no other one's end will call, looks for one.
+        let is_starved = !flow.reading.is_empty() && !flow.journal.is_reading();
+        let is_waiting = flow.is_holding() || self.topology.is_undecided() || is_starved;
         let hold = is_waiting.then(|| now.plus_ms(HOLD_MS));
         let is_free = !checkpoint::is_underway(&flow.journal);
         let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);

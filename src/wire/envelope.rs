@@ -40,7 +40,8 @@ pub struct LongPart {
 /// | 10 | 1 | `flags_critical`: an unknown bit refuses the message |
 /// | 11 | 1 | `flags_ignorable`: unknown bits are kept and passed on |
 /// | 12 | 1 | `priority` |
-/// | 13 | 3 | zero |
+/// | 13 | 1 | `hops`: written by the broker only |
+/// | 14 | 2 | zero |
 /// | 16 | 8 | `timestamp_us`: producer's wall clock, µs since 1970, 0 = none |
 /// | 24 | 4 | `ttl_ms`: 0 = none |
 /// | 28 | 4 | `delay_ms`: 0 = none |
@@ -59,7 +60,8 @@ pub struct Archived {
     flags_critical: u8,
     flags_ignorable: u8,
     priority: u8,
-    zero: [u8; 3],
+    hops: u8,
+    zero: [u8; 2],
     timestamp_us: u64_ule,
     ttl_ms: u32_ule,
     delay_ms: u32_ule,
@@ -164,7 +166,7 @@ impl Archived {
         let reserved = (ENVELOPE_BYTES..=ENVELOPE_BYTES_MAX).contains(&header_bytes)
             && header_bytes.is_multiple_of(ALIGN)
             && self.flags_critical & !FLAGS_CRITICAL_KNOWN == 0
-            && self.zero == [0; 3];
+            && self.zero == [0; 2];
         if ordered && limited && reserved && payload.0 <= available as u64 {
             Ok(())
         } else {
@@ -216,6 +218,25 @@ impl<'a> Envelope<'a> {
         } else {
             Err(Code::MessageMalformed)
         }
+    }
+
+    /// Checks what a client publishes: the checksum, and that no broker has written in it (P-21).
+    ///
+    /// # Errors
+    /// [`Code::MessageMalformed`]; also for a message that is not whole.
+    pub fn check_published(&self) -> Result<(), Code> {
+        //= P-21
+        match self.hops() {
+            0 => self.check_crc(),
+            _ => Err(Code::MessageMalformed),
+        }
+    }
+
+    /// How often a broker has passed it on to a dead-letter exchange since a consumer last rejected it;
+    /// 255 stands for more. 0 of a message that has not died.
+    #[must_use]
+    pub fn hops(&self) -> u8 {
+        self.archived.hops
     }
 
     /// Priority, 0 is the lowest.
@@ -339,6 +360,8 @@ pub struct MessageParts<'a> {
     pub ttl_ms: u32,
     /// How long queues keep it back, in milliseconds, 0 = not at all.
     pub delay_ms: u32,
+    /// See [`Envelope::hops`]: of what a client publishes 0.
+    pub hops: u8,
 }
 
 impl MessageParts<'_> {
@@ -378,6 +401,7 @@ impl MessageParts<'_> {
         head[4..8].copy_from_slice(&length.to_le_bytes());
         head[8..10].copy_from_slice(&(ENVELOPE_BYTES as u16).to_le_bytes());
         head[12] = self.priority;
+        head[13] = self.hops;
         head[16..24].copy_from_slice(&self.timestamp_us.to_le_bytes());
         head[24..28].copy_from_slice(&self.ttl_ms.to_le_bytes());
         head[28..32].copy_from_slice(&self.delay_ms.to_le_bytes());

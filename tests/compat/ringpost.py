@@ -201,7 +201,7 @@ def unpack_message(data):
             raise ProtocolError("message_malformed")
         at += size
     if (at != length or length > len(data) or critical or header_bytes % 16
-            or not 64 <= header_bytes <= 1024 or any(data[13:16])
+            or not 64 <= header_bytes <= 1024 or any(data[14:16])
             or crc32c(data[4:length]) != crc):
         raise ProtocolError("message_malformed")
     exchange, key, properties, headers, payload = (

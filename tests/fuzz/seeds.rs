@@ -155,6 +155,7 @@ fn envelopes() -> Vec<(String, Vec<u8>)> {
             timestamp_us: 1,
             ttl_ms: 1000,
             delay_ms: 0,
+            hops: 0,
         };
         parts.write(&mut batch).expect("it is small");
     }

@@ -339,6 +339,14 @@ fn json_of(value: &HeaderValue<'_>) -> Value {
         HeaderValue::Integer(number) => Value::from(*number),
         HeaderValue::Bool(switch) => Value::from(*switch),
         HeaderValue::Float(number) => Value::from(*number),
+        HeaderValue::Timestamp(seconds) => Value::from(*seconds),
+        HeaderValue::Void => Value::Null,
+        HeaderValue::Array(array) => array.iter().map(|value| json_of(&value)).collect(),
+        HeaderValue::Table(table) => {
+            let entries = table.iter();
+            let entries = entries.map(|(name, value)| (name.into_owned(), json_of(&value)));
+            Value::Object(entries.collect())
+        }
         other => Value::from(format!("{other:?}")),
     }
 }
@@ -441,6 +449,16 @@ mod tests {
         assert!(sentence.contains("line 2 of"), "{sentence}");
         assert!(sentence.ends_with(", at column 2"), "{sentence}");
         assert!(!sentence.contains("line 1"), "{sentence}");
+    }
+
+    #[test]
+    fn nested_headers_are_shown_as_json() {
+        // "a": an array of a table with "t", a time, and of nothing.
+        let bytes = b"\x01aA\0\0\0\x11F\0\0\0\x0b\x01tT\0\0\0\0\0\0\0\x09V";
+        let headers = Headers::from_encoded(&bytes[..]).expect("a table");
+        let json = Value::Object(json_of_headers(&headers));
+        assert_eq!(json, serde_json::json!({"a": [{"t": 9}, null]}));
+        assert!(headers.iter().all(|(_, value)| !is_said(&value)));
     }
 
     #[test]

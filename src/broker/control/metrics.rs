@@ -8,6 +8,7 @@
 use std::fmt::{self, Write as _};
 
 use hdrhistogram::Histogram;
+use ringpost_engine::data::queue::Death;
 use ringpost_wire::Code;
 
 use crate::budget::Budget;
@@ -204,6 +205,13 @@ pub const METRICS: &[Metric] = {
             Both,
             Counter,
             "Deliveries returned to their queue.",
+        ),
+        labelled(
+            "deaths_total",
+            Both,
+            Counter,
+            &["reason"],
+            "Messages that ended otherwise than by an ack or a purge, by reason.",
         ),
         metric(
             "dead_letters_total",
@@ -407,6 +415,13 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "redeliveries_total" => counters.redeliveries,
         "acks_total" => counters.acks,
         "requeues_total" => counters.requeues,
+        "deaths_total" => {
+            let all = Death::ALL.iter().zip(counters.deaths);
+            return Figure::Labelled(
+                all.map(|(death, count)| (death.word().to_owned(), count))
+                    .collect(),
+            );
+        }
         "dead_letters_total" => counters.dead_letters,
         "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
         "refusals_total" => {
@@ -732,6 +747,7 @@ mod tests {
             connections: 3,
             counters: Counters {
                 publishes,
+                deaths: [1, 3, 0, 2],
                 ..Counters::default()
             },
             refusals: vec![(Code::QueueFull, 2)],
@@ -791,6 +807,8 @@ mod tests {
             "ringpost_refusals_total{code=\"queue_full\"} 4",
             "ringpost_refusals_total{code=\"disk_full\"} 0",
             "ringpost_core_refusals_total{core=\"1\",code=\"queue_full\"} 2",
+            "ringpost_deaths_total{reason=\"expired\"} 6",
+            "ringpost_core_deaths_total{core=\"0\",reason=\"delivery_limit\"} 2",
             "ringpost_journal_write_seconds_bucket{le=\"0.0001\"} 1",
             "ringpost_journal_write_seconds_bucket{le=\"+Inf\"} 3",
             "ringpost_journal_write_seconds_count 3",

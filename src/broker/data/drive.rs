@@ -430,6 +430,7 @@ impl Drive {
             redeliveries: stats.redelivered,
             acks: stats.settled,
             requeues: stats.returned,
+            deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
             turns: running.turns,

@@ -1061,10 +1061,16 @@ impl Flow {
             }
             durable += usize::from(needs_room && state.durable && is_ahead);
             volatile += usize::from(!state.durable);
-            if state.queue.would_overflow(publish.count, bytes as u64) {
+            let overflows = if needs_room {
+                state.queue.would_overflow(publish.count, bytes as u64)
+            } else {
+                !state.queue.has_room_for_dead(publish.count, bytes as u64)
+            };
+            if overflows {
                 // What of it fits is taken, as on the producer's own core. Other queues would need an
                 // answer of their own for each message.
-                let is_alone = publish.queues.len() == 1 && publish.fragment.is_none();
+                let is_alone =
+                    publish.queues.len() == 1 && publish.fragment.is_none() && needs_room;
                 count = if is_alone {
                     self.fits(*queue, publish)
                 } else {

@@ -838,6 +838,7 @@ impl Flow {
         state.queue.set_now(self.now);
         let mut messages = 0;
         let mut verdict = Ok(());
+        let died = state.queue.died();
         let sink = self.sinks.get_mut(key).expect("it was just looked at");
         let now = self.now;
         for range in ranges {
@@ -864,12 +865,10 @@ impl Flow {
         }
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             sink.unconfirmed += 1;
-            // What was rejected must survive as well: where it goes now, or not at all.
-            let dead = match outcome {
-                Outcome::Ack => 0,
-                Outcome::Reject | Outcome::Requeue => state.queue.died(),
-            };
-            self.settle_asks.push((key, sequence, dead));
+            // What was rejected must survive as well: where it goes now, or not at all. What died
+            // before is not waited for.
+            self.settle_asks
+                .push((key, sequence, died..state.queue.died()));
         }
         self.note_settled(queue, messages);
         if outcome == Outcome::Requeue {
@@ -1094,7 +1093,7 @@ impl Flow {
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
         asks.retain(|(key, sequence, dead)| {
-            let (key, sequence, dead) = (*key, *sequence, *dead);
+            let (key, sequence, dead) = (*key, *sequence, dead.clone());
             let state = self.sinks.get(key);
             let state = state.and_then(|sink| self.queues.get(sink.queue));
             let durable = state.is_some_and(|state| state.durable);
@@ -1407,18 +1406,52 @@ impl Flow {
             Located::Cached { buffer, body, .. } => return Some((buffer, body)),
             Located::Damaged => self.damaged(queue, place, sequence, effects),
             Located::Cold | Located::Coming => {
-                if !self.reading.iter().any(|(_, reading)| *reading == queue) {
-                    self.reading.push((self.journal.age(place), queue));
-                }
                 let state = self.queues.get_mut(queue).expect("it is being dispatched");
                 state.ahead.turn_to(sequence);
                 self.read_ahead(queue, sequence, buffers, effects);
                 // If that has asked for it, it is on its way; else it takes what is left for those
                 // that wait.
-                self.journal.fetch(buffers, effects, place);
+                self.read_alone(queue, place, buffers, effects);
             }
         }
         None
+    }
+
+    /// As [`Flow::locate`], of a message that is none of those to be delivered next: what was asked for
+    /// ahead stays.
+    pub(super) fn locate_alone<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        durable: bool,
+        place: Place,
+        sequence: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<(BufferId, std::ops::Range<u32>)> {
+        if !durable {
+            let found = self.volatile.locate(buffers, place, sequence);
+            return found.map(|(buffer, body, _)| (buffer, body));
+        }
+        match self.journal.locate(buffers, place, queue, sequence) {
+            Located::Cached { buffer, body, .. } => return Some((buffer, body)),
+            Located::Damaged => self.damaged(queue, place, sequence, effects),
+            Located::Cold | Located::Coming => self.read_alone(queue, place, buffers, effects),
+        }
+        None
+    }
+
+    /// Asks for a record; its queue looks again when that, or another, is in memory.
+    fn read_alone<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        place: Place,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        if !self.reading.iter().any(|(_, reading)| *reading == queue) {
+            self.reading.push((self.journal.age(place), queue));
+        }
+        self.journal.fetch(buffers, effects, place);
     }
 
     /// Asks for what a queue that reads from disk will need next; it has come to message `from`.
@@ -1885,6 +1918,7 @@ impl Flow {
             return;
         };
         state.damaged = true;
+        self.stop_gathering(queue);
         let text = format!(
             "queue {} refuses service: message {} at segment {} offset {} is damaged; run `ringpost verify`",
             queue.0, sequence.0, place.segment.0, place.offset
@@ -1893,6 +1927,7 @@ impl Flow {
             severity: crate::effect::Severity::Error,
             text,
         });
+        let state = self.queues.get(queue).expect("it was just looked at");
         let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
         for key in keys {
             self.end_consumer(

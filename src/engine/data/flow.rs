@@ -2,6 +2,7 @@
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use ringpost_wire::control::{Durability, write_failure};
 use ringpost_wire::envelope::Terms;
@@ -518,6 +519,8 @@ pub struct Stats {
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_unroutable: u64,
+    /// Messages that died in queues that are gone, by reason; see [`Flow::deaths`].
+    pub deaths_elsewhere: [u64; 4],
 }
 
 /// How often each code was said.
@@ -629,9 +632,9 @@ pub struct Flow {
     pub(crate) is_settling_urgent: bool,
     /// Volatile queues with something settled.
     pub(crate) forgetting: Vec<QueueId>,
-    /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
-    /// queue must be done with.
-    pub(crate) settle_asks: Vec<(u64, u64, u64)>,
+    /// Settle frames that asked for an answer: consumer, sequence, and which dead messages of the queue
+    /// must be done with, by the numbers of [`Queue::died`].
+    pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -1037,7 +1040,11 @@ impl Flow {
             self.expiring.remove(&(at, id));
         }
         let state = self.queues.remove(id).expect("it was just looked at");
+        self.dead_source_is_gone(id);
         let counters = state.queue.counters();
+        for (sum, count) in self.stats.deaths_elsewhere.iter_mut().zip(counters.deaths) {
+            *sum += count;
+        }
         if state.durable {
             let journal = &mut self.journal;
             state
@@ -1133,6 +1140,19 @@ impl Flow {
     #[must_use]
     pub const fn told(&self) -> (u64, u64) {
         (self.stats.rested, self.stats.delivered)
+    }
+
+    /// Messages that died since the start, by reason as in
+    /// [`Death::ALL`](crate::data::queue::Death::ALL).
+    #[must_use]
+    pub fn deaths(&self) -> [u64; 4] {
+        let mut sums = self.stats.deaths_elsewhere;
+        for state in self.queues.iter() {
+            for (sum, count) in sums.iter_mut().zip(state.queue.counters().deaths) {
+                *sum += count;
+            }
+        }
+        sums
     }
 
     /// Counters since the start.
@@ -1297,7 +1317,7 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
-        self.dead_waits.clear();
+        self.dead_has_failed();
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

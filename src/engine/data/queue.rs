@@ -466,17 +466,15 @@ impl Queue {
     #[must_use]
     pub fn would_overflow(&self, count: u32, bytes: u64) -> bool {
         if self.settings.overflow == Overflow::DropHead {
-            return self.dead.count() >= DEAD_MAX && self.is_limited();
+            return self.is_dying_full() && self.is_limited();
         }
         let unacked = match crate::mutant!(LimitWithoutUnacked) {
             true => 0,
             false => self.unacked,
         };
         let others = self.delayed_count() + self.dead.count();
-        let messages = self.ready + unacked + others + u64::from(count);
-        let bytes = self.bytes + bytes;
-        (self.settings.messages_max > 0 && messages > self.settings.messages_max)
-            || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
+        let messages = self.ready + unacked + others;
+        self.passes_limit(messages, self.bytes, count, bytes)
     }
 
     /// Messages that wait for their time.
@@ -933,6 +931,9 @@ impl Queue {
     /// same again until it is taken or declined.
     #[must_use]
     pub fn next_offer(&mut self) -> Option<Offer> {
+        if self.is_dying_full() {
+            return None;
+        }
         let fresh_end = self.durable.min(self.marks.durable());
         // No less than there are: some ahead of the cursor may be set apart.
         let waiting = self.returned.ready_count() + (fresh_end + 1).saturating_sub(self.cursor);

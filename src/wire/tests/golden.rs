@@ -44,6 +44,7 @@ const FULL: MessageParts<'_> = MessageParts {
     timestamp_us: 1_700_000_000_123_456,
     ttl_ms: 60_000,
     delay_ms: 0,
+    hops: 0,
 };
 const TABLE: &[u8] = b"\x07x-matchS\x00\x00\x00\x03any";
 const CREDIT: ProducerCredit = ProducerCredit {

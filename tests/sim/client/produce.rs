@@ -766,6 +766,7 @@ impl Client {
             timestamp_us: tag_of(producer.message(sequence)),
             ttl_ms: 0,
             delay_ms,
+            hops: 0,
         };
         let length = parts.length();
         parts

@@ -108,7 +108,7 @@ impl Client {
         let random = &mut self.random;
         if scene.plan.faults.has(Fault::Deaths) && !has_graves(scene, self.tenant) && random.coin()
         {
-            return Change::DeclareQueue(GRAVES.into(), graves());
+            return Change::DeclareQueue(GRAVES.into(), graves(scene));
         }
         let new_queue = queue_name(random.index(scene.plan.queue_names));
         let exchange = format!("x{}", random.index(scene.plan.exchange_names));
@@ -438,16 +438,21 @@ fn draw_durability(random: &mut Random) -> Durability {
     }
 }
 
+/// Dead letters that the queue for them takes at a time, where that is bounded.
+const GRAVES_MAX: u64 = 12;
+
 /// Whether the queue for the dead is there for good.
 fn has_graves(scene: &Scene, tenant: usize) -> bool {
     let graves = scene.models[tenant].queues.get(GRAVES);
     graves.is_some_and(super::super::model::Queue::is_steady)
 }
 
-fn graves() -> QueueSettings {
+/// The queue for the dead: in some worlds it takes few at a time.
+fn graves(scene: &Scene) -> QueueSettings {
+    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues) && scene.plan.seed % 2 == 0;
     QueueSettings {
         durability: Durability::Durable,
-        messages_max: 0,
+        messages_max: if is_bounded { GRAVES_MAX } else { 0 },
         bytes_max: 0,
         partition: control::PARTITION_BY_NAME,
         deaths: None,

@@ -1,6 +1,8 @@
 //! How messages of a queue die: what is dropped at the head, what came back too often, and what waits
 //! for the dead-letter exchange. Does not know where that is, nor how dead letters look.
 
+use std::ops::Range;
+
 use super::dead::{Dead, DeadOffer, Death, Dying};
 use super::returned::{PendingCounts, Returned};
 use super::settled::Ranges;
@@ -240,16 +242,65 @@ impl Queue {
         self.dead.died()
     }
 
-    /// Whether the first `count` of those are done with.
+    /// Whether those are done with that died as the numbers of this range; they are numbered from 0 on,
+    /// in the order in which they died.
     #[must_use]
-    pub fn are_dead_done(&self, count: u64) -> bool {
-        self.dead.are_done(count)
+    pub fn are_dead_done(&self, numbers: Range<u64>) -> bool {
+        self.dead.are_done(numbers)
     }
 
     /// Dead messages that wait for the dead-letter exchange.
     #[must_use]
     pub fn dead_waiting(&self) -> u64 {
         self.dead.waiting()
+    }
+
+    /// Whether so many messages wait for the dead-letter exchange that no more may die: nothing is
+    /// delivered, so that nothing more can be rejected than what consumers hold.
+    #[must_use]
+    pub fn is_dying_full(&self) -> bool {
+        self.settings.has_dead_letters && self.dead.count() >= DEAD_MAX
+    }
+
+    /// Whether it has room for dead letters of so many messages and padded bytes. Its own dead do not
+    /// count: they may wait for the room of the queue that this comes from, which waits for theirs.
+    #[must_use]
+    pub fn has_room_for_dead(&self, count: u32, bytes: u64) -> bool {
+        match self.settings.overflow {
+            // The head makes room, unless it cannot die; what nobody rejects or lets expire then goes.
+            Overflow::DropHead => {
+                !self.is_dying_full()
+                    || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
+            }
+            Overflow::Refuse => {
+                let own_bytes = self.dead.bytes();
+                let others_bytes = self.bytes.saturating_sub(own_bytes);
+                let here = self.ready + self.unacked + self.delayed_count();
+                !self.passes_limit(here, others_bytes, count, bytes)
+            }
+        }
+    }
+
+    /// Whether so many messages and bytes more than those would pass a limit.
+    pub(super) fn passes_limit(
+        &self,
+        messages: u64,
+        bytes: u64,
+        more: u32,
+        more_bytes: u64,
+    ) -> bool {
+        let Settings {
+            messages_max,
+            bytes_max,
+            ..
+        } = self.settings;
+        (messages_max > 0 && messages + u64::from(more) > messages_max)
+            || (bytes_max > 0 && bytes + more_bytes > bytes_max)
+    }
+
+    /// A dead message that was begun waits again: it found no place.
+    pub fn give_dead_back(&mut self, sequence: QueueSequence) {
+        self.dead.give_back(sequence.0);
     }
 
     /// The dead message whose turn is next. The same again until it is begun.
@@ -296,5 +347,142 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(u64::from(dying.bytes));
         self.clear_estimate();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::queue::{AckMode, ConsumerKey, Credit, Marking, Outcome, Sharing, Traits};
+    use crate::ids::{Place, SegmentIdx};
+    use ringpost_wire::SettleRange;
+    use ringpost_wire::control::Durability;
+
+    const KEY: ConsumerKey = ConsumerKey(1);
+    const BYTES: u32 = 64;
+
+    /// A volatile queue with so many messages, and a consumer that takes all of them.
+    fn queue(settings: Settings, messages: u64) -> Queue {
+        let mut queue = Queue::new(settings);
+        let credit = Credit {
+            messages: u32::MAX,
+            bytes: 0,
+        };
+        queue
+            .add_consumer(
+                KEY,
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
+            .expect("it is the first");
+        for number in 0..messages {
+            let place = Place {
+                segment: SegmentIdx(0),
+                offset: 4_096 + 128 * number as u32,
+            };
+            let first = queue.next_sequence();
+            queue.push_run(first, 1, BYTES, place, Marking::Plain);
+            queue.durable_through(first);
+        }
+        if let Some(mark) = queue.mark_needed() {
+            queue.mark_durable(mark);
+        }
+        queue
+    }
+
+    /// Delivers what may be; how much.
+    fn deliver(queue: &mut Queue) -> u64 {
+        let mut count = 0;
+        loop {
+            while let Some(mark) = queue.mark_needed() {
+                queue.mark_durable(mark);
+            }
+            let Some(offer) = queue.next_offer() else {
+                return count;
+            };
+            queue.take(&offer, 0, &[BYTES], &mut Ranges::default());
+            count += 1;
+        }
+    }
+
+    fn reject(queue: &mut Queue, last: u64) {
+        let range = SettleRange { first: 0, last };
+        let settled = queue.settle(KEY, range, Outcome::Reject, &mut Ranges::default());
+        settled.expect("they are delivered");
+    }
+
+    #[test]
+    fn as_many_die_as_may_and_no_more_is_delivered() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, DEAD_MAX + 10);
+        assert_eq!(deliver(&mut queue), DEAD_MAX + 10);
+        reject(&mut queue, DEAD_MAX);
+        let place = Place {
+            segment: SegmentIdx(1),
+            offset: 4_096,
+        };
+        let next = queue.next_sequence();
+        queue.push_run(next, 1, BYTES, place, Marking::Plain);
+        queue.durable_through(next);
+        assert_eq!(deliver(&mut queue), 0, "what it would reject has no place");
+        let dead = queue.next_dead().expect("they wait");
+        queue.begin_dead(&dead, 0, BYTES);
+        assert_eq!(deliver(&mut queue), 0);
+        assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default()));
+        assert_eq!(deliver(&mut queue), 1);
+    }
+
+    #[test]
+    fn own_dead_leave_room_for_those_of_others() {
+        let settings = Settings {
+            messages_max: 2,
+            bytes_max: 2 * u64::from(BYTES),
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 2);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        deliver(&mut queue);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        reject(&mut queue, 1);
+        assert!(queue.would_overflow(1, u64::from(BYTES)));
+        assert!(queue.has_room_for_dead(1, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(2, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(1, 2 * u64::from(BYTES)));
+    }
+
+    #[test]
+    fn what_is_given_back_waits_behind_the_others() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 4);
+        deliver(&mut queue);
+        reject(&mut queue, 3);
+        let mut order = Vec::new();
+        for number in 0..6 {
+            let dead = queue.next_dead().expect("they wait");
+            queue.begin_dead(&dead, 0, BYTES);
+            order.push(dead.sequence().0);
+            match number {
+                0 => queue.give_dead_back(dead.sequence()),
+                1 => {
+                    // One that dies later does not pass it for ever.
+                    reject(&mut queue, 4);
+                    queue.give_dead_back(dead.sequence());
+                }
+                _ => assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default())),
+            }
+            queue.invariants();
+        }
+        assert_eq!(order, [1, 2, 3, 1, 4, 2]);
+        assert!(queue.next_dead().is_none());
+        assert!(queue.are_dead_done(0..4));
     }
 }

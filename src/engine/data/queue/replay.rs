@@ -496,8 +496,17 @@ impl Replay {
         if version != u64::from(VERSION) {
             return Err(StateFault::Version(version as u32));
         }
-        let [next, floor, mark, spans, counts, arrivals, waits, ranks, told] =
-            [8, 16, 24, 32, 40, 48, 56, 64, 72].map(|at| u64_at(head, at));
+        let [
+            next,
+            floor,
+            mark,
+            spans,
+            counts,
+            arrivals,
+            waits,
+            ranks,
+            told,
+        ] = [8, 16, 24, 32, 40, 48, 56, 64, 72].map(|at| u64_at(head, at));
         let needed = u128::from(spans) * SPAN_BYTES as u128
             + u128::from(counts) * COUNT_BYTES as u128
             + u128::from(arrivals) * ARRIVAL_BYTES as u128

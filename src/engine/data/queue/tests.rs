@@ -737,6 +737,13 @@ impl Model {
                 assert!(!self.queue.dead_is_done(QueueSequence(sequence), &mut out));
                 self.messages.get_mut(&sequence).expect("known").state = State::Pending;
                 self.coverage.insert("dead letter");
+            } else if self.random.chance(30) {
+                // What was offered next before it is still.
+                let next = self.queue.next_dead();
+                self.queue.give_dead_back(QueueSequence(sequence));
+                assert!(next.is_none() || self.queue.next_dead() == next);
+                self.messages.get_mut(&sequence).expect("known").state = State::Dead;
+                self.coverage.insert("dead letter given back");
             }
         }
     }
