@@ -505,11 +505,12 @@ impl Scene {
         let has_jumped = self.starts > 1 && self.plan.faults.has(Fault::ClockJump);
         let moment = (self.now, self.starts);
         let verdict = self.times.delivered(delivery, timing, moment, has_jumped);
+        let has_times = self.plan.faults.has(Fault::Times);
         let is_apart = match verdict {
             Err(_) if self.tolerates_losses() => true,
             verdict => verdict?,
         };
-        if is_apart {
+        if is_apart && has_times {
             self.marks.hit("set apart");
             let queue = delivery.queue;
             self.event(Event::Apart { queue });

@@ -1,7 +1,7 @@
 //! What clients know of when messages may be delivered: delays, the waits of retry policies, and ranks.
 //! Does not know how brokers keep to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_check::{ConsumerNo, Delivery, MessageId, QueueNo};
 
@@ -61,6 +61,8 @@ pub struct Times {
     /// The last delivery of each: when, and in which life of the broker.
     delivered: BTreeMap<(QueueNo, MessageId), (u64, u64)>,
     waits: BTreeMap<(QueueNo, MessageId), Wait>,
+    /// What was ever given back by a consumer: it may wait, whatever becomes of the broker meanwhile.
+    requeued: BTreeSet<(QueueNo, MessageId)>,
     /// Of what a consumer was given for the first time: by rank, when the last of it was sent.
     given: BTreeMap<ConsumerNo, BTreeMap<u8, u64>>,
 }
@@ -81,6 +83,11 @@ impl Times {
         if let Some(sent) = self.sent.get_mut(&message) {
             sent.confirmed.get_or_insert(now);
         }
+    }
+
+    /// A consumer gives a message back.
+    pub fn requeued(&mut self, queue: QueueNo, message: MessageId) {
+        self.requeued.insert((queue, message));
     }
 
     /// A broker has said that a message is back in its queue, which was said to it at `sent`.
@@ -152,6 +159,7 @@ impl Times {
             let last = given.entry(rank).or_default();
             *last = (*last).max(sent.first);
         }
-        Ok(rank > 0 || sent.delay_ms > 0)
+        let may_wait = self.requeued.contains(&(queue, message));
+        Ok(rank > 0 || sent.delay_ms > 0 || may_wait)
     }
 }

@@ -500,6 +500,9 @@ impl Client {
                 if outcome == header::SETTLE_REJECT {
                     scene.graves.rejected(tenant, &name, message);
                 }
+                if outcome == header::SETTLE_REQUEUE {
+                    scene.times.requeued(queue, message);
+                }
                 scene.event(if outcome == header::SETTLE_REQUEUE {
                     Event::Returned { queue, message }
                 } else {
