@@ -13,7 +13,7 @@ use ringpost_wire::Code;
 
 use crate::client::Producer;
 use crate::graves::Graves;
-use crate::model::{Change, Headers, Model, Outcome};
+use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::times::{Times, Timing};
@@ -492,7 +492,9 @@ impl Scene {
         delivery: &Delivery,
     ) -> Result<(), String> {
         let queue = self.models[tenant].queues.get(name);
-        let queue = queue.filter(|queue| queue.is_steady() && queue.number == delivery.queue);
+        let is_sure = !self.tolerates_losses();
+        let is_it = |queue: &&Queue| is_sure && queue.is_steady() && queue.number == delivery.queue;
+        let queue = queue.filter(is_it);
         // Of a queue of which nobody knows what it is nothing is judged but the delay.
         let timing = queue.map_or(
             Timing {
