@@ -63,8 +63,9 @@ pub struct Times {
     waits: BTreeMap<(QueueNo, MessageId), Wait>,
     /// What was ever given back by a consumer: it may wait, whatever becomes of the broker meanwhile.
     requeued: BTreeSet<(QueueNo, MessageId)>,
-    /// Of what a consumer was given for the first time: by rank, when the last of it was sent.
-    given: BTreeMap<ConsumerNo, BTreeMap<u8, u64>>,
+    /// Of what a consumer was given for the first time: by rank, when the last of it was sent, and its
+    /// place.
+    given: BTreeMap<ConsumerNo, BTreeMap<u8, (u64, u64)>>,
 }
 
 impl Times {
@@ -149,7 +150,10 @@ impl Times {
         if delivery.count == 0 && sent.delay_ms == 0 && timing.rank_turn == 0 {
             let given = self.given.entry(delivery.consumer).or_default();
             if let Some(confirmed) = sent.confirmed
-                && let Some((lower, _)) = given.range(..rank).find(|(_, at)| **at > confirmed)
+                // What had no queue when it was confirmed may have been published again.
+                && let Some((lower, _)) = given.range(..rank).find(|(_, (sent, place))| {
+                    *sent > confirmed && *place > delivery.place
+                })
             {
                 return Err(format!(
                     "{message} of rank {rank} was there before one of rank {lower} was sent and came \
@@ -157,7 +161,7 @@ impl Times {
                 ));
             }
             let last = given.entry(rank).or_default();
-            *last = (*last).max(sent.first);
+            *last = (*last).max((sent.first, delivery.place));
         }
         let may_wait = self.requeued.contains(&(queue, message));
         Ok(rank > 0 || sent.delay_ms > 0 || may_wait)

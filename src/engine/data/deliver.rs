@@ -1162,7 +1162,9 @@ impl Flow {
         }
         let head = RunHead::of_queue(state.partition, queue, QueueSequence(0));
         let mut written = 0;
-        for ranges in state.settled.as_slice().chunks(RANGES_PER_RECORD_MAX) {
+        let body_bytes = self.journal.body_bytes_max() as usize;
+        let most = RANGES_PER_RECORD_MAX.min(body_bytes / notes::RANGE_BYTES);
+        for ranges in state.settled.as_slice().chunks(most) {
             self.body.clear();
             notes::encode_ranges(ranges, &mut self.body);
             let count = ranges.len() as u32;
@@ -1197,7 +1199,8 @@ impl Flow {
             return false;
         };
         let mut written = 0;
-        for counts in state.counts.chunks(RANGES_PER_RECORD_MAX) {
+        let most = RANGES_PER_RECORD_MAX.min(body_bytes / notes::COUNT_BYTES);
+        for counts in state.counts.chunks(most) {
             self.body.clear();
             notes::encode_counts(counts, &mut self.body);
             let count = counts.len() as u32;
