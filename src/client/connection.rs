@@ -789,6 +789,8 @@ impl Connection {
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::ConsumerInfo
+            | FrameKind::QueueDescription
+            | FrameKind::PolicyInfo
             | FrameKind::TenantInfo => self.item(header, body)?,
             FrameKind::Hello
             | FrameKind::Welcome
@@ -809,6 +811,10 @@ impl Connection {
             | FrameKind::QueuePurge
             | FrameKind::QueueInspect
             | FrameKind::QueueList
+            | FrameKind::QueueDescribe
+            | FrameKind::PolicySet
+            | FrameKind::PolicyDelete
+            | FrameKind::PolicyList
             | FrameKind::ExchangeDeclare
             | FrameKind::ExchangeDelete
             | FrameKind::ExchangeList

@@ -15,12 +15,12 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
-use crate::data::consumer::{Forwarded, Sink};
+use crate::data::consumer::{Asked, Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
 use crate::data::trace::{NotFollowed, TraceId, Wanted};
 use crate::effect::Buffers;
-use crate::ids::{Clock, ConnId, Mono};
+use crate::ids::{Clock, ConnId, Mono, Owner};
 use crate::input::{Found, Input};
 use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
 use crate::{Effect, Effects};
@@ -290,12 +290,13 @@ impl Running {
         let traces = flow.tracer.next_deadline();
         let expiry = flow.expiring.first().map(|(at, _)| *at);
         let dead = flow.dead.next_deadline();
-        let (expiry, dead) = match flow.is_shutting_down() {
-            true => (None, None),
-            false => (expiry, dead),
+        let unused = flow.unused_until.first().map(|(until, _)| *until);
+        let (expiry, dead, unused) = match flow.is_shutting_down() {
+            true => (None, None, None),
+            false => (expiry, dead, unused),
         };
         [
-            sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead,
+            sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead, unused,
         ]
         .into_iter()
         .flatten()
@@ -661,6 +662,7 @@ impl Running {
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge
             | FrameKind::QueueInspect
+            | FrameKind::QueueDescribe
             | FrameKind::QueueList
             | FrameKind::ExchangeDeclare
             | FrameKind::ExchangeDelete
@@ -670,9 +672,14 @@ impl Running {
             | FrameKind::BindingList
             | FrameKind::TenantDeclare
             | FrameKind::TenantDelete
-            | FrameKind::TenantList => {
+            | FrameKind::TenantList
+            | FrameKind::PolicySet
+            | FrameKind::PolicyDelete
+            | FrameKind::PolicyList => {
+                let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
+                    owner: Owner { core, conn },
                     kind: header.kind,
                     body: body.to_vec(),
                     usage: (0, 0),
@@ -699,9 +706,11 @@ impl Running {
             | FrameKind::ConsumerActive
             | FrameKind::ConsumerInfo
             | FrameKind::QueueInfo
+            | FrameKind::QueueDescription
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::TenantInfo
+            | FrameKind::PolicyInfo
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -757,13 +766,14 @@ impl Running {
         if session.channels_open > 0 || self.topology.is_asking(conn) {
             return Err(Code::UnexpectedFrame);
         }
+        let owns_queues = session.owns_queues;
         let Some(target) = flow.find_queue(agreed.tenant, attach.queue) else {
             let name = String::from_utf8_lossy(attach.queue);
             let reason = format!("there is no queue '{name}'");
             flow.fail(conn, header, Code::QueueUnknown, &reason, effects);
             return Ok(());
         };
-        if target.core == flow.config.core {
+        if target.core == flow.config.core || owns_queues {
             self.attached(conn, header.sequence, effects);
             return Ok(());
         }
@@ -828,7 +838,12 @@ impl Running {
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
-                let asked = (credit_messages, credit_bytes, flags, traits);
+                let asked = Asked {
+                    credit_messages,
+                    credit_bytes,
+                    flags,
+                    traits,
+                };
                 let outcome = flow.subscribe(sink, asked);
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
@@ -894,6 +909,9 @@ impl Running {
             }
             Request::Change(_)
             | Request::Apply { .. }
+            | Request::Retire(_)
+            | Request::Keep { .. }
+            | Request::OwnerGone { .. }
             | Request::Snapshot { .. }
             | Request::Inspect { .. }
             | Request::Connections { .. }
@@ -984,6 +1002,7 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::QueueDelete
         | FrameKind::QueuePurge
         | FrameKind::QueueInspect
+        | FrameKind::QueueDescribe
         | FrameKind::QueueList
         | FrameKind::ExchangeDeclare
         | FrameKind::ExchangeDelete
@@ -993,7 +1012,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingList
         | FrameKind::TenantDeclare
         | FrameKind::TenantDelete
-        | FrameKind::TenantList => true,
+        | FrameKind::TenantList
+        | FrameKind::PolicySet
+        | FrameKind::PolicyDelete
+        | FrameKind::PolicyList => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1019,9 +1041,11 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::ConsumerActive
         | FrameKind::ConsumerInfo
         | FrameKind::QueueInfo
+        | FrameKind::QueueDescription
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
-        | FrameKind::TenantInfo => false,
+        | FrameKind::TenantInfo
+        | FrameKind::PolicyInfo => false,
     }
 }
 

@@ -103,6 +103,11 @@ kinds! {
     QueueList = 52;
     /// Broker: [`crate::control::QueueInfo`].
     QueueInfo = 53;
+    /// Client: [`crate::control::Named`], no name = all queues; answered by a `QueueDescription` each,
+    /// then `Done` unless it was one.
+    QueueDescribe = 54;
+    /// Broker: [`crate::control::QueueDescription`].
+    QueueDescription = 55;
     /// Client: [`crate::control::ExchangeDeclare`]; answered by `Done`.
     ExchangeDeclare = 56;
     /// Client: [`crate::control::Delete`] an exchange; answered by `Done`.
@@ -127,6 +132,14 @@ kinds! {
     TenantList = 66;
     /// Broker: [`crate::control::Named`].
     TenantInfo = 67;
+    /// Client: [`crate::control::PolicySet`]; answered by `Done`.
+    PolicySet = 72;
+    /// Client: [`crate::control::Named`]; removes a policy; answered by `Done`.
+    PolicyDelete = 73;
+    /// Client: no body; answered by a `PolicyInfo` each, then `Done`.
+    PolicyList = 74;
+    /// Broker: [`crate::control::PolicySet`].
+    PolicyInfo = 75;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).

@@ -203,6 +203,8 @@ fn frames_of_the_other_side(setup: &Setup) {
         FrameKind::ExchangeInfo,
         FrameKind::BindingInfo,
         FrameKind::TenantInfo,
+        FrameKind::QueueDescription,
+        FrameKind::PolicyInfo,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 0, 1), b"");
@@ -704,6 +706,10 @@ fn frames_of_the_connection_have_no_channel(setup: &Setup) {
         FrameKind::TenantDeclare,
         FrameKind::TenantDelete,
         FrameKind::TenantList,
+        FrameKind::QueueDescribe,
+        FrameKind::PolicySet,
+        FrameKind::PolicyDelete,
+        FrameKind::PolicyList,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 1, 1), b"");
@@ -719,6 +725,7 @@ fn frames_without_a_body(setup: &Setup) {
         FrameKind::ExchangeList,
         FrameKind::BindingList,
         FrameKind::TenantList,
+        FrameKind::PolicyList,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 0, 1), b"\0");

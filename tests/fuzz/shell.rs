@@ -650,7 +650,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::QueueInfo
         | K::ExchangeInfo
         | K::BindingInfo
-        | K::TenantInfo => true,
+        | K::TenantInfo
+        | K::QueueDescription
+        | K::PolicyInfo => true,
         K::Hello
         | K::Attach
         | K::ProducerOpen
@@ -676,6 +678,10 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::BindingList
         | K::TenantDeclare
         | K::TenantDelete
-        | K::TenantList => false,
+        | K::TenantList
+        | K::QueueDescribe
+        | K::PolicySet
+        | K::PolicyDelete
+        | K::PolicyList => false,
     }
 }

@@ -14,7 +14,7 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
+use crate::data::consumer::{Asked, EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::hold::Holds;
 use crate::data::journal::Located;
@@ -30,7 +30,7 @@ use crate::data::session::Channel;
 use crate::data::stages::Stage;
 use crate::data::trace::Delivery;
 use crate::effect::Buffers;
-use crate::ids::{BufferId, ConnId, Mono, Place};
+use crate::ids::{BufferId, ConnId, Mono, Owner, Place};
 use crate::mesh::Request;
 use crate::{Effect, Effects};
 
@@ -104,16 +104,15 @@ impl Flow {
         if target.core == self.config.core {
             let place = (conn, header.channel);
             let sink = Sink::new(target.queue, target.core, place, agreed.message_bytes_max);
-            let asked = (open.credit_messages, open.credit_bytes, open.flags, traits);
+            let asked = Asked {
+                credit_messages: open.credit_messages,
+                credit_bytes: open.credit_bytes,
+                flags: open.flags,
+                traits,
+            };
             let outcome = self.subscribe(sink, asked);
-            self.subscribed(
-                target.core,
-                conn,
-                header.channel,
-                header.sequence,
-                outcome,
-                effects,
-            );
+            let (owner, sequence) = (target.core, header.sequence);
+            self.subscribed(owner, conn, header.channel, sequence, outcome, effects);
         } else {
             let request = Request::Subscribe {
                 conn,
@@ -145,13 +144,23 @@ impl Flow {
     }
 
     /// Adds a consumer to a queue of this core.
-    pub(crate) fn subscribe(
-        &mut self,
-        mut sink: Sink,
-        (messages, bytes, flags, traits): (u32, u64, u32, Traits),
-    ) -> Result<u64, Code> {
+    pub(crate) fn subscribe(&mut self, mut sink: Sink, asked: Asked) -> Result<u64, Code> {
+        let Asked {
+            credit_messages: messages,
+            credit_bytes: bytes,
+            flags,
+            traits,
+        } = asked;
         let queue = sink.queue;
         let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
+        //= P-77
+        let mortal = state.mortal.as_ref();
+        if mortal.is_some_and(|mortal| mortal.is_locked_for(sink.owner())) {
+            return Err(Code::ResourceLocked);
+        }
+        if mortal.is_some_and(|mortal| mortal.is_leaving()) {
+            return Err(Code::QueueUnknown);
+        }
         if state.damaged {
             return Err(Code::QueueDamaged);
         }
@@ -190,6 +199,7 @@ impl Flow {
             self.sinks.remove(key);
             return Err(code);
         }
+        self.end_unused(queue);
         if behind {
             self.congest(key);
         }
@@ -547,13 +557,17 @@ impl Flow {
             //= P-47
             let gone = state
                 .queue
-                .remove_consumer(ConsumerKey(key), &mut state.settled)
-                .unwrap_or_default();
+                .remove_consumer(ConsumerKey(key), &mut state.settled);
+            let is_last = gone.is_some() && state.queue.consumers().next().is_none();
+            let gone = gone.unwrap_or_default();
             self.tracer.consumer_gone(key, self.now);
             self.stats.returned += gone.messages;
             if gone.messages > 0 {
                 self.note_settled(queue, 0);
                 self.note_counts(queue);
+            }
+            if is_last {
+                self.last_consumer_gone(queue);
             }
         }
         if let Some(get) = get {
@@ -2067,6 +2081,10 @@ impl Flow {
             stays
         });
         self.held_back.retain(|(_, held)| *held != conn);
+        if session.owns_queues {
+            let core = self.config.core;
+            self.owners_gone.push(Owner { core, conn });
+        }
     }
 }
 
@@ -2142,6 +2160,7 @@ fn subscribe_text(code: Code) -> &'static str {
             "the queue refuses service because of a damaged range; run `ringpost verify`"
         }
         Code::JournalFailed => "the journal of this queue has failed; restart the broker",
+        Code::ResourceLocked => "the queue is exclusive to another connection",
         Code::LimitReached => "this core has as many consumers as its limit allows",
         Code::InUse => {
             "the queue has an exclusive consumer, or others where this one asked to be alone"
