@@ -13,7 +13,7 @@ use ringpost_wire::{
 use ringpost_wire::table::{Table, Value};
 
 use super::produce::tag_of;
-use super::sharing::{Sharing, standing};
+use super::sharing::{HOLD_MAX_MS, Sharing, standing};
 use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
@@ -770,6 +770,7 @@ impl Client {
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
+        let is_bounded = consumer.sharing == Sharing::Bounded;
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
@@ -781,6 +782,11 @@ impl Client {
         };
         if deliver.queue_sequence == 0 {
             return Err("queue sequence 0".into());
+        }
+        let hold_ms = HOLD_MAX_MS as u64;
+        if is_bounded && scene.times.is_taken(&delivery, scene.now, hold_ms) {
+            let (queue, message) = (delivery.queue, delivery.message);
+            scene.event(Event::Returned { queue, message });
         }
         for request in self.requests.values_mut() {
             if let Request::Get { channel, given, .. } = request
