@@ -70,14 +70,23 @@ enum Request {
         messages: Vec<(QueueNo, MessageId)>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
-        /// What went back to its queue: its name, when that was said, the messages.
-        returned: Option<(String, u64, Vec<(QueueNo, MessageId)>)>,
+        /// If they went back to their queue.
+        returned: Option<Return>,
     },
     Get {
         channel: u16,
         most: u32,
         given: u32,
     },
+}
+
+/// Messages that went back to their queue.
+#[derive(Debug)]
+struct Return {
+    queue: String,
+    /// When that was said.
+    at: u64,
+    messages: Vec<(QueueNo, MessageId)>,
 }
 
 /// Most bytes of a message where a client asks for small ones only.

@@ -14,7 +14,7 @@ use ringpost_wire::table::{Table, Value};
 
 use super::produce::tag_of;
 use super::sharing::{HOLD_MAX_MS, Sharing, standing};
-use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
+use super::{Channel, Client, Link, Request, Return, SMALL_BYTES_MAX};
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
@@ -518,7 +518,11 @@ impl Client {
         let mut returned = None;
         if outcome == header::SETTLE_REQUEUE {
             let back = std::mem::take(&mut messages);
-            returned = Some((name.clone(), scene.now, back));
+            returned = Some(Return {
+                queue: name.clone(),
+                at: scene.now,
+                messages: back,
+            });
         }
         let id = if confirm {
             let is_reject = outcome == header::SETTLE_REJECT;
@@ -815,8 +819,13 @@ impl Client {
                 returned,
                 ..
             }) => {
-                if let Some((name, sent, back)) = returned {
-                    scene.return_is_confirmed(self.tenant, &name, &back, sent);
+                if let Some(back) = returned {
+                    let Return {
+                        queue,
+                        at,
+                        messages,
+                    } = back;
+                    scene.return_is_confirmed(self.tenant, &queue, &messages, at);
                 }
                 for (queue, message) in messages {
                     if let Some(name) = &rejects {

@@ -661,13 +661,14 @@ impl Client {
             }
             doomed
         });
-        for at in 0..doomed.len() {
+        // A copy: what is done for one of them changes the list.
+        for (at, one) in doomed.clone().into_iter().enumerate() {
             let Doomed {
                 name,
                 of,
                 stage,
                 asked_at,
-            } = doomed[at].clone();
+            } = one;
             let step = Step::Urge(at);
             let is_policy = name.starts_with('p');
             let next = match stage {
