@@ -115,7 +115,7 @@ mod stats;
 
 pub use admin::{
     Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
-    Removed,
+    Removed, Retry,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -123,7 +123,7 @@ pub use consumer::{
     Held, PullConsumer, Settleable, Settlement, Settler,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use headers::{HeaderValue, Headers};
+pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};
 pub use message::Message;
 pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};

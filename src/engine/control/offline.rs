@@ -411,7 +411,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             let Some(declared) = catalog.queue(id) else {
                 continue;
             };
-            let arrivals = replay.take_arrivals();
+            let terms = replay.take_terms();
             let restored = replay
                 .finish()
                 .map_err(|_| format!("queue {} has a damaged range; repair it first", id.0))?;
@@ -427,7 +427,8 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             moved.queue.set_now(Mono(u64::MAX));
             moved.queue.set(settings);
             // By the wall clock, as it is written again.
-            moved.queue.restore_arrivals(&arrivals, |wall_ms| wall_ms);
+            let same = |wall_ms| wall_ms;
+            moved.queue.restore_terms(&terms, same, same);
             queues[usize::from(core.0)].insert(moved);
         }
     }

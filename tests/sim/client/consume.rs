@@ -13,7 +13,7 @@ use ringpost_wire::{
 use ringpost_wire::table::{Table, Value};
 
 use super::produce::tag_of;
-use super::sharing::{Sharing, standing};
+use super::sharing::{HOLD_MAX_MS, Sharing, standing};
 use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
@@ -215,7 +215,7 @@ impl Client {
             outstanding: BTreeMap::new(),
             partial: None,
             is_getting: false,
-            sharing: Sharing::of(self.seed, self.tenant, name),
+            sharing: Sharing::of(self.seed, self.tenant, name, self.is_slow),
             is_active: false,
             places: BTreeSet::new(),
             is_deaf: false,
@@ -500,6 +500,9 @@ impl Client {
                 if outcome == header::SETTLE_REJECT {
                     scene.graves.rejected(tenant, &name, message);
                 }
+                if outcome == header::SETTLE_REQUEUE {
+                    scene.times.requeued(queue, message);
+                }
                 scene.event(if outcome == header::SETTLE_REQUEUE {
                     Event::Returned { queue, message }
                 } else {
@@ -512,8 +515,10 @@ impl Client {
             "client {}: settles {ranges:?} on channel {channel}, outcome {outcome}, confirm {confirm}",
             self.id
         );
+        let mut returned = None;
         if outcome == header::SETTLE_REQUEUE {
-            messages.clear();
+            let back = std::mem::take(&mut messages);
+            returned = Some((name.clone(), scene.now, back));
         }
         let id = if confirm {
             let is_reject = outcome == header::SETTLE_REJECT;
@@ -521,6 +526,7 @@ impl Client {
                 channel,
                 messages,
                 rejects: is_reject.then_some(name),
+                returned,
             })
         } else {
             0
@@ -745,6 +751,7 @@ impl Client {
             ));
         }
         consumer.tag_last = delivery_tag;
+        let has_times = scene.plan.faults.has(Fault::Times);
         if consumer.sharing == Sharing::Single {
             if head.kind == FrameKind::Deliver && !consumer.is_active {
                 return Err("a delivery to a consumer that is not the active one".into());
@@ -752,7 +759,7 @@ impl Client {
             // What another held is back before it takes over, so only its own come again.
             let place = deliver.queue_sequence + u64::from(idx);
             let is_passed = consumer.places.last().is_some_and(|last| place < *last);
-            if consumer.places.insert(place) && is_passed {
+            if consumer.places.insert(place) && is_passed && !has_times {
                 return Err(format!(
                     "the active consumer was given {place} after later ones"
                 ));
@@ -763,6 +770,7 @@ impl Client {
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
+        let is_bounded = consumer.sharing == Sharing::Bounded;
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
@@ -775,6 +783,11 @@ impl Client {
         if deliver.queue_sequence == 0 {
             return Err("queue sequence 0".into());
         }
+        let hold_ms = HOLD_MAX_MS as u64;
+        if is_bounded && scene.times.is_taken(&delivery, scene.now, hold_ms) {
+            let (queue, message) = (delivery.queue, delivery.message);
+            scene.event(Event::Returned { queue, message });
+        }
         for request in self.requests.values_mut() {
             if let Request::Get { channel, given, .. } = request
                 && *channel == head.channel
@@ -786,6 +799,7 @@ impl Client {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
+        scene.check_times(self.tenant, &queue_name, &delivery)?;
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }
@@ -796,8 +810,14 @@ impl Client {
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
             Some(Request::Settle {
-                messages, rejects, ..
+                messages,
+                rejects,
+                returned,
+                ..
             }) => {
+                if let Some((name, sent, back)) = returned {
+                    scene.return_is_confirmed(self.tenant, &name, &back, sent);
+                }
                 for (queue, message) in messages {
                     if let Some(name) = &rejects {
                         scene.reject_is_confirmed(self.tenant, name, queue, message);

@@ -54,7 +54,7 @@ impl Subject {
 
 /// The options that a policy may set. How each is read, its bounds among that, stands where it is
 /// read for a declaration; a limit is read with [`Options::limit`], anything else is not merged.
-const OPTIONS: [(&str, Subject); 10] = [
+const OPTIONS: [(&str, Subject); 15] = [
     ("x-message-ttl", Subject::Queues),
     ("x-expires", Subject::Queues),
     ("x-max-length", Subject::Queues),
@@ -63,12 +63,21 @@ const OPTIONS: [(&str, Subject); 10] = [
     ("x-delivery-limit", Subject::Queues),
     ("x-dead-letter-exchange", Subject::Queues),
     ("x-dead-letter-routing-key", Subject::Queues),
+    ("x-retry", Subject::Queues),
+    ("x-retry-delay", Subject::Queues),
+    ("x-retry-delay-max", Subject::Queues),
+    ("x-retry-jitter", Subject::Queues),
+    ("x-priority-turn", Subject::Queues),
     ("x-consumer-hold-max", Subject::Queues),
     ("x-alternate-exchange", Subject::Exchanges),
 ];
 
 /// The options that none may set, and why.
-const FIXED: [(&str, &str); 8] = [
+const FIXED: [(&str, &str); 9] = [
+    (
+        "x-max-priority",
+        "messages of a live queue were ranked by it",
+    ),
     (
         "x-dispatch",
         "consumers of a live queue stand in line by it",

@@ -9,6 +9,12 @@
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
+//! | `x-retry` | a message that is given back waits: `fixed`, `linear` or `exponential` | |
+//! | `x-retry-delay` | how long the first time, in ms | 1 to 86,400,000 |
+//! | `x-retry-delay-max` | how long at most, in ms (default a day) | 1 to 86,400,000 |
+//! | `x-retry-jitter` | by how much a wait differs by chance, in percent (default 0) | 0 to 100 |
+//! | `x-max-priority` | priorities from 0 to this are told apart | 1 to 31 |
+//! | `x-priority-turn` | after so many that passed it the oldest message goes; 0 = never | 0 to 1,000,000 |
 //! | `x-dispatch` | which consumer with room is next | a word |
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
@@ -22,13 +28,29 @@ use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use crate::data::dead_letter::DeadLetterTo;
 use crate::data::lifetime::Lifetime;
-use crate::data::queue::{DispatchSettings, Overflow, Settings};
+use crate::data::queue::{
+    Backoff, DispatchSettings, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry,
+    Settings,
+};
 use crate::options::Options;
 
 /// Bounds of limits that policies set; a declaration has them in fields of its own.
 const LENGTHS: std::ops::RangeInclusive<u64> = 1..=i64::MAX as u64;
 /// Largest `x-delivery-limit`.
 pub const DELIVERY_LIMIT_MAX: u64 = 1_000_000;
+
+/// Largest `x-priority-turn`.
+pub const PRIORITY_TURN_MAX: u64 = 1_000_000;
+
+/// What is of no use without another one.
+const NEEDS: [(&str, &str); 6] = [
+    ("x-dead-letter-routing-key", "x-dead-letter-exchange"),
+    ("x-retry", "x-retry-delay"),
+    ("x-retry-delay", "x-retry"),
+    ("x-retry-delay-max", "x-retry"),
+    ("x-retry-jitter", "x-retry"),
+    ("x-priority-turn", "x-max-priority"),
+];
 
 /// What a queue was declared to be, as its owner keeps to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,10 +74,22 @@ impl QueueSettings {
         arguments: &[u8],
     ) -> Result<Self, String> {
         let mut options = Options::of(arguments)?;
+        let mut own = Options::of(arguments)?;
         let mut settings = Self::under(&mut options, limits)?;
         let has = |name: &str| options.sources().iter().any(|source| source.name == name);
-        if has("x-dead-letter-routing-key") && !has("x-dead-letter-exchange") {
-            return Err("x-dead-letter-routing-key needs x-dead-letter-exchange".to_owned());
+        for (name, other) in NEEDS {
+            if has(name) && !has(other) {
+                return Err(format!("{name} needs {other}"));
+            }
+        }
+        let delay_max_ms = own.number("x-retry-delay-max", 0..=u64::MAX)?;
+        let delay_ms = settings.queue.retry.map(|retry| u64::from(retry.delay_ms));
+        if let (Some(most), Some(first)) = (delay_max_ms, delay_ms)
+            && most < first
+        {
+            return Err(format!(
+                "x-retry-delay-max is {most}, less than x-retry-delay with {first}"
+            ));
         }
         let is_limited = limits != (0, 0);
         let drops_head = settings.queue.overflow == Overflow::DropHead;
@@ -94,6 +128,9 @@ impl QueueSettings {
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
         let routing_key = options.text("x-dead-letter-routing-key", KEY_BYTES_MAX)?;
         let returns_max = options.limit("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
+        let retry = retry(options)?;
+        let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
+        let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(options)?;
         //= P-76
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
@@ -110,6 +147,9 @@ impl QueueSettings {
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
+                retry,
+                rank_max: rank_max.map_or(0, |max| max as u8),
+                rank_turn: rank_turn.map_or(0, |turn| turn as u32),
                 dispatch,
                 ..Settings::plain(Durability::Durable)
             },
@@ -120,6 +160,30 @@ impl QueueSettings {
             lifetime,
         })
     }
+}
+
+/// Reads the retry policy. What lacks its other half does nothing.
+fn retry(options: &mut Options<'_>) -> Result<Option<Retry>, String> {
+    let words = [
+        ("fixed", Backoff::Fixed),
+        ("linear", Backoff::Linear),
+        ("exponential", Backoff::Exponential),
+    ];
+    let bounds = u64::from(RETRY_DELAY_MIN_MS)..=u64::from(RETRY_DELAY_MAX_MS);
+    let backoff = options.word("x-retry", &words)?;
+    let delay_ms = options.number("x-retry-delay", bounds.clone())?;
+    let delay_max_ms = options.number("x-retry-delay-max", bounds)?;
+    let jitter = options.number("x-retry-jitter", 0..=100)?;
+    let (Some(backoff), Some(delay_ms)) = (backoff, delay_ms) else {
+        return Ok(None);
+    };
+    let delay_max_ms = delay_max_ms.unwrap_or(u64::from(RETRY_DELAY_MAX_MS));
+    Ok(Some(Retry {
+        backoff,
+        delay_ms: delay_ms as u32,
+        delay_max_ms: delay_max_ms.max(delay_ms) as u32,
+        jitter_percent: jitter.unwrap_or(0) as u8,
+    }))
 }
 
 #[cfg(test)]
@@ -148,6 +212,12 @@ mod tests {
                 ("x-dead-letter-exchange", Value::Text(b"")),
                 ("x-dead-letter-routing-key", Value::Text(b"dead")),
                 ("x-delivery-limit", Value::I32(0)),
+                ("x-retry", Value::Text(b"exponential")),
+                ("x-retry-delay", Value::I32(1)),
+                ("x-retry-delay-max", Value::I32(86_400_000)),
+                ("x-retry-jitter", Value::I8(100)),
+                ("x-max-priority", Value::I8(31)),
+                ("x-priority-turn", Value::I32(1_000_000)),
                 ("x-dispatch", Value::Text(b"least-outstanding")),
                 ("x-single-active-consumer", Value::Bool(true)),
                 ("x-consumer-hold-max", Value::I32(1_000)),
@@ -164,6 +234,14 @@ mod tests {
                 ttl_ms: u32::MAX,
                 returns_max: Some(0),
                 has_dead_letters: true,
+                retry: Some(Retry {
+                    backoff: Backoff::Exponential,
+                    delay_ms: 1,
+                    delay_max_ms: 86_400_000,
+                    jitter_percent: 100,
+                }),
+                rank_max: 31,
+                rank_turn: 1_000_000,
                 dispatch: DispatchSettings {
                     policy: Policy::LeastOutstanding,
                     is_single_active: true,
@@ -251,6 +329,60 @@ mod tests {
                 0,
                 &[("x-delivery-limit", Value::I32(1_000_001))],
                 "x-delivery-limit is 1000001, not 0 to 1000000",
+            ),
+            (
+                0,
+                &[("x-retry-delay", Value::I32(1))],
+                "x-retry-delay needs x-retry",
+            ),
+            (
+                0,
+                &[("x-retry", Value::Text(b"fixed"))],
+                "x-retry needs x-retry-delay",
+            ),
+            (
+                0,
+                &[("x-retry", Value::Text(b"often"))],
+                "x-retry is 'often', not one of fixed, linear, exponential",
+            ),
+            (
+                0,
+                &[("x-retry-delay", Value::I32(0))],
+                "x-retry-delay is 0, not 1 to 86400000",
+            ),
+            (
+                0,
+                &[("x-retry-delay-max", Value::I32(86_400_001))],
+                "x-retry-delay-max is 86400001, not 1 to 86400000",
+            ),
+            (
+                0,
+                &[
+                    ("x-retry", Value::Text(b"linear")),
+                    ("x-retry-delay", Value::I32(100)),
+                    ("x-retry-delay-max", Value::I32(99)),
+                ],
+                "x-retry-delay-max is 99, less than x-retry-delay with 100",
+            ),
+            (
+                0,
+                &[("x-retry-jitter", Value::I8(101))],
+                "x-retry-jitter is 101, not 0 to 100",
+            ),
+            (
+                0,
+                &[("x-max-priority", Value::I8(0))],
+                "x-max-priority is 0, not 1 to 31",
+            ),
+            (
+                0,
+                &[("x-max-priority", Value::I8(32))],
+                "x-max-priority is 32, not 1 to 31",
+            ),
+            (
+                0,
+                &[("x-priority-turn", Value::I8(5))],
+                "x-priority-turn needs x-max-priority",
             ),
             (
                 1,
