@@ -661,13 +661,13 @@ impl Client {
             }
             doomed
         });
-        for at in 0..doomed.len() {
+        for (at, one) in doomed.iter_mut().enumerate() {
             let Doomed {
                 name,
                 of,
                 stage,
                 asked_at,
-            } = doomed[at].clone();
+            } = one.clone();
             let step = Step::Urge(at);
             let is_policy = name.starts_with('p');
             let next = match stage {
@@ -696,7 +696,7 @@ impl Client {
                     if scene.now < asked_at + 100 * MS {
                         continue;
                     }
-                    doomed[at].asked_at = scene.now;
+                    one.asked_at = scene.now;
                     let body = Named {
                         name: name.as_bytes(),
                     };
@@ -704,7 +704,7 @@ impl Client {
                     Stage::Asking
                 }
             };
-            doomed[at].stage = next;
+            one.stage = next;
         }
         self.errands.doomed = Some(doomed);
     }
