@@ -15,6 +15,7 @@ mod completions;
 mod doctor;
 mod exchange;
 mod get;
+mod group;
 mod link;
 mod man;
 mod message;
@@ -22,6 +23,7 @@ mod output;
 mod prove;
 mod r#pub;
 mod queue;
+mod reading;
 mod repair;
 mod serve;
 mod settings;
@@ -71,6 +73,7 @@ enum Command {
     Queue(queue::Args),
     Exchange(exchange::Args),
     Binding(binding::Args),
+    Group(group::Args),
     Tenant(tenant::Args),
     Status(status::Args),
     Top(top::Args),
@@ -176,6 +179,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Queue(args) => queue::run(args),
         Command::Exchange(args) => exchange::run(args),
         Command::Binding(args) => binding::run(args),
+        Command::Group(args) => group::run(args),
         Command::Tenant(args) => tenant::run(args),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),

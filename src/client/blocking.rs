@@ -140,6 +140,18 @@ impl Client {
         })
     }
 
+    /// Starts the reader of a stream that `build` describes.
+    ///
+    /// # Errors
+    /// As [`StreamBuilder::subscribe`].
+    pub fn stream(&self, build: impl FnOnce(&crate::Client) -> StreamBuilder) -> Result<Consumer> {
+        let consumer = self.driver.block_on(build(&self.client).subscribe())?;
+        Ok(Consumer {
+            consumer,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
     /// Starts the consumer that `build` describes, to take messages when it wants some.
     ///
     /// # Errors

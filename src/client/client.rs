@@ -14,6 +14,7 @@ use crate::error::counted;
 use crate::observe::{LinkEvent, Observer};
 use crate::options::Options;
 use crate::stats::Counters;
+use crate::consumer::StreamBuilder;
 use crate::{
     ByteSize, ConsumerBuilder, Error, ErrorKind, Limits, ProducerBuilder, Reconnect, Resend,
     Result, Stats,
@@ -374,6 +375,11 @@ impl Client {
     /// Starts to build a consumer of `queue`.
     pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(Arc::clone(&self.shared), queue.into())
+    }
+
+    /// Starts to build a reader of the stream `name`, see [`crate::QueueConfig::stream`].
+    pub fn stream(&self, name: impl Into<String>) -> StreamBuilder {
+        StreamBuilder::new(self.consumer(name))
     }
 
     /// What the broker agreed to.

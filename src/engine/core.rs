@@ -657,7 +657,10 @@ impl Running {
             | FrameKind::BindingList
             | FrameKind::TenantDeclare
             | FrameKind::TenantDelete
-            | FrameKind::TenantList => {
+            | FrameKind::TenantList
+            | FrameKind::GroupList
+            | FrameKind::GroupReset
+            | FrameKind::GroupDelete => {
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
                     kind: header.kind,
@@ -685,10 +688,12 @@ impl Running {
             | FrameKind::GetDone
             | FrameKind::ConsumerActive
             | FrameKind::ConsumerInfo
+            | FrameKind::ConsumerPosition
             | FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::TenantInfo
+            | FrameKind::GroupInfo
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -741,7 +746,8 @@ impl Running {
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
-        if session.channels_open > 0 || self.topology.is_asking(conn) {
+        let is_asking = self.topology.is_asking(conn) || flow.is_asking_groups(conn);
+        if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
         let Some(target) = flow.find_queue(agreed.tenant, attach.queue) else {
@@ -812,11 +818,12 @@ impl Running {
                 credit_bytes,
                 flags,
                 traits,
+                reading,
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
                 let asked = (credit_messages, credit_bytes, flags, traits);
-                let outcome = flow.subscribe(sink, asked);
+                let outcome = flow.subscribe(sink, asked, reading.as_deref());
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
             Request::Unsubscribe { consumer, close } => {
@@ -884,7 +891,8 @@ impl Running {
             | Request::Snapshot { .. }
             | Request::Inspect { .. }
             | Request::Connections { .. }
-            | Request::Purge { .. } => self.topology.request(flow, from, id, request, effects),
+            | Request::Purge { .. }
+            | Request::Groups { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }
 
@@ -980,7 +988,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingList
         | FrameKind::TenantDeclare
         | FrameKind::TenantDelete
-        | FrameKind::TenantList => true,
+        | FrameKind::TenantList
+        | FrameKind::GroupList
+        | FrameKind::GroupReset
+        | FrameKind::GroupDelete => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1005,10 +1016,12 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::GetDone
         | FrameKind::ConsumerActive
         | FrameKind::ConsumerInfo
+        | FrameKind::ConsumerPosition
         | FrameKind::QueueInfo
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
-        | FrameKind::TenantInfo => false,
+        | FrameKind::TenantInfo
+        | FrameKind::GroupInfo => false,
     }
 }
 

@@ -48,6 +48,16 @@ impl<'a> Options<'a> {
         Some(self.left.remove(at).1)
     }
 
+    /// Does not name these among the settings that there are: they were asked for to be refused.
+    pub fn forget_known(&mut self, names: &[&str]) {
+        self.known.retain(|known| !names.contains(known));
+    }
+
+    /// A value of any type.
+    pub fn value(&mut self, name: &'static str) -> Option<Value<'a>> {
+        self.take(name)
+    }
+
     /// A whole number of any width.
     ///
     /// # Errors

@@ -91,6 +91,9 @@ kinds! {
     ConsumerInspect = 44;
     /// Broker: what the consumer on `channel` holds ([`crate::control::ConsumerInfo`]).
     ConsumerInfo = 45;
+    /// Broker: where the consumer on `channel`, which reads a stream, goes on
+    /// ([`crate::control::ConsumerPosition`]).
+    ConsumerPosition = 46;
     /// Client: [`crate::control::QueueDeclare`]; answered by `Done`.
     QueueDeclare = 48;
     /// Client: [`crate::control::Delete`] a queue; answered by `Done`, `count` = messages dropped.
@@ -127,6 +130,14 @@ kinds! {
     TenantList = 66;
     /// Broker: [`crate::control::Named`].
     TenantInfo = 67;
+    /// Client: [`crate::control::Named`] a stream; answered by a `GroupInfo` each, then `Done`.
+    GroupList = 72;
+    /// Broker: [`crate::control::GroupInfo`].
+    GroupInfo = 73;
+    /// Client: [`crate::control::GroupReset`]; answered by `Done`.
+    GroupReset = 74;
+    /// Client: [`crate::control::GroupDelete`]; answered by `Done`.
+    GroupDelete = 75;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).

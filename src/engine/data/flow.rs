@@ -26,6 +26,7 @@ use crate::data::session::Session;
 use crate::data::slab::Slab;
 use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
+use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Place};
@@ -120,7 +121,7 @@ impl QueueState {
     pub(crate) fn may_be_delivered(&mut self, last: QueueSequence, now: Mono) {
         let first = self.queue.durable().0 + 1;
         self.queue.durable_through(last);
-        if first <= last.0 {
+        if first <= last.0 && !self.queue.is_stream() {
             self.ready_since.enter(first, last.0, now);
         }
     }
@@ -133,7 +134,7 @@ impl QueueState {
         now: Mono,
         effects: &mut Effects,
     ) {
-        if offer.delivery_count == 0 {
+        if offer.delivery_count == 0 && !self.queue.is_stream() {
             let (first, last) = (offer.first.0, offer.first.0 + u64::from(count) - 1);
             self.ready_since
                 .leave(first, last, false, now, |ns, count| {
@@ -164,6 +165,11 @@ impl QueueState {
 
     /// Notes when messages came, if any of them expires.
     fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
+        if self.queue.is_stream() {
+            // What its messages may live is what the stream keeps.
+            self.queue.arrived(first, now, 0);
+            return;
+        }
         let is_noted =
             |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
         let (mut at, mut sequence) = (0, first);
@@ -568,6 +574,7 @@ pub struct Flow {
     pub(crate) settle_waits: VecDeque<(u64, u64, u64)>,
     pub(crate) forget_waits: VecDeque<(u64, QueueId, SequenceRange)>,
     pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
+    pub(crate) group_waits: VecDeque<(u64, GroupAsker, bool)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
     pub(crate) dead_waits: VecDeque<(u64, u64)>,
@@ -613,6 +620,8 @@ pub struct Flow {
     /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
     /// queue must be done with.
     pub(crate) settle_asks: Vec<(u64, u64, u64)>,
+    /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
+    pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -692,6 +701,8 @@ impl Flow {
             settle_waits: VecDeque::new(),
             forget_waits: VecDeque::new(),
             count_waits: VecDeque::new(),
+            group_waits: VecDeque::new(),
+            group_asks: Vec::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),
@@ -978,6 +989,7 @@ impl Flow {
             self.settle_waits.pop_front();
             self.settled(consumer, sequence, effects);
         }
+        self.groups_are_durable(durable, effects);
         self.dead_are_durable(durable);
         self.answer_forwarded(effects);
     }
@@ -1278,6 +1290,7 @@ impl Flow {
         self.mark_waits.clear();
         self.count_waits.clear();
         self.dead_waits.clear();
+        self.fail_groups(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }
@@ -1294,6 +1307,7 @@ fn figures(state: &QueueState) -> QueueFigures {
         settled: counters.settled,
         consumers: counters.consumers,
         damaged: state.damaged,
+        is_stream: state.queue.is_stream(),
     }
 }
 

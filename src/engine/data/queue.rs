@@ -40,6 +40,7 @@ mod marks;
 mod replay;
 mod returned;
 mod settled;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod unacked;
@@ -57,6 +58,7 @@ use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::limits::padded;
 use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
+use stream::Stream;
 
 pub use dead::{DeadOffer, Death};
 pub use dispatch::{
@@ -69,6 +71,10 @@ pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use replay::{Arrival, Replay, StateFault};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
+pub use stream::{
+    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS, Start,
+    StreamSettings, decode_offsets, encode_offsets, read_consumer,
+};
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +95,8 @@ pub struct Settings {
     pub has_dead_letters: bool,
     /// How messages are shared out among consumers.
     pub dispatch: DispatchSettings,
+    /// Of a stream: what it keeps beside the limits, which never refuse but drop its head.
+    pub stream: Option<StreamSettings>,
 }
 
 impl Settings {
@@ -104,6 +112,7 @@ impl Settings {
             returns_max: None,
             has_dead_letters: false,
             dispatch: DispatchSettings::DEFAULT,
+            stream: None,
         }
     }
 }
@@ -176,6 +185,8 @@ pub enum Marking {
 enum Source {
     Fresh,
     Returned,
+    /// It stays: see `stream.rs`.
+    Read,
 }
 
 /// Messages of one record of which at least one is live.
@@ -306,6 +317,8 @@ pub struct Queue {
     /// What the expiry goes by, in ms.
     now: expiry::Ms,
     marks: Marks,
+    /// Of a stream: who reads it, and its groups. Then `ready` is what is retained, from the cursor on.
+    stream: Option<Box<Stream>>,
     /// Sequence of the next message to be published.
     next: u64,
     /// Messages up to here are durable.
@@ -332,7 +345,7 @@ impl Queue {
     /// An empty queue that never held a message.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self {
+        let mut queue = Self {
             settings,
             index: RunIndex::new(),
             settled: SettledSet::new(),
@@ -345,8 +358,9 @@ impl Queue {
             now: 0,
             marks: match settings.durability {
                 Durability::Durable => Marks::durable_queue(),
-                Durability::Volatile => Marks::volatile_queue(),
+                Durability::Volatile => Marks::unmarked(),
             },
+            stream: None,
             next: 1,
             durable: 0,
             cursor: 1,
@@ -360,7 +374,9 @@ impl Queue {
             pending: 0,
             bytes: 0,
             unacked_bytes: 0,
-        }
+        };
+        queue.set_stream();
+        queue
     }
 
     /// What the queue holds.
@@ -397,6 +413,7 @@ impl Queue {
             self.consumers = Consumers::new(&settings.dispatch);
         }
         self.settings = settings;
+        self.set_stream();
     }
 
     /// The engine's clock, before the queue is asked what is to be delivered or has expired.
@@ -570,6 +587,7 @@ impl Queue {
         self.marks.abandon_from(sequence.0);
         self.pending_counts.truncate_from(sequence.0);
         self.expiry.truncate_from(sequence.0);
+        self.end_readers_at(self.next);
         self.fresh_run = None;
         self.last_record = None;
         self.clear_estimate();
@@ -631,6 +649,9 @@ impl Queue {
     /// Removes a consumer; what it holds returns to the queue, and what has returned too often is dead:
     /// settled messages go to `out`, as ranges for the ack record. `None` if there is no such consumer.
     pub fn remove_consumer(&mut self, key: ConsumerKey, out: &mut Ranges) -> Option<Settled> {
+        if self.is_stream() {
+            return self.remove_reader(key);
+        }
         let mut consumer = self.consumers.remove(key)?;
         let mut gone = Settled::default();
         let mut spans = Spans::new();
@@ -737,6 +758,9 @@ impl Queue {
     /// Whether messages are ready that are durable, as far as their bodies go.
     #[must_use]
     pub fn has_deliverable(&self) -> bool {
+        if let Some(stream) = &self.stream {
+            return stream.has_readers();
+        }
         self.returned.count() > 0 || (self.cursor <= self.durable && self.ready > 0)
     }
 
@@ -753,6 +777,9 @@ impl Queue {
     /// same again until it is taken or declined.
     #[must_use]
     pub fn next_offer(&mut self) -> Option<Offer> {
+        if self.is_stream() {
+            return self.next_read();
+        }
         let fresh_end = self.durable.min(self.marks.durable());
         let waiting = self.returned.ready_count() + (fresh_end + 1).saturating_sub(self.cursor);
         if waiting == 0 {
@@ -973,6 +1000,9 @@ impl Queue {
             bytes += u64::from(*each);
         }
         assert!(bytes <= offer.bytes_room || (offer.any_size && count == 1));
+        if offer.source == Source::Read {
+            return self.take_read(offer, at, bytes_each);
+        }
         self.advance(offer, count);
         self.remember(offer, count, at, bytes);
         self.ready -= u64::from(count);
@@ -1019,23 +1049,17 @@ impl Queue {
                 // After a recovery returned messages lie ahead of the cursor.
                 self.cursor = self.cursor.max(first + u64::from(count));
             }
+            Source::Read => unreachable!("what is read stays where it is"),
         }
     }
 
     /// Remembers where the message behind the taken ones starts.
     fn remember(&mut self, offer: &Offer, count: u32, at: u32, bytes: u64) {
-        let walked = u32::try_from(u64::from(at) + bytes)
-            .ok()
-            .filter(|_| !offer.fragmented)
-            .map(|offset| Walked {
-                place: offer.place,
-                base: offer.base,
-                index: offer.index + count,
-                offset,
-            });
+        let walked = walked_behind(offer, count, at, bytes);
         match offer.source {
             Source::Fresh => self.fresh_walked = walked,
             Source::Returned => self.returned_walked = walked,
+            Source::Read => unreachable!("its reader remembers"),
         }
     }
 
@@ -1073,6 +1097,9 @@ impl Queue {
         outcome: Outcome,
         out: &mut Ranges,
     ) -> Result<Settled, Code> {
+        if self.is_stream() {
+            return self.settle_read(key, range, outcome);
+        }
         let slot = self.consumers.find(key).ok_or(Code::UnknownDelivery)?;
         let unacked = &mut self.consumers.get_mut(slot).unacked;
         let mut done = Settled::default();
@@ -1353,6 +1380,9 @@ impl Queue {
             assert_eq!(self.settled.count_in(span.first, span.last()), 0);
         }
         assert!(self.durable < self.next && self.cursor <= self.next);
+        if self.is_stream() {
+            self.stream_invariants();
+        }
         assert!(self.settled.ceiling() < self.next);
         let live: u64 = self.index.iter().map(|run| run.live()).sum();
         assert_eq!(
@@ -1365,13 +1395,15 @@ impl Queue {
             assert!(sequence < self.cursor && self.is_live(QueueSequence(sequence)));
         }
         assert_eq!(live, self.next - 1 - self.dead());
-        let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
-        assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
-        let holds = |consumer: &dispatch::Consumer| consumer.outstanding_bytes;
-        assert_eq!(
-            self.unacked_bytes,
-            self.consumers.iter().map(holds).sum::<u64>()
-        );
+        if !self.is_stream() {
+            let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
+            assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
+            let holds = |consumer: &dispatch::Consumer| consumer.outstanding_bytes;
+            assert_eq!(
+                self.unacked_bytes,
+                self.consumers.iter().map(holds).sum::<u64>()
+            );
+        }
         let behind = self.returned.iter().filter(|s| s.first < self.cursor);
         let behind: u64 = behind
             .map(|span| span.last().min(self.cursor - 1) - span.first + 1)
@@ -1383,7 +1415,7 @@ impl Queue {
         assert_eq!(self.ready, behind + self.next - self.cursor - dead_ahead);
         assert!(self.returned.count() <= self.ready);
         let delivered = self.consumers.iter().flat_map(|c| c.unacked.iter());
-        for delivery in delivered {
+        for delivery in delivered.filter(|_| !self.is_stream()) {
             assert!(delivery.sequence < self.cursor);
             assert!(self.is_live(QueueSequence(delivery.sequence)));
         }
@@ -1394,6 +1426,18 @@ impl Queue {
         let spans = self.settled.spans();
         self.settled.floor() + spans.map(|(first, last)| last - first + 1).sum::<u64>()
     }
+}
+
+/// What is known of where the message behind the first `count` of an offer starts, which begin at `at` in
+/// the record's body.
+fn walked_behind(offer: &Offer, count: u32, at: u32, bytes: u64) -> Option<Walked> {
+    let offset = u32::try_from(u64::from(at) + bytes).ok();
+    offset.filter(|_| !offer.fragmented).map(|offset| Walked {
+        place: offer.place,
+        base: offer.base,
+        index: offer.index + count,
+        offset,
+    })
 }
 
 /// Messages that come back, to be joined where neighbours were delivered equally often.

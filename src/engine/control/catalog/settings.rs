@@ -12,12 +12,14 @@
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
+//! | `x-queue-type` | `classic` (default) or `stream` | |
+//! | `x-max-age` | of a stream: how old a message may become, in ms | 1,000 to 315,360,000,000 |
 
 use ringpost_wire::control::Durability;
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use crate::data::dead_letter::DeadLetterTo;
-use crate::data::queue::{DispatchSettings, Overflow, Settings};
+use crate::data::queue::{DispatchSettings, MAX_AGE_MS, Overflow, Settings, StreamSettings};
 use crate::options::Options;
 
 /// Largest `x-delivery-limit`.
@@ -43,6 +45,10 @@ impl QueueSettings {
         arguments: &[u8],
     ) -> Result<Self, String> {
         let mut options = Options::of(arguments)?;
+        let kinds = [("classic", Kind::Classic), ("stream", Kind::Stream)];
+        if options.word("x-queue-type", &kinds)? == Some(Kind::Stream) {
+            return Self::read_stream(durability, (messages_max, bytes_max), options);
+        }
         let ttl_ms = options.number("x-message-ttl", 1..=u64::from(u32::MAX))?;
         let words = [
             ("reject-publish", Overflow::Refuse),
@@ -75,6 +81,60 @@ impl QueueSettings {
                 exchange: exchange.into(),
                 routing_key: routing_key.map(Into::into),
             }),
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Classic,
+    Stream,
+}
+
+/// Settings of queues that make no sense on a stream, and why.
+//= P-111
+const NOT_OF_STREAMS: [(&str, &str); 11] = [
+    ("x-message-ttl", "x-max-age says how long it keeps messages"),
+    ("x-overflow", "its limits always remove the oldest messages"),
+    ("x-dead-letter-exchange", "what retention removes was not refused by anybody"),
+    ("x-dead-letter-routing-key", "it has no dead letters"),
+    ("x-delivery-limit", "its messages do not come back"),
+    ("x-dispatch", "every consumer gets every message"),
+    ("x-sticky-header", "every consumer gets every message"),
+    ("x-single-active-consumer", "members of a group take turns (x-stream-group)"),
+    ("x-consumer-hold-max", "who holds a message keeps nobody from it"),
+    ("x-max-priority", "its messages are in the order in which they came"),
+    ("x-exclusive", "it is read by any number of consumers"),
+];
+
+impl QueueSettings {
+    fn read_stream(
+        durability: Durability,
+        (messages_max, bytes_max): (u64, u64),
+        mut options: Options<'_>,
+    ) -> Result<Self, String> {
+        let max_age_ms = options.number("x-max-age", MAX_AGE_MS)?;
+        for (name, why) in NOT_OF_STREAMS {
+            if options.value(name).is_some() {
+                return Err(format!("{name} makes no sense on a stream: {why}"));
+            }
+        }
+        options.forget_known(&NOT_OF_STREAMS.map(|(name, _)| name));
+        options.done("a stream")?;
+        if durability == Durability::Volatile {
+            return Err("a stream is durable: what is only in memory cannot be read again".to_owned());
+        }
+        Ok(Self {
+            queue: Settings {
+                messages_max,
+                bytes_max,
+                overflow: Overflow::DropHead,
+                stream: Some(StreamSettings {
+                    max_age_ms: max_age_ms.unwrap_or(0),
+                }),
+                ..Settings::plain(durability)
+            },
+            dead_letter: None,
         })
     }
 }
@@ -135,6 +195,7 @@ mod tests {
                     is_single_active: true,
                     hold_max_ms: 1_000,
                 },
+                stream: None,
             },
             dead_letter: Some(DeadLetterTo {
                 exchange: b""[..].into(),
@@ -145,6 +206,48 @@ mod tests {
         let none = read(0, &[]).expect("nothing is needed");
         assert_eq!(none.queue, Settings::plain(Durability::Durable));
         assert_eq!(none.dead_letter, None);
+    }
+
+    //= P-111
+    #[test]
+    fn a_stream_is_read_and_what_makes_no_sense_there_is_refused() {
+        let stream = ("x-queue-type", Value::Text(b"stream"));
+        let settings = read(5, &[stream, ("x-max-age", Value::I32(60_000))]).expect("it is right");
+        let expected = Settings {
+            messages_max: 5,
+            overflow: Overflow::DropHead,
+            stream: Some(StreamSettings { max_age_ms: 60_000 }),
+            ..Settings::plain(Durability::Durable)
+        };
+        assert_eq!(settings.queue, expected);
+        let classic = read(0, &[("x-queue-type", Value::Text(b"classic"))]);
+        assert_eq!(classic.map(|read| read.queue.stream), Ok(None));
+        for (name, why) in NOT_OF_STREAMS {
+            let refused = read(0, &[stream, (name, Value::I8(1))]);
+            assert_eq!(refused, Err(format!("{name} makes no sense on a stream: {why}")));
+        }
+        for (entry, reason) in [
+            (("x-max-age", Value::I32(999)), "x-max-age is 999, not 1000 to 315360000000"),
+            (
+                ("x-max-ages", Value::I32(1_000)),
+                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age",
+            ),
+        ] {
+            assert_eq!(read(0, &[stream, entry]), Err(reason.to_owned()));
+        }
+        let reason = "'x-max-age' is no setting of a queue";
+        let refused = read(0, &[("x-max-age", Value::I32(1_000))]);
+        assert!(refused.is_err_and(|text| text.starts_with(reason)));
+        let arguments = {
+            let mut bytes = Vec::new();
+            let mut writer = TableWriter::new(&mut bytes);
+            writer.put(b"x-queue-type", Value::Text(b"stream"));
+            writer.finish().expect("a small table");
+            bytes
+        };
+        let volatile = QueueSettings::read(Durability::Volatile, (0, 0), &arguments);
+        let reason = "a stream is durable: what is only in memory cannot be read again";
+        assert_eq!(volatile, Err(reason.to_owned()));
     }
 
     #[test]

@@ -13,6 +13,9 @@ use ringpost_wire::ids::QueueSequence;
 /// head waits, and a queue that drops its head refuses publishes.
 pub const DEAD_MAX: u64 = 65_536;
 
+/// A stream may hold more than its limits by one part in so many.
+const RETAINED_SLACK: u64 = 64;
+
 /// Messages that died.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Buried {
@@ -104,29 +107,31 @@ impl Queue {
     /// Whether its messages expire, whatever their producers allow.
     #[must_use]
     pub const fn expires_all(&self) -> bool {
-        self.settings.ttl_ms > 0
+        self.settings.ttl_ms > 0 || self.is_stream()
     }
 
     /// Whether a message of it expires at some time.
     #[must_use]
     pub fn expires(&self) -> bool {
-        !self.expiry.is_idle()
+        !self.expiry.is_idle() || self.next_paced().is_some()
     }
 
     /// When the message at the head expires, if nothing happens before.
     pub fn next_expiry(&mut self) -> Option<Mono> {
+        let paced = self.next_paced();
         if self.expiry.is_idle() {
-            return None;
+            return paced;
         }
-        let head = self.head(u64::MAX, self.durable)?;
-        let end = self.expiry.of(head.first)?;
-        Some(Mono(u64::try_from(end + 1).unwrap_or(0) * 1_000_000))
+        let head = self.head(u64::MAX, self.durable);
+        let end = head.and_then(|head| self.expiry.of(head.first));
+        let end = end.map(|end| Mono(u64::try_from(end + 1).unwrap_or(0) * 1_000_000));
+        [end, paced].into_iter().flatten().min()
     }
 
     /// Whether messages of it may die at the head: it costs nothing to ask.
     #[must_use]
     pub fn may_die(&self) -> bool {
-        !self.expiry.is_idle() || self.settings.overflow == Overflow::DropHead
+        !self.expiry.is_idle() || self.is_stream() || self.settings.overflow == Overflow::DropHead
     }
 
     /// Lets up to `max` ready messages die from the head on: those that have expired, and as many as
@@ -175,12 +180,18 @@ impl Queue {
         if overflow != Overflow::DropHead {
             return 0;
         }
+        // A stream lets go of many at a time: a record for each turn's few would be dear.
+        let slack = |max: u64| match self.is_stream() {
+            true => max / RETAINED_SLACK,
+            false => 0,
+        };
         let messages = match messages_max {
             0 => 0,
-            max => self.ready.saturating_sub(max),
+            max if self.ready <= max + slack(max) => 0,
+            max => self.ready - max,
         };
         let bytes = self.ready_bytes();
-        if bytes_max == 0 || bytes <= bytes_max {
+        if bytes_max == 0 || bytes <= bytes_max + slack(bytes_max) {
             return messages;
         }
         let share = u128::from(bytes - bytes_max) * u128::from(self.ready) / u128::from(bytes);
