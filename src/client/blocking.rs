@@ -37,7 +37,7 @@ use crate::admin::QueueInfo;
 use crate::{
     Batch, ByteSize, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error,
     ErrorKind, ExchangeConfig, Held, Limits, Message, ProducerBuilder, QueueConfig, Receipt,
-    Removed, Result, Settleable, Settlement, Stats,
+    Removed, Result, Settleable, Settlement, Stats, StreamBuilder,
 };
 
 /// The runtime that a client and its producers and consumers share.

@@ -383,7 +383,7 @@ bodies! {
         queue (queue_bytes) max NAME_BYTES_MAX,
         /// The group.
         group (group_bytes) max NAME_BYTES_MAX,
-        /// `x-stream-offset` as for a consumer, in an AMQP 0-9-1 field table (P-110).
+        /// `x-stream-offset` as for a consumer, in an AMQP 0-9-1 field table (P-111).
         arguments (arguments_bytes) max HEADERS_BYTES_MAX,
     }
 

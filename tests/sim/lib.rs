@@ -15,4 +15,5 @@ pub mod plan;
 pub mod random;
 pub mod run;
 pub mod scene;
+pub mod streams;
 pub mod world;

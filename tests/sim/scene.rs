@@ -16,6 +16,7 @@ use crate::graves::Graves;
 use crate::model::{Change, Headers, Model, Outcome};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
+use crate::streams::Streams;
 
 /// How often each thing that a set of seeds should reach was reached.
 #[derive(Clone, Default, Debug)]
@@ -99,6 +100,7 @@ impl Marks {
         "frame confirm",
         "frame consumer closed",
         "frame consumer opened",
+        "frame consumer position",
         "frame deliver",
         "frame deliver fragment",
         "frame done",
@@ -127,6 +129,7 @@ impl Marks {
         "limit_reached",
         "list done",
         "lying-sync",
+        "member active",
         "message_malformed",
         "message_too_large",
         "misbehave",
@@ -143,7 +146,9 @@ impl Marks {
         "queue_deleted",
         "queue_full",
         "queue_unknown",
+        "read from a stream",
         "read-error",
+        "reader missed some",
         "redelivered",
         "refused to start over damage",
         "reset",
@@ -156,6 +161,7 @@ impl Marks {
         "slow-disk",
         "slow-mesh",
         "slow-reader",
+        "stream drained",
         "tenant declared",
         "tenant_unknown",
         "timed_out",
@@ -322,6 +328,8 @@ pub struct Scene {
     pub handed_on: Vec<(usize, usize, Producer)>,
     /// What died, and what was told of it.
     pub graves: Graves,
+    /// What was read of streams.
+    pub streams: Streams,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -346,6 +354,7 @@ impl Scene {
         Self {
             now: 0,
             models: vec![Model::default(); plan.tenants],
+            streams: Streams::of(plan.seed),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),
@@ -523,6 +532,9 @@ impl Scene {
             queue.is_some_and(|queue| queue.is_steady() && queue.number == number)
         };
         if let Err(text) = self.graves.judge(is_there) {
+            self.fail(text);
+        }
+        if let Err(text) = self.streams.judge() {
             self.fail(text);
         }
     }

@@ -933,7 +933,7 @@ impl Flow {
         }
         if let Err(code) = verdict {
             let reason = match code {
-                //= P-113
+                //= P-112
                 Code::SettingInvalid => {
                     "messages of a stream do not return, since nobody takes them: settle them, or open \
                      the consumer again at their offset"

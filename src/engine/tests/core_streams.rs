@@ -12,7 +12,7 @@ use ringpost_wire::control::{
     Body, ConsumerOpen, ConsumerPosition, Durability, Failure, GroupDelete, GroupInfo, GroupReset,
     Named, ProducerOpen, QUEUE_STREAM, QueueDeclare, QueueInfo,
 };
-use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REQUEUE};
+use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM};
 use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{
     Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, MessageParts,
@@ -354,7 +354,7 @@ impl Reader {
     }
 }
 
-//= P-112
+//= P-110, P-112
 #[test]
 fn every_reader_gets_everything_from_its_start_on() {
     for (cores, partition) in [(1, 0), (2, 1)] {
@@ -408,7 +408,7 @@ fn a_message_of_any_size_is_read_and_credit_holds() {
     assert_eq!(reader.offsets(&mut scene), [5]);
 }
 
-//= P-110
+//= P-111
 #[test]
 fn filters_choose_at_the_broker() {
     let mut scene = Scene::new(2, 64);
@@ -524,7 +524,7 @@ fn many_readers_read_what_lies_on_disk_at_once() {
     }
 }
 
-//= P-111, P-113
+//= P-111
 #[test]
 fn what_makes_no_sense_is_refused_with_a_sentence() {
     let mut scene = Scene::new(1, 64);
@@ -532,13 +532,6 @@ fn what_makes_no_sense_is_refused_with_a_sentence() {
     let exclusive = scene.reader(1, 2, &[]).told(&mut scene);
     let reason = "a stream is read by any number of consumers, so none of them is exclusive";
     assert_eq!(exclusive, [Told::Closed(Code::SettingInvalid, reason.to_owned())]);
-    scene.publish_some(1);
-    let mut reader = scene.reader(1, 0, &[FIRST]);
-    assert_eq!(reader.offsets(&mut scene), [1]);
-    reader.settle(&mut scene, (1, 1), SETTLE_REQUEUE);
-    let told = reader.told(&mut scene);
-    assert!(matches!(&told[..], [Told::Closed(Code::SettingInvalid, text)]
-        if text.starts_with("messages of a stream do not return")));
     let reset = scene.reset("g", &[]);
     let reason = "a group is reset to what x-stream-offset says".to_owned();
     assert_eq!(reset, Err((Code::SettingInvalid, reason)));

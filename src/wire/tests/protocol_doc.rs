@@ -172,7 +172,8 @@ fn bodies_are_those_of_the_code() {
     }
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
-        ConsumerInfo ConsumerCredit Get QueueDeclare Delete Named QueueInfo ExchangeDeclare Bind
+        ConsumerInfo ConsumerPosition ConsumerCredit Get QueueDeclare Delete Named QueueInfo GroupInfo
+        GroupReset GroupDelete ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");

@@ -17,6 +17,7 @@ use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::{self, STREAM};
 
 /// A routing key, or a binding key with wildcards.
 pub(super) fn draw_key(random: &mut Random, is_pattern: bool) -> String {
@@ -109,6 +110,16 @@ impl Client {
         {
             return Change::DeclareQueue(GRAVES.into(), graves());
         }
+        if streams::is_in(scene.plan.seed)
+            && !has_steady(scene, self.tenant, STREAM)
+            && random.coin()
+        {
+            let settings = QueueSettings {
+                messages_max: streams::retained(scene.plan.seed),
+                ..graves()
+            };
+            return Change::DeclareQueue(STREAM.into(), settings);
+        }
         let new_queue = queue_name(random.index(scene.plan.queue_names));
         let exchange = format!("x{}", random.index(scene.plan.exchange_names));
         let condition = match random.below(4) {
@@ -169,6 +180,7 @@ impl Client {
                 self.tenant,
             )),
             11 => Change::FindQueue(existing_queue),
+            12..16 if existing_queue == STREAM => Change::FindQueue(existing_queue),
             12..14 => Change::PurgeQueue(existing_queue),
             14..16 => Change::DeleteQueue(existing_queue, condition),
             16 => Change::DeleteExchange(
@@ -391,7 +403,7 @@ impl Client {
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
                 self.requests.remove(&head.sequence);
                 let name = String::from_utf8_lossy(info.name).into_owned();
-                self.told_of_food(&name, info.ready);
+                self.told_of_food(&name, info.ready, info.published);
                 self.drained_info(&name, &info, scene);
                 return Ok(());
             }
@@ -429,8 +441,12 @@ fn draw_durability(random: &mut Random) -> Durability {
 
 /// Whether the queue for the dead is there for good.
 fn has_graves(scene: &Scene, tenant: usize) -> bool {
-    let graves = scene.models[tenant].queues.get(GRAVES);
-    graves.is_some_and(super::super::model::Queue::is_steady)
+    has_steady(scene, tenant, GRAVES)
+}
+
+fn has_steady(scene: &Scene, tenant: usize, name: &str) -> bool {
+    let queue = scene.models[tenant].queues.get(name);
+    queue.is_some_and(super::super::model::Queue::is_steady)
 }
 
 fn graves() -> QueueSettings {
