@@ -1081,7 +1081,13 @@ fn the_example_of_the_streams_page() {
 fn a_stream_is_read_from_anywhere_and_a_reader_hears_what_it_missed() {
     let broker = Served::start(&["--cores", "1"]);
     let stream = [
-        "queue", "ensure", "events", "--type", "stream", "--messages-max", "10",
+        "queue",
+        "ensure",
+        "events",
+        "--type",
+        "stream",
+        "--messages-max",
+        "10",
     ];
     broker.succeeds(&stream);
     let pub_ = ["pub", "--key", "events", "--message", "m", "--count", "50"];
@@ -1104,10 +1110,19 @@ fn a_stream_is_read_from_anywhere_and_a_reader_hears_what_it_missed() {
     let told = text(&output.stderr);
     assert_eq!(told, "ringpost: now the active consumer of events\n");
     for (arguments, word) in [
-        (&["sub", "events", "--from", "offset:0"][..], "offset:N from 1 on"),
+        (
+            &["sub", "events", "--from", "offset:0"][..],
+            "offset:N from 1 on",
+        ),
         (&["sub", "events", "--rate", "0"], "1..=10000000"),
-        (&["sub", "events", "--filter", "colour ="], "setting_invalid"),
-        (&["group", "reset", "events", "", "--to", "first"], "setting_invalid"),
+        (
+            &["sub", "events", "--filter", "colour ="],
+            "setting_invalid",
+        ),
+        (
+            &["group", "reset", "events", "", "--to", "first"],
+            "setting_invalid",
+        ),
         (&["group", "list", "nothing"], "queue_unknown"),
         (
             &["queue", "ensure", "s", "--type", "stream", "--volatile"],

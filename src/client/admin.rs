@@ -894,7 +894,9 @@ impl Client {
             queue: stream.as_bytes(),
             group: group.as_bytes(),
         })?;
-        let reply = self.ask(FrameKind::GroupDelete, Answer::Done, &body).await?;
+        let reply = self
+            .ask(FrameKind::GroupDelete, Answer::Done, &body)
+            .await?;
         Ok(match reply.is_changed {
             true => Removed::Removed { messages: 0 },
             false => Removed::Absent,

@@ -10,11 +10,11 @@ use ringpost_wire as wire;
 use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
+use crate::consumer::StreamBuilder;
 use crate::error::counted;
 use crate::observe::{LinkEvent, Observer};
 use crate::options::Options;
 use crate::stats::Counters;
-use crate::consumer::StreamBuilder;
 use crate::{
     ByteSize, ConsumerBuilder, Error, ErrorKind, Limits, ProducerBuilder, Reconnect, Resend,
     Result, Stats,

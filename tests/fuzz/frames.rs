@@ -2,8 +2,8 @@
 //! that nothing is left for damage to hide in. Does not know what a broker answers.
 
 use ringpost_wire::control::{
-    Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, Delete, ExchangeDeclare,
-    Failure, Get, Hello, Named, ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare,
+    Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
+    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare,
     QueueInfo, Welcome, is_name,
 };
 use ringpost_wire::{
@@ -164,9 +164,20 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
             Ok(())
         }
         K::QueueDelete | K::ExchangeDelete => again::<Delete<'_>>(body).map(drop),
-        K::QueuePurge | K::QueueInspect | K::TenantDeclare | K::TenantDelete | K::TenantInfo => {
-            again::<Named<'_>>(body).map(|body| named(body.name))
+        K::QueuePurge
+        | K::QueueInspect
+        | K::TenantDeclare
+        | K::TenantDelete
+        | K::TenantInfo
+        | K::GroupList => again::<Named<'_>>(body).map(|body| named(body.name)),
+        K::ConsumerPosition => again::<ConsumerPosition>(body).map(drop),
+        K::GroupInfo => again::<GroupInfo<'_>>(body).map(drop),
+        K::GroupReset => {
+            let reset = again::<GroupReset<'_>>(body)?;
+            envelope::headers(reset.arguments);
+            Ok(())
         }
+        K::GroupDelete => again::<GroupDelete<'_>>(body).map(drop),
         K::QueueInfo => again::<QueueInfo<'_>>(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => {
             let declare = again::<ExchangeDeclare<'_>>(body)?;

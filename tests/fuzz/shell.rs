@@ -647,6 +647,8 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::GetDone
         | K::ConsumerActive
         | K::ConsumerInfo
+        | K::ConsumerPosition
+        | K::GroupInfo
         | K::QueueInfo
         | K::ExchangeInfo
         | K::BindingInfo
@@ -676,6 +678,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::BindingList
         | K::TenantDeclare
         | K::TenantDelete
-        | K::TenantList => false,
+        | K::TenantList
+        | K::GroupList
+        | K::GroupReset
+        | K::GroupDelete => false,
     }
 }

@@ -141,7 +141,9 @@ impl Reader {
 
     /// The offsets of deliveries that are settled.
     pub fn settle(&mut self, tags: &[u64]) -> Vec<u64> {
-        tags.iter().filter_map(|tag| self.held.remove(tag)).collect()
+        tags.iter()
+            .filter_map(|tag| self.held.remove(tag))
+            .collect()
     }
 }
 
@@ -202,12 +204,16 @@ impl Streams {
         missed: u64,
     ) -> Result<(), String> {
         if missed > 0 && !self.removes {
-            return Err(format!("{missed} messages before {offset} are gone, and none may be"));
+            return Err(format!(
+                "{missed} messages before {offset} are gone, and none may be"
+            ));
         }
         let before = offset - missed.min(offset);
         match (reader.next, reader.group) {
             (Some(next), _) if next != before && !reader.is_filtered => {
-                return Err(format!("at {next} it has missed {missed} and goes on at {offset}"));
+                return Err(format!(
+                    "at {next} it has missed {missed} and goes on at {offset}"
+                ));
             }
             (Some(_), _) => {}
             (None, Some(group)) => {
@@ -269,7 +275,8 @@ impl Streams {
             return Err(format!("{known} lay at {offset}, and now {message}"));
         }
         self.sizes.insert((queue, offset), bytes);
-        self.passed.extend((next..offset).map(|passed| (queue, passed)));
+        self.passed
+            .extend((next..offset).map(|passed| (queue, passed)));
         reader.next = Some(offset + 1);
         reader.held.insert(tag, offset);
         Ok(())

@@ -184,7 +184,10 @@ async fn take(
         let Some(batch) = batch else { break };
         if consumer.missed() > missed {
             let gone = output::counted(consumer.missed() - missed, "message");
-            let first = batch.iter().next().map_or(0, |first| first.queue_sequence());
+            let first = batch
+                .iter()
+                .next()
+                .map_or(0, |first| first.queue_sequence());
             link::say(&format!("{gone} before offset {first} are there no more"));
             missed = consumer.missed();
         }

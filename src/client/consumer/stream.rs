@@ -158,7 +158,6 @@ impl StreamBuilder {
         self
     }
 
-
     /// Starts a reader to which messages are pushed.
     ///
     /// # Errors

@@ -203,9 +203,9 @@ impl recovery::Replay for Restore {
         for (id, bytes) in &state.groups {
             match decode_offsets(bytes) {
                 Some(offsets) => self.groups.came_to(QueueId(*id), offsets),
-                None => self
-                    .contradictions
-                    .push(format!("the checkpoint of queue {id}: its groups cannot be read")),
+                None => self.contradictions.push(format!(
+                    "the checkpoint of queue {id}: its groups cannot be read"
+                )),
             }
         }
         if self.catalog.is_some() {

@@ -332,7 +332,12 @@ impl Topology {
             return Ok(());
         };
         if target.core == flow.config.core {
-            flow.ask_groups(target.queue, ask, GroupAsker::Here { conn, header }, effects);
+            flow.ask_groups(
+                target.queue,
+                ask,
+                GroupAsker::Here { conn, header },
+                effects,
+            );
         } else {
             let waiter = self.wait(Pending::Groups { conn, header });
             let queue = target.queue;

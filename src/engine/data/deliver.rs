@@ -23,8 +23,8 @@ use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{
-    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch, Traits,
-    read_consumer,
+    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
+    Traits, read_consumer,
 };
 use crate::data::route::{Condition, Target};
 use crate::data::session::Channel;
@@ -169,7 +169,9 @@ impl Flow {
         let is_stream = state.queue.is_stream();
         //= P-111
         let unfit = if reading.is_some() && !is_stream {
-            Some("settings that begin with x-stream- are for readers of streams, and the queue is none")
+            Some(
+                "settings that begin with x-stream- are for readers of streams, and the queue is none",
+            )
         } else if is_stream && flags & CONSUMER_EXCLUSIVE != 0 {
             Some("a stream is read by any number of consumers, so none of them is exclusive")
         } else {
@@ -1575,7 +1577,10 @@ impl Flow {
             };
             *budget = budget.saturating_sub(sifted.bytes);
             if !sifted.holds {
-                let state = self.queues.get_mut(queue).expect("its offer is being taken");
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
                 let bytes = sifted.bytes as u64;
                 state.queue.pass_over(offer, sifted.count, start, bytes);
                 return true;
@@ -1796,7 +1801,10 @@ impl Flow {
             };
             if !condition.holds(&message) {
                 *budget = budget.saturating_sub(body.len());
-                let state = self.queues.get_mut(queue).expect("its offer is being taken");
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
                 state.queue.pass_over(offer, 1, 0, 0);
                 return true;
             }

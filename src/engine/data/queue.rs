@@ -72,8 +72,8 @@ pub use replay::{Arrival, Replay, StateFault};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
-    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS, Start,
-    StreamSettings, decode_offsets, encode_offsets, read_consumer,
+    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS,
+    Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
 };
 
 /// What a queue was declared to be.

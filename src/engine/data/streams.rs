@@ -68,9 +68,11 @@ fn group_name(name: &[u8]) -> Result<Box<[u8]>, String> {
     if is_name(name) {
         Ok(name.into())
     } else {
-        Err("the group has no name: 1 to 255 bytes of UTF-8 without control characters, not \
+        Err(
+            "the group has no name: 1 to 255 bytes of UTF-8 without control characters, not \
              starting with amq."
-            .to_owned())
+                .to_owned(),
+        )
     }
 }
 

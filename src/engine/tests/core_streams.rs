@@ -419,7 +419,10 @@ fn filters_choose_at_the_broker() {
     }
     let red = [FIRST, ("x-stream-filter", Value::Text(b"colour = 'red'"))];
     let mut reader = scene.reader(1_000, 0, &red);
-    let expected: Vec<u64> = (0..60).filter(|number| number % 7 < 3).map(|n| n + 1).collect();
+    let expected: Vec<u64> = (0..60)
+        .filter(|number| number % 7 < 3)
+        .map(|n| n + 1)
+        .collect();
     assert_eq!(reader.offsets(&mut scene), expected);
     // A group passes over what its member does not want.
     let mut entries = red.to_vec();
@@ -431,7 +434,10 @@ fn filters_choose_at_the_broker() {
     assert_eq!(scene.groups(), [("reds".to_owned(), 61, 0, 1)]);
     let unfit = [FIRST, ("x-stream-filter", Value::Text(b"colour ="))];
     let told = scene.reader(1, 0, &unfit).told(&mut scene);
-    assert!(matches!(&told[..], [Told::Closed(Code::SettingInvalid, _)]), "{told:?}");
+    assert!(
+        matches!(&told[..], [Told::Closed(Code::SettingInvalid, _)]),
+        "{told:?}"
+    );
 }
 
 //= P-113, P-114, P-115
@@ -444,7 +450,16 @@ fn members_take_turns_and_a_group_goes_on_where_it_was() {
         let member = [FIRST, ("x-stream-group", Value::Text(b"billing"))];
         let mut one = scene.reader(4, 0, &member);
         let told = one.told(&mut scene);
-        assert_eq!(told[..2], [Told::Active(true), Told::Position { offset: 1, missed: 0 }]);
+        assert_eq!(
+            told[..2],
+            [
+                Told::Active(true),
+                Told::Position {
+                    offset: 1,
+                    missed: 0
+                }
+            ]
+        );
         assert_eq!(told.len(), 6);
         let mut two = scene.reader(4, 0, &member);
         assert_eq!(two.told(&mut scene), []);
@@ -453,20 +468,41 @@ fn members_take_turns_and_a_group_goes_on_where_it_was() {
         one.settle(&mut scene, (3, 3), SETTLE_ACK);
         one.settle(&mut scene, (1, 1), SETTLE_ACK | SETTLE_CONFIRM);
         let told = one.told(&mut scene);
-        assert_eq!(told.iter().filter(|told| **told == Told::Settled).count(), 1);
+        assert_eq!(
+            told.iter().filter(|told| **told == Told::Settled).count(),
+            1
+        );
         assert_eq!(scene.groups()[0].1, 2);
         one.close(&mut scene);
         let told = two.told(&mut scene);
-        assert_eq!(told[..2], [Told::Active(true), Told::Position { offset: 2, missed: 0 }]);
+        assert_eq!(
+            told[..2],
+            [
+                Told::Active(true),
+                Told::Position {
+                    offset: 2,
+                    missed: 0
+                }
+            ]
+        );
         assert!(matches!(told[2], Told::Message { offset: 2, .. }));
-        let in_use = (Code::InUse, "the group has members: close them first".to_owned());
+        let in_use = (
+            Code::InUse,
+            "the group has members: close them first".to_owned(),
+        );
         assert_eq!(scene.reset("billing", &[FIRST]), Err(in_use.clone()));
         assert_eq!(scene.forget("billing"), Err(in_use));
         two.close(&mut scene);
-        assert_eq!(scene.reset("billing", &[("x-stream-offset", Value::I8(9))]), Ok(()));
+        assert_eq!(
+            scene.reset("billing", &[("x-stream-offset", Value::I8(9))]),
+            Ok(())
+        );
         assert_eq!(scene.groups(), [("billing".to_owned(), 9, 2, 0)]);
         assert_eq!(scene.reader(9, 0, &member).offsets(&mut scene), [9, 10]);
-        assert_eq!(scene.reset("audit", &[("x-stream-offset", Value::Text(b"next"))]), Ok(()));
+        assert_eq!(
+            scene.reset("audit", &[("x-stream-offset", Value::Text(b"next"))]),
+            Ok(())
+        );
         assert_eq!(scene.groups().len(), 2);
         assert_eq!(scene.forget("audit"), Ok(()));
         assert_eq!(scene.forget("audit"), Ok(()), "it was not there");
@@ -486,10 +522,24 @@ fn retention_moves_slow_readers_and_says_so() {
     assert_eq!(scene.info().0, 20);
     reader.settle(&mut scene, (0, 3), SETTLE_ACK);
     let told = reader.told(&mut scene);
-    assert_eq!(told[0], Told::Position { offset: 31, missed: 27 });
+    assert_eq!(
+        told[0],
+        Told::Position {
+            offset: 31,
+            missed: 27
+        }
+    );
     assert!(matches!(told[1], Told::Message { offset: 31, .. }));
-    let late = scene.reader(1, 0, &[("x-stream-offset", Value::I8(10))]).told(&mut scene);
-    assert_eq!(late[0], Told::Position { offset: 31, missed: 21 });
+    let late = scene
+        .reader(1, 0, &[("x-stream-offset", Value::I8(10))])
+        .told(&mut scene);
+    assert_eq!(
+        late[0],
+        Told::Position {
+            offset: 31,
+            missed: 21
+        }
+    );
 }
 
 #[test]
@@ -511,16 +561,23 @@ fn many_readers_read_what_lies_on_disk_at_once() {
         for (reader, given) in readers.iter_mut().zip(&mut given) {
             for told in reader.told(&mut scene) {
                 if let Told::Message { offset, payload } = told {
-                    let number = u32::from_le_bytes([payload[0], payload[1], payload[2], payload[3]]);
+                    let number =
+                        u32::from_le_bytes([payload[0], payload[1], payload[2], payload[3]]);
                     assert_eq!(u64::from(number) + 1, offset);
                     given.push(offset);
                 }
             }
         }
     }
-    assert!(scene.machine.reads(0).0 > 0, "not everything fits into memory");
+    assert!(
+        scene.machine.reads(0).0 > 0,
+        "not everything fits into memory"
+    );
     for (start, given) in starts.iter().zip(&given) {
-        assert!(given.iter().copied().eq(*start as u64..=400), "from {start}");
+        assert!(
+            given.iter().copied().eq(*start as u64..=400),
+            "from {start}"
+        );
     }
 }
 
@@ -531,13 +588,20 @@ fn what_makes_no_sense_is_refused_with_a_sentence() {
     scene.declare(0, 0, &[STREAM]);
     let exclusive = scene.reader(1, 2, &[]).told(&mut scene);
     let reason = "a stream is read by any number of consumers, so none of them is exclusive";
-    assert_eq!(exclusive, [Told::Closed(Code::SettingInvalid, reason.to_owned())]);
+    assert_eq!(
+        exclusive,
+        [Told::Closed(Code::SettingInvalid, reason.to_owned())]
+    );
     let reset = scene.reset("g", &[]);
     let reason = "a group is reset to what x-stream-offset says".to_owned();
     assert_eq!(reset, Err((Code::SettingInvalid, reason)));
     let unknown = scene.reset("g", &[FIRST, ("x-stream-group", Value::Text(b"g"))]);
     assert!(unknown.is_err_and(|(code, _)| code == Code::SettingInvalid));
-    assert!(scene.reset("", &[FIRST]).is_err_and(|(code, _)| code == Code::SettingInvalid));
+    assert!(
+        scene
+            .reset("", &[FIRST])
+            .is_err_and(|(code, _)| code == Code::SettingInvalid)
+    );
     let conn = client::greet(&mut scene.machine, 0);
     let declare = QueueDeclare {
         messages_max: 0,
@@ -569,5 +633,8 @@ fn what_makes_no_sense_is_refused_with_a_sentence() {
     open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, 1, 3));
     let answer = client::ask(&mut scene.machine, 0, conn, &bytes);
     let (header, body, _) = client::whole(&answer);
-    assert_eq!((header.kind, failure(body).0), (FrameKind::Failed, Code::SettingInvalid));
+    assert_eq!(
+        (header.kind, failure(body).0),
+        (FrameKind::Failed, Code::SettingInvalid)
+    );
 }

@@ -146,7 +146,11 @@ impl Client {
             if steady.is_empty() {
                 return;
             }
-            let name = self.random.pick(&steady).clone();
+            let streams = steady.iter().filter(|name| *name == STREAM);
+            let name = match streams.count() > 0 && self.random.below(3) == 0 {
+                true => STREAM.to_owned(),
+                false => self.random.pick(&steady).clone(),
+            };
             let messages = if scene.plan.faults.has(Fault::TinyCredit) {
                 1
             } else if self.random.below(6) == 0 {
@@ -680,7 +684,10 @@ impl Client {
                 }
             }
             FrameKind::ConsumerActive => {
-                let group = consumer.reader.as_mut().filter(|reader| reader.group.is_some());
+                let group = consumer
+                    .reader
+                    .as_mut()
+                    .filter(|reader| reader.group.is_some());
                 let is_member = group.is_some();
                 if let Some(reader) = group
                     && head.flags & header::CONSUMER_IS_ACTIVE != 0
@@ -836,12 +843,10 @@ impl Client {
         if let Some(reader) = &mut consumer.reader {
             scene.marks.hit("read from a stream");
             let body_bytes = envelope.payload_bytes();
-            let given = scene.streams.given(
-                queue,
-                reader,
-                (delivery_tag, place),
-                (message, body_bytes),
-            );
+            let given =
+                scene
+                    .streams
+                    .given(queue, reader, (delivery_tag, place), (message, body_bytes));
             if !scene.tolerates_losses() {
                 given?;
             }

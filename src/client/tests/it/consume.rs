@@ -11,8 +11,8 @@ use ringpost_wire::header::{
 };
 use ringpost_wire::{
     Code, DeliverHead, FrameHeader, FrameKind, SettleRange, control, control::Body,
-    control::ConsumerCredit, control::ConsumerInfo, control::ConsumerOpen, control::ConsumerPosition,
-    frame,
+    control::ConsumerCredit, control::ConsumerInfo, control::ConsumerOpen,
+    control::ConsumerPosition, frame,
 };
 
 use crate::builder;
@@ -580,25 +580,38 @@ async fn a_reader_goes_on_behind_what_it_handed_out() {
         };
         let (reader, (mut peer, channel, arguments)) = tokio::join!(asks.subscribe(), opening);
         let mut reader = reader.unwrap();
-        assert_eq!(arguments.get("x-stream-offset"), Some(HeaderValue::Integer(5)));
+        assert_eq!(
+            arguments.get("x-stream-offset"),
+            Some(HeaderValue::Integer(5))
+        );
         assert_eq!(arguments.get("x-stream-filter"), Some("a = 1".into()));
-        assert_eq!(arguments.get("x-stream-group"), group.map(HeaderValue::from));
+        assert_eq!(
+            arguments.get("x-stream-group"),
+            group.map(HeaderValue::from)
+        );
         tell_position(&mut peer, channel, 31, 26).await;
         let head = DeliverHead {
             queue_sequence: 31,
             delivery_count: 0,
         };
         let two = [message(b"a"), message(b"b")].concat();
-        peer.send(&deliver_frame(channel, 1, 2, 0, &head, &two)).await;
+        peer.send(&deliver_frame(channel, 1, 2, 0, &head, &two))
+            .await;
         let batch = reader.next_batch().await.unwrap().unwrap();
-        assert_eq!(batch.iter().next().map(|one| one.queue_sequence()), Some(31));
+        assert_eq!(
+            batch.iter().next().map(|one| one.queue_sequence()),
+            Some(31)
+        );
         assert_eq!((reader.position(), reader.missed()), (Some(31), 26));
         drop(peer);
         let mut peer = door.welcome().await;
         let (channel, arguments) = opened(&mut peer).await;
         // Where a group is the broker knows.
         let again = if group.is_some() { 5 } else { 33 };
-        assert_eq!(arguments.get("x-stream-offset"), Some(HeaderValue::Integer(again)));
+        assert_eq!(
+            arguments.get("x-stream-offset"),
+            Some(HeaderValue::Integer(again))
+        );
         assert_eq!(arguments.get("x-stream-filter"), Some("a = 1".into()));
         tell_position(&mut peer, channel, 40, 7).await;
         let head = DeliverHead {
@@ -606,7 +619,8 @@ async fn a_reader_goes_on_behind_what_it_handed_out() {
             delivery_count: 0,
         };
         let one = message(b"c");
-        peer.send(&deliver_frame(channel, 1, 1, 0, &head, &one)).await;
+        peer.send(&deliver_frame(channel, 1, 1, 0, &head, &one))
+            .await;
         reader.next_batch().await.unwrap().unwrap();
         assert_eq!((reader.position(), reader.missed()), (Some(40), 33));
     }
@@ -634,7 +648,10 @@ async fn a_reader_that_was_given_nothing_begins_where_it_began() {
     let mut peer = door.welcome().await;
     let (_, arguments) = opened(&mut peer).await;
     // Else what came meanwhile were left out.
-    assert_eq!(arguments.get("x-stream-offset"), Some(HeaderValue::Integer(12)));
+    assert_eq!(
+        arguments.get("x-stream-offset"),
+        Some(HeaderValue::Integer(12))
+    );
 }
 
 #[tokio::test]

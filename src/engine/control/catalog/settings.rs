@@ -96,14 +96,26 @@ enum Kind {
 const NOT_OF_STREAMS: [(&str, &str); 11] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
-    ("x-dead-letter-exchange", "what retention removes was not refused by anybody"),
+    (
+        "x-dead-letter-exchange",
+        "what retention removes was not refused by anybody",
+    ),
     ("x-dead-letter-routing-key", "it has no dead letters"),
     ("x-delivery-limit", "its messages do not come back"),
     ("x-dispatch", "every consumer gets every message"),
     ("x-sticky-header", "every consumer gets every message"),
-    ("x-single-active-consumer", "members of a group take turns (x-stream-group)"),
-    ("x-consumer-hold-max", "who holds a message keeps nobody from it"),
-    ("x-max-priority", "its messages are in the order in which they came"),
+    (
+        "x-single-active-consumer",
+        "members of a group take turns (x-stream-group)",
+    ),
+    (
+        "x-consumer-hold-max",
+        "who holds a message keeps nobody from it",
+    ),
+    (
+        "x-max-priority",
+        "its messages are in the order in which they came",
+    ),
     ("x-exclusive", "it is read by any number of consumers"),
 ];
 
@@ -122,7 +134,9 @@ impl QueueSettings {
         options.forget_known(&NOT_OF_STREAMS.map(|(name, _)| name));
         options.done("a stream")?;
         if durability == Durability::Volatile {
-            return Err("a stream is durable: what is only in memory cannot be read again".to_owned());
+            return Err(
+                "a stream is durable: what is only in memory cannot be read again".to_owned(),
+            );
         }
         Ok(Self {
             queue: Settings {
@@ -224,10 +238,16 @@ mod tests {
         assert_eq!(classic.map(|read| read.queue.stream), Ok(None));
         for (name, why) in NOT_OF_STREAMS {
             let refused = read(0, &[stream, (name, Value::I8(1))]);
-            assert_eq!(refused, Err(format!("{name} makes no sense on a stream: {why}")));
+            assert_eq!(
+                refused,
+                Err(format!("{name} makes no sense on a stream: {why}"))
+            );
         }
         for (entry, reason) in [
-            (("x-max-age", Value::I32(999)), "x-max-age is 999, not 1000 to 315360000000"),
+            (
+                ("x-max-age", Value::I32(999)),
+                "x-max-age is 999, not 1000 to 315360000000",
+            ),
             (
                 ("x-max-ages", Value::I32(1_000)),
                 "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age",

@@ -490,6 +490,12 @@ impl Consumers {
         self.refresh(slot);
     }
 
+    /// The one whose turn it was has passed over messages, which is a part of its turn.
+    pub(crate) fn passed(&mut self, slot: u32, messages: u32) {
+        let at = self.line_of(self.get(slot).traits.priority);
+        self.lines[at].took(&mut self.slots, slot, messages);
+    }
+
     /// Where the line of a priority stands; the highest comes first, and mostly there is no other.
     fn line_of(&self, priority: i8) -> usize {
         let at = self.lines.iter().position(|line| line.priority == priority);

@@ -341,7 +341,10 @@ mod tests {
         for (sequence, at) in [(1, 0), (2, 5_000), (3, 5_001), (4, 9_000_000)] {
             expiry.push(sequence, at, 0);
         }
-        assert_eq!([1, 2, 4].map(|sequence| expiry.arrival_of(sequence)), [0, 5_000, 9_000_000]);
+        assert_eq!(
+            [1, 2, 4].map(|sequence| expiry.arrival_of(sequence)),
+            [0, 5_000, 9_000_000]
+        );
         let starts = [-1, 0, 1, 5_001, 5_002, 9_000_001].map(|at| expiry.first_since(at));
         assert_eq!(starts, [Some(1), Some(1), Some(2), Some(2), Some(4), None]);
     }

@@ -99,11 +99,15 @@ impl Stream {
     }
 
     fn reader(&self, slot: u32) -> &Reader {
-        self.readers[slot as usize].as_ref().expect("a consumer reads")
+        self.readers[slot as usize]
+            .as_ref()
+            .expect("a consumer reads")
     }
 
     fn reader_mut(&mut self, slot: u32) -> &mut Reader {
-        self.readers[slot as usize].as_mut().expect("a consumer reads")
+        self.readers[slot as usize]
+            .as_mut()
+            .expect("a consumer reads")
     }
 }
 
@@ -167,7 +171,10 @@ impl Queue {
     ) -> Result<(), Code> {
         let start = self.offset_of(reading.start, clock);
         let stream = self.stream.as_mut().expect("only a stream is read");
-        let known = reading.group.as_deref().map(|name| stream.groups.find(name));
+        let known = reading
+            .group
+            .as_deref()
+            .map(|name| stream.groups.find(name));
         if known == Some(None) && stream.groups.is_full() {
             return Err(Code::LimitReached);
         }
@@ -484,6 +491,7 @@ impl Queue {
     pub fn pass_over(&mut self, offer: &Offer, count: u32, at: u32, bytes: u64) {
         assert!(count <= offer.messages_max);
         self.pass(offer, u64::from(count), at, bytes);
+        self.consumers.passed(offer.slot, count);
         self.keep_up(offer.slot, false);
     }
 

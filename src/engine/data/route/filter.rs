@@ -203,11 +203,7 @@ impl FilterBindings {
         }
     }
 
-    fn place(
-        &self,
-        order: (bool, u32),
-        (key, arguments): (&[u8], &[u8]),
-    ) -> Result<usize, usize> {
+    fn place(&self, order: (bool, u32), (key, arguments): (&[u8], &[u8])) -> Result<usize, usize> {
         let key = (order, key, arguments);
         self.filters
             .binary_search_by(|filter| (filter.order, &*filter.key, &*filter.arguments).cmp(&key))

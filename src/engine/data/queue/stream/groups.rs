@@ -76,7 +76,9 @@ impl Groups {
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> &mut Group {
-        self.list[number as usize].as_mut().expect("the group is there")
+        self.list[number as usize]
+            .as_mut()
+            .expect("the group is there")
     }
 
     fn insert(&mut self, name: &[u8], offset: u64) -> u32 {
@@ -155,7 +157,12 @@ impl Groups {
         let from = out.len();
         let mut count = 0;
         for (name, offset) in self.next_record() {
-            if !encode_offset(name, offset, GROUP_RECORD_BYTES_MAX - (out.len() - from), out) {
+            if !encode_offset(
+                name,
+                offset,
+                GROUP_RECORD_BYTES_MAX - (out.len() - from),
+                out,
+            ) {
                 break;
             }
             count += 1;

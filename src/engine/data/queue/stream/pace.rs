@@ -135,7 +135,10 @@ mod tests {
             let given = read(Pace::Rate(rate), count, 1, |_| 0);
             for (idx, at) in given.iter().enumerate() {
                 let exact = 1_000 + idx as i64 * 1_000 / i64::from(rate);
-                assert!((exact..=exact + 2).contains(at), "{idx} of {rate}: {at}, not {exact}");
+                assert!(
+                    (exact..=exact + 2).contains(at),
+                    "{idx} of {rate}: {at}, not {exact}"
+                );
             }
         }
     }

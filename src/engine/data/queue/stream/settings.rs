@@ -204,7 +204,10 @@ mod tests {
         };
         assert_eq!(reading.as_deref(), Some(&expected));
         assert_eq!(read(&[]), Ok((Traits::default(), None)));
-        assert_eq!(read(&[("x-weight", Value::I8(2))]).map(|read| read.1), Ok(None));
+        assert_eq!(
+            read(&[("x-weight", Value::I8(2))]).map(|read| read.1),
+            Ok(None)
+        );
         for (value, start) in [
             (Value::Text(b"first"), Start::First),
             (Value::Text(b"last"), Start::Last),
@@ -219,7 +222,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let offset = "x-stream-offset is not first, last, next, an offset from 1 to 2^60 or a timestamp";
+        let offset =
+            "x-stream-offset is not first, last, next, an offset from 1 to 2^60 or a timestamp";
         for (entries, reason) in [
             (&[("x-stream-offset", Value::Text(b"begin"))][..], offset),
             (&[("x-stream-offset", Value::I8(0))], offset),
@@ -235,13 +239,19 @@ mod tests {
                 &[("x-stream-group", Value::Text(&[b'g'; 256]))],
                 "x-stream-group has 256 bytes, at most 255 are allowed",
             ),
-            (&[("x-stream-rate", Value::I8(0))], "x-stream-rate is 0, not 1 to 10000000"),
+            (
+                &[("x-stream-rate", Value::I8(0))],
+                "x-stream-rate is 0, not 1 to 10000000",
+            ),
             (
                 &[("x-stream-speed", Value::I32(100_001))],
                 "x-stream-speed is 100001, not 1 to 100000",
             ),
             (
-                &[("x-stream-rate", Value::I8(1)), ("x-stream-speed", Value::I8(1))],
+                &[
+                    ("x-stream-rate", Value::I8(1)),
+                    ("x-stream-speed", Value::I8(1)),
+                ],
                 "x-stream-rate and x-stream-speed exclude each other",
             ),
             (

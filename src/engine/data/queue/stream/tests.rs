@@ -7,9 +7,9 @@ use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::{Code, SettleRange};
 
 use crate::data::queue::{
-    AckMode, ConsumerKey, Credit, DispatchSettings, KeptOffset, Marking, Outcome, Overflow, Pace, Queue,
-    Ranges, Reading, Replay, SequenceRange, Settings, Start, StreamSettings, Traits, decode_offsets,
-    encode_offsets,
+    AckMode, ConsumerKey, Credit, DispatchSettings, KeptOffset, Marking, Outcome, Overflow, Pace,
+    Queue, Ranges, Reading, Replay, SequenceRange, Settings, Start, StreamSettings, Traits,
+    decode_offsets, encode_offsets,
 };
 use crate::ids::{Clock, Mono, Place, SegmentIdx};
 
@@ -29,7 +29,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 33) % end
     }
 }
@@ -160,7 +163,9 @@ impl Machine {
             replay.settled(*range).expect("it fits");
         }
         let arrivals = replay.take_arrivals();
-        let mut queue = replay.finish().unwrap_or_else(|_| panic!("nothing is missing"));
+        let mut queue = replay
+            .finish()
+            .unwrap_or_else(|_| panic!("nothing is missing"));
         queue.hold_restored();
         queue.set(self.settings);
         queue.restore_arrivals(&arrivals, |wall_ms| wall_ms - 1_000_000);
@@ -196,9 +201,10 @@ fn all_of(machine: &mut Machine, key: u64) -> Vec<u64> {
             first: 0,
             last: tag.0 + count - 1,
         };
-        let settled = machine
-            .queue
-            .settle(ConsumerKey(key), range, Outcome::Ack, &mut Ranges::new());
+        let settled =
+            machine
+                .queue
+                .settle(ConsumerKey(key), range, Outcome::Ack, &mut Ranges::new());
         assert_eq!(settled.map(|settled| settled.messages), Ok(count));
     }
     all
@@ -226,14 +232,25 @@ fn readers_begin_where_they_ask_and_get_everything_from_there_on() {
     ] {
         machine.open(1, 1_000, &from(start)).expect("there is room");
         let (key, position) = machine.queue.take_position().expect("it is told");
-        assert_eq!((key, position.offset.0, position.missed), (ConsumerKey(1), first, missed));
-        assert_eq!(all_of(&mut machine, 1), (first..21).collect::<Vec<_>>(), "{start:?}");
+        assert_eq!(
+            (key, position.offset.0, position.missed),
+            (ConsumerKey(1), first, missed)
+        );
+        assert_eq!(
+            all_of(&mut machine, 1),
+            (first..21).collect::<Vec<_>>(),
+            "{start:?}"
+        );
         machine.queue.invariants();
-        machine.queue.remove_consumer(ConsumerKey(1), &mut Ranges::new());
+        machine
+            .queue
+            .remove_consumer(ConsumerKey(1), &mut Ranges::new());
     }
     // Many read it, each all of it.
     for key in 1..=9 {
-        machine.open(key, 3, &from(Start::First)).expect("there is room");
+        machine
+            .open(key, 3, &from(Start::First))
+            .expect("there is room");
     }
     let mut given = BTreeMap::<u64, Vec<u64>>::new();
     while let Some((key, tag, first, count)) = machine.take(2) {
@@ -258,7 +275,9 @@ fn what_retention_removed_is_missed_and_that_is_said() {
     let mut machine = Machine::new(settings(10, 0));
     machine.publish(10);
     machine.sync();
-    machine.open(1, 4, &from(Start::First)).expect("there is room");
+    machine
+        .open(1, 4, &from(Start::First))
+        .expect("there is room");
     machine.queue.take_position();
     assert_eq!(machine.take(3).map(|taken| taken.2), Some(1));
     for _ in 0..5 {
@@ -269,7 +288,9 @@ fn what_retention_removed_is_missed_and_that_is_said() {
     assert_eq!(machine.take(1).map(|taken| taken.2), Some(21));
     let (_, position) = machine.queue.take_position().expect("it is told");
     assert_eq!((position.offset.0, position.missed), (21, 17));
-    machine.open(2, 4, &from(Start::Offset(5))).expect("there is room");
+    machine
+        .open(2, 4, &from(Start::Offset(5)))
+        .expect("there is room");
     let (key, position) = machine.queue.take_position().expect("it is told");
     assert_eq!((key.0, position.offset.0, position.missed), (2, 21, 16));
     machine.queue.invariants();
@@ -302,7 +323,9 @@ fn members_take_turns_and_nobody_skips_what_was_not_settled() {
     machine.publish(10);
     machine.sync();
     for key in 1..=3 {
-        machine.open(key, 4, &member("g", Start::First)).expect("there is room");
+        machine
+            .open(key, 4, &member("g", Start::First))
+            .expect("there is room");
     }
     let (_, is_active) = machine.queue.take_notice().expect("it is told");
     assert!(is_active);
@@ -319,22 +342,39 @@ fn members_take_turns_and_nobody_skips_what_was_not_settled() {
     assert_eq!(machine.queue.groups()[0].offset, 3);
     assert_eq!(machine.queue.groups()[0].lag, 8);
     assert_eq!(machine.queue.groups()[0].members, 3);
-    machine.queue.remove_consumer(ConsumerKey(1), &mut Ranges::new());
+    machine
+        .queue
+        .remove_consumer(ConsumerKey(1), &mut Ranges::new());
     machine.queue.invariants();
     let (next, tag, first, _) = machine.take(2).expect("another takes over");
     assert_eq!((next, tag.0, first), (2, 1, 3));
-    machine.queue.remove_consumer(ConsumerKey(3), &mut Ranges::new());
-    machine.queue.remove_consumer(ConsumerKey(2), &mut Ranges::new());
+    machine
+        .queue
+        .remove_consumer(ConsumerKey(3), &mut Ranges::new());
+    machine
+        .queue
+        .remove_consumer(ConsumerKey(2), &mut Ranges::new());
     assert_eq!(machine.queue.groups()[0].offset, 3);
     machine.record_groups();
     machine.crash();
     // Where the group is counts, not what its member asks for.
-    machine.open(7, 100, &member("g", Start::Next)).expect("there is room");
+    machine
+        .open(7, 100, &member("g", Start::Next))
+        .expect("there is room");
     assert_eq!(all_of(&mut machine, 7), (3..=10).collect::<Vec<_>>());
-    assert_eq!(machine.queue.reset_group(b"g", Start::First, machine.clock()), Err(Code::InUse));
+    assert_eq!(
+        machine
+            .queue
+            .reset_group(b"g", Start::First, machine.clock()),
+        Err(Code::InUse)
+    );
     assert_eq!(machine.queue.remove_group(b"g"), Err(Code::InUse));
-    machine.queue.remove_consumer(ConsumerKey(7), &mut Ranges::new());
-    let reset = machine.queue.reset_group(b"g", Start::Offset(5), machine.clock());
+    machine
+        .queue
+        .remove_consumer(ConsumerKey(7), &mut Ranges::new());
+    let reset = machine
+        .queue
+        .reset_group(b"g", Start::Offset(5), machine.clock());
     assert_eq!(reset, Ok(QueueSequence(5)));
     machine.record_groups();
     assert_eq!(machine.kept[&b"g"[..]], 5);
@@ -349,12 +389,15 @@ fn a_requeue_ends_in_a_refusal_and_groups_have_a_limit() {
     let mut machine = Machine::new(settings(0, 0));
     machine.publish(1);
     machine.sync();
-    machine.open(1, 4, &from(Start::First)).expect("there is room");
+    machine
+        .open(1, 4, &from(Start::First))
+        .expect("there is room");
     machine.take(1).expect("it is there");
     let range = SettleRange { first: 1, last: 1 };
-    let requeued = machine
-        .queue
-        .settle(ConsumerKey(1), range, Outcome::Requeue, &mut Ranges::new());
+    let requeued =
+        machine
+            .queue
+            .settle(ConsumerKey(1), range, Outcome::Requeue, &mut Ranges::new());
     assert_eq!(requeued, Err(Code::SettingInvalid));
     for number in 0..super::GROUPS_MAX as u64 {
         let group = member(&format!("g{number}"), Start::Next);
@@ -379,16 +422,25 @@ fn a_pace_is_kept_while_others_go_on() {
         pace: Some(pace),
         ..Reading::default()
     };
-    machine.open(1, 1_000, &paced(Pace::Rate(10))).expect("there is room");
-    machine.open(2, 1_000, &paced(Pace::Original(1_000))).expect("there is room");
-    machine.open(3, 1_000, &from(Start::First)).expect("there is room");
+    machine
+        .open(1, 1_000, &paced(Pace::Rate(10)))
+        .expect("there is room");
+    machine
+        .open(2, 1_000, &paced(Pace::Original(1_000)))
+        .expect("there is room");
+    machine
+        .open(3, 1_000, &from(Start::First))
+        .expect("there is room");
     let began = machine.now_ms;
     let mut given = BTreeMap::<u64, Vec<u64>>::new();
     loop {
         machine.sync();
         while let Some((key, _, first, count)) = machine.take(7) {
             let ago = machine.now_ms - began;
-            given.entry(key).or_default().extend((first..first + count).map(|_| ago));
+            given
+                .entry(key)
+                .or_default()
+                .extend((first..first + count).map(|_| ago));
         }
         machine.queue.invariants();
         match machine.queue.next_expiry() {
@@ -398,7 +450,12 @@ fn a_pace_is_kept_while_others_go_on() {
     }
     assert!(given[&3].iter().all(|ago| *ago == 0));
     assert_eq!(given.values().map(Vec::len).collect::<Vec<_>>(), [100; 3]);
-    assert!(given[&1].iter().enumerate().all(|(idx, ago)| *ago == 100 * idx as u64));
+    assert!(
+        given[&1]
+            .iter()
+            .enumerate()
+            .all(|(idx, ago)| *ago == 100 * idx as u64)
+    );
     // Ten times as fast as they came: 5 s in half a second, each pair together.
     let last = *given[&2].last().expect("there are some");
     assert!((485..=495).contains(&last), "{last}");
@@ -458,7 +515,9 @@ fn random_operations_agree_with_the_model() {
                     let at = random.below(readers.len() as u64) as usize;
                     let key = *readers.keys().nth(at).expect("it is there");
                     readers.remove(&key);
-                    machine.queue.remove_consumer(ConsumerKey(key), &mut Ranges::new());
+                    machine
+                        .queue
+                        .remove_consumer(ConsumerKey(key), &mut Ranges::new());
                 }
                 6 if !readers.is_empty() => {
                     let at = random.below(readers.len() as u64) as usize;
@@ -467,7 +526,10 @@ fn random_operations_agree_with_the_model() {
                         continue;
                     };
                     held.remove(&tag);
-                    let range = SettleRange { first: tag, last: tag };
+                    let range = SettleRange {
+                        first: tag,
+                        last: tag,
+                    };
                     let outcome = [Outcome::Ack, Outcome::Reject][random.below(2) as usize];
                     machine
                         .queue
@@ -488,7 +550,12 @@ fn random_operations_agree_with_the_model() {
                         .queue
                         .groups()
                         .iter()
-                        .map(|group| (String::from_utf8_lossy(&group.name).into_owned(), group.offset))
+                        .map(|group| {
+                            (
+                                String::from_utf8_lossy(&group.name).into_owned(),
+                                group.offset,
+                            )
+                        })
                         .collect();
                     let head = machine.queue.first_retained().0;
                     let next = machine.queue.next_sequence().0;
@@ -529,7 +596,10 @@ fn random_operations_agree_with_the_model() {
                 assert!(group.offset >= *known, "an offset does not go back");
                 *known = group.offset;
                 // Nobody of it holds anything below.
-                for (_, _, held) in readers.values().filter(|(_, of, _)| of.as_ref() == Some(&name)) {
+                for (_, _, held) in readers
+                    .values()
+                    .filter(|(_, of, _)| of.as_ref() == Some(&name))
+                {
                     assert!(held.values().all(|sequence| *sequence >= group.offset));
                 }
             }
