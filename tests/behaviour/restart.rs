@@ -156,7 +156,7 @@ fn from_one_core_to_two_to_four_and_back() {
     survives(&[1, 2, 4, 1]);
 }
 
-/// P-110, P-113: what a stream retains and how far its groups have come, whoever owns it at the next start.
+/// P-80, P-83: what a stream retains and how far its groups have come, whoever owns it at the next start.
 #[test]
 fn streams_and_their_groups_are_where_they_were() {
     let arguments = |entries: &[(&str, &str)]| {
@@ -173,7 +173,7 @@ fn streams_and_their_groups_are_where_they_were() {
     let all = arguments(&first);
     let member = arguments(&[first[0], ("x-stream-group", "g")]);
     let mut broker = Broker::start(1, &[]);
-    let mut published = 0;
+    let mut published: u64 = 0;
     for (round, cores) in [1, 2, 4, 4, 1].into_iter().enumerate() {
         if round > 0 {
             broker.restart_on(cores);
@@ -187,9 +187,11 @@ fn streams_and_their_groups_are_where_they_were() {
                 ..queue_on(name.as_bytes(), number)
             });
             let mut producer = wire.producer(1, Level::Durable);
-            let texts: Vec<_> = (1..=30).map(|text| (published + text).to_string()).collect();
+            let texts: Vec<_> = (1..=30)
+                .map(|text| (published + text).to_string())
+                .collect();
             let name = name.as_bytes();
-            let parts: Vec<_> = texts.iter().map(|text| to_queue(name, text.as_bytes()));
+            let parts = texts.iter().map(|text| to_queue(name, text.as_bytes()));
             producer.confirm(&mut wire, &parts.collect::<Vec<_>>());
             producer.close(&mut wire);
             let last = published + 30;
@@ -206,7 +208,10 @@ fn streams_and_their_groups_are_where_they_were() {
             assert!(read[0].queue_sequence <= head && head <= read[0].queue_sequence + 1);
             for (idx, delivery) in read.iter().enumerate() {
                 assert_eq!(delivery.queue_sequence, read[0].queue_sequence + idx as u64);
-                assert_eq!(delivery.payload, delivery.queue_sequence.to_string().as_bytes());
+                assert_eq!(
+                    delivery.payload,
+                    delivery.queue_sequence.to_string().as_bytes()
+                );
             }
             assert_eq!(read.last().map(|last| last.queue_sequence), Some(last));
             wire.close_consumer(2);
@@ -217,7 +222,11 @@ fn streams_and_their_groups_are_where_they_were() {
             };
             wire.consume(3, &open);
             let read = wire.deliveries(3, 30);
-            assert_eq!(read[0].queue_sequence, 20 * round as u64 + 1, "round {round}");
+            assert_eq!(
+                read[0].queue_sequence,
+                20 * round as u64 + 1,
+                "round {round}"
+            );
             let tag = read[0].tag;
             wire.settle_surely(3, 0, &[(tag + 25, tag + 26), (tag, tag + 19)]);
             wire.close_consumer(3);

@@ -3,8 +3,8 @@
 
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
-    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare,
-    QueueInfo, Welcome, is_name,
+    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named,
+    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueInfo, Welcome, is_name,
 };
 use ringpost_wire::{
     Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,

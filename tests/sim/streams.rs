@@ -60,10 +60,14 @@ pub struct Reader {
     next: Option<u64>,
     /// Where it began, or took over.
     began: u64,
+    /// It was told that it is active, and may have taken over.
+    is_new: bool,
     /// Offsets of what is not settled, by delivery tag.
     held: BTreeMap<u64, u64>,
     /// What of it was settled for good.
     settled: BTreeSet<u64>,
+    /// What was gone before it got that.
+    gone: BTreeSet<u64>,
 }
 
 /// Of a message by its tag, whether filtered readers get it.
@@ -123,14 +127,16 @@ impl Reader {
             is_filtered,
             next: None,
             began: 0,
+            is_new: false,
             held: BTreeMap::new(),
             settled: BTreeSet::new(),
+            gone: BTreeSet::new(),
         }
     }
 
-    /// Another takes its turn, or it has taken another's: where it goes on will be told.
-    pub fn pauses(&mut self) {
-        self.next = None;
+    /// It is active: where it goes on will be told, unless it was only to make way for one that has gone.
+    pub fn is_active(&mut self) {
+        self.is_new = true;
     }
 
     /// Whether it has read everything that was put into its stream, as far as anybody can say.
@@ -209,7 +215,12 @@ impl Streams {
             ));
         }
         let before = offset - missed.min(offset);
-        match (reader.next, reader.group) {
+        // Whoever made way for another held nothing any more.
+        let takes_over = std::mem::take(&mut reader.is_new) && reader.held.is_empty();
+        let next = reader
+            .next
+            .filter(|_| !takes_over || reader.group.is_none());
+        match (next, reader.group) {
             (Some(next), _) if next != before && !reader.is_filtered => {
                 return Err(format!(
                     "at {next} it has missed {missed} and goes on at {offset}"
@@ -233,6 +244,7 @@ impl Streams {
                 }
                 reader.began = before;
                 reader.settled.clear();
+                reader.gone.clear();
             }
             (None, None) => {
                 if reader.is_from_first && before != 1 && !self.removes {
@@ -243,7 +255,7 @@ impl Streams {
         if let Some(group) = reader.group {
             let group = self.groups.entry((queue, group)).or_default();
             group.done.extend(before..offset);
-            reader.settled.extend(before..offset);
+            reader.gone.extend(before..offset);
         }
         reader.next = Some(offset);
         Ok(())
@@ -260,6 +272,7 @@ impl Streams {
         (tag, offset): (u64, u64),
         (message, bytes): (MessageId, usize),
     ) -> Result<(), String> {
+        reader.is_new = false;
         let Some(next) = reader.next else {
             return Err("a reader was given a message and not told where it begins".into());
         };
@@ -294,11 +307,18 @@ impl Streams {
             return;
         };
         reader.settled.extend(offsets);
-        while reader.settled.remove(&reader.began) {
-            reader.began += 1;
-        }
         let group = self.groups.entry((queue, group)).or_default();
-        group.safe = group.safe.max(reader.began);
+        loop {
+            let is_settled = reader.settled.remove(&reader.began);
+            if !is_settled && !reader.gone.remove(&reader.began) {
+                return;
+            }
+            reader.began += 1;
+            // That it passed over what is gone is not worth a record.
+            if is_settled {
+                group.safe = group.safe.max(reader.began);
+            }
+        }
     }
 
     /// Everything is drained: what filtered readers were not given was not for them.

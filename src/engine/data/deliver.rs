@@ -167,7 +167,7 @@ impl Flow {
             return Err(refused(Code::LimitReached));
         }
         let is_stream = state.queue.is_stream();
-        //= P-111
+        //= P-81
         let unfit = if reading.is_some() && !is_stream {
             Some(
                 "settings that begin with x-stream- are for readers of streams, and the queue is none",
@@ -935,7 +935,7 @@ impl Flow {
         }
         if let Err(code) = verdict {
             let reason = match code {
-                //= P-112
+                //= P-82
                 Code::SettingInvalid => {
                     "messages of a stream do not return, since nobody takes them: settle them, or open \
                      the consumer again at their offset"

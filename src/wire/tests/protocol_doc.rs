@@ -114,6 +114,7 @@ fn flags_are_those_of_the_code() {
         ("DELETE_IF_EMPTY", DELETE_IF_EMPTY.into()),
         ("BIND_TO_EXCHANGE", BIND_TO_EXCHANGE.into()),
         ("QUEUE_DAMAGED", QUEUE_DAMAGED.into()),
+        ("QUEUE_STREAM", QUEUE_STREAM.into()),
         ("Level::None", Level::None as u64),
         ("Level::Volatile", Level::Volatile as u64),
         ("Level::Durable", Level::Durable as u64),

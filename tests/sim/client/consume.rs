@@ -693,7 +693,7 @@ impl Client {
                     && head.flags & header::CONSUMER_IS_ACTIVE != 0
                 {
                     scene.marks.hit("member active");
-                    reader.pauses();
+                    reader.is_active();
                 }
                 if consumer.sharing != Sharing::Single && !is_member {
                     return Err("a consumer is active where all are".into());

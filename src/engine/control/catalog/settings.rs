@@ -92,7 +92,7 @@ enum Kind {
 }
 
 /// Settings of queues that make no sense on a stream, and why.
-//= P-110
+//= P-80
 const NOT_OF_STREAMS: [(&str, &str); 11] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(none.dead_letter, None);
     }
 
-    //= P-110
+    //= P-80
     #[test]
     fn a_stream_is_read_and_what_makes_no_sense_there_is_refused() {
         let stream = ("x-queue-type", Value::Text(b"stream"));

@@ -110,7 +110,7 @@ impl Groups {
     /// where it is now is recorded, or those that take their numbers were passed over one day.
     pub(super) fn restore(&mut self, name: &[u8], offset: u64, next: u64) {
         let number = self.insert(name, offset.min(next));
-        self.get_mut(number).recorded = offset;
+        self.get_mut(number).recorded = offset.min(next);
         if offset > next {
             self.set_due(number);
         }
@@ -132,11 +132,12 @@ impl Groups {
     /// The member that reads has settled everything below `offset`, or passed over it.
     pub(super) fn came_to(&mut self, number: u32, by: ConsumerKey, offset: u64, is_settled: bool) {
         let group = self.get_mut(number);
-        if group.active != Some(by) || offset <= group.offset {
+        if group.active != Some(by) {
             return;
         }
-        group.offset = offset;
-        if is_settled || offset - group.recorded >= UNSETTLED_MAX {
+        group.offset = group.offset.max(offset);
+        let moved = group.offset.saturating_sub(group.recorded);
+        if (is_settled && moved > 0) || moved >= UNSETTLED_MAX {
             self.set_due(number);
         }
     }
@@ -314,16 +315,36 @@ mod tests {
         groups.came_to(one, key, 8, true);
         groups.came_to(one, ConsumerKey(4), 12, true);
         assert_eq!(recorded(&mut groups), [kept("one", 9)]);
-        // What settles nothing is not worth a record, unless it is much.
+        // What settles nothing is not worth a record, unless it is much, or something was settled behind.
         groups.came_to(one, key, 10, false);
         assert!(!groups.is_due());
-        groups.came_to(one, key, 9 + UNSETTLED_MAX, false);
-        assert_eq!(recorded(&mut groups), [kept("one", 9 + UNSETTLED_MAX)]);
+        groups.came_to(one, key, 10, true);
+        assert_eq!(recorded(&mut groups), [kept("one", 10)]);
+        groups.came_to(one, key, 10, true);
+        assert!(!groups.is_due());
+        groups.came_to(one, key, 10 + UNSETTLED_MAX, false);
+        assert_eq!(recorded(&mut groups), [kept("one", 10 + UNSETTLED_MAX)]);
         groups.get_mut(one).active = None;
         groups.get_mut(one).members = 0;
         groups.remove(one);
         groups.add(b"one", 2);
         assert_eq!(recorded(&mut groups), [kept("one", 0), kept("one", 2)]);
+    }
+
+    #[test]
+    fn a_group_of_lost_messages_is_where_those_end() {
+        let mut groups = Groups::default();
+        let one = groups.add(b"one", 1);
+        groups.remove(one);
+        recorded(&mut groups);
+        groups.restore(b"one", 30, 25);
+        groups.restore(b"two", 20, 25);
+        assert_eq!(recorded(&mut groups), [kept("one", 25)]);
+        let one = groups.find(b"one").expect("it is there");
+        groups.get_mut(one).active = Some(ConsumerKey(1));
+        groups.get_mut(one).members = 1;
+        groups.came_to(one, ConsumerKey(1), 26, true);
+        assert_eq!(recorded(&mut groups), [kept("one", 26)]);
     }
 
     #[test]
