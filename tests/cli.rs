@@ -1068,6 +1068,16 @@ fn the_example_of_the_dispatch_page() {
 }
 
 #[test]
+fn the_example_of_the_priorities_page() {
+    runs_the_example_of("docs/concepts/priorities.md");
+}
+
+#[test]
+fn the_example_of_the_delay_page() {
+    runs_the_example_of("docs/concepts/delay-and-retry.md");
+}
+
+#[test]
 fn the_example_of_the_queue_life_page() {
     runs_the_example_of("docs/concepts/queue-life.md");
 }

@@ -122,6 +122,8 @@ pub struct Counters {
     pub acks: u64,
     /// Deliveries returned to their queue.
     pub requeues: u64,
+    /// Messages that died, by reason as in [`ringpost_engine::data::queue::Death::ALL`].
+    pub deaths: [u64; 4],
     /// Messages that died and that their dead-letter exchange has dealt with.
     pub dead_letters: u64,
     /// Of those, the ones that it routed to no queue.
@@ -185,7 +187,11 @@ pub struct QueuesSnapshot {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
-    /// Padded bytes of both.
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Messages on their way to dead-letter exchanges.
+    pub dead: u64,
+    /// Padded bytes of all of them.
     pub bytes: u64,
     /// Consumers.
     pub consumers: u64,

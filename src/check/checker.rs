@@ -205,6 +205,11 @@ impl Checker {
                 self.settle(queue, message, State::Gone);
             }
             Event::Returned { queue, message } => self.settle(queue, message, State::Returned),
+            Event::Apart { queue } => {
+                if let Some(queue) = self.queues.get_mut(queue.0 as usize) {
+                    queue.returns = queue.returns.saturating_add(1);
+                }
+            }
             Event::ConsumerClosed { consumer } => self.gone(consumer, Life::Closed),
             Event::ConsumerLost { consumer } => self.gone(consumer, Life::Lost),
             Event::Crash => self.crash(),

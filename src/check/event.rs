@@ -191,6 +191,12 @@ pub enum Event<'a> {
         /// The message.
         message: MessageId,
     },
+    /// A message comes next that its queue need not deliver in its order: its delay or its rank has
+    /// set it apart.
+    Apart {
+        /// The queue.
+        queue: QueueNo,
+    },
     /// A consumer was closed in good order; its unsettled messages return. Deliveries that cross
     /// the close must not be recorded.
     ConsumerClosed {

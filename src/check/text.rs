@@ -12,6 +12,7 @@
 //! acked <queue> <producer>.<sequence>
 //! ackconfirmed <queue> <producer>.<sequence>
 //! returned <queue> <producer>.<sequence>
+//! apart <queue>
 //! closed <consumer>
 //! lost <consumer>
 //! crash
@@ -188,6 +189,9 @@ pub fn parse<'a>(line: &[u8], targets: &'a mut Vec<Target>) -> Option<Event<'a>>
             queue: words.queue()?,
             message: words.message()?,
         },
+        b"apart" => Event::Apart {
+            queue: words.queue()?,
+        },
         b"closed" => Event::ConsumerClosed {
             consumer: words.consumer()?,
         },
@@ -287,6 +291,7 @@ pub fn write(to: &mut impl Write, event: &Event<'_>) -> io::Result<()> {
             writeln!(to, "ackconfirmed {} {message}", queue.0)
         }
         Event::Returned { queue, message } => writeln!(to, "returned {} {message}", queue.0),
+        Event::Apart { queue } => writeln!(to, "apart {}", queue.0),
         Event::ConsumerClosed { consumer } => writeln!(to, "closed {}", consumer.0),
         Event::ConsumerLost { consumer } => writeln!(to, "lost {}", consumer.0),
         Event::Crash => writeln!(to, "crash"),

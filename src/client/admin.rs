@@ -135,6 +135,34 @@ impl QueueConfig {
         self.with("x-dead-letter-exchange", exchange)
     }
 
+    /// What becomes of a message that a consumer gives back: it waits before it is offered again.
+    pub fn retry(self, retry: Retry) -> Self {
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let config = self
+            .with("x-retry", retry.word)
+            .with("x-retry-delay", ms(retry.delay));
+        let config = match retry.delay_max {
+            Some(most) => config.with("x-retry-delay-max", ms(most)),
+            None => config,
+        };
+        match retry.jitter_percent {
+            0 => config,
+            percent => config.with("x-retry-jitter", u32::from(percent)),
+        }
+    }
+
+    /// Tells priorities from 0 to `highest` apart, at most 31, and delivers the highest first; a message
+    /// with a higher one counts as having that. Without this the queue's order alone counts.
+    pub fn priorities(self, highest: u8) -> Self {
+        self.with("x-max-priority", u32::from(highest))
+    }
+
+    /// With [`QueueConfig::priorities`]: after so many messages that have passed older ones of a lower
+    /// priority the oldest goes, so that none starves. 0 = never.
+    pub fn priority_turn(self, messages: u32) -> Self {
+        self.with("x-priority-turn", messages)
+    }
+
     /// The routing key of dead messages, instead of their own.
     pub fn dead_letter_routing_key(self, key: &str) -> Self {
         self.with("x-dead-letter-routing-key", key)
@@ -175,6 +203,68 @@ impl QueueConfig {
     /// Further settings, by name, instead of all that were named before.
     pub fn arguments(mut self, arguments: Headers) -> Self {
         self.arguments = arguments;
+        self
+    }
+}
+
+/// How long a message waits that a consumer has given back, from the first time on. What a consumer
+/// leaves behind when it goes does not wait.
+///
+/// ```
+/// use ringpost_client::{QueueConfig, Retry};
+/// use std::time::Duration;
+/// let retry = Retry::exponential(Duration::from_secs(1))
+///     .at_most(Duration::from_secs(600))
+///     .jitter(20);
+/// let config = QueueConfig::durable().retry(retry).delivery_limit(8);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Retry {
+    word: &'static str,
+    delay: Duration,
+    delay_max: Option<Duration>,
+    jitter_percent: u8,
+}
+
+impl Retry {
+    /// Always so long, in whole milliseconds: at least 1, and a day at most.
+    #[must_use]
+    pub fn fixed(delay: Duration) -> Self {
+        Self::new("fixed", delay)
+    }
+
+    /// So long, then twice, three times, ... as long.
+    #[must_use]
+    pub fn linear(delay: Duration) -> Self {
+        Self::new("linear", delay)
+    }
+
+    /// So long, then two, four, eight, ... times as long.
+    #[must_use]
+    pub fn exponential(delay: Duration) -> Self {
+        Self::new("exponential", delay)
+    }
+
+    fn new(word: &'static str, delay: Duration) -> Self {
+        Self {
+            word,
+            delay,
+            delay_max: None,
+            jitter_percent: 0,
+        }
+    }
+
+    /// The longest wait; a day unless asked otherwise.
+    #[must_use]
+    pub fn at_most(mut self, delay: Duration) -> Self {
+        self.delay_max = Some(delay);
+        self
+    }
+
+    /// By how many percent a wait may be longer or shorter, by chance; 0 to 100.
+    #[must_use]
+    pub fn jitter(mut self, percent: u8) -> Self {
+        self.jitter_percent = percent;
         self
     }
 }
@@ -423,7 +513,13 @@ pub struct QueueInfo {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
-    /// Bytes of both.
+    /// Messages that wait for their time: delayed, or to be tried again.
+    pub delayed: u64,
+    /// Until the first of those is due, rounded up to milliseconds; zero if none waits.
+    pub due_in: Duration,
+    /// Messages on their way to the dead-letter exchange.
+    pub dead: u64,
+    /// Bytes of all messages that are here.
     pub bytes: u64,
     /// Messages ever put into it.
     pub published: u64,
@@ -642,6 +738,9 @@ fn queue_info(body: &Bytes) -> Result<QueueInfo> {
         durability: Durability::from_wire(info.durability)?,
         ready: info.ready,
         unacked: info.unacked,
+        delayed: info.delayed,
+        due_in: Duration::from_millis(info.due_ms),
+        dead: info.dead,
         bytes: info.bytes,
         published: info.published,
         settled: info.settled,

@@ -27,8 +27,88 @@ pub enum HeaderValue<'a> {
     Timestamp(u64),
     /// There, but without a value.
     Void,
-    /// An array, decimal or nested table, which this view does not open.
+    /// Values in order, as `x-death` has them.
+    Array(HeaderArray<'a>),
+    /// A table in the table.
+    Table(HeaderTable<'a>),
+    /// A decimal number, which this view does not read.
     Other,
+}
+
+/// An array among headers: nested no deeper than a table may be (see [`Headers::from_encoded`]).
+///
+/// ```
+/// use ringpost_client::{HeaderValue, Headers};
+///
+/// // One entry, "a": the array of the 8-bit numbers 1 and 2.
+/// let headers = Headers::from_encoded(&b"\x01aA\0\0\0\x04b\x01b\x02"[..])?;
+/// let Some(HeaderValue::Array(array)) = headers.get("a") else {
+///     panic!("it is an array")
+/// };
+/// let numbers: Vec<_> = array.iter().collect();
+/// assert_eq!(numbers, [HeaderValue::Integer(1), HeaderValue::Integer(2)]);
+/// # Ok::<(), ringpost_client::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq)]
+pub struct HeaderArray<'a>(table::Array<'a>);
+
+impl<'a> HeaderArray<'a> {
+    /// The values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = HeaderValue<'a>> + use<'a> {
+        self.0.values().map(HeaderValue::read)
+    }
+}
+
+impl fmt::Debug for HeaderArray<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets: sizes only.
+        f.debug_struct("HeaderArray")
+            .field("bytes", &self.0.as_bytes().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A table among headers: nested no deeper than a table may be (see [`Headers::from_encoded`]).
+///
+/// ```
+/// use ringpost_client::{HeaderValue, Headers};
+///
+/// // One entry, "t": the table with the entry "n", an 8-bit 7.
+/// let headers = Headers::from_encoded(&b"\x01tF\0\0\0\x04\x01nb\x07"[..])?;
+/// let Some(HeaderValue::Table(table)) = headers.get("t") else {
+///     panic!("it is a table")
+/// };
+/// assert_eq!(table.get("n"), Some(HeaderValue::Integer(7)));
+/// # Ok::<(), ringpost_client::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq)]
+pub struct HeaderTable<'a>(table::Table<'a>);
+
+impl<'a> HeaderTable<'a> {
+    /// The value of the first entry named `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<HeaderValue<'a>> {
+        self.0.get(key.as_bytes()).map(HeaderValue::read)
+    }
+
+    /// The entries, in the order they were written.
+    pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, HeaderValue<'a>)> + use<'a> {
+        entries(self.0)
+    }
+}
+
+impl fmt::Debug for HeaderTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets: sizes only.
+        f.debug_struct("HeaderTable")
+            .field("bytes", &self.0.as_bytes().len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn entries(table: table::Table<'_>) -> impl Iterator<Item = (Cow<'_, str>, HeaderValue<'_>)> {
+    let entries = table.entries();
+    entries.map(|(key, value)| (String::from_utf8_lossy(key), HeaderValue::read(value)))
 }
 
 impl From<bool> for HeaderValue<'_> {
@@ -87,6 +167,8 @@ impl<'a> HeaderValue<'a> {
             table::Value::Bytes(bytes) => Self::Bytes(bytes),
             table::Value::Timestamp(seconds) => Self::Timestamp(seconds),
             table::Value::Void => Self::Void,
+            table::Value::Array(array) => Self::Array(HeaderArray(array)),
+            table::Value::Table(table) => Self::Table(HeaderTable(table)),
             _ => Self::Other,
         }
     }
@@ -100,6 +182,8 @@ impl<'a> HeaderValue<'a> {
             Self::Bytes(bytes) => table::Value::Bytes(bytes),
             Self::Timestamp(seconds) => table::Value::Timestamp(*seconds),
             Self::Void => table::Value::Void,
+            Self::Array(array) => table::Value::Array(array.0),
+            Self::Table(table) => table::Value::Table(table.0),
             Self::Other => return None,
         })
     }
@@ -177,10 +261,7 @@ impl Headers {
     /// The entries, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, HeaderValue<'_>)> {
         // What is not a table was never let in.
-        table::Table::parse(&self.bytes)
-            .unwrap_or_default()
-            .entries()
-            .map(|(key, value)| (String::from_utf8_lossy(key), HeaderValue::read(value)))
+        entries(table::Table::parse(&self.bytes).unwrap_or_default())
     }
 
     /// Whether there is no entry.
@@ -246,6 +327,39 @@ mod tests {
                 HeaderValue::Void,
             ]
         );
+    }
+
+    #[test]
+    fn nested_values_are_opened_and_survive() {
+        // "deaths": an array of one table that says why and how often, and of 5.
+        let entry = b"\x06reasonS\0\0\0\x07expired\x05countb\x02";
+        let mut array = vec![b'F', 0, 0, 0, entry.len() as u8];
+        array.extend_from_slice(entry);
+        array.extend_from_slice(b"b\x05");
+        let mut bytes = b"\x06deathsA\0\0\0".to_vec();
+        bytes.push(array.len() as u8);
+        bytes.extend_from_slice(&array);
+        let headers = Headers::from_encoded(bytes).expect("a table");
+        let again = Headers::new().with("deaths", headers.get("deaths").expect("it is there"));
+        assert_eq!(again, headers);
+        let Some(HeaderValue::Array(deaths)) = again.get("deaths") else {
+            panic!("an array")
+        };
+        let values: Vec<_> = deaths.iter().collect();
+        let [HeaderValue::Table(table), HeaderValue::Integer(5)] = values[..] else {
+            panic!("{values:?}")
+        };
+        let reason = HeaderValue::Text("expired".into());
+        assert_eq!(table.get("reason"), Some(reason.clone()));
+        let all: Vec<_> = table.iter().collect();
+        assert_eq!(
+            all,
+            [
+                ("reason".into(), reason),
+                ("count".into(), HeaderValue::Integer(2))
+            ]
+        );
+        assert_eq!(table.get("queue"), None);
     }
 
     #[test]

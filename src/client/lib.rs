@@ -117,7 +117,7 @@ mod stats;
 
 pub use admin::{
     Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
-    Removed,
+    Removed, Retry,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -125,7 +125,7 @@ pub use consumer::{
     Held, PullConsumer, Settleable, Settlement, Settler, Start, StreamBuilder,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use headers::{HeaderValue, Headers};
+pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};
 pub use message::Message;
 pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};

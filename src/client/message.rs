@@ -31,6 +31,7 @@ pub struct Message {
     headers: Headers,
     timestamp_us: u64,
     ttl_ms: u32,
+    delay_ms: u32,
     priority: u8,
 }
 
@@ -52,21 +53,39 @@ impl Message {
         self
     }
 
-    /// Sets the priority, 0 is the lowest and the default. Consumers read it; brokers of this version
-    /// deliver in the order of the queue all the same.
+    /// Sets the priority, 0 is the lowest and the default. Queues that have priorities
+    /// ([`QueueConfig::priorities`](crate::QueueConfig::priorities)) deliver the highest first; others
+    /// deliver in their order. Consumers read it.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Says how long the message is of use, rounded up to milliseconds. Consumers read it; brokers of
-    /// this version let nothing expire.
+    /// Says how long the message is of use, rounded up to milliseconds, from when it comes to its
+    /// queues. Consumers read it.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ms = ttl.as_nanos().div_ceil(1_000_000).max(1);
         self.ttl_ms = u32::try_from(ms).unwrap_or(u32::MAX);
         self
+    }
+
+    /// Keeps the message back in its queues for so long after it has come to them, rounded up to
+    /// milliseconds; at most 49 days, 17 h. It is confirmed as any other, and never delivered early.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        let ms = delay.as_nanos().div_ceil(1_000_000);
+        self.delay_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Keeps the message back until then, by this machine's clock: a [`delay`](Self::delay) from now
+    /// on. A time that has passed means no delay.
+    #[must_use]
+    pub fn deliver_at(self, time: SystemTime) -> Self {
+        let delay = time.duration_since(SystemTime::now());
+        self.delay(delay.unwrap_or_default())
     }
 
     /// Says when the message came about.
@@ -106,6 +125,8 @@ impl Message {
             priority: self.priority,
             timestamp_us: self.timestamp_us,
             ttl_ms: self.ttl_ms,
+            delay_ms: self.delay_ms,
+            hops: 0,
         }
     }
 

@@ -28,7 +28,8 @@ use crate::{Effect, Effects};
 /// One core of a broker.
 pub struct Core {
     stage: Stage,
-    wall_us: u64,
+    /// The wall clock at the last tick, 0 before the first one, and when that was.
+    ticked: (u64, Mono),
 }
 
 enum Stage {
@@ -67,7 +68,16 @@ impl Core {
         let boot = Boot::start(config, &found, now);
         Self {
             stage: Stage::Booting(Box::new(boot)),
-            wall_us: 0,
+            ticked: (0, now),
+        }
+    }
+
+    /// The wall clock, which ticks tell: what is written of a time must not be earlier than it was, or
+    /// what is delayed until then would be early after a restart.
+    fn wall_us(&self, now: Mono) -> u64 {
+        match self.ticked {
+            (0, _) => 0,
+            (wall_us, then) => wall_us + now.0.saturating_sub(then.0) / 1_000,
         }
     }
 
@@ -203,13 +213,14 @@ impl Core {
         effects: &mut Effects,
     ) {
         if let Input::Tick { wall_us } = &input {
-            self.wall_us = *wall_us;
+            self.ticked = (*wall_us, now);
         }
+        let wall_us = self.wall_us(now);
         match &mut self.stage {
             Stage::Failed => refuse(input, effects),
-            Stage::Running(running) => running.step(now, self.wall_us, input, buffers, effects),
+            Stage::Running(running) => running.step(now, wall_us, input, buffers, effects),
             Stage::Booting(boot) => {
-                boot.step(now, self.wall_us, input, buffers, effects);
+                boot.step(now, wall_us, input, buffers, effects);
                 if boot.has_failed() {
                     self.stage = Stage::Failed;
                 } else if boot.is_ready() {
@@ -217,7 +228,7 @@ impl Core {
                     else {
                         unreachable!("the stage was just looked at")
                     };
-                    let (flow, topology, held) = boot.finish(self.wall_us, effects);
+                    let (flow, topology, held) = boot.finish(wall_us, effects);
                     let mut running = Box::new(Running {
                         flow,
                         topology,
@@ -268,7 +279,9 @@ impl Running {
         let journal = flow.journal.next_deadline().filter(|_| !flow.failed);
         let compactor = self.compactor.next_deadline();
         let compactor = compactor.filter(|_| !flow.failed && !flow.is_shutting_down());
-        let is_waiting = flow.is_holding() || self.topology.is_undecided();
+        // A read that found no buffer, and that no other one's end will call, looks for one.
+        let is_starved = !flow.reading.is_empty() && !flow.journal.is_reading();
+        let is_waiting = flow.is_holding() || self.topology.is_undecided() || is_starved;
         let hold = is_waiting.then(|| now.plus_ms(HOLD_MS));
         let is_free = !checkpoint::is_underway(&flow.journal);
         let last = flow.shut_down.filter(|_| !self.checkpointed && is_free);
@@ -300,6 +313,7 @@ impl Running {
         self.flow.now = now;
         self.flow.wall_us = wall_us;
         self.flow.journal.set_now(now);
+        self.flow.journal.set_wall(wall_us);
         match input {
             Input::Opened { conn } => {
                 self.flow.stats.connections += 1;
@@ -369,7 +383,6 @@ impl Running {
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
-        flow.journal.set_wall(wall_us);
         // The last checkpoint says that nobody holds anything, so it waits for those who do, and for
         // the one before it; not for another core that has died.
         let left = |since: Mono| flow.is_left() || now.ms_since(since) >= LEAVE_MS;

@@ -300,7 +300,13 @@ pub struct QueueFigures {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
-    /// Padded bytes of both.
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Until the first of those is due, in ms, rounded up; 0 if none waits.
+    pub due_ms: u64,
+    /// Messages on their way to the dead-letter exchange.
+    pub dead: u64,
+    /// Padded bytes of all of them.
     pub bytes: u64,
     /// Messages ever put in.
     pub published: u64,

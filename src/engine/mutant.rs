@@ -62,6 +62,12 @@ mutants! {
     BlockChecksumIgnored = "block-checksum-ignored", Mutation;
     /// Recovery believes a block that does not follow the one before it.
     BlockChainIgnored = "block-chain-ignored", Peer("Iggy #3946");
+    /// A message's priority makes no difference.
+    RankIgnored = "rank-ignored", Mutation;
+    /// A delayed message is delivered at once.
+    DelayIgnored = "delay-ignored", Mutation;
+    /// A message that is given back is offered again at once, whatever the retry policy.
+    RetryAtOnce = "retry-at-once", Mutation;
     /// A requeued message goes behind the others.
     RequeueToTheEnd = "requeue-to-the-end", Mutation;
     /// A block states that everything submitted before it is synced (rulings 9).

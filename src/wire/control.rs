@@ -332,7 +332,7 @@ bodies! {
         ready: u64,
         /// Messages delivered and not settled.
         unacked: u64,
-        /// Padded bytes of both.
+        /// Padded bytes of all messages that are here.
         bytes: u64,
         /// Messages ever put into the queue.
         published: u64,
@@ -342,6 +342,12 @@ bodies! {
         messages_max: u64,
         /// Most bytes, 0 = no limit.
         bytes_max: u64,
+        /// Messages that wait for their time: delayed, or to be tried again.
+        delayed: u64,
+        /// Time until the first of them is due, in milliseconds, rounded up; 0 if none waits.
+        due_ms: u64,
+        /// Messages on their way to the dead-letter exchange.
+        dead: u64,
         /// Number of the queue.
         id: u32,
         /// Consumers.

@@ -40,10 +40,11 @@ pub struct LongPart {
 /// | 10 | 1 | `flags_critical`: an unknown bit refuses the message |
 /// | 11 | 1 | `flags_ignorable`: unknown bits are kept and passed on |
 /// | 12 | 1 | `priority` |
-/// | 13 | 3 | zero |
+/// | 13 | 1 | `hops`: written by the broker only |
+/// | 14 | 2 | zero |
 /// | 16 | 8 | `timestamp_us`: producer's wall clock, µs since 1970, 0 = none |
 /// | 24 | 4 | `ttl_ms`: 0 = none |
-/// | 28 | 4 | zero |
+/// | 28 | 4 | `delay_ms`: 0 = none |
 /// | 32 | 4 | `exchange` (u16 offset, u16 length) |
 /// | 36 | 4 | `routing_key` (u16 offset, u16 length) |
 /// | 40 | 8 | `properties` (u32 offset, u32 length): AMQP 0-9-1 property bytes, or empty |
@@ -59,10 +60,11 @@ pub struct Archived {
     flags_critical: u8,
     flags_ignorable: u8,
     priority: u8,
-    zero_a: [u8; 3],
+    hops: u8,
+    zero: [u8; 2],
     timestamp_us: u64_ule,
     ttl_ms: u32_ule,
-    zero_b: u32_ule,
+    delay_ms: u32_ule,
     exchange: ShortPart,
     routing_key: ShortPart,
     properties: LongPart,
@@ -113,13 +115,29 @@ pub fn length_of(bytes: &[u8]) -> Option<usize> {
         .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
 }
 
-/// The time to live, in ms, of the message that starts `bytes`, unchecked but for room to read it; 0 =
-/// none. `None` if fewer than 28 bytes are left.
+/// What a message asks of the queues that it comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// Time to live in milliseconds, 0 = none.
+    pub ttl_ms: u32,
+    /// How long it is kept back, in milliseconds, 0 = not at all.
+    pub delay_ms: u32,
+    /// Priority, 0 is the lowest.
+    pub priority: u8,
+}
+
+/// The terms of the message that starts `bytes`, unchecked but for room to read them; `None` if fewer
+/// than 32 bytes are left.
 #[must_use]
-pub fn ttl_ms_of(bytes: &[u8]) -> Option<u32> {
-    bytes
-        .get(24..28)
-        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+pub fn terms_of(bytes: &[u8]) -> Option<Terms> {
+    let head = bytes.get(..32)?;
+    let number =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    Some(Terms {
+        ttl_ms: number(24),
+        delay_ms: number(28),
+        priority: head[12],
+    })
 }
 
 impl Archived {
@@ -148,8 +166,7 @@ impl Archived {
         let reserved = (ENVELOPE_BYTES..=ENVELOPE_BYTES_MAX).contains(&header_bytes)
             && header_bytes.is_multiple_of(ALIGN)
             && self.flags_critical & !FLAGS_CRITICAL_KNOWN == 0
-            && self.zero_a == [0; 3]
-            && self.zero_b.to_native() == 0;
+            && self.zero == [0; 2];
         if ordered && limited && reserved && payload.0 <= available as u64 {
             Ok(())
         } else {
@@ -203,6 +220,25 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// Checks what a client publishes: the checksum, and that no broker has written in it (P-21).
+    ///
+    /// # Errors
+    /// [`Code::MessageMalformed`]; also for a message that is not whole.
+    pub fn check_published(&self) -> Result<(), Code> {
+        //= P-21
+        match self.hops() {
+            0 => self.check_crc(),
+            _ => Err(Code::MessageMalformed),
+        }
+    }
+
+    /// How often a broker has passed it on to a dead-letter exchange since a consumer last rejected it;
+    /// 255 stands for more. 0 of a message that has not died.
+    #[must_use]
+    pub fn hops(&self) -> u8 {
+        self.archived.hops
+    }
+
     /// Priority, 0 is the lowest.
     #[must_use]
     pub fn priority(&self) -> u8 {
@@ -219,6 +255,22 @@ impl<'a> Envelope<'a> {
     #[must_use]
     pub fn ttl_ms(&self) -> u32 {
         self.archived.ttl_ms.to_native()
+    }
+
+    /// How long queues keep it back, in milliseconds, 0 = not at all.
+    #[must_use]
+    pub fn delay_ms(&self) -> u32 {
+        self.archived.delay_ms.to_native()
+    }
+
+    /// What it asks of its queues.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            ttl_ms: self.ttl_ms(),
+            delay_ms: self.delay_ms(),
+            priority: self.priority(),
+        }
     }
 
     fn slice(&self, range: (u64, u64)) -> &'a [u8] {
@@ -306,6 +358,10 @@ pub struct MessageParts<'a> {
     pub timestamp_us: u64,
     /// Time to live in milliseconds, 0 = none.
     pub ttl_ms: u32,
+    /// How long queues keep it back, in milliseconds, 0 = not at all.
+    pub delay_ms: u32,
+    /// See [`Envelope::hops`]: of what a client publishes 0.
+    pub hops: u8,
 }
 
 impl MessageParts<'_> {
@@ -345,8 +401,10 @@ impl MessageParts<'_> {
         head[4..8].copy_from_slice(&length.to_le_bytes());
         head[8..10].copy_from_slice(&(ENVELOPE_BYTES as u16).to_le_bytes());
         head[12] = self.priority;
+        head[13] = self.hops;
         head[16..24].copy_from_slice(&self.timestamp_us.to_le_bytes());
         head[24..28].copy_from_slice(&self.ttl_ms.to_le_bytes());
+        head[28..32].copy_from_slice(&self.delay_ms.to_le_bytes());
         let mut at = ENVELOPE_BYTES;
         let mut short = |slot: usize, part: &[u8]| {
             head[slot..slot + 2].copy_from_slice(&(at as u16).to_le_bytes());
@@ -394,6 +452,7 @@ mod tests {
             priority: 3,
             timestamp_us: 5,
             ttl_ms: 6,
+            delay_ms: 7,
             ..MessageParts::default()
         };
         parts.write(&mut out).expect("within limits");
@@ -415,10 +474,18 @@ mod tests {
             (
                 envelope.priority(),
                 envelope.timestamp_us(),
-                envelope.ttl_ms()
+                envelope.ttl_ms(),
+                envelope.delay_ms()
             ),
-            (3, 5, 6)
+            (3, 5, 6, 7)
         );
+        let terms = Terms {
+            ttl_ms: 6,
+            delay_ms: 7,
+            priority: 3,
+        };
+        assert_eq!((terms_of(&bytes), envelope.terms()), (Some(terms), terms));
+        assert_eq!(terms_of(&bytes[..31]), None);
         assert_eq!(length_of(&bytes), Some(envelope.length()));
     }
 

@@ -408,15 +408,19 @@ fn messages_that_do_not_hold_together(setup: &Setup) {
         body[..4].copy_from_slice(&crc.to_le_bytes());
     };
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
-    let changes: [Change<'_>; 9] = [
+    let changes: [Change<'_>; 10] = [
         ("checksum", &|body| body[0] ^= 1),
         ("payload", &|body| body[66] ^= 1),
         ("critical flag", &|body| {
             body[10] = 1;
             reseal(body);
         }),
-        ("reserved", &|body| {
+        ("hops", &|body| {
             body[13] = 1;
+            reseal(body);
+        }),
+        ("reserved", &|body| {
+            body[14] = 1;
             reseal(body);
         }),
         ("offset", &|body| {
@@ -455,6 +459,11 @@ fn messages_that_do_not_hold_together(setup: &Setup) {
         producer.publish_large(wire, 0, &large);
     });
     large[10] = 1;
+    ends(setup, Code::MessageMalformed, |wire| {
+        let producer = wire.producer(1, Level::Durable);
+        producer.send_piece(wire, 0, large.len(), 0, &large[..FRAGMENT_BYTES_MAX]);
+    });
+    (large[10], large[13]) = (0, 1);
     ends(setup, Code::MessageMalformed, |wire| {
         let producer = wire.producer(1, Level::Durable);
         producer.send_piece(wire, 0, large.len(), 0, &large[..FRAGMENT_BYTES_MAX]);

@@ -128,8 +128,8 @@ BODIES = {
                      "name arguments"),
     "Delete": ("I", "flags", "name"),
     "Named": ("", "", "name"),
-    "QueueInfo": ("QQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max bytes_max "
-                  "id consumers core partition durability flags reserved", "name"),
+    "QueueInfo": ("QQQQQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max "
+                  "bytes_max delayed due_ms dead id consumers core partition durability flags reserved", "name"),
     "GroupInfo": ("QQII", "offset lag members reserved", "name"),
     "GroupReset": ("", "", "queue group arguments"),
     "GroupDelete": ("", "", "queue group"),
@@ -172,8 +172,9 @@ def pack_ranges(ranges):
 # --- messages (P-20 to P-25) -------------------------------------------------------------------
 
 Message = collections.namedtuple(
-    "Message", "exchange routing_key payload headers properties priority timestamp_us ttl_ms",
-    defaults=(b"", b"", 0, 0, 0),
+    "Message",
+    "exchange routing_key payload headers properties priority timestamp_us ttl_ms delay_ms",
+    defaults=(b"", b"", 0, 0, 0, 0),
 )
 
 
@@ -186,8 +187,8 @@ def pack_message(message):
         places += (at, len(part))
         at += len(part)
     rest = struct.pack(
-        "<IHBBB3xQI4xHHHHIIIIII", at, 64, 0, 0, message.priority, message.timestamp_us,
-        message.ttl_ms, *places,
+        "<IHBBB3xQIIHHHHIIIIII", at, 64, 0, 0, message.priority, message.timestamp_us,
+        message.ttl_ms, message.delay_ms, *places,
     ) + b"".join(parts)
     return struct.pack("<I", crc32c(rest)) + rest
 
@@ -196,8 +197,8 @@ def unpack_message(data):
     """The message that starts `data` and its length; fields of later versions are skipped."""
     if len(data) < 64:
         raise ProtocolError("message_malformed")
-    crc, length, header_bytes, critical, _, priority, timestamp_us, ttl_ms = struct.unpack_from(
-        "<IIHBBB3xQI", data
+    crc, length, header_bytes, critical, _, priority, timestamp_us, ttl_ms, delay_ms = (
+        struct.unpack_from("<IIHBBB3xQII", data)
     )
     places = struct.unpack_from("<HHHHIIIIII", data, 32)
     at = header_bytes
@@ -206,13 +207,15 @@ def unpack_message(data):
             raise ProtocolError("message_malformed")
         at += size
     if (at != length or length > len(data) or critical or header_bytes % 16
-            or not 64 <= header_bytes <= 1024 or any(data[13:16]) or any(data[28:32])
+            or not 64 <= header_bytes <= 1024 or any(data[14:16])
             or crc32c(data[4:length]) != crc):
         raise ProtocolError("message_malformed")
     exchange, key, properties, headers, payload = (
         bytes(data[offset : offset + size]) for offset, size in zip(places[::2], places[1::2])
     )
-    message = Message(exchange, key, payload, headers, properties, priority, timestamp_us, ttl_ms)
+    message = Message(
+        exchange, key, payload, headers, properties, priority, timestamp_us, ttl_ms, delay_ms
+    )
     return message, length
 
 

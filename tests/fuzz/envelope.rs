@@ -54,6 +54,8 @@ fn read(envelope: &Envelope<'_>, bytes: &[u8]) {
         priority: envelope.priority(),
         timestamp_us: envelope.timestamp_us(),
         ttl_ms: envelope.ttl_ms(),
+        delay_ms: envelope.delay_ms(),
+        hops: envelope.hops(),
     };
     let tail = [
         parts.exchange,

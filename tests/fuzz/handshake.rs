@@ -243,6 +243,7 @@ impl Talk {
                 payload: input.sized(),
                 priority: input.byte(),
                 ttl_ms: u32::from(input.byte()),
+                delay_ms: u32::from(input.byte() / 8),
                 ..MessageParts::default()
             };
             parts.write(&mut body).expect("its parts are small");

@@ -154,6 +154,8 @@ fn envelopes() -> Vec<(String, Vec<u8>)> {
             priority: 3,
             timestamp_us: 1,
             ttl_ms: 1000,
+            delay_ms: 0,
+            hops: 0,
         };
         parts.write(&mut batch).expect("it is small");
     }

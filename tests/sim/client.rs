@@ -70,6 +70,8 @@ enum Request {
         offsets: Vec<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
+        /// What went back to its queue: its name, when that was said, the messages.
+        returned: Option<(String, u64, Vec<(QueueNo, MessageId)>)>,
     },
     Get {
         channel: u16,
@@ -149,6 +151,9 @@ pub struct Client {
     pub drain: Option<Drain>,
     /// That of the world.
     seed: u64,
+    /// Sockets take so little at a time that a large message is longer on its way than consumers may
+    /// hold one.
+    is_slow: bool,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -194,6 +199,7 @@ impl Client {
         Self {
             id,
             seed: scene.plan.seed,
+            is_slow: scene.plan.socket_bytes < 4096,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },

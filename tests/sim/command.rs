@@ -271,6 +271,10 @@ fn verdict(total: &Total, marks_min: u64) -> bool {
         "{} failing seeds; {} seeds run twice and compared",
         total.failure_count, total.twice
     );
+    // Again, since they were printed when they happened, far above.
+    for (seed, failure) in &total.failures {
+        println!("failed: seed {seed}: {}", run::first_lines(failure));
+    }
     total.failure_count == 0 && few == 0
 }
 

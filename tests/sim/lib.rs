@@ -16,4 +16,5 @@ pub mod random;
 pub mod run;
 pub mod scene;
 pub mod streams;
+pub mod times;
 pub mod world;

@@ -13,6 +13,8 @@ use ringpost_check::{QueueNo, Target};
 use ringpost_wire::Code;
 use ringpost_wire::control::{Durability, ExchangeKind};
 
+use crate::times::Timing;
+
 /// Whether something is known to exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
@@ -49,6 +51,8 @@ pub struct QueueSettings {
     pub partition: u16,
     /// How its messages die, if they do; the dead go to the queue [`GRAVES`].
     pub deaths: Option<Deaths>,
+    /// Ranks and waits, if it has any.
+    pub times: Option<Timing>,
 }
 
 /// The queue for the dead of a tenant: it is never deleted or purged, and has no limit.
@@ -86,6 +90,11 @@ pub struct Queue {
 }
 
 impl QueueSettings {
+    /// Whether any argument is named: then all others have their defaults.
+    const fn names_any(&self) -> bool {
+        self.deaths.is_some() || self.times.is_some()
+    }
+
     /// Whether declaring `asked` over these settings differs in nothing, as far as can be said:
     /// a partition that goes by the name may be any.
     fn compare(&self, asked: &QueueSettings) -> Comparison {
@@ -93,7 +102,7 @@ impl QueueSettings {
         if self.durability != asked.durability
             || self.messages_max != asked.messages_max
             || self.bytes_max != asked.bytes_max
-            || (asked.deaths.is_some() && self.deaths != asked.deaths)
+            || (asked.names_any() && (self.deaths, self.times) != (asked.deaths, asked.times))
         {
             Comparison::Differs
         } else if asked.partition == by_name || asked.partition == self.partition {
@@ -901,6 +910,7 @@ mod tests {
             bytes_max: 0,
             partition: u16::MAX,
             deaths: None,
+            times: None,
         }
     }
 

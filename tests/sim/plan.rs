@@ -82,6 +82,8 @@ faults! {
     BoundedQueues = "bounded-queues", Promised;
     /// Queues in which messages die, and whose dead go to another.
     Deaths = "deaths", Promised;
+    /// Queues with ranks and retry policies, and messages that are delayed.
+    Times = "times", Promised;
     /// Messages larger than a frame.
     LargeMessages = "large-messages", Promised;
     /// Topology changes all the time.

@@ -6,17 +6,18 @@ use std::fmt;
 use std::io::Write;
 
 use ringpost_check::{
-    Checker, ConsumerNo, Durability, Event, Level, MessageId, QueueNo, Target, text,
+    Checker, ConsumerNo, Delivery, Durability, Event, Level, MessageId, QueueNo, Target, text,
 };
 
 use ringpost_wire::Code;
 
 use crate::client::Producer;
 use crate::graves::Graves;
-use crate::model::{Change, Headers, Model, Outcome};
+use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::streams::Streams;
+use crate::times::{Times, Timing};
 
 /// How often each thing that a set of seeds should reach was reached.
 #[derive(Clone, Default, Debug)]
@@ -158,6 +159,7 @@ impl Marks {
         "shell copies out",
         "shutting_down",
         "silence",
+        "set apart",
         "slow-disk",
         "slow-mesh",
         "slow-reader",
@@ -330,6 +332,8 @@ pub struct Scene {
     pub graves: Graves,
     /// What was read of streams.
     pub streams: Streams,
+    /// When what may be delivered.
+    pub times: Times,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -368,6 +372,7 @@ impl Scene {
             failure: None,
             handed_on: Vec::new(),
             graves: Graves::default(),
+            times: Times::default(),
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
@@ -483,6 +488,69 @@ impl Scene {
             self.event(Event::Died { queue, message });
         }
         Ok(())
+    }
+
+    /// A message is delivered: neither too early nor behind one that it goes before.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check_times(
+        &mut self,
+        tenant: usize,
+        name: &str,
+        delivery: &Delivery,
+    ) -> Result<(), String> {
+        let queue = self.models[tenant].queues.get(name);
+        let is_sure = !self.tolerates_losses();
+        let is_it = |queue: &&Queue| is_sure && queue.is_steady() && queue.number == delivery.queue;
+        let queue = queue.filter(is_it);
+        // Of a queue of which nobody knows what it is nothing is judged but the delay.
+        let timing = queue.map_or(
+            Timing {
+                rank_max: 31,
+                rank_turn: 1,
+                retry: None,
+            },
+            |queue| queue.settings.times.unwrap_or_default(),
+        );
+        let has_jumped = self.starts > 1 && self.plan.faults.has(Fault::ClockJump);
+        let moment = (self.now, self.starts);
+        let verdict = self.times.delivered(delivery, timing, moment, has_jumped);
+        let has_times = self.plan.faults.has(Fault::Times);
+        let is_apart = match verdict {
+            Err(_) if self.tolerates_losses() => true,
+            verdict => verdict?,
+        };
+        if is_apart && has_times {
+            self.marks.hit("set apart");
+            let queue = delivery.queue;
+            self.event(Event::Apart { queue });
+        }
+        Ok(())
+    }
+
+    /// A broker has said that messages are back in their queue, which was asked at `sent`.
+    pub fn return_is_confirmed(
+        &mut self,
+        tenant: usize,
+        name: &str,
+        returned: &[(QueueNo, MessageId)],
+        sent: u64,
+    ) {
+        let queue = self.models[tenant].queues.get(name);
+        let Some(queue) = queue.filter(|queue| queue.is_steady()) else {
+            return;
+        };
+        let number = queue.number;
+        let Some(retry) = queue.settings.times.and_then(|times| times.retry) else {
+            return;
+        };
+        for message in returned.iter().filter(|(queue, _)| *queue == number) {
+            let verdict = self.times.returned(*message, sent, retry, self.starts);
+            if let Err(text) = verdict {
+                self.fail(text);
+            }
+        }
     }
 
     /// A delivery states how often it came back; a queue with a limit lets it do so only so often.

@@ -50,6 +50,9 @@ struct Line {
     priority: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
+    /// How long queues keep it back; not said of what was delivered.
+    #[serde(default, skip_serializing)]
+    delay_ms: Option<u64>,
     /// Said by the broker; ignored when published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exchange: Option<String>,
@@ -178,7 +181,18 @@ fn message_of(line: &[u8], key: &str) -> Result<Message, String> {
     if let Some(ms) = line.ttl_ms {
         message = message.ttl(Duration::from_millis(ms));
     }
+    if let Some(ms) = line.delay_ms {
+        message = message.delay(delay_of(ms)?);
+    }
     Ok(message)
+}
+
+/// A delay that a broker can keep.
+fn delay_of(ms: u64) -> Result<Duration, String> {
+    match u32::try_from(ms) {
+        Ok(ms) => Ok(Duration::from_millis(ms.into())),
+        Err(_) => Err(format!("delay_ms is {ms}, more than {}", u32::MAX)),
+    }
 }
 
 /// The bytes of a member that is a text, or hexadecimal under another name.
@@ -295,6 +309,7 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
         ttl_ms: delivery
             .ttl()
             .map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        delay_ms: None,
         exchange: Some(delivery.exchange().into_owned()),
         queue_sequence: Some(delivery.queue_sequence()),
         delivery_count: Some(delivery.delivery_count()),
@@ -324,6 +339,14 @@ fn json_of(value: &HeaderValue<'_>) -> Value {
         HeaderValue::Integer(number) => Value::from(*number),
         HeaderValue::Bool(switch) => Value::from(*switch),
         HeaderValue::Float(number) => Value::from(*number),
+        HeaderValue::Timestamp(seconds) => Value::from(*seconds),
+        HeaderValue::Void => Value::Null,
+        HeaderValue::Array(array) => array.iter().map(|value| json_of(&value)).collect(),
+        HeaderValue::Table(table) => {
+            let entries = table.iter();
+            let entries = entries.map(|(name, value)| (name.into_owned(), json_of(&value)));
+            Value::Object(entries.collect())
+        }
         other => Value::from(format!("{other:?}")),
     }
 }
@@ -426,6 +449,16 @@ mod tests {
         assert!(sentence.contains("line 2 of"), "{sentence}");
         assert!(sentence.ends_with(", at column 2"), "{sentence}");
         assert!(!sentence.contains("line 1"), "{sentence}");
+    }
+
+    #[test]
+    fn nested_headers_are_shown_as_json() {
+        // "a": an array of a table with "t", a time, and of nothing.
+        let bytes = b"\x01aA\0\0\0\x11F\0\0\0\x0b\x01tT\0\0\0\0\0\0\0\x09V";
+        let headers = Headers::from_encoded(&bytes[..]).expect("a table");
+        let json = Value::Object(json_of_headers(&headers));
+        assert_eq!(json, serde_json::json!({"a": [{"t": 9}, null]}));
+        assert!(headers.iter().all(|(_, value)| !is_said(&value)));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "text", conflicts_with_all = ["files", "json", "whole"])]
     message: Option<String>,
     /// Each line is a message as JSON, as `sub --json` prints it: key, payload, headers, priority,
-    /// ttl_ms, timestamp_us; key_hex, payload_hex, properties_hex, headers_hex for what is no text
+    /// ttl_ms, delay_ms, timestamp_us; key_hex, payload_hex, properties_hex, headers_hex for what is no text
     #[arg(long, conflicts_with = "whole")]
     json: bool,
     /// Each file is one message, not each line
@@ -61,6 +61,15 @@ pub struct Args {
     /// Messages a second [default: as fast as they are taken]
     #[arg(long, value_name = "number", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
+    /// The priority of each, in queues that have priorities
+    #[arg(long, value_name = "number")]
+    priority: Option<u8>,
+    /// How long each may wait to be delivered, such as 30s
+    #[arg(long, value_name = "time", value_parser = term)]
+    ttl: Option<Duration>,
+    /// How long queues keep each back before they deliver it, such as 10min
+    #[arg(long, value_name = "time", value_parser = term)]
+    delay: Option<Duration>,
     /// How far each message must get
     #[arg(long, value_enum, default_value = "durable")]
     level: LevelArg,
@@ -185,6 +194,38 @@ fn level_text(level: Level, count: u64) -> String {
     format!("{place} every queue that {they_were} routed to")
 }
 
+/// Reads how long a message may live or is kept back.
+fn term(text: &str) -> Result<Duration, String> {
+    let span = link::span(text)?;
+    match u32::try_from(span.as_millis()) {
+        Ok(_) => Ok(span),
+        Err(_) => Err("at most 49 days, such as 1176h".into()),
+    }
+}
+
+/// What each message asks of its queues, whatever its own line says.
+#[derive(Clone, Copy)]
+struct Terms {
+    priority: Option<u8>,
+    ttl: Option<Duration>,
+    delay: Option<Duration>,
+}
+
+impl Terms {
+    fn on(self, mut message: Message) -> Message {
+        if let Some(priority) = self.priority {
+            message = message.priority(priority);
+        }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
+        if let Some(delay) = self.delay {
+            message = message.delay(delay);
+        }
+        message
+    }
+}
+
 /// A thread that reads the input, and where its messages come from.
 type Reader = std::thread::JoinHandle<Result<(), Failure>>;
 
@@ -198,6 +239,11 @@ fn start_reader(
     let key = args.key.clone();
     let text = args.message.clone();
     let count = args.count;
+    let terms = Terms {
+        priority: args.priority,
+        ttl: args.ttl,
+        delay: args.delay,
+    };
     let form = match (args.json, args.whole) {
         (true, _) => InputForm::Json,
         (_, true) => InputForm::Whole,
@@ -205,7 +251,7 @@ fn start_reader(
     };
     let read = move || {
         if let Some(text) = text {
-            let message = Message::new(key, text);
+            let message = terms.on(Message::new(key, text));
             // Whoever publishes has ended if it takes no more, and says why.
             let _ = (0..count.unwrap_or(1)).all(|_| sender.send(message.clone()).is_ok());
             return Ok(());
@@ -216,7 +262,7 @@ fn start_reader(
         }
         message::read_all(&files, form, &key, bytes_max, |message| {
             left -= 1;
-            sender.send(message).is_ok() && left > 0
+            sender.send(terms.on(message)).is_ok() && left > 0
         })
     };
     let reader = std::thread::Builder::new().name("input".into()).spawn(read);

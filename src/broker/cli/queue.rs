@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use ringpost_client::admin::{Durability, QueueInfo};
-use ringpost_client::{ByteSize, DeleteIf, Dispatch, Overflow, QueueConfig};
+use ringpost_client::{ByteSize, DeleteIf, Dispatch, Overflow, QueueConfig, Retry};
 use serde::Serialize;
 
 use super::Failure;
@@ -110,6 +110,24 @@ struct Settings {
     /// How often a message may come back before it is dead
     #[arg(long, value_name = "count")]
     delivery_limit: Option<u32>,
+    /// What a message that is given back waits for: the same each time, or longer and longer
+    #[arg(long, value_name = "how", value_enum, requires = "retry_delay")]
+    retry: Option<Backoff>,
+    /// How long it waits the first time, such as 5s
+    #[arg(long, value_name = "time", value_parser = link::span, requires = "retry")]
+    retry_delay: Option<Duration>,
+    /// How long it waits at most [default: 24h]
+    #[arg(long, value_name = "time", value_parser = link::span, requires = "retry")]
+    retry_delay_max: Option<Duration>,
+    /// By how many percent a wait is longer or shorter by chance [default: 0]
+    #[arg(long, value_name = "percent", requires = "retry")]
+    retry_jitter: Option<u8>,
+    /// Tell priorities from 0 to this apart, at most 31: the highest goes first
+    #[arg(long, value_name = "highest")]
+    priorities: Option<u8>,
+    /// After so many messages that passed older ones the oldest goes [default: never]
+    #[arg(long, value_name = "count", requires = "priorities")]
+    priority_turn: Option<u32>,
     /// Exchange for messages that are rejected, expire, are too many or come back too often; empty for
     /// the default one [default: drop them]
     #[arg(long, value_name = "exchange")]
@@ -120,6 +138,17 @@ struct Settings {
     /// Put it into this partition [default: the one its name hashes to]
     #[arg(long, value_name = "number")]
     partition: Option<u16>,
+}
+
+/// How the wait grows of a message that is given back again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Backoff {
+    /// Not at all
+    Fixed,
+    /// By the first wait each time
+    Linear,
+    /// To twice the last one
+    Exponential,
 }
 
 /// How a queue shares its messages out.
@@ -183,6 +212,23 @@ impl Settings {
         if let Some(limit) = self.delivery_limit {
             config = config.delivery_limit(limit);
         }
+        if let (Some(backoff), Some(delay)) = (self.retry, self.retry_delay) {
+            let mut retry = match backoff {
+                Backoff::Fixed => Retry::fixed(delay),
+                Backoff::Linear => Retry::linear(delay),
+                Backoff::Exponential => Retry::exponential(delay),
+            };
+            if let Some(most) = self.retry_delay_max {
+                retry = retry.at_most(most);
+            }
+            config = config.retry(retry.jitter(self.retry_jitter.unwrap_or(0)));
+        }
+        if let Some(highest) = self.priorities {
+            config = config.priorities(highest);
+        }
+        if let Some(turn) = self.priority_turn {
+            config = config.priority_turn(turn);
+        }
         if let Some(exchange) = &self.dead_letter {
             config = config.dead_letter(exchange);
         }
@@ -215,6 +261,9 @@ struct Row {
     durable: bool,
     ready: u64,
     unacked: u64,
+    delayed: u64,
+    due_ms: u64,
+    dead: u64,
     bytes: u64,
     consumers: u32,
     published: u64,
@@ -234,6 +283,9 @@ impl From<QueueInfo> for Row {
             durable: info.durability == Durability::Durable,
             ready: info.ready,
             unacked: info.unacked,
+            delayed: info.delayed,
+            due_ms: u64::try_from(info.due_in.as_millis()).unwrap_or(u64::MAX),
+            dead: info.dead,
             bytes: info.bytes,
             consumers: info.consumers,
             published: info.published,
@@ -248,11 +300,13 @@ impl From<QueueInfo> for Row {
     }
 }
 
-const HEADS: [&str; 11] = [
+const HEADS: [&str; 13] = [
     "queue",
     "kept",
     "ready",
     "unacked",
+    "delayed",
+    "dead",
     "bytes",
     "consumers",
     "published",
@@ -268,6 +322,8 @@ fn cells(row: &Row) -> Vec<String> {
         if row.durable { "on disk" } else { "in memory" }.into(),
         row.ready.to_string(),
         row.unacked.to_string(),
+        row.delayed.to_string(),
+        row.dead.to_string(),
         row.bytes.to_string(),
         row.consumers.to_string(),
         row.published.to_string(),

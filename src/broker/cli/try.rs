@@ -581,7 +581,7 @@ async fn receive_all(
 async fn check_nothing_is_left(client: &Client) -> Result<Result<(), String>, Failure> {
     for (queue, _) in queues() {
         let info = client.inspect_queue(queue).await?;
-        if info.ready + info.unacked > 0 {
+        if info.ready + info.unacked + info.delayed + info.dead > 0 {
             return Ok(Err(format!(
                 "everything arrived, but the queue {queue} still holds {} ready and {} unacked \
                  messages",

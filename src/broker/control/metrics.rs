@@ -8,6 +8,7 @@
 use std::fmt::{self, Write as _};
 
 use hdrhistogram::Histogram;
+use ringpost_engine::data::queue::Death;
 use ringpost_wire::Code;
 
 use crate::budget::Budget;
@@ -205,6 +206,13 @@ pub const METRICS: &[Metric] = {
             Counter,
             "Deliveries returned to their queue.",
         ),
+        labelled(
+            "deaths_total",
+            Both,
+            Counter,
+            &["reason"],
+            "Messages that ended otherwise than by an ack or a purge, by reason.",
+        ),
         metric(
             "dead_letters_total",
             Both,
@@ -242,6 +250,18 @@ pub const METRICS: &[Metric] = {
             Both,
             Gauge,
             "Messages delivered and not settled.",
+        ),
+        metric(
+            "messages_delayed",
+            Both,
+            Gauge,
+            "Messages that wait for their time.",
+        ),
+        metric(
+            "messages_dead",
+            Both,
+            Gauge,
+            "Messages on their way to dead-letter exchanges.",
         ),
         metric("queue_bytes", Both, Gauge, "Bytes of messages in queues."),
         metric("consumers", Both, Gauge, "Consumers."),
@@ -395,6 +415,13 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "redeliveries_total" => counters.redeliveries,
         "acks_total" => counters.acks,
         "requeues_total" => counters.requeues,
+        "deaths_total" => {
+            let all = Death::ALL.iter().zip(counters.deaths);
+            return Figure::Labelled(
+                all.map(|(death, count)| (death.word().to_owned(), count))
+                    .collect(),
+            );
+        }
         "dead_letters_total" => counters.dead_letters,
         "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
         "refusals_total" => {
@@ -415,6 +442,8 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "queues_damaged" => core.queues.damaged,
         "messages_ready" => core.queues.ready,
         "messages_unacked" => core.queues.unacked,
+        "messages_delayed" => core.queues.delayed,
+        "messages_dead" => core.queues.dead,
         "queue_bytes" => core.queues.bytes,
         "consumers" => core.queues.consumers,
         "journal_write_bytes_total" => core.journal.write_bytes,
@@ -718,6 +747,7 @@ mod tests {
             connections: 3,
             counters: Counters {
                 publishes,
+                deaths: [1, 3, 0, 2],
                 ..Counters::default()
             },
             refusals: vec![(Code::QueueFull, 2)],
@@ -777,6 +807,8 @@ mod tests {
             "ringpost_refusals_total{code=\"queue_full\"} 4",
             "ringpost_refusals_total{code=\"disk_full\"} 0",
             "ringpost_core_refusals_total{core=\"1\",code=\"queue_full\"} 2",
+            "ringpost_deaths_total{reason=\"expired\"} 6",
+            "ringpost_core_deaths_total{core=\"0\",reason=\"delivery_limit\"} 2",
             "ringpost_journal_write_seconds_bucket{le=\"0.0001\"} 1",
             "ringpost_journal_write_seconds_bucket{le=\"+Inf\"} 3",
             "ringpost_journal_write_seconds_count 3",

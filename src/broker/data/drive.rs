@@ -430,6 +430,7 @@ impl Drive {
             redeliveries: stats.redelivered,
             acks: stats.settled,
             requeues: stats.returned,
+            deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
             turns: running.turns,
@@ -442,6 +443,8 @@ impl Drive {
             queues.queues += 1;
             queues.ready += figures.ready;
             queues.unacked += figures.unacked;
+            queues.delayed += figures.delayed;
+            queues.dead += figures.dead;
             queues.bytes += figures.bytes;
             queues.consumers += u64::from(figures.consumers);
             queues.damaged += u64::from(figures.damaged);

@@ -256,10 +256,10 @@ impl Boot {
                 refuse_queue(&mut state, "its partition has lost records", effects);
             }
             let is_holding = state.queue.is_holding() || state.queue.has_groups_to_record();
-            let may_die = state.queue.may_die();
+            let goes_by_time = state.queue.may_die() || state.queue.next_due().is_some();
             flow.add_queue(state);
-            if may_die {
-                // What expired meanwhile goes without anybody.
+            if goes_by_time {
+                // What expired or is due goes without anybody.
                 flow.wake(declared.id);
             }
             if is_holding {
@@ -278,6 +278,8 @@ impl Boot {
 struct Past {
     now_ms: i64,
     wall_ms: i64,
+    /// The wall clock of what was written last, 0 if nothing was.
+    last_ms: i64,
 }
 
 /// A step of the wall clock since the last life that is not believed to be time that has passed.
@@ -291,7 +293,7 @@ impl Past {
             let days = (wall_ms - last_ms) / (24 * 60 * 60 * 1_000);
             let text = format!(
                 "the wall clock is {days} days ahead of what was written last: that time does not \
-                 count for messages that expire"
+                 count for messages that expire or are delayed"
             );
             effects.push(Effect::Report {
                 severity: Severity::Warning,
@@ -302,13 +304,20 @@ impl Past {
         Self {
             now_ms: (now.0 / 1_000_000) as i64,
             wall_ms: wall_ms as i64,
+            last_ms: last_ms as i64,
         }
     }
 
     /// A message that arrived then, by the wall clock; one of the future has just arrived.
-    fn to_engine(&self, wall_ms: i64) -> i64 {
+    fn arrived(&self, wall_ms: i64) -> i64 {
         let age = self.wall_ms.saturating_sub(wall_ms).max(0);
         self.now_ms - age
+    }
+
+    /// A message that is due then, by the wall clock. One that was set back since the last life stands
+    /// still until then: nothing waits longer than it had to when that ended.
+    fn due(&self, wall_ms: i64) -> i64 {
+        self.now_ms + wall_ms.saturating_sub(self.wall_ms.max(self.last_ms))
     }
 }
 
@@ -319,7 +328,7 @@ fn restore_queue(
     effects: &mut Effects,
 ) {
     let settings = *state.queue.settings();
-    let arrivals = replay.take_arrivals();
+    let terms = replay.take_terms();
     state.queue = match replay.finish() {
         Ok(queue) => queue,
         Err(replay) => {
@@ -332,11 +341,13 @@ fn restore_queue(
             replay.finish_with_gaps()
         }
     };
-    state.queue.hold_restored();
     state.queue.set(settings);
-    state
-        .queue
-        .restore_arrivals(&arrivals, |wall_ms| past.to_engine(wall_ms));
+    state.queue.restore_terms(
+        &terms,
+        |wall_ms| past.arrived(wall_ms),
+        |wall_ms| past.due(wall_ms),
+    );
+    state.queue.hold_restored();
 }
 
 const fn content_failure(reason: String) -> Effect {

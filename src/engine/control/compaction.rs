@@ -91,6 +91,8 @@ pub struct Compactor {
     wake_at: Option<Mono>,
     /// When the table is looked through again.
     pick_after: Option<Mono>,
+    /// Somebody waits for a slot: every one that can be made is worth it, now.
+    is_wanted: bool,
     scratch: Vec<u8>,
     stretch: Vec<u8>,
     moved_count: u64,
@@ -118,6 +120,7 @@ impl Compactor {
         if !journal.is_ready() {
             return;
         }
+        self.is_wanted = journal.take_wants_packing();
         let mut looks = 0;
         while self.pending.len() < MOVES_MAX {
             if self.budget_bytes == 0 || looks >= LOOKS_PER_POLL_MAX {
@@ -187,7 +190,8 @@ impl Compactor {
             self.pick_after = None;
             return None;
         }
-        if let Some(after) = self.pick_after.filter(|after| now < *after) {
+        let after = self.pick_after.filter(|after| now < *after);
+        if let Some(after) = after.filter(|_| !self.is_wanted) {
             self.wake_at = Some(after);
             return None;
         }
@@ -211,7 +215,7 @@ impl Compactor {
         // packed; so what is as dense as it gets is never moved for its padding. While segments are
         // being filled, so many more that the gain is worth the writing.
         let config = &journal.config;
-        let (room, slack) = match journal.is_filling(now) {
+        let (room, slack) = match journal.is_filling(now) && !self.is_wanted {
             true => (0, u64::from(config.spare_slots)),
             false => (journal.open_room(), 0),
         };

@@ -416,7 +416,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             let Some(declared) = catalog.queue(id) else {
                 continue;
             };
-            let arrivals = replay.take_arrivals();
+            let terms = replay.take_terms();
             let restored = replay
                 .finish()
                 .map_err(|_| format!("queue {} has a damaged range; repair it first", id.0))?;
@@ -430,7 +430,8 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             moved.queue = restored;
             moved.queue.set(settings);
             // By the wall clock, as it is written again.
-            moved.queue.restore_arrivals(&arrivals, |wall_ms| wall_ms);
+            let same = |wall_ms| wall_ms;
+            moved.queue.restore_terms(&terms, same, same);
             if moved.queue.is_stream() {
                 moved.queue.restore_groups(source.groups.take(id));
             }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ringpost_wire::control::Durability;
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, Messages, envelope, padded};
 
@@ -269,9 +270,9 @@ impl recovery::Replay for Restore {
         let mut sequence = head.queue_sequence;
         for message in Messages::new(messages) {
             replay.arrived(Arrival {
-                first: sequence,
+                sequence,
                 wall_ms,
-                ttl_ms: message.map_or(0, |message| message.envelope.ttl_ms()),
+                terms: message.map_or_else(|_| Terms::default(), |m| m.envelope.terms()),
             });
             sequence = sequence.plus(1);
         }
@@ -298,9 +299,9 @@ impl recovery::Replay for Restore {
                     && let Ok((_, piece)) = FragmentHead::split(body)
                 {
                     large.arrival = Some(Arrival {
-                        first: head.queue_sequence,
+                        sequence: head.queue_sequence,
                         wall_ms,
-                        ttl_ms: envelope::open(piece).map_or(0, |message| message.ttl_ms()),
+                        terms: envelope::terms_of(piece).unwrap_or_default(),
                     });
                 }
             }

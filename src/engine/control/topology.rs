@@ -954,6 +954,9 @@ impl Topology {
         info.published = figures.published;
         info.settled = figures.settled;
         info.consumers = figures.consumers;
+        info.delayed = figures.delayed;
+        info.due_ms = figures.due_ms;
+        info.dead = figures.dead;
         info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
         info.flags |= if figures.is_stream { QUEUE_STREAM } else { 0 };
         let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
@@ -1010,7 +1013,8 @@ fn purged(
 /// Consumers and messages, as a conditional delete looks at them.
 fn usage(figures: Option<QueueFigures>) -> (u32, u64) {
     figures.map_or((0, 0), |figures| {
-        (figures.consumers, figures.ready + figures.unacked)
+        let waiting = figures.ready + figures.delayed + figures.dead;
+        (figures.consumers, waiting + figures.unacked)
     })
 }
 

@@ -1061,10 +1061,16 @@ impl Flow {
             }
             durable += usize::from(needs_room && state.durable && is_ahead);
             volatile += usize::from(!state.durable);
-            if state.queue.would_overflow(publish.count, bytes as u64) {
+            let overflows = if needs_room {
+                state.queue.would_overflow(publish.count, bytes as u64)
+            } else {
+                !state.queue.has_room_for_dead(publish.count, bytes as u64)
+            };
+            if overflows {
                 // What of it fits is taken, as on the producer's own core. Other queues would need an
                 // answer of their own for each message.
-                let is_alone = publish.queues.len() == 1 && publish.fragment.is_none();
+                let is_alone =
+                    publish.queues.len() == 1 && publish.fragment.is_none() && needs_room;
                 count = if is_alone {
                     self.fits(*queue, publish)
                 } else {
@@ -1235,15 +1241,12 @@ impl Flow {
         let state = self.queues.get_mut(queue).expect("it was just looked at");
         let bytes = padded(message_bytes as usize) as u32;
         let places = std::mem::take(&mut underway.places);
-        let ttl_ms = envelope::ttl_ms_of(&underway.bytes[FragmentHead::BYTES..]);
-        if let Some(ttl_ms) = ttl_ms
-            && (ttl_ms > 0 || state.queue.expires_all() || state.queue.expires())
-        {
-            state.queue.arrived(head.queue_sequence, self.now, ttl_ms);
-        }
         state
             .queue
             .push_fragmented(head.queue_sequence, bytes, &places, Marking::Plain);
+        if let Some(terms) = envelope::terms_of(&underway.bytes[FragmentHead::BYTES..]) {
+            state.note_arrival(head.queue_sequence, 1, terms, self.now);
+        }
         //= P-38
         self.dedup
             .store(producer, epoch, queue, (sequence, sequence));

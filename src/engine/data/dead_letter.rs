@@ -10,12 +10,11 @@
 //! A dead letter is published by the broker itself under a name made of its queue's number, with its
 //! place in that queue as sequence: after a crash in between it is published again, and queues that
 //! have it know it (rulings 16). It is acked in its own queue when all others have it, so that it is
-//! never in none. A queue that does not take it now is asked again later; an exchange that does not
-//! exist, or routes it nowhere, is the end of it, as for any publish that is not mandatory.
+//! never in none. A queue that does not take it now is asked again later (`later.rs`); an exchange that
+//! does not exist, or routes it nowhere, is the end of it, as for any publish that is not mandatory.
 
 mod headers;
-
-use std::collections::BTreeSet;
+mod later;
 
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence, TenantId};
 use ringpost_wire::{
@@ -24,23 +23,24 @@ use ringpost_wire::{
 
 use crate::Effects;
 use crate::data::admit::by_core;
+use crate::data::dedup::BROKER_NAMELESS;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::queue::{DeadOffer, Death};
-use crate::data::route::{Facts, Target, lot_of};
+use crate::data::route::{Facts, Publisher, Target, lot_of};
 use crate::effect::Buffers;
 use crate::ids::Mono;
 use crate::mesh::{RemotePublish, Request};
 
-use self::headers::DeathNote;
+use self::headers::{Before, DeathNote};
+use self::later::Later;
 
+/// How often a message is passed on that nobody rejects. Queues in which it died are known from its
+/// headers, as far as these have room; this ends every round.
+const HOPS_MAX: u8 = 64;
 /// Dead letters of a core that are on their way at a time.
 const UNDERWAY_MAX: usize = 256;
 /// Their bytes; one is always on its way, however large.
 const UNDERWAY_BYTES_MAX: usize = 1 << 20;
-/// How long a dead letter that a queue did not take waits for the next time, and the longest that it
-/// ever waits: twice as long each time, in ms.
-const RETRY_MS: u64 = 50;
-const RETRY_MS_MAX: u64 = 5_000;
 
 /// Where dead messages of a queue go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +66,10 @@ pub(crate) struct DeadLetter {
     here: Vec<QueueId>,
     /// Queues of other cores that do not.
     others: Vec<(CoreId, Vec<QueueId>)>,
+    /// Those of all these that are durable.
+    durable: Vec<QueueId>,
+    /// Some queue has it already.
+    is_begun: bool,
     /// Times in a row that it was not taken.
     refusals: u32,
     /// The block that must be durable for those who have it.
@@ -78,7 +82,7 @@ impl DeadLetter {
     /// The producer that it is published by, and under which sequence.
     fn name(&self) -> (ProducerId, u32, u64) {
         let producer = match self.is_nameless || crate::mutant!(DeadNameless) {
-            true => ProducerId(0),
+            true => BROKER_NAMELESS,
             false => ProducerId(limits::PRODUCER_BROKER_MIN | self.queue.0 as u64),
         };
         (producer, 1, self.sequence.0)
@@ -102,8 +106,8 @@ pub(crate) struct DeadLetters {
     ready: Vec<u64>,
     /// They wait for another publish or another core, whose end is heard of.
     is_blocked: bool,
-    /// Those that wait for another try.
-    later: BTreeSet<(Mono, u64)>,
+    /// Those that were not taken.
+    later: Later,
     gathering: Option<Gathering>,
     /// Queues with dead messages that found no place here.
     waiting: Vec<QueueId>,
@@ -113,13 +117,16 @@ pub(crate) struct DeadLetters {
 }
 
 impl DeadLetters {
+    /// Whether as many of `count` are on their way as may be. Those that nobody takes now are not: they
+    /// have bounds of their own, and keep nobody else waiting.
     fn is_full(&self, count: usize) -> bool {
-        count >= UNDERWAY_MAX || self.bytes >= UNDERWAY_BYTES_MAX
+        count - self.later.len() >= UNDERWAY_MAX
+            || self.bytes - self.later.bytes() >= UNDERWAY_BYTES_MAX
     }
 
     /// When one wants to be tried again.
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
-        self.later.first().map(|(at, _)| *at)
+        self.later.next_deadline()
     }
 
     /// Whether one may go on now.
@@ -140,6 +147,9 @@ impl Flow {
             let Some(dead) = state.queue.next_dead() else {
                 return;
             };
+            if self.dead.later.is_paused(queue) {
+                return;
+            }
             if self.dead.is_full(self.dead_letters.len()) {
                 self.wait_for_place(queue);
                 return;
@@ -174,7 +184,7 @@ impl Flow {
     ) -> bool {
         let offer = &dead.offer;
         let durable = self.queues.get(queue).is_some_and(|state| state.durable);
-        let located = self.locate(queue, durable, offer.place, offer.first, buffers, effects);
+        let located = self.locate_alone(queue, durable, offer.place, offer.first, buffers, effects);
         let Some((buffer, body)) = located else {
             return false;
         };
@@ -205,42 +215,44 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) -> bool {
-        let (this, offer) = ((queue, dead.sequence()), &dead.offer);
-        let mut gathering = match self.dead.gathering.take() {
-            // Of the same queue another one has come in front, so that this begins anew.
-            Some(other) if other.queue == queue && (queue, other.sequence) != this => None,
-            Some(other) if other.queue != queue => {
-                let is_there = |state: &QueueState| !state.damaged;
-                if self.queues.get(other.queue).is_some_and(is_there) {
-                    self.dead.gathering = Some(other);
-                    self.wait_for_place(queue);
-                    return false;
-                }
-                None
-            }
-            own => own,
+        let (sequence, offer) = (dead.sequence(), &dead.offer);
+        let before = self.dead.gathering.take();
+        if let Some(other) = before.as_ref().filter(|other| other.queue != queue)
+            && self.is_served(other.queue)
+        {
+            self.dead.gathering = before;
+            self.wait_for_place(queue);
+            return false;
         }
-        .unwrap_or_else(|| Gathering {
+        // Where another one of the same queue has come in front this begins anew.
+        let own = before.filter(|before| (before.queue, before.sequence) == (queue, sequence));
+        let mut gathering = own.unwrap_or_else(|| Gathering {
             queue,
-            sequence: dead.sequence(),
+            sequence,
             pieces: 0,
             bytes: Vec::new(),
         });
         let state = self.queues.get(queue).expect("it has dead messages");
         let durable = state.durable;
-        let places = state.queue.pieces(dead.sequence());
+        let places = state.queue.pieces(sequence);
         let places = places.expect("the offer says so").to_vec();
         while let Some(place) = places.get(gathering.pieces) {
-            let located = self.locate(queue, durable, *place, offer.first, buffers, effects);
-            let Some((buffer, body)) = located else {
-                self.dead.gathering = Some(gathering);
+            let located = self.locate_alone(queue, durable, *place, sequence, buffers, effects);
+            let piece =
+                located.map(|(buffer, body)| FragmentHead::split(buffers.bytes(buffer, body)));
+            match piece {
+                Some(Ok((_, piece))) => gathering.bytes.extend_from_slice(piece),
+                Some(Err(_)) => self.damaged(queue, *place, offer.first, effects),
+                None => {}
+            }
+            if !matches!(piece, Some(Ok(_))) {
+                if self.is_served(queue) {
+                    self.dead.gathering = Some(gathering);
+                } else {
+                    self.wake_waiting();
+                }
                 return false;
-            };
-            let Ok((_, piece)) = FragmentHead::split(buffers.bytes(buffer, body)) else {
-                self.damaged(queue, *place, offer.first, effects);
-                return false;
-            };
-            gathering.bytes.extend_from_slice(piece);
+            }
             gathering.pieces += 1;
         }
         let bytes = padded(gathering.bytes.len()) as u32;
@@ -249,6 +261,26 @@ impl Flow {
         state.queue.begin_dead(dead, 0, bytes);
         self.wake_waiting();
         true
+    }
+
+    /// Whether a queue delivers: it is there, whole, and its journal has not failed.
+    fn is_served(&self, queue: QueueId) -> bool {
+        let refuses = |state: &QueueState| state.damaged || (self.failed && state.durable);
+        self.queues.get(queue).is_some_and(|state| !refuses(state))
+    }
+
+    /// A queue that is deleted or refuses service reads no large message any more: others may.
+    pub(super) fn stop_gathering(&mut self, queue: QueueId) {
+        let gathering = self.dead.gathering.take_if(|own| own.queue == queue);
+        if gathering.is_some() {
+            self.wake_waiting();
+        }
+    }
+
+    /// A queue was deleted: what has died in it goes no further but for what is on its way.
+    pub(super) fn dead_source_is_gone(&mut self, queue: QueueId) {
+        self.dead.later.forget(queue);
+        self.stop_gathering(queue);
     }
 
     /// Queues that found no place look again.
@@ -274,11 +306,20 @@ impl Flow {
             time_s: self.wall_us / 1_000_000,
             ttl_ms: read.ttl_ms(),
         };
+        // What a publisher says of deaths is not believed: only the broker writes hops.
+        let before = match read.hops() {
+            0 => Before::Claimed,
+            _ => Before::Told,
+        };
+        let is_rejected = dead.death == Death::Rejected;
+        let hops = match is_rejected {
+            true => 1,
+            false => read.hops().saturating_add(1),
+        };
         let mut headers = std::mem::take(&mut self.dead.headers);
-        if headers::with_death(read.headers(), &note, &mut headers).is_err() {
+        if headers::with_death(read.headers(), before, &note, &mut headers).is_err() {
             // There is no room for what we have to say, so it goes on without.
-            headers.clear();
-            headers.extend_from_slice(read.headers());
+            without_note(&read, before, &mut headers);
         }
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
@@ -287,15 +328,16 @@ impl Flow {
         let facts = Facts {
             headers: &headers,
             ttl_ms: 0,
+            by: Publisher::Broker,
             ..Facts::of(&read, lot_of(u64::from(queue.0), dead.sequence().0))
         };
         let routed = self
             .router
-            .resolve_own(tenant, &exchange, routing_key, &facts, &mut targets);
-        if routed.is_err() {
+            .resolve(tenant, &exchange, routing_key, &facts, &mut targets);
+        if routed.is_err() || (!is_rejected && hops > HOPS_MAX) {
             targets.clear();
         }
-        if dead.death != Death::Rejected {
+        if !is_rejected {
             self.drop_cycles(tenant, &headers, &mut targets);
         }
         let parts = MessageParts {
@@ -308,14 +350,16 @@ impl Flow {
             timestamp_us: read.timestamp_us(),
             // It would die of that again.
             ttl_ms: 0,
+            delay_ms: 0,
+            hops,
         };
+        let mut bare = Vec::new();
         let too_large = parts.length() > self.config.limits.message_bytes_max as usize;
+        if too_large {
+            without_note(&read, before, &mut bare);
+        }
         let parts = MessageParts {
-            headers: if too_large {
-                read.headers()
-            } else {
-                parts.headers
-            },
+            headers: if too_large { &bare } else { parts.headers },
             ..parts
         };
         let mut bytes = Vec::with_capacity(parts.padded_length());
@@ -329,6 +373,8 @@ impl Flow {
             None => bytes,
         };
         let (here, others) = by_core(&targets, self.config.core);
+        let durable = targets.iter().filter(|target| target.durable);
+        let durable = durable.map(|target| target.queue).collect();
         targets.clear();
         self.targets = targets;
         self.dead.headers = headers;
@@ -345,6 +391,8 @@ impl Flow {
             large,
             here,
             others,
+            durable,
+            is_begun: false,
             refusals: 0,
             block: 0,
             is_nameless: false,
@@ -352,24 +400,19 @@ impl Flow {
         self.dead.ready.push(key);
     }
 
-    /// A message that went round without anybody having rejected it would go round for ever: queues in
-    /// which it died before do not get it again.
+    /// A message that goes round without anybody rejecting it would go round for ever: queues in which
+    /// it died since somebody last rejected it do not get it again.
     fn drop_cycles(&self, tenant: TenantId, headers: &[u8], targets: &mut Vec<Target>) {
-        let text = |entry: &ringpost_wire::table::Table<'_>, name: &[u8]| {
-            entry
-                .get(name)
-                .and_then(|value| value.as_text())
-                .map(<[u8]>::to_vec)
-        };
-        let rejected = Death::Rejected.word().as_bytes();
-        let is_rejected = headers::deaths(headers)
-            .any(|entry| text(&entry, b"reason").as_deref() == Some(rejected));
-        if is_rejected || targets.is_empty() {
-            return;
-        }
         for entry in headers::deaths(headers) {
-            let name = text(&entry, b"queue").unwrap_or_default();
-            if let Some(queue) = self.router.queue(tenant, &name) {
+            let text = |name: &[u8]| entry.get(name).and_then(|value| value.as_text());
+            // The last death is the first entry.
+            if text(b"reason") == Some(Death::Rejected.word().as_bytes()) || targets.is_empty() {
+                return;
+            }
+            if let Some(queue) = self
+                .router
+                .queue(tenant, text(b"queue").unwrap_or_default())
+            {
                 targets.retain(|target| target.queue != queue.queue);
             }
         }
@@ -381,12 +424,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        while let Some((at, key)) = self.dead.later.first().copied()
-            && at <= self.now
-        {
-            self.dead.later.pop_first();
-            self.dead.ready.push(key);
-        }
+        self.retry_dead();
         self.dead.is_blocked = false;
         // Each goes on until it waits for something.
         while !self.dead.ready.is_empty() && !self.dead.is_blocked {
@@ -413,8 +451,7 @@ impl Flow {
         let Some(letter) = self.dead_letters.get_mut(key) else {
             return true;
         };
-        let source = self.queues.get(letter.queue);
-        if self.shut_down.is_some() || (self.failed && source.is_none_or(|state| state.durable)) {
+        if self.shut_down.is_some() {
             return true;
         }
         let queues = &self.queues;
@@ -482,7 +519,7 @@ impl Flow {
         let bytes = letter
             .large
             .map_or(letter.bytes.len(), |bytes| bytes as usize);
-        let mut targets = Vec::with_capacity(letter.here.len());
+        let mut volatile = 0;
         for queue in &letter.here {
             let state = self.queues.get(*queue).ok_or(Code::QueueUnknown)?;
             if state.damaged {
@@ -491,19 +528,13 @@ impl Flow {
             if state.durable {
                 self.admits()?;
             }
-            targets.push(Target {
-                queue: *queue,
-                partition: state.partition,
-                core: self.config.core,
-                durable: state.durable,
-            });
-        }
-        if self.overflows(&targets, 1, bytes) {
-            return Err(Code::QueueFull);
+            if !state.queue.has_room_for_dead(1, bytes as u64) {
+                return Err(Code::QueueFull);
+            }
+            volatile += usize::from(!state.durable);
         }
         // A full disk is no reason: it frees as much as it takes, and where some of its queues have it and
         // others not, they know it the next time.
-        let volatile = targets.iter().filter(|target| !target.durable).count();
         let pieces = bytes.div_ceil(FRAGMENT_BYTES_MAX);
         self.has_space(0, volatile, bytes, pieces, buffers)
     }
@@ -534,6 +565,7 @@ impl Flow {
             return;
         }
         letter.here.clear();
+        letter.is_begun = true;
         letter.refusals = 0;
         letter.block = letter.block.max(block);
         self.dead.ready.push(key);
@@ -556,6 +588,7 @@ impl Flow {
         match outcome {
             Ok(()) | Err(Code::QueueUnknown) => {
                 letter.others.pop();
+                letter.is_begun = true;
                 letter.refusals = 0;
                 self.dead.ready.push(key);
             }
@@ -563,28 +596,11 @@ impl Flow {
         }
     }
 
-    fn dead_is_refused(&mut self, key: u64, code: Code) {
-        let letter = self
-            .dead_letters
-            .get_mut(key)
-            .expect("it was just looked at");
-        if code == Code::SequenceTooOld {
-            // Whether it is there cannot be told any more, and it must not be lost.
-            letter.is_nameless = true;
-            self.dead.ready.push(key);
-            return;
-        }
-        self.stats.refusals.add(code, 1);
-        let wait = (RETRY_MS << letter.refusals.min(16)).min(RETRY_MS_MAX);
-        letter.refusals += 1;
-        self.dead.later.insert((self.now.plus_ms(wait), key));
-    }
-
     /// All queues have a dead letter; when that is durable, its own queue is done with it.
     fn dead_is_stored(&mut self, key: u64) {
         let letter = self.dead_letters.get(key).expect("it was just looked at");
-        let durable = self.journal.durable_block().0;
-        if letter.block > durable {
+        // Of a journal that has failed only volatile queues are left to wait for: see `dead_has_failed`.
+        if letter.block > self.journal.durable_block().0 && !self.failed {
             self.dead_waits.push_back((letter.block, key));
             return;
         }
@@ -606,6 +622,7 @@ impl Flow {
             return;
         };
         self.dead.bytes -= letter.cost;
+        self.dead.later.got_through(letter.queue);
         self.stats.dead_lettered += 1;
         if let Some(state) = self.queues.get_mut(letter.queue)
             && state
@@ -630,8 +647,18 @@ impl Flow {
             dead.ready.len(),
             dead.later.len(),
             self.dead_waits.len(),
-            dead.waiting.len(),
+            dead.waiting.len() + dead.later.paused(),
         ]
+    }
+}
+
+/// The headers of a message of whose death they have no room to tell.
+fn without_note(message: &envelope::Envelope<'_>, before: Before, out: &mut Vec<u8>) {
+    let is_bare =
+        before == Before::Claimed && headers::without_deaths(message.headers(), out).is_ok();
+    if !is_bare {
+        out.clear();
+        out.extend_from_slice(message.headers());
     }
 }
 

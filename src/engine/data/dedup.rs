@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use ringpost_wire::ids::{ProducerId, QueueId};
+use ringpost_wire::limits::PRODUCER_BROKER_MIN;
 
 use crate::data::table::Table;
 
@@ -17,6 +18,10 @@ pub const WINDOW: u64 = 1_024;
 pub const WINDOWS_MAX: usize = 8_192;
 /// Producers whose epoch is remembered although no queue here has stored anything of them.
 pub const EPOCHS_MAX: usize = 8_192;
+
+/// Who publishes dead letters of which nobody knows any more whether they were stored: the broker, by no
+/// name. Nothing is remembered of it.
+pub const BROKER_NAMELESS: ProducerId = ProducerId(PRODUCER_BROKER_MIN);
 
 const WORDS: usize = (WINDOW / 64) as usize;
 
@@ -281,7 +286,7 @@ impl Dedup {
         queue: QueueId,
         (first, last): (u64, u64),
     ) {
-        if producer.0 == 0 || first == 0 {
+        if producer.0 == 0 || producer == BROKER_NAMELESS || first == 0 {
             return;
         }
         let pair = (producer.0, queue.0);

@@ -882,8 +882,10 @@ impl Flow {
             _ => Outcome::Reject,
         };
         let is_stream = state.queue.is_stream();
+        state.queue.set_now(self.now);
         let mut messages = 0;
         let mut verdict = Ok(());
+        let died = state.queue.died();
         let sink = self.sinks.get_mut(key).expect("it was just looked at");
         let now = self.now;
         for range in ranges {
@@ -910,12 +912,10 @@ impl Flow {
         }
         if flags & SETTLE_CONFIRM != 0 && verdict.is_ok() {
             sink.unconfirmed += 1;
-            // What was rejected must survive as well: where it goes now, or not at all.
-            let dead = match outcome {
-                Outcome::Ack => 0,
-                Outcome::Reject | Outcome::Requeue => state.queue.died(),
-            };
-            self.settle_asks.push((key, sequence, dead));
+            // What was rejected must survive as well: where it goes now, or not at all. What died
+            // before is not waited for.
+            self.settle_asks
+                .push((key, sequence, died..state.queue.died()));
         }
         self.note_settled(queue, messages);
         self.note_groups(queue);
@@ -929,7 +929,9 @@ impl Flow {
         let state = self.queues.get(queue);
         if state.is_some_and(|state| {
             let queue = &state.queue;
-            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0
+            let due = queue.next_due();
+            let is_late = due.is_some() && due != state.expires_at;
+            queue.has_deliverable() || queue.has_notice() || queue.dead_waiting() > 0 || is_late
         }) {
             self.wake(queue);
         }
@@ -1142,7 +1144,7 @@ impl Flow {
         //= P-45
         let mut asks = std::mem::take(&mut self.settle_asks);
         asks.retain(|(key, sequence, dead)| {
-            let (key, sequence, dead) = (*key, *sequence, *dead);
+            let (key, sequence, dead) = (*key, *sequence, dead.clone());
             let state = self.sinks.get(key);
             let state = state.and_then(|sink| self.queues.get(sink.queue));
             let durable = state.is_some_and(|state| state.durable);
@@ -1207,7 +1209,7 @@ impl Flow {
         if self.failed {
             if state.queue.has_groups_to_record() {
                 // They are in no block and never will be.
-                state.queue.groups_recorded();
+                state.queue.groups_recorded(u32::MAX);
             }
             state.settled.clear();
             state.counts.clear();
@@ -1216,7 +1218,9 @@ impl Flow {
         }
         let head = RunHead::of_queue(state.partition, queue, QueueSequence(0));
         let mut written = 0;
-        for ranges in state.settled.as_slice().chunks(RANGES_PER_RECORD_MAX) {
+        let body_bytes = self.journal.body_bytes_max() as usize;
+        let most = RANGES_PER_RECORD_MAX.min(body_bytes / notes::RANGE_BYTES);
+        for ranges in state.settled.as_slice().chunks(most) {
             self.body.clear();
             notes::encode_ranges(ranges, &mut self.body);
             let count = ranges.len() as u32;
@@ -1245,7 +1249,8 @@ impl Flow {
         state.settled.clear();
         while state.queue.has_groups_to_record() {
             self.body.clear();
-            let count = state.queue.groups_to_record(&mut self.body);
+            let most = self.journal.body_bytes_max();
+            let count = state.queue.groups_to_record(most, &mut self.body);
             let note = Note {
                 kind: Kind::Offsets,
                 head,
@@ -1259,7 +1264,7 @@ impl Flow {
                 state.settling = true;
                 return true;
             }
-            state.queue.groups_recorded();
+            state.queue.groups_recorded(most);
         }
         if state.counting && state.counts.is_empty() {
             state.counting = false;
@@ -1269,7 +1274,8 @@ impl Flow {
             return false;
         };
         let mut written = 0;
-        for counts in state.counts.chunks(RANGES_PER_RECORD_MAX) {
+        let most = RANGES_PER_RECORD_MAX.min(body_bytes / notes::COUNT_BYTES);
+        for counts in state.counts.chunks(most) {
             self.body.clear();
             notes::encode_counts(counts, &mut self.body);
             let count = counts.len() as u32;
@@ -1396,13 +1402,16 @@ impl Flow {
         if state.damaged || down || (self.failed && state.durable) {
             return;
         }
-        if state.queue.may_die() {
+        let delays = state.queue.next_due().is_some();
+        if state.queue.may_die() || delays || state.expires_at.is_some() {
             state.queue.set_now(self.now);
+            let released = state.queue.release_due(SWEEP_MESSAGES_MAX);
             let died = state
                 .queue
                 .sweep_head(SWEEP_MESSAGES_MAX, &mut state.settled);
             // The others are in line already; what is due and cannot go now is woken by what it waits for.
-            let at = state.queue.next_expiry().filter(|at| *at > self.now);
+            let expiry = state.queue.next_expiry().filter(|at| *at > self.now);
+            let at = expiry.into_iter().chain(state.queue.next_due()).min();
             if at != state.expires_at {
                 if let Some(before) = state.expires_at.take() {
                     self.expiring.remove(&(before, queue));
@@ -1413,7 +1422,7 @@ impl Flow {
             if died > 0 {
                 self.note_settled(queue, died);
             }
-            if died == SWEEP_MESSAGES_MAX {
+            if died == SWEEP_MESSAGES_MAX || released > 0 {
                 self.wake(queue);
             }
         }
@@ -1493,18 +1502,52 @@ impl Flow {
             Located::Cached { buffer, body, .. } => return Some((buffer, body)),
             Located::Damaged => self.damaged(queue, place, sequence, effects),
             Located::Cold | Located::Coming => {
-                if !self.reading.iter().any(|(_, reading)| *reading == queue) {
-                    self.reading.push((self.journal.age(place), queue));
-                }
                 let state = self.queues.get_mut(queue).expect("it is being dispatched");
                 state.ahead.turn_to(sequence);
                 self.read_ahead(queue, sequence, buffers, effects);
                 // If that has asked for it, it is on its way; else it takes what is left for those
                 // that wait.
-                self.journal.fetch(buffers, effects, place);
+                self.read_alone(queue, place, buffers, effects);
             }
         }
         None
+    }
+
+    /// As [`Flow::locate`], of a message that is none of those to be delivered next: what was asked for
+    /// ahead stays.
+    pub(super) fn locate_alone<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        durable: bool,
+        place: Place,
+        sequence: QueueSequence,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) -> Option<(BufferId, std::ops::Range<u32>)> {
+        if !durable {
+            let found = self.volatile.locate(buffers, place, sequence);
+            return found.map(|(buffer, body, _)| (buffer, body));
+        }
+        match self.journal.locate(buffers, place, queue, sequence) {
+            Located::Cached { buffer, body, .. } => return Some((buffer, body)),
+            Located::Damaged => self.damaged(queue, place, sequence, effects),
+            Located::Cold | Located::Coming => self.read_alone(queue, place, buffers, effects),
+        }
+        None
+    }
+
+    /// Asks for a record; its queue looks again when that, or another, is in memory.
+    fn read_alone<B: Buffers>(
+        &mut self,
+        queue: QueueId,
+        place: Place,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        if !self.reading.iter().any(|(_, reading)| *reading == queue) {
+            self.reading.push((self.journal.age(place), queue));
+        }
+        self.journal.fetch(buffers, effects, place);
     }
 
     /// Asks for what a queue that reads from disk will need next; it has come to message `from`.
@@ -2015,6 +2058,7 @@ impl Flow {
             return;
         };
         state.damaged = true;
+        self.stop_gathering(queue);
         let text = format!(
             "queue {} refuses service: message {} at segment {} offset {} is damaged; run `ringpost verify`",
             queue.0, sequence.0, place.segment.0, place.offset
@@ -2023,6 +2067,7 @@ impl Flow {
             severity: crate::effect::Severity::Error,
             text,
         });
+        let state = self.queues.get(queue).expect("it was just looked at");
         let keys: Vec<u64> = state.queue.consumers().map(|key| key.0).collect();
         for key in keys {
             self.end_consumer(

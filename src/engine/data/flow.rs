@@ -2,8 +2,10 @@
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use ringpost_wire::control::{Durability, write_failure};
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
@@ -134,10 +136,11 @@ impl QueueState {
         now: Mono,
         effects: &mut Effects,
     ) {
-        if offer.delivery_count == 0 && !self.queue.is_stream() {
+        // What was delayed, or was delivered before, was not ready all that time.
+        if let Some(is_apart) = offer.was_ready() {
             let (first, last) = (offer.first.0, offer.first.0 + u64::from(count) - 1);
             self.ready_since
-                .leave(first, last, false, now, |ns, count| {
+                .leave(first, last, is_apart, now, |ns, count| {
                     effects.sample(Stage::Ready, ns, count);
                 });
         }
@@ -153,7 +156,6 @@ impl QueueState {
         now: Mono,
     ) {
         let bytes = messages.len() as u32;
-        self.note_arrivals(first, messages, now);
         match to {
             Appended::New(place) => {
                 self.queue
@@ -161,29 +163,47 @@ impl QueueState {
             }
             Appended::Merged => self.queue.extend_last(count, bytes),
         }
+        self.note_arrivals(first, messages, now);
     }
 
-    /// Notes when messages came, if any of them expires.
+    /// Notes when messages came and what they ask, if any asks for anything.
     fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
         if self.queue.is_stream() {
-            // What its messages may live is what the stream keeps.
-            self.queue.arrived(first, now, 0);
+            // Whatever they ask for, and however many they are.
+            self.note_arrival(first, 1, Terms::default(), now);
             return;
         }
-        let is_noted =
-            |ttl_ms: u32, queue: &Queue| ttl_ms > 0 || queue.expires_all() || queue.expires();
         let (mut at, mut sequence) = (0, first);
-        let mut before = None;
+        // Messages that ask for the same, which was not said yet.
+        let mut open: Option<(QueueSequence, u32, Terms)> = None;
         while at < messages.len() {
-            let ttl_ms = envelope::ttl_ms_of(&messages[at..]).expect("it was checked");
-            if before != Some(ttl_ms) {
-                before = Some(ttl_ms);
-                if is_noted(ttl_ms, &self.queue) {
-                    self.queue.arrived(sequence, now, ttl_ms);
+            let terms = envelope::terms_of(&messages[at..]).expect("it was checked");
+            match &mut open {
+                Some((_, count, known)) if *known == terms => *count += 1,
+                before => {
+                    if let Some((first, count, terms)) = before.replace((sequence, 1, terms)) {
+                        self.note_arrival(first, count, terms, now);
+                    }
                 }
             }
             at += padded(envelope::length_of(&messages[at..]).expect("it was checked"));
             sequence = sequence.plus(1);
+        }
+        if let Some((first, count, terms)) = open {
+            self.note_arrival(first, count, terms, now);
+        }
+    }
+
+    /// The same of messages that ask for the same.
+    pub(crate) fn note_arrival(
+        &mut self,
+        first: QueueSequence,
+        count: u32,
+        terms: Terms,
+        now: Mono,
+    ) {
+        if self.queue.heeds(&terms) {
+            self.queue.arrived(first, count, now, terms);
         }
     }
 }
@@ -505,6 +525,8 @@ pub struct Stats {
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_unroutable: u64,
+    /// Messages that died in queues that are gone, by reason; see [`Flow::deaths`].
+    pub deaths_elsewhere: [u64; 4],
 }
 
 /// How often each code was said.
@@ -617,9 +639,9 @@ pub struct Flow {
     pub(crate) is_settling_urgent: bool,
     /// Volatile queues with something settled.
     pub(crate) forgetting: Vec<QueueId>,
-    /// Settle frames that asked for an answer: consumer, sequence, and how many dead messages of the
-    /// queue must be done with.
-    pub(crate) settle_asks: Vec<(u64, u64, u64)>,
+    /// Settle frames that asked for an answer: consumer, sequence, and which dead messages of the queue
+    /// must be done with, by the numbers of [`Queue::died`].
+    pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
     pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
     /// Remote sinks with frames to forward.
@@ -1030,7 +1052,11 @@ impl Flow {
             self.expiring.remove(&(at, id));
         }
         let state = self.queues.remove(id).expect("it was just looked at");
+        self.dead_source_is_gone(id);
         let counters = state.queue.counters();
+        for (sum, count) in self.stats.deaths_elsewhere.iter_mut().zip(counters.deaths) {
+            *sum += count;
+        }
         if state.durable {
             let journal = &mut self.journal;
             state
@@ -1042,7 +1068,7 @@ impl Flow {
                 volatile.drop_live(Place { segment, offset: 0 }, count, effects);
             });
         }
-        counters.ready + counters.unacked + counters.dead
+        counters.ready + counters.unacked + counters.delayed + counters.dead
     }
 
     /// Drops the ready messages of a queue of this core. Returns how many.
@@ -1068,7 +1094,8 @@ impl Flow {
 
     /// What a queue of this core holds.
     pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
-        self.queues.get(id).map(figures)
+        let state = self.queues.get(id)?;
+        Some(figures(state, self.now))
     }
 
     /// Connections of a tenant on this core.
@@ -1083,7 +1110,7 @@ impl Flow {
 
     /// What the queues of this core hold.
     pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
-        self.queues.iter().map(figures)
+        self.queues.iter().map(|state| figures(state, self.now))
     }
 
     /// Checks what must hold between two steps; O(n). For tests.
@@ -1125,6 +1152,19 @@ impl Flow {
     #[must_use]
     pub const fn told(&self) -> (u64, u64) {
         (self.stats.rested, self.stats.delivered)
+    }
+
+    /// Messages that died since the start, by reason as in
+    /// [`Death::ALL`](crate::data::queue::Death::ALL).
+    #[must_use]
+    pub fn deaths(&self) -> [u64; 4] {
+        let mut sums = self.stats.deaths_elsewhere;
+        for state in self.queues.iter() {
+            for (sum, count) in sums.iter_mut().zip(state.queue.counters().deaths) {
+                *sum += count;
+            }
+        }
+        sums
     }
 
     /// Counters since the start.
@@ -1289,19 +1329,23 @@ impl Flow {
         self.forget_waits.clear();
         self.mark_waits.clear();
         self.count_waits.clear();
-        self.dead_waits.clear();
+        self.dead_has_failed();
         self.fail_groups(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }
 }
 
-fn figures(state: &QueueState) -> QueueFigures {
+fn figures(state: &QueueState, now: Mono) -> QueueFigures {
     let counters = state.queue.counters();
+    let due = state.queue.next_due();
     QueueFigures {
         queue: state.id,
         ready: counters.ready,
-        unacked: counters.unacked + counters.dead,
+        unacked: counters.unacked,
+        delayed: counters.delayed,
+        due_ms: due.map_or(0, |due| due.0.saturating_sub(now.0).div_ceil(1_000_000)),
+        dead: counters.dead,
         bytes: counters.bytes,
         published: counters.published,
         settled: counters.settled,

@@ -42,14 +42,17 @@ use record::{
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
 
-/// Free slots that publishes never take: acks, relocation and checkpoints need somewhere to go
-/// when the disk is full of messages (rulings 17).
-pub const RESERVE_SLOTS: usize = 3;
+/// Free slots that publishes never take: acks, relocation, dead letters and checkpoints need somewhere
+/// to go when the disk is full of messages (rulings 17).
+pub const RESERVE_SLOTS: usize = 4;
 /// Most writes that any journal may have in flight, whatever is set. Recovery relies on it: a block that
 /// lies further back than that from a later one was synced before the later one was written.
 pub const WRITES_IN_FLIGHT_MAX: u32 = 4;
+/// Free slots that dead letters leave to moves and acks. They free as much as they take, but here and
+/// there: only what is packed makes slots of that.
+const RESERVE_LETTERS: usize = RESERVE_SLOTS - 1;
 /// Free slots that moves leave to acks.
-const RESERVE_MOVES: usize = RESERVE_SLOTS - 1;
+const RESERVE_MOVES: usize = RESERVE_LETTERS - 1;
 /// Free slots beyond the reserve at which refused publishes are accepted again.
 pub const RESUME_SLOTS: usize = 2;
 /// Free slots that are kept when a checkpoint has no space: one that is written frees more.
@@ -233,21 +236,33 @@ pub enum NoRoom {
     Closed,
 }
 
-/// Who appends: publishes leave the reserve alone, and moves leave some of it to acks.
+/// Who appends: publishes leave the reserve alone, dead letters leave one slot of it to moves, and
+/// moves leave the rest to acks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Publish,
+    Letter,
     Move,
     Upkeep,
 }
 
 impl Purpose {
-    /// What the broker publishes itself, a dead letter, frees as much as it takes: it moves.
+    /// What the broker publishes itself, a dead letter, frees as much as it takes.
     const fn of(head: &RunHead) -> Self {
-        if head.producer.0 >= PRODUCER_BROKER_MIN {
-            Self::Move
-        } else {
+        if head.producer.0 < PRODUCER_BROKER_MIN {
             Self::Publish
+        } else {
+            Self::Letter
+        }
+    }
+
+    /// Free slots that are left to others.
+    const fn leaves(self) -> usize {
+        match self {
+            Self::Publish => RESERVE_SLOTS,
+            Self::Letter => RESERVE_LETTERS,
+            Self::Move => RESERVE_MOVES,
+            Self::Upkeep => 0,
         }
     }
 }
@@ -574,6 +589,8 @@ pub struct Journal {
     /// Free slots that are to be given back.
     surplus: usize,
     is_publish_refused: bool,
+    /// A dead letter has found no slot.
+    wants_packing: bool,
     /// When the last turn ended.
     now: Mono,
     /// When a segment was filled last.
@@ -663,6 +680,7 @@ impl Journal {
             spare_since: None,
             surplus: 0,
             is_publish_refused: false,
+            wants_packing: false,
             now: Mono(0),
             filled_at: Mono(0),
             trickle_since: None,
@@ -813,7 +831,7 @@ impl Journal {
         count: u32,
         messages: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.may_move()?;
+        self.may_append(Purpose::Move)?;
         let need = RECORD_HEAD_BYTES + messages.len() as u32;
         self.make_room(need, Purpose::Move, buffers, effects)?;
         let mut draft = Draft::of(Kind::Relocated, head, count);
@@ -835,7 +853,7 @@ impl Journal {
         head: &RunHead,
         body: &[u8],
     ) -> Result<Place, NoRoom> {
-        self.may_move()?;
+        self.may_append(Purpose::Move)?;
         self.append_piece(buffers, effects, head, body, FLAG_RELOCATED, Purpose::Move)
             .inspect(|place| self.table.get_mut(place.segment).pin_count += 1)
     }
@@ -1090,7 +1108,7 @@ impl Journal {
     fn may_append(&mut self, purpose: Purpose) -> Result<(), NoRoom> {
         match purpose {
             Purpose::Publish => self.may_publish(),
-            Purpose::Move | Purpose::Upkeep => self.may_move(),
+            Purpose::Letter | Purpose::Move | Purpose::Upkeep => self.may_move(purpose),
         }
     }
 
@@ -1102,14 +1120,31 @@ impl Journal {
         Ok(())
     }
 
-    /// Moves stop while acks may need what is left, also of a segment that was opened for acks: what
-    /// moves empty comes back only with checkpoints.
-    fn may_move(&self) -> Result<(), NoRoom> {
+    /// Dead letters and moves stop while others may need what is left, also of a segment that was
+    /// opened for those: what they empty comes back only with checkpoints.
+    fn may_move(&mut self, purpose: Purpose) -> Result<(), NoRoom> {
         self.must_be_open()?;
-        match self.table.count(SlotState::Free) {
-            0..RESERVE_MOVES => Err(NoRoom::Disk),
-            _ => Ok(()),
+        if self.table.count(SlotState::Free) < purpose.leaves() {
+            return Err(self.no_room(purpose));
         }
+        Ok(())
+    }
+
+    /// Why there is no slot for somebody.
+    fn no_room(&mut self, purpose: Purpose) -> NoRoom {
+        match purpose {
+            Purpose::Publish => self.no_slot(),
+            Purpose::Letter => {
+                self.wants_packing = true;
+                NoRoom::Disk
+            }
+            Purpose::Move | Purpose::Upkeep => NoRoom::Disk,
+        }
+    }
+
+    /// Whether a dead letter has found no slot: then what can be packed is, at once. Says so once.
+    pub(crate) fn take_wants_packing(&mut self) -> bool {
+        std::mem::take(&mut self.wants_packing)
     }
 
     /// Why there is no slot for a publish: from the moment that none can be had publishes are
@@ -1229,7 +1264,7 @@ impl Journal {
                 .is_some_and(|window| window_takes(&self.config, window, need));
         let buffers_min = match purpose {
             Purpose::Publish => BUFFERS_TO_PUBLISH,
-            Purpose::Move | Purpose::Upkeep => BUFFERS_UPKEEP,
+            Purpose::Letter | Purpose::Move | Purpose::Upkeep => BUFFERS_UPKEEP,
         };
         if !has_window && buffers.available() < buffers_min {
             return Err(NoRoom::Buffers);
@@ -1251,16 +1286,8 @@ impl Journal {
         effects: &mut Effects,
     ) -> Result<(), NoRoom> {
         let free = self.table.count(SlotState::Free);
-        let min = match purpose {
-            Purpose::Publish => RESERVE_SLOTS + 1,
-            Purpose::Move => RESERVE_MOVES + 1,
-            Purpose::Upkeep => 1,
-        };
-        if free < min {
-            return Err(match purpose {
-                Purpose::Publish => self.no_slot(),
-                Purpose::Move | Purpose::Upkeep => NoRoom::Disk,
-            });
+        if free <= purpose.leaves() {
+            return Err(self.no_room(purpose));
         }
         self.seal_segment(buffers, effects);
         let next = self

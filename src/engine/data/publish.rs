@@ -208,7 +208,7 @@ impl Flow {
         // Set when a group must wait: messages of it that need not, and their bytes.
         let mut stopped = None;
         for message in Messages::new(body) {
-            let message = match message.and_then(|m| m.envelope.check_crc().map(|()| m)) {
+            let message = match message.and_then(|m| m.envelope.check_published().map(|()| m)) {
                 Ok(message) => message,
                 Err(code) => {
                     verdict = Err(of_message(&body[end..], code));
@@ -929,7 +929,7 @@ fn check_batch(batch: Group<'_>) -> Result<(), Code> {
     let mut end = 0;
     for message in Messages::new(batch.bytes) {
         let message = message
-            .and_then(|m| m.envelope.check_crc().map(|()| m))
+            .and_then(|m| m.envelope.check_published().map(|()| m))
             .map_err(|code| of_message(&batch.bytes[end..], code))?;
         seen += 1;
         end += message.bytes.len();
@@ -955,7 +955,7 @@ fn of_message(bytes: &[u8], code: Code) -> Code {
 /// What the other pieces of a large message must be.
 fn begin_large(head: FragmentHead, piece: &[u8]) -> Result<Arriving, Code> {
     let message = envelope::open(piece)?;
-    if message.length() != head.message_bytes as usize {
+    if message.length() != head.message_bytes as usize || message.hops() > 0 {
         return Err(Code::MessageMalformed);
     }
     Ok(Arriving {

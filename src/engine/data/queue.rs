@@ -14,8 +14,11 @@
 //!
 //! - *fresh*: at or above the cursor, never delivered. Deliverable up to what is durable and marked
 //!   (ruling 15).
+//! - *delayed*: it waits for its time, by its producer's will or by the queue's retry policy; then it is
+//!   as one that was returned.
 //! - *unacked*: in one consumer's `unacked` ring, by delivery tag.
-//! - *returned*: delivered and given back; offered again before anything fresh, in order of sequence.
+//! - *returned*: delivered and given back, or set apart when it came, by its delay or its rank; offered
+//!   before anything fresh of its rank, in order of sequence.
 //!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
 //!   recovery also what may have been delivered before; those lie ahead of the cursor.
 //! - *dead*: rejected, expired, too many or returned too often, in a queue that has a dead-letter
@@ -24,7 +27,8 @@
 //! - *pending*: done with in memory, never delivered again; the ack record is on its way.
 //! - *settled*: the ack record is durable; the message's segment may lose it.
 //!
-//! Nothing is stored for pending messages: they are those below the cursor that are in no other state.
+//! Nothing is stored for pending messages: they are those below the cursor, and those set apart above
+//! it, that are in no other state.
 //! The `index` holds one entry per run of messages that are not yet settled.
 //!
 //! The caller drives dispatch: [`Queue::next_offer`] describes what to give to whom, the caller reads the
@@ -32,12 +36,15 @@
 
 mod chunks;
 mod dead;
+mod delayed;
 mod dispatch;
 mod dying;
 mod expiry;
 mod index;
 mod marks;
+mod ranks;
 mod replay;
+mod retry;
 mod returned;
 mod settled;
 mod stream;
@@ -45,15 +52,20 @@ mod stream;
 mod tests;
 mod unacked;
 
+use std::collections::VecDeque;
+
 use crate::ids::{Mono, Place, SegmentIdx};
 use dead::Dead;
+use delayed::Delayed;
 use dispatch::{Consumers, Turn};
 use dying::{Buried, Grave};
 use expiry::Expiry;
 use index::{Pieces, Run, RunIndex};
 use marks::Marks;
-use returned::{PendingCounts, Returned, ReturnedSet};
+use ranks::Ranks;
+use returned::{Held, PendingCounts, Returned, ReturnedSet};
 use ringpost_wire::control::Durability;
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::limits::padded;
 use ringpost_wire::{Code, SettleRange, envelope};
@@ -68,7 +80,9 @@ pub use dispatch::{
 pub use dying::DEAD_MAX;
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
-pub use replay::{Arrival, Replay, StateFault};
+pub use ranks::RANK_MAX;
+pub use replay::{Arrival, KeptTerms, Replay, StateFault};
+pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
@@ -93,6 +107,13 @@ pub struct Settings {
     pub returns_max: Option<u32>,
     /// Whether it has a dead-letter exchange.
     pub has_dead_letters: bool,
+    /// How long a message that is given back waits; `None`: it is deliverable at once.
+    pub retry: Option<Retry>,
+    /// Largest rank of a message, at most [`RANK_MAX`]; 0: all are equal. A priority above it counts as
+    /// it.
+    pub rank_max: u8,
+    /// After so many messages that have passed older ones of a lower rank the oldest one goes; 0 = never.
+    pub rank_turn: u32,
     /// How messages are shared out among consumers.
     pub dispatch: DispatchSettings,
     /// Of a stream: what it keeps beside the limits, which never refuse but drop its head.
@@ -111,6 +132,9 @@ impl Settings {
             ttl_ms: 0,
             returns_max: None,
             has_dead_letters: false,
+            retry: None,
+            rank_max: 0,
+            rank_turn: 0,
             dispatch: DispatchSettings::DEFAULT,
             stream: None,
         }
@@ -133,6 +157,8 @@ pub struct Counters {
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unacked: u64,
+    /// Messages that wait for their time.
+    pub delayed: u64,
     /// Messages on their way to the dead-letter exchange.
     pub dead: u64,
     /// Padded bytes of all those. An estimate, until the queue is empty, after a restart (in proportion,
@@ -184,7 +210,8 @@ pub enum Marking {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Source {
     Fresh,
-    Returned,
+    /// Returned or set apart, of that rank.
+    Returned(u8),
     /// It stays: see `stream.rs`.
     Read,
 }
@@ -247,6 +274,17 @@ impl Offer {
         walk(body, self.from_index, self.from_offset, self.index)
     }
 
+    /// Whether the messages were ready since they were durable: `None` if they were not, else whether
+    /// older ones may have been passed over.
+    pub(crate) fn was_ready(&self) -> Option<bool> {
+        match self.source {
+            Source::Fresh => Some(false),
+            Source::Returned(rank) => (rank > 0 && self.delivery_count == 0).then_some(true),
+            // Each of many readers gets it.
+            Source::Read => None,
+        }
+    }
+
     /// Whether the consumer may get one more message of `padded_bytes` after `messages` messages of
     /// `bytes` padded bytes of this offer.
     #[must_use]
@@ -296,8 +334,9 @@ struct LastRecord {
 struct Head {
     first: u64,
     last: u64,
-    /// Of messages that came back, their span; `None`: they are fresh.
+    /// Of messages that came back or were set apart, their span; `None`: they are fresh.
     returned: Option<Returned>,
+    rank: u8,
 }
 
 /// One queue's state. See the module's text.
@@ -323,8 +362,16 @@ pub struct Queue {
     next: u64,
     /// Messages up to here are durable.
     durable: u64,
-    /// Messages from here on are fresh, but for settled and returned ones after a recovery.
+    /// Messages from here on are fresh, but for those set apart, and settled and returned ones after a
+    /// recovery.
     cursor: u64,
+    /// Messages set apart when they came, for their delay or their rank, as far as they are not below the
+    /// cursor: (first, last), in order.
+    apart: VecDeque<(u64, u64)>,
+    ranks: Ranks,
+    /// Messages that have passed older ones of a lower rank since the oldest one went.
+    passed: u32,
+    delayed: Delayed,
     /// The run of the cursor, if it was looked up.
     fresh_run: Option<Run>,
     fresh_walked: Option<Walked>,
@@ -364,6 +411,10 @@ impl Queue {
             next: 1,
             durable: 0,
             cursor: 1,
+            apart: VecDeque::new(),
+            ranks: Ranks::new(),
+            passed: 0,
+            delayed: Delayed::new(),
             fresh_run: None,
             fresh_walked: None,
             returned_walked: None,
@@ -386,10 +437,11 @@ impl Queue {
         Counters {
             ready: self.ready,
             unacked: self.unacked,
+            delayed: self.delayed_count(),
             dead: self.dead.count(),
             bytes: self.bytes,
             published,
-            settled: published - self.ready - self.unacked - self.dead.count(),
+            settled: published - self.held(),
             consumers: self.consumers.len() as u32,
             deaths: self.deaths,
         }
@@ -433,16 +485,25 @@ impl Queue {
     #[must_use]
     pub fn would_overflow(&self, count: u32, bytes: u64) -> bool {
         if self.settings.overflow == Overflow::DropHead {
-            return self.dead.count() >= DEAD_MAX && self.is_limited();
+            return self.is_dying_full() && self.is_limited();
         }
         let unacked = match crate::mutant!(LimitWithoutUnacked) {
             true => 0,
             false => self.unacked,
         };
-        let messages = self.ready + unacked + self.dead.count() + u64::from(count);
-        let bytes = self.bytes + bytes;
-        (self.settings.messages_max > 0 && messages > self.settings.messages_max)
-            || (self.settings.bytes_max > 0 && bytes > self.settings.bytes_max)
+        let others = self.delayed_count() + self.dead.count();
+        let messages = self.ready + unacked + others;
+        self.passes_limit(messages, self.bytes, count, bytes)
+    }
+
+    /// Messages that wait for their time.
+    fn delayed_count(&self) -> u64 {
+        self.delayed.count() + self.returned.held_delayed()
+    }
+
+    /// Messages that are not done with.
+    fn held(&self) -> u64 {
+        self.ready + self.unacked + self.delayed_count() + self.dead.count()
     }
 
     /// Whether it has a maximum length or bytes.
@@ -568,20 +629,41 @@ impl Queue {
         if sequence.0 >= self.next {
             return;
         }
+        let apart = self.returned.truncate_from(sequence.0);
+        let delayed = self.delayed.truncate_from(sequence.0);
         let fresh_from = self.cursor.max(sequence.0);
+        let fresh = self.next.saturating_sub(fresh_from) - self.apart_from(fresh_from);
+        let here = fresh + apart + delayed;
+        let dropped = self.next - sequence.0;
+        // What was purged of them has no bytes any more; where it lies is not known.
+        let bytes_from = if here == dropped {
+            sequence.0
+        } else {
+            fresh_from
+        };
         let mut bytes = 0;
         let mut from = sequence.0;
         while let Some(run) = self.index.first_from(from) {
-            if run.first() >= fresh_from {
+            if run.first() >= bytes_from {
                 bytes += self.bytes_of(run);
             }
             from = run.last() + 1;
         }
-        let fresh = self.next - fresh_from.min(self.next);
-        let dropped = self.index.truncate_from(sequence.0);
-        self.pending -= dropped - fresh;
-        self.ready -= fresh;
+        let found = self.index.truncate_from(sequence.0);
+        assert!(found == dropped);
+        self.pending -= dropped - here;
+        self.ready -= fresh + apart;
         self.bytes = self.bytes.saturating_sub(bytes);
+        while let Some((first, last)) = self.apart.back_mut()
+            && *last >= sequence.0
+        {
+            if *first < sequence.0 {
+                *last = sequence.0 - 1;
+                break;
+            }
+            self.apart.pop_back();
+        }
+        self.ranks.truncate_from(sequence.0);
         self.next = sequence.0;
         self.cursor = self.cursor.min(self.next);
         self.marks.abandon_from(sequence.0);
@@ -591,6 +673,86 @@ impl Queue {
         self.fresh_run = None;
         self.last_record = None;
         self.clear_estimate();
+    }
+
+    // Terms.
+
+    /// `count` messages from `first` on were pushed, behind which nothing was said of any; they arrived
+    /// now, and each asks for `terms`.
+    ///
+    /// # Panics
+    /// If there are no such messages.
+    pub fn arrived(&mut self, first: QueueSequence, count: u32, now: Mono, terms: Terms) {
+        assert!(first.0 + u64::from(count) <= self.next);
+        if self.is_stream() {
+            // What its messages ask for is of no account: they stay as long as it says, in their order.
+            self.expiry.push(first.0, ms_of(now), 0);
+            return;
+        }
+        let Terms {
+            ttl_ms,
+            delay_ms,
+            priority,
+        } = terms;
+        if ttl_ms > 0 || self.settings.ttl_ms > 0 || !self.expiry.is_idle() {
+            self.expiry.push(first.0, ms_of(now), ttl_ms);
+        }
+        let rank = match crate::mutant!(RankIgnored) {
+            true => 0,
+            false => priority.min(self.settings.rank_max),
+        };
+        self.ranks.push(first.0, rank);
+        if delay_ms == 0 && rank == 0 {
+            return;
+        }
+        let span = Returned::new(first.0, count, 0);
+        self.push_apart(first.0, span.last());
+        //= P-58
+        if delay_ms > 0 && !crate::mutant!(DelayIgnored) {
+            self.ready -= u64::from(count);
+            self.delayed.insert(due_ms(ms_of(now), delay_ms), span);
+        } else {
+            self.returned.insert(rank, span);
+        }
+    }
+
+    /// Whether [`Queue::arrived`] has anything to note of messages with such terms.
+    #[must_use]
+    pub fn heeds(&self, terms: &Terms) -> bool {
+        self.is_stream()
+            || terms.ttl_ms > 0
+            || terms.delay_ms > 0
+            || self.settings.ttl_ms > 0
+            || self.settings.rank_max > 0
+            || !self.expiry.is_idle()
+    }
+
+    /// Messages behind all that are set apart are not fresh.
+    fn push_apart(&mut self, first: u64, last: u64) {
+        match self.apart.back_mut() {
+            Some(before) if before.1 + 1 == first => before.1 = last,
+            _ => self.apart.push_back((first, last)),
+        }
+    }
+
+    /// When the next delayed message is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Mono> {
+        self.delayed.next_due().map(mono_of)
+    }
+
+    /// Lets delayed messages go that are due, at least `max` if there are so many; says how many.
+    pub fn release_due(&mut self, max: u64) -> u64 {
+        let mut released = 0;
+        while released < max
+            && let Some(span) = self.delayed.take_due(self.now)
+        {
+            let returned = &mut self.returned;
+            for_each_rank(&self.ranks, span, |rank, span| returned.insert(rank, span));
+            self.ready += u64::from(span.count);
+            released += u64::from(span.count);
+        }
+        released
     }
 
     fn bytes_of(&self, run: Run) -> u64 {
@@ -607,7 +769,13 @@ impl Queue {
     #[must_use]
     pub fn wants_marked(&self) -> bool {
         let credit = self.consumers.credit_sum();
-        self.marks.wants_marked(self.next, self.cursor, credit)
+        // Who has ranks gives what came last before much that came earlier.
+        let cursor = if self.settings.rank_max > 0 {
+            self.next
+        } else {
+            self.cursor
+        };
+        self.marks.wants_marked(self.next, cursor, credit)
     }
 
     /// The mark to record in the next block, if one must be raised for dispatch to go on; each is
@@ -615,10 +783,20 @@ impl Queue {
     pub fn mark_needed(&mut self) -> Option<QueueSequence> {
         let credit = self.consumers.credit_sum();
         let runs_durable = self.durable;
-        let mark = self
-            .marks
-            .needed(self.next, self.cursor, runs_durable, credit)?;
+        let cursor = self.unmarked_first().unwrap_or(self.cursor);
+        let mark = self.marks.needed(self.next, cursor, runs_durable, credit)?;
         Some(QueueSequence(mark))
+    }
+
+    /// The first message of a rank that waits for a mark, of the highest one of which it does, if that
+    /// lies ahead of the cursor.
+    fn unmarked_first(&self) -> Option<u64> {
+        let ranks = (1..=self.returned.rank_max()).rev();
+        let firsts = ranks.filter_map(|rank| self.returned.first(rank));
+        let mut firsts = firsts.map(|span| span.first);
+        let from = self.marks.durable().saturating_add(1);
+        let range = self.cursor.max(from)..=self.durable;
+        firsts.find(|first| range.contains(first))
     }
 
     /// The mark `sequence` is durable: messages up to there may be delivered.
@@ -655,7 +833,15 @@ impl Queue {
         let mut consumer = self.consumers.remove(key)?;
         let mut gone = Settled::default();
         let mut spans = Spans::new();
-        let hold = self.settings.durability == Durability::Durable;
+        let mut home = Home {
+            returned: &mut self.returned,
+            delayed: &mut self.delayed,
+            ranks: &self.ranks,
+            hold: self.settings.durability == Durability::Durable,
+            // What a consumer leaves behind when it goes is taken over at once.
+            retry: None,
+            now: self.now,
+        };
         let mut grave = Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
         consumer.unacked.drain(|delivery| {
             gone.messages += 1;
@@ -664,11 +850,11 @@ impl Queue {
                 return;
             }
             if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
-                give_back(&mut self.returned, span, hold);
+                home.take_back(span);
             }
         });
         if let Some(span) = spans.finish() {
-            give_back(&mut self.returned, span, hold);
+            home.take_back(span);
         }
         let buried = grave.done();
         self.unacked -= gone.messages;
@@ -768,9 +954,9 @@ impl Queue {
     #[must_use]
     pub fn awaits_journal(&self) -> bool {
         let fresh = self.cursor <= self.durable && self.cursor > self.marks.durable();
-        let returned = self.returned.first();
+        let returned = self.returned.first(0);
         let restored = returned.is_some_and(|span| span.first > self.marks.durable());
-        self.returned.is_holding() || fresh || restored
+        self.returned.is_holding() || fresh || restored || self.unmarked_first().is_some()
     }
 
     /// What to deliver next, and to whom; `None` if nothing is deliverable or nobody has room. The
@@ -780,7 +966,11 @@ impl Queue {
         if self.is_stream() {
             return self.next_read();
         }
+        if self.is_dying_full() {
+            return None;
+        }
         let fresh_end = self.durable.min(self.marks.durable());
+        // No less than there are: some ahead of the cursor may be set apart.
         let waiting = self.returned.ready_count() + (fresh_end + 1).saturating_sub(self.cursor);
         if waiting == 0 {
             return None;
@@ -790,7 +980,7 @@ impl Queue {
             Turn::Of(slot, turn) => (slot, turn),
             Turn::ByKey => (BY_KEY, u32::MAX),
         };
-        let head = self.head(self.marks.durable(), fresh_end)?;
+        let head = self.head(fresh_end)?;
         let mut last = head.last;
         if !self.expiry.is_idle() {
             if self.expiry.is_over(head.first, self.now) {
@@ -800,55 +990,125 @@ impl Queue {
             last = self.expiry.alike_upto(head.first, last, self.now);
         }
         Some(match head.returned {
-            Some(span) => self.offer_returned(slot, turn, span, last),
+            Some(span) => self.offer_returned(slot, turn, (head.rank, span), last),
             None => self.offer_fresh(slot, turn, last),
         })
     }
 
-    /// What is next in order, if it may go: returned messages up to `returned_end` and fresh ones up to
-    /// `fresh_end` may.
-    fn head(&mut self, returned_end: u64, fresh_end: u64) -> Option<Head> {
-        self.skip_settled();
+    //= P-59
+    /// What is next, if it may go: messages up to `end` may.
+    fn head(&mut self, end: u64) -> Option<Head> {
+        if self.returned.rank_max() == 0 {
+            return self.head_of(0, end);
+        }
+        let turn = self.settings.rank_turn;
+        if turn > 0 && self.passed >= turn {
+            return self.oldest_head(end).map(|head| Head {
+                last: head.first,
+                ..head
+            });
+        }
+        let mut rank = self.returned.rank_max();
+        let mut head = loop {
+            if let Some(head) = self.head_of(rank, end) {
+                break head;
+            }
+            // Nor does a lower rank pass a message that waits for its count.
+            if self.returned.held_first(rank).is_some() {
+                return None;
+            }
+            rank = rank.checked_sub(1)?;
+        };
+        if turn > 0 {
+            let most = u64::from(turn - self.passed);
+            head.last = head.last.min(head.first + most - 1);
+        }
+        Some(head)
+    }
+
+    /// Of what is next in each rank, the message that came first.
+    fn oldest_head(&mut self, end: u64) -> Option<Head> {
+        let ranks = 0..=self.returned.rank_max();
+        let heads = ranks.filter_map(|rank| self.head_of(rank, end));
+        heads.min_by_key(|head| head.first)
+    }
+
+    /// What is next of a rank, if it may go: messages up to `end` may.
+    fn head_of(&mut self, rank: u8, end: u64) -> Option<Head> {
         // What came back goes first, so nothing passes a message that waits for its count.
-        let held = self.returned.held_first();
-        match self.returned.first() {
+        let held = match self.returned.is_holding() {
+            true => self.returned.held_first(rank),
+            false => None,
+        };
+        if rank == 0 {
+            self.skip_apart();
+        }
+        match self.returned.first(rank) {
             // Restored ones may lie above the mark; all others were marked when they were fresh.
             Some(span)
-                if span.first <= self.cursor
-                    && !(crate::mutant!(RequeueToTheEnd) && self.cursor <= fresh_end) =>
+                if rank > 0
+                    || span.first <= self.cursor
+                        && !(crate::mutant!(RequeueToTheEnd) && self.cursor <= end) =>
             {
-                let end = held.map_or(u64::MAX, |held| held - 1).min(returned_end);
+                let end = held.map_or(u64::MAX, |held| held - 1).min(end);
                 (span.first <= end).then(|| Head {
                     first: span.first,
                     last: span.last().min(end),
                     returned: Some(span),
+                    rank,
                 })
             }
-            _ if held.is_some() => None,
+            _ if held.is_some() || rank > 0 => None,
             before => {
-                let mut end = before.map_or(fresh_end, |span| fresh_end.min(span.first - 1));
+                let mut end = before.map_or(end, |span| end.min(span.first - 1));
                 if self.settled.ceiling() >= self.cursor
                     && let Some((first, _)) = self.settled.stretch_from(self.cursor)
                 {
+                    end = end.min(first - 1);
+                }
+                if let Some((first, _)) = self.apart.front() {
                     end = end.min(first - 1);
                 }
                 (self.cursor <= end).then_some(Head {
                     first: self.cursor,
                     last: end,
                     returned: None,
+                    rank: 0,
                 })
             }
         }
     }
 
-    /// After a recovery settled messages may lie ahead of the cursor.
-    fn skip_settled(&mut self) {
-        while self.settled.ceiling() >= self.cursor
-            && let Some((first, last)) = self.settled.stretch_from(self.cursor)
-            && first <= self.cursor
-        {
-            self.cursor = last + 1;
+    /// Moves the cursor over what is set apart, and what was settled ahead of it before a recovery.
+    fn skip_apart(&mut self) {
+        loop {
+            while let Some((first, last)) = self.apart.front().copied()
+                && first <= self.cursor
+            {
+                self.cursor = self.cursor.max(last + 1);
+                self.apart.pop_front();
+            }
+            if self.settled.ceiling() >= self.cursor
+                && let Some((first, last)) = self.settled.stretch_from(self.cursor)
+                && first <= self.cursor
+            {
+                self.cursor = last + 1;
+            } else {
+                return;
+            }
         }
+    }
+
+    /// Messages from `sequence` on, at or ahead of the cursor, that are set apart.
+    fn apart_from(&self, sequence: u64) -> u64 {
+        let behind = self
+            .apart
+            .iter()
+            .rev()
+            .take_while(|span| span.1 >= sequence);
+        behind
+            .map(|(first, last)| last + 1 - first.max(&sequence))
+            .sum()
     }
 
     fn offer_fresh(&mut self, slot: u32, turn: u32, end: u64) -> Offer {
@@ -865,7 +1125,13 @@ impl Queue {
         self.offer(slot, turn, run, self.cursor, last, self.fresh_walked)
     }
 
-    fn offer_returned(&mut self, slot: u32, turn: u32, span: Returned, end: u64) -> Offer {
+    fn offer_returned(
+        &mut self,
+        slot: u32,
+        turn: u32,
+        (rank, span): (u8, Returned),
+        end: u64,
+    ) -> Offer {
         let run = self.index.find(span.first);
         let run = run.expect("a returned message has a run");
         let last = span.last().min(run.last()).min(end);
@@ -876,7 +1142,7 @@ impl Queue {
             } else {
                 span.deliveries
             },
-            source: Source::Returned,
+            source: Source::Returned(rank),
             ..offer
         }
     }
@@ -1043,14 +1309,39 @@ impl Queue {
                 assert!(first == self.cursor);
                 self.cursor += u64::from(count);
             }
-            Source::Returned => {
-                assert!(self.returned.first().is_some_and(|s| s.first == first));
-                self.returned.take_first(count);
-                // After a recovery returned messages lie ahead of the cursor.
-                self.cursor = self.cursor.max(first + u64::from(count));
+            Source::Returned(rank) => {
+                assert!(self.returned.first(rank).is_some_and(|s| s.first == first));
+                self.take_returned(rank, first, count);
             }
             Source::Read => unreachable!("what is read stays where it is"),
         }
+        if self.settings.rank_turn > 0 {
+            self.note_passed(offer, count);
+        }
+    }
+
+    /// Takes the first `count` messages of the first span of a rank, from `first` on.
+    fn take_returned(&mut self, rank: u8, first: u64, count: u32) {
+        self.returned.take_first(rank, count);
+        if rank == 0 {
+            // After a recovery returned messages lie ahead of the cursor.
+            self.cursor = self.cursor.max(first + u64::from(count));
+        }
+    }
+
+    /// Messages were taken: whether older ones were passed over.
+    fn note_passed(&mut self, offer: &Offer, count: u32) {
+        let rank = match offer.source {
+            Source::Fresh | Source::Read => 0,
+            Source::Returned(rank) => rank,
+        };
+        let end = self.durable.min(self.marks.durable());
+        let mut lower = (0..rank).filter_map(|rank| self.head_of(rank, end));
+        let has_passed = lower.any(|head| head.first < offer.first.0);
+        self.passed = match has_passed {
+            true => self.passed.saturating_add(count),
+            false => 0,
+        };
     }
 
     /// Remembers where the message behind the taken ones starts.
@@ -1058,7 +1349,7 @@ impl Queue {
         let walked = walked_behind(offer, count, at, bytes);
         match offer.source {
             Source::Fresh => self.fresh_walked = walked,
-            Source::Returned => self.returned_walked = walked,
+            Source::Returned(_) => self.returned_walked = walked,
             Source::Read => unreachable!("its reader remembers"),
         }
     }
@@ -1136,8 +1427,14 @@ impl Queue {
             }
             Outcome::Requeue => {
                 let mut spans = Spans::new();
-                let returned = &mut self.returned;
-                let hold = self.settings.durability == Durability::Durable;
+                let mut home = Home {
+                    returned: &mut self.returned,
+                    delayed: &mut self.delayed,
+                    ranks: &self.ranks,
+                    hold: self.settings.durability == Durability::Durable,
+                    retry: self.settings.retry,
+                    now: self.now,
+                };
                 let mut grave =
                     Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
                 unacked.settle(range.first, range.last, |delivery| {
@@ -1147,14 +1444,16 @@ impl Queue {
                         return;
                     }
                     if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
-                        give_back(returned, span, hold);
+                        home.take_back(span);
                     }
                 })?;
                 if let Some(span) = spans.finish() {
-                    give_back(returned, span, hold);
+                    home.take_back(span);
                 }
                 buried = (Death::DeliveryLimit, grave.done());
-                self.ready += done.messages - buried.1.messages;
+                if self.settings.retry.is_none() {
+                    self.ready += done.messages - buried.1.messages;
+                }
             }
         }
         self.unacked -= done.messages;
@@ -1175,7 +1474,7 @@ impl Queue {
     /// how often ([`Queue::take_counts`]). A mark says "may have been delivered" once, however many
     /// lives it has covered: without the record a second crash would leave counts too low.
     pub fn hold_restored(&mut self) {
-        self.returned.hold_all();
+        self.returned.hold_all(&mut self.delayed);
     }
 
     /// Whether messages wait for their delivery counts to be durable.
@@ -1186,7 +1485,7 @@ impl Queue {
 
     /// The counts handed out up to then are durable.
     pub fn counts_durable(&mut self, upto: CountsUpto) {
-        self.returned.release(upto);
+        self.returned.release(upto, &mut self.delayed);
     }
 
     /// The ack record of these messages is durable; each was settled before and is named once. Says
@@ -1208,6 +1507,7 @@ impl Queue {
             self.pending_counts.remove(first, last);
             self.settled.insert_new(first, last);
         }
+        self.ranks.forget(&self.settled);
         if !self.expiry.is_idle() {
             self.expiry.forget(&self.settled);
             if self.index.run_count() == 0 {
@@ -1216,35 +1516,52 @@ impl Queue {
         }
     }
 
-    /// Drops every ready message; their sequences go to `out`, as ranges for the ack record.
+    /// Drops every message that nobody holds, delayed ones too; their sequences go to `out`, as ranges
+    /// for the ack record.
     pub fn purge(&mut self, out: &mut Ranges) -> Settled {
         let gone = Settled {
-            messages: self.ready,
+            messages: self.ready + self.delayed_count(),
             bytes: self.ready_bytes(),
         };
         let mut count = 0;
-        let cursor = self.cursor;
-        let counts = &mut self.pending_counts;
-        self.returned.drain(|span| {
-            counts.insert(span);
-            // Those ahead of the cursor are counted with the fresh ones.
-            if span.first < cursor {
-                let last = span.last().min(cursor - 1);
-                count += last - span.first + 1;
-                push_range(out, span.first, last);
+        let (cursor, apart, counts) = (self.cursor, &self.apart, &mut self.pending_counts);
+        let mut drop = |first: u64, last: u64| {
+            if first <= last {
+                count += last - first + 1;
+                push_range(out, first, last);
             }
-        });
+        };
+        let mut drop_span = |span: Returned| {
+            if span.deliveries > 0 {
+                counts.insert(span);
+            }
+            // Those ahead of the cursor are dropped with the fresh ones, unless they are set apart.
+            drop(span.first, span.last().min(cursor - 1));
+            let mut from = span.first.max(cursor);
+            while from <= span.last() {
+                let at = apart.partition_point(|known| known.1 < from);
+                let Some((first, last)) = apart.get(at).filter(|known| known.0 <= span.last())
+                else {
+                    return;
+                };
+                drop(from.max(*first), span.last().min(*last));
+                from = last + 1;
+            }
+        };
+        self.returned.drain(&mut drop_span);
+        self.delayed.drain(|_, span| drop_span(span));
         while self.cursor < self.next {
-            self.skip_settled();
-            let ahead = self.settled.stretch_from(self.cursor);
-            let end = ahead.map_or(self.next, |(first, _)| first);
+            self.skip_apart();
+            let settled = self.settled.stretch_from(self.cursor);
+            let ahead = [settled, self.apart.front().copied()].into_iter().flatten();
+            let end = ahead.map(|(first, _)| first).min().unwrap_or(self.next);
             if self.cursor < end {
                 push_range(out, self.cursor, end - 1);
                 count += end - self.cursor;
                 self.cursor = end;
             }
         }
-        assert!(count == self.ready);
+        assert!(count == gone.messages);
         self.pending += count;
         self.ready = 0;
         self.bytes = self.unacked_bytes + self.dead.bytes();
@@ -1252,6 +1569,7 @@ impl Queue {
         gone
     }
 
+    /// Padded bytes that nobody holds, of delayed messages too.
     fn ready_bytes(&self) -> u64 {
         let others = self.unacked_bytes + self.dead.bytes();
         self.bytes.saturating_sub(others)
@@ -1259,7 +1577,7 @@ impl Queue {
 
     /// Without messages there are no bytes, whatever a restart has estimated.
     fn clear_estimate(&mut self) {
-        if self.ready + self.unacked + self.dead.count() == 0 {
+        if self.held() == 0 {
             self.bytes = 0;
         }
     }
@@ -1385,14 +1703,18 @@ impl Queue {
         }
         assert!(self.settled.ceiling() < self.next);
         let live: u64 = self.index.iter().map(|run| run.live()).sum();
-        assert_eq!(
-            live,
-            self.ready + self.unacked + self.dead.count() + self.pending
-        );
+        assert_eq!(live, self.held() + self.pending);
+        self.delayed.invariants();
+        self.ranks.invariants();
+        let mut below = 0;
+        for (first, last) in &self.apart {
+            assert!(below < *first && first <= last && *last < self.next);
+            below = *last;
+        }
         self.dead.invariants();
         self.expiry.invariants();
         for (sequence, _) in self.dead.iter() {
-            assert!(sequence < self.cursor && self.is_live(QueueSequence(sequence)));
+            assert!(self.is_past(sequence) && self.is_live(QueueSequence(sequence)));
         }
         assert_eq!(live, self.next - 1 - self.dead());
         if !self.is_stream() {
@@ -1404,21 +1726,49 @@ impl Queue {
                 self.consumers.iter().map(holds).sum::<u64>()
             );
         }
-        let behind = self.returned.iter().filter(|s| s.first < self.cursor);
-        let behind: u64 = behind
-            .map(|span| span.last().min(self.cursor - 1) - span.first + 1)
+        // What is returned and not past the cursor counts as fresh.
+        let past = |span: Returned| {
+            (span.first..=span.last())
+                .filter(|s| self.is_past(*s))
+                .count()
+        };
+        let returned: u64 = self
+            .returned
+            .by_rank()
+            .map(|(_, span)| past(span) as u64)
             .sum();
-        let dead_ahead = match self.cursor {
+        let settled = match self.cursor {
             cursor if cursor < self.next => self.settled.count_in(cursor, self.next - 1),
             _ => 0,
         };
-        assert_eq!(self.ready, behind + self.next - self.cursor - dead_ahead);
+        let apart = self.apart.iter().filter(|(_, last)| *last >= self.cursor);
+        let apart = apart.map(|(first, last)| {
+            let first = *first.max(&self.cursor);
+            last + 1 - first - self.settled.count_in(first, *last)
+        });
+        let ahead = self.next - self.cursor - settled - apart.sum::<u64>();
+        assert_eq!(self.ready, returned + ahead);
         assert!(self.returned.count() <= self.ready);
+        for (rank, span) in self.returned.by_rank() {
+            assert_eq!(self.ranks.of(span.first, span.last()), (rank, span.last()));
+        }
+        for (_, span) in self.delayed.iter().chain(self.returned.iter_held_delayed()) {
+            for sequence in span.first..=span.last() {
+                assert!(self.is_past(sequence) && self.is_live(QueueSequence(sequence)));
+            }
+        }
         let delivered = self.consumers.iter().flat_map(|c| c.unacked.iter());
         for delivery in delivered.filter(|_| !self.is_stream()) {
-            assert!(delivery.sequence < self.cursor);
+            assert!(self.is_past(delivery.sequence));
             assert!(self.is_live(QueueSequence(delivery.sequence)));
         }
+    }
+
+    /// Whether a message is not fresh: below the cursor, or set apart.
+    fn is_past(&self, sequence: u64) -> bool {
+        let at = self.apart.partition_point(|known| known.1 < sequence);
+        let apart = self.apart.get(at).is_some_and(|known| known.0 <= sequence);
+        apart || sequence < self.cursor
     }
 
     /// Messages durably settled.
@@ -1476,12 +1826,55 @@ impl Spans {
     }
 }
 
-fn give_back(returned: &mut ReturnedSet, span: Returned, hold: bool) {
-    if hold && !crate::mutant!(CountBeforeSync) {
-        returned.hold(span);
-    } else {
-        returned.insert(span);
+/// Where messages go that come back.
+struct Home<'a> {
+    returned: &'a mut ReturnedSet,
+    delayed: &'a mut Delayed,
+    ranks: &'a Ranks,
+    /// Until their counts are durable.
+    hold: bool,
+    retry: Option<Retry>,
+    now: expiry::Ms,
+}
+
+impl Home<'_> {
+    fn take_back(&mut self, span: Returned) {
+        let retry = self.retry.filter(|_| !crate::mutant!(RetryAtOnce));
+        let due = retry.map(|retry| self.now + 1 + retry.wait_ms(span.first, span.deliveries));
+        let hold = self.hold && !crate::mutant!(CountBeforeSync);
+        match due {
+            Some(due) if !hold => self.delayed.insert(due, span),
+            Some(_) => self.returned.hold(Held { span, rank: 0, due }),
+            None => {
+                for_each_rank(self.ranks, span, |rank, span| match hold {
+                    true => self.returned.hold(Held { span, rank, due }),
+                    false => self.returned.insert(rank, span),
+                });
+            }
+        }
     }
+}
+
+/// Tells the parts of a span that have one rank each.
+fn for_each_rank(ranks: &Ranks, span: Returned, mut each: impl FnMut(u8, Returned)) {
+    if ranks.is_idle() {
+        return each(0, span);
+    }
+    let mut left = Some(span);
+    while let Some(span) = left {
+        let (rank, upto) = ranks.of(span.first, span.last());
+        each(rank, span.upto(upto));
+        left = span.from(upto + 1);
+    }
+}
+
+/// When a message is due that arrived in that millisecond: the delay is over then, whenever in it.
+fn due_ms(arrived: expiry::Ms, delay_ms: u32) -> expiry::Ms {
+    arrived + 1 + expiry::Ms::from(delay_ms)
+}
+
+fn mono_of(ms: expiry::Ms) -> Mono {
+    Mono(u64::try_from(ms).unwrap_or(0) * 1_000_000)
 }
 
 fn ms_of(now: Mono) -> expiry::Ms {

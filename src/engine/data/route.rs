@@ -104,9 +104,10 @@ impl Hop {
 }
 
 /// Who publishes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Publisher {
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Publisher {
     /// A client, to whom internal exchanges are closed.
+    #[default]
     Client,
     /// The broker itself.
     Broker,
@@ -132,7 +133,7 @@ const _: () = assert!(
             + HEADERS_BYTES_MAX
 );
 
-/// What of a message routing may look at besides its address.
+/// What of a publish routing may look at besides the message's address.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Facts<'a> {
     /// An AMQP 0-9-1 field table without its length prefix.
@@ -151,10 +152,12 @@ pub struct Facts<'a> {
     pub ttl_ms: u32,
     /// What chance is made of: see [`lot_of`].
     pub lot: u64,
+    /// Who publishes it.
+    pub by: Publisher,
 }
 
 impl<'a> Facts<'a> {
-    /// Those of a message with this lot.
+    /// Those of a message of a client with this lot.
     #[must_use]
     pub fn of(message: &Envelope<'a>, lot: u64) -> Self {
         Self {
@@ -166,6 +169,7 @@ impl<'a> Facts<'a> {
             timestamp_us: message.timestamp_us(),
             ttl_ms: message.ttl_ms(),
             lot,
+            by: Publisher::Client,
         }
     }
 
@@ -353,7 +357,7 @@ impl Router {
     ///
     /// # Errors
     /// [`Code::ExchangeUnknown`]; an unknown tenant has no exchange. [`Code::PermissionDenied`] for an
-    /// internal exchange.
+    /// internal exchange and a client.
     pub fn resolve(
         &mut self,
         tenant: TenantId,
@@ -367,44 +371,14 @@ impl Router {
             exchange,
             key: routing_key,
         };
-        self.remembered(&address, facts, Publisher::Client, targets)
-    }
-
-    /// As [`Self::resolve`], for what the broker itself publishes: internal exchanges are open to it.
-    ///
-    /// # Errors
-    /// [`Code::ExchangeUnknown`].
-    pub fn resolve_own(
-        &mut self,
-        tenant: TenantId,
-        exchange: &[u8],
-        routing_key: &[u8],
-        facts: &Facts<'_>,
-        targets: &mut Vec<Target>,
-    ) -> Result<Decides, Code> {
-        let address = memo::Address {
-            tenant,
-            exchange,
-            key: routing_key,
-        };
-        self.remembered(&address, facts, Publisher::Broker, targets)
-    }
-
-    fn remembered(
-        &mut self,
-        address: &memo::Address<'_>,
-        facts: &Facts<'_>,
-        by: Publisher,
-        targets: &mut Vec<Target>,
-    ) -> Result<Decides, Code> {
         targets.clear();
-        let Err(spot) = self.memo.find(self.stamp, address, targets) else {
+        let Err(spot) = self.memo.find(self.stamp, &address, targets) else {
             return Ok(Decides::Address);
         };
-        let decides = self.look_up(address, facts, by, targets)?;
+        let decides = self.look_up(&address, facts, targets)?;
         // What is no part of the address is not what the memo knows an answer by.
         if decides == Decides::Address || crate::mutant!(LotRemembered) {
-            self.memo.keep(self.stamp, address, spot, targets);
+            self.memo.keep(self.stamp, &address, spot, targets);
         }
         Ok(decides)
     }
@@ -427,8 +401,7 @@ impl Router {
             key: routing_key,
         };
         targets.clear();
-        self.look_up(&address, facts, Publisher::Client, targets)
-            .map(|_| ())
+        self.look_up(&address, facts, targets).map(|_| ())
     }
 
     /// Appends what the tables say; whether the answer depended on `facts`.
@@ -436,7 +409,6 @@ impl Router {
         &mut self,
         address: &memo::Address<'_>,
         facts: &Facts<'_>,
-        by: Publisher,
         targets: &mut Vec<Target>,
     ) -> Result<Decides, Code> {
         let tenant = self
@@ -467,7 +439,7 @@ impl Router {
             let exchange = exchange.expect("a binding to it would have gone with it");
             if exchange.is_internal && at == 0 {
                 //= P-73
-                if by == Publisher::Client {
+                if facts.by == Publisher::Client {
                     return Err(Code::PermissionDenied);
                 }
                 // The memo does not know who asks.

@@ -8,15 +8,16 @@ mod machine;
 
 use machine::{Machine, Size};
 use ringpost_engine::ConnId;
+use ringpost_engine::data::queue::Death;
 use ringpost_wire::control::{
-    Bind, Body, ConsumerOpen, Durability, ExchangeDeclare, ExchangeKind, Failure, Named,
-    ProducerOpen, QueueDeclare, QueueInfo,
+    Bind, Body, ConsumerOpen, Delete, Durability, ExchangeDeclare, ExchangeKind, Failure, Named,
+    PRODUCER_DOWNGRADE, ProducerOpen, QueueDeclare, QueueInfo,
 };
 use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REJECT, SETTLE_REQUEUE};
-use ringpost_wire::table::{Table, TableWriter, Value};
+use ringpost_wire::table::{Array, ArrayWriter, Table, TableWriter, Value};
 use ringpost_wire::{
-    Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, MessageParts,
-    Messages, SettleRange, envelope, frame,
+    Code, DeliverHead, FRAGMENT_BYTES_MAX, FragmentHead, FrameHeader, FrameKind, HEADERS_BYTES_MAX,
+    MessageParts, Messages, SettleRange, envelope, frame,
 };
 
 /// A message as it was delivered.
@@ -94,7 +95,8 @@ impl Scene {
             producer: 77,
             epoch: 1,
             level: 2,
-            flags: 0,
+            // Volatile queues are welcome.
+            flags: PRODUCER_DOWNGRADE,
             reserved: 0,
         };
         let mut bytes = Vec::new();
@@ -125,6 +127,60 @@ impl Scene {
         self.done(&bytes);
     }
 
+    /// A queue that is not durable.
+    fn volatile_queue(&mut self, name: &str, entries: &[(&str, Value<'_>)]) {
+        let arguments = table(entries);
+        let declare = QueueDeclare {
+            messages_max: 0,
+            bytes_max: 0,
+            durability: Durability::Volatile as u8,
+            flags: 0,
+            partition: 0,
+            name: name.as_bytes(),
+            arguments: &arguments,
+        };
+        let mut bytes = Vec::new();
+        declare.write(&mut bytes, FrameHeader::bare(FrameKind::QueueDeclare, 0, 1));
+        self.done(&bytes);
+    }
+
+    fn bind(&mut self, exchange: &str, target: &str) {
+        let bind = Bind {
+            flags: 0,
+            exchange: exchange.as_bytes(),
+            target: target.as_bytes(),
+            key: b"",
+            arguments: b"",
+        };
+        let mut bytes = Vec::new();
+        bind.write(&mut bytes, FrameHeader::bare(FrameKind::Bind, 0, 1));
+        self.done(&bytes);
+    }
+
+    fn delete(&mut self, queue: &str) {
+        let named = Delete {
+            flags: 0,
+            name: queue.as_bytes(),
+        };
+        let mut bytes = Vec::new();
+        named.write(&mut bytes, FrameHeader::bare(FrameKind::QueueDelete, 0, 1));
+        self.done(&bytes);
+    }
+
+    /// Dead letters of core 0 that are in memory.
+    fn letters(&self) -> usize {
+        let flow = self.machine.core(0).flow().expect("it runs");
+        flow.dead_figures()[0]
+    }
+
+    /// Puts so much through a queue that nothing from before is in memory.
+    fn push_out(&mut self) {
+        let filler = vec![1; 180 << 10];
+        for _ in 0..120 {
+            self.publish("filler", 0, &filler);
+        }
+    }
+
     fn done(&mut self, request: &[u8]) {
         let answer = client::ask(&mut self.machine, 0, self.admin, request);
         let (header, body, _) = client::whole(&answer);
@@ -136,12 +192,15 @@ impl Scene {
     }
 
     fn publish(&mut self, key: &str, ttl_ms: u32, payload: &[u8]) {
-        let parts = MessageParts {
+        self.publish_parts(&MessageParts {
             routing_key: key.as_bytes(),
             payload,
             ttl_ms,
             ..MessageParts::default()
-        };
+        });
+    }
+
+    fn publish_parts(&mut self, parts: &MessageParts<'_>) {
         let mut message = Vec::new();
         parts.write(&mut message).expect("within limits");
         self.published += 1;
@@ -203,7 +262,7 @@ impl Scene {
         self.turns((ms * 1_000_000 / machine::TURN_NS) as u32);
     }
 
-    /// Ready and unsettled messages of a queue.
+    /// Ready messages of a queue, and those that are unsettled or on their way to where the dead go.
     fn holds(&mut self, name: &str) -> (u64, u64) {
         let named = Named {
             name: name.as_bytes(),
@@ -214,7 +273,7 @@ impl Scene {
         let (header, body, _) = client::whole(&answer);
         assert_eq!(header.kind, FrameKind::QueueInfo);
         let info = QueueInfo::decode(body).expect("figures");
-        (info.ready, info.unacked)
+        (info.ready, info.unacked + info.dead)
     }
 
     fn consumer(&mut self, queue: &str) -> Consumer {
@@ -525,6 +584,111 @@ fn what_nobody_rejected_does_not_go_round() {
     }
 }
 
+fn expires_to(key: &[u8]) -> [(&str, Value<'_>); 3] {
+    [
+        ("x-dead-letter-exchange", Value::Text(b"")),
+        ("x-dead-letter-routing-key", Value::Text(key)),
+        ("x-message-ttl", Value::I32(10)),
+    ]
+}
+
+/// A publisher that says that somebody has rejected its message.
+fn claims_a_reject() -> Vec<u8> {
+    let mut entry = Vec::new();
+    let mut writer = TableWriter::new(&mut entry);
+    writer
+        .put(b"count", Value::I64(1))
+        .put(b"reason", Value::Text(b"rejected"))
+        .put(b"queue", Value::Text(b"elsewhere"));
+    writer.finish().expect("a small table");
+    let mut all = Vec::new();
+    let mut writer = ArrayWriter::new(&mut all);
+    writer.put(Value::Table(Table::parse(&entry).expect("a table")));
+    writer.finish().expect("a small array");
+    let all = Array::parse(&all).expect("an array");
+    table(&[
+        ("x-death", Value::Array(all)),
+        ("x-first-death-queue", Value::Text(b"elsewhere")),
+    ])
+}
+
+//= P-25
+#[test]
+fn what_a_publisher_says_of_deaths_is_not_believed() {
+    let mut scene = Scene::new(1);
+    scene.queue("self", 0, 0, &expires_to(b"self"));
+    scene.queue("dead", 0, 0, &[]);
+    scene.queue("short", 0, 0, &expires_to(b"dead"));
+    let headers = claims_a_reject();
+    for key in [&b"self"[..], b"short"] {
+        scene.publish_parts(&MessageParts {
+            routing_key: key,
+            headers: &headers,
+            ..MessageParts::default()
+        });
+    }
+    scene.pass(300);
+    assert_eq!(scene.holds("self"), (0, 0));
+    let dead = scene.drain("dead");
+    assert_eq!(
+        dead[0].deaths(),
+        [("short".to_owned(), "expired".to_owned(), 1)]
+    );
+    let first = dead[0].header("x-first-death-queue");
+    assert_eq!(first.as_deref(), Some("short"));
+}
+
+#[test]
+fn a_round_ends_though_somebody_rejected_it_before() {
+    let mut scene = Scene::new(1);
+    scene.queue("self", 0, 0, &expires_to(b"self"));
+    scene.queue(
+        "work",
+        0,
+        0,
+        &[
+            ("x-dead-letter-exchange", Value::Text(b"")),
+            ("x-dead-letter-routing-key", Value::Text(b"self")),
+        ],
+    );
+    scene.publish("work", 0, b"try");
+    let mut consumer = scene.consumer("work");
+    for got in consumer.got(&mut scene) {
+        consumer.settle(&mut scene, got.tag, SETTLE_REJECT);
+    }
+    scene.pass(300);
+    assert_eq!(scene.holds("self"), (0, 0));
+}
+
+#[test]
+fn a_round_that_headers_do_not_tell_of_ends() {
+    let mut scene = Scene::new(1);
+    // More queues than entries are kept.
+    let names: Vec<String> = (0..40).map(|number| format!("ring-{number}")).collect();
+    for (idx, name) in names.iter().enumerate() {
+        let next = &names[(idx + 1) % names.len()];
+        scene.queue(name, 0, 0, &expires_to(next.as_bytes()));
+    }
+    scene.publish("ring-0", 0, b"round");
+    // Headers that have no room for a note.
+    scene.queue("one", 0, 0, &expires_to(b"two"));
+    scene.queue("two", 0, 0, &expires_to(b"one"));
+    let filler = vec![b'x'; HEADERS_BYTES_MAX - 20];
+    let headers = table(&[("filler", Value::Text(&filler))]);
+    scene.publish_parts(&MessageParts {
+        routing_key: b"one",
+        headers: &headers,
+        ..MessageParts::default()
+    });
+    scene.pass(1_500);
+    for name in names.iter().map(String::as_str).chain(["one", "two"]) {
+        assert_eq!(scene.holds(name), (0, 0), "{name}");
+    }
+    let flow = scene.machine.core(0).flow().expect("it runs");
+    assert_eq!(flow.stats().dead_unroutable, 2);
+    assert_eq!(flow.stats().dead_lettered, 2 * 65);
+}
+
 #[test]
 fn a_dead_letter_waits_for_a_queue_that_is_full() {
     for partition in [0, 1] {
@@ -572,6 +736,251 @@ fn a_reject_is_confirmed_when_its_dead_letter_is_stored() {
     }
 }
 
+/// Dead letters of `orders` go to the queue that their routing key names.
+fn by_key(scene: &mut Scene, partition: u16) {
+    scene.queue("full", partition, 1, &[]);
+    scene.queue("free", partition, 0, &[]);
+    scene.queue(
+        "orders",
+        0,
+        0,
+        &[("x-dead-letter-exchange", Value::Text(b""))],
+    );
+    scene.bind("amq.fanout", "orders");
+}
+
+fn publish_order(scene: &mut Scene, key: &str) {
+    scene.publish_parts(&MessageParts {
+        exchange: b"amq.fanout",
+        routing_key: key.as_bytes(),
+        payload: key.as_bytes(),
+        ..MessageParts::default()
+    });
+}
+
+#[test]
+fn a_confirm_waits_for_no_death_before_it() {
+    for partition in [0, 1] {
+        let mut scene = Scene::new(2);
+        by_key(&mut scene, partition);
+        for key in ["full", "full", "free", "free"] {
+            publish_order(&mut scene, key);
+        }
+        let mut consumer = scene.consumer("orders");
+        let got = consumer.got(&mut scene);
+        consumer.settle(&mut scene, got[0].tag, SETTLE_REJECT);
+        consumer.settle(&mut scene, got[1].tag, SETTLE_REJECT);
+        scene.pass(500);
+        assert_eq!(scene.holds("orders"), (0, 3), "one has no place to go");
+        consumer.settle(&mut scene, got[2].tag, SETTLE_REJECT | SETTLE_CONFIRM);
+        scene.pass(50);
+        assert_eq!(consumer.settled(&mut scene), 1);
+        consumer.settle(&mut scene, got[3].tag, SETTLE_REQUEUE | SETTLE_CONFIRM);
+        scene.pass(50);
+        let again = consumer.got(&mut scene);
+        assert_eq!(again.len(), 1);
+        consumer.settle(&mut scene, again[0].tag, SETTLE_REJECT | SETTLE_CONFIRM);
+        let mut bytes = Vec::new();
+        frame::write_bare(&mut bytes, FrameKind::ConsumerClose, 1, 10);
+        scene.machine.send(0, consumer.conn, &bytes);
+        scene.pass(50);
+        let said = std::mem::take(scene.machine.received(0, consumer.conn));
+        let (settled, _, rest) = client::whole(&said);
+        assert_eq!(settled.kind, FrameKind::Settled);
+        assert_eq!(client::whole(rest).0.kind, FrameKind::ConsumerClosed);
+    }
+}
+
+#[test]
+fn full_queues_that_die_into_each_other_go_on() {
+    for cores in [1, 2] {
+        let mut scene = Scene::new(cores);
+        let to = |key: &'static [u8]| {
+            [
+                ("x-dead-letter-exchange", Value::Text(b"")),
+                ("x-dead-letter-routing-key", Value::Text(key)),
+            ]
+        };
+        scene.queue("one", 0, 2, &to(b"two"));
+        scene.queue("two", cores - 1, 2, &to(b"one"));
+        scene.queue("self", 0, 2, &to(b"self"));
+        for name in ["one", "two", "self"] {
+            for _ in 0..2 {
+                scene.publish(name, 0, name.as_bytes());
+            }
+        }
+        let mut consumers: Vec<_> = ["one", "two", "self"]
+            .map(|name| (name, scene.consumer(name)))
+            .into();
+        let mut expected = ["one", "two", "self"];
+        for round in 0..3 {
+            let mut all = Vec::new();
+            for ((name, consumer), expected) in consumers.iter_mut().zip(expected) {
+                let got = consumer.got(&mut scene);
+                assert_eq!(got.len(), 2, "{name} in round {round}");
+                assert!(got.iter().all(|got| got.payload() == expected.as_bytes()));
+                all.push(got);
+            }
+            for ((_, consumer), got) in consumers.iter().zip(all) {
+                for got in got {
+                    consumer.settle(&mut scene, got.tag, SETTLE_REJECT);
+                }
+            }
+            scene.pass(300);
+            expected.swap(0, 1);
+        }
+    }
+}
+
+#[test]
+fn refused_letters_of_a_queue_keep_no_other_waiting() {
+    for partition in [0, 1] {
+        let mut scene = Scene::new(2);
+        scene.queue("full", partition, 10, &[]);
+        let to_full = [
+            ("x-dead-letter-exchange", Value::Text(b"")),
+            ("x-dead-letter-routing-key", Value::Text(b"full")),
+            ("x-message-ttl", Value::I32(50)),
+        ];
+        scene.queue("many", 0, 0, &to_full);
+        scene.queue("dead", partition, 0, &[]);
+        let mut to_dead = to_dead().to_vec();
+        to_dead.push(("x-message-ttl", Value::I32(50)));
+        scene.queue("other", 0, 0, &to_dead);
+        const MANY: u32 = 400;
+        for number in 0..MANY {
+            scene.publish("many", 0, &number.to_le_bytes());
+        }
+        scene.pass(1_000);
+        assert_eq!(scene.holds("full"), (10, 0));
+        assert_eq!(scene.holds("many"), (0, u64::from(MANY) - 10));
+        assert!(scene.letters() <= 16, "others wait in their queue");
+        scene.publish("other", 0, b"passes");
+        scene.pass(100);
+        assert_eq!(scene.holds("dead"), (1, 0));
+        // Each comes once, whatever it waited for.
+        let mut got = Vec::new();
+        for _ in 0..40 {
+            scene.pass(6_000);
+            let some = scene.drain("full");
+            assert_eq!(some.len(), 10);
+            got.extend(some.iter().map(Got::payload));
+        }
+        got.sort();
+        got.dedup();
+        assert_eq!(got.len(), MANY as usize);
+        assert_eq!(scene.holds("many"), (0, 0));
+        assert_eq!(scene.letters(), 0);
+    }
+}
+
+#[test]
+fn letters_for_other_queues_pass_those_that_are_refused() {
+    let mut scene = Scene::new(1);
+    by_key(&mut scene, 0);
+    for _ in 0..60 {
+        publish_order(&mut scene, "full");
+    }
+    publish_order(&mut scene, "free");
+    let mut consumer = scene.consumer("orders");
+    for got in consumer.got(&mut scene) {
+        consumer.settle(&mut scene, got.tag, SETTLE_REJECT);
+    }
+    scene.pass(6_000);
+    assert_eq!(scene.holds("full"), (1, 0));
+    assert_eq!(scene.holds("free"), (1, 0));
+    assert_eq!(scene.holds("orders"), (0, 59));
+}
+
+/// Two queues with a large message each that is dead and on disk; the first reads it, and the device
+/// does not answer.
+fn two_gather() -> Scene {
+    let mut scene = Scene::new(1);
+    scene.queue("dead", 0, 0, &[]);
+    scene.queue("filler", 0, 0, &[("x-message-ttl", Value::I32(1))]);
+    for (name, ttl_ms) in [("one", 2_000), ("two", 2_100)] {
+        let mut settings = to_dead().to_vec();
+        settings.push(("x-message-ttl", Value::I32(ttl_ms)));
+        scene.queue(name, 0, 0, &settings);
+        scene.publish(name, 0, &vec![7; 900_000]);
+    }
+    scene.push_out();
+    scene.machine.stall_reads(0, true);
+    scene.pass(2_500);
+    assert_eq!(scene.letters(), 0, "they are being read");
+    assert_eq!(scene.holds("one"), (0, 1));
+    assert_eq!(scene.holds("two"), (0, 1));
+    scene
+}
+
+#[test]
+fn a_large_dead_message_that_is_gone_keeps_no_other_waiting() {
+    let mut scene = two_gather();
+    scene.delete("one");
+    scene.machine.stall_reads(0, false);
+    scene.pass(100);
+    assert_eq!(scene.holds("two"), (0, 0));
+    assert_eq!(scene.drain("dead").len(), 1);
+}
+
+#[test]
+fn a_read_that_finds_no_buffer_is_tried_again_soon() {
+    let mut scene = Scene::new(1);
+    scene.queue("dead", 0, 0, &[]);
+    scene.queue("filler", 0, 0, &[("x-message-ttl", Value::I32(1))]);
+    let mut settings = to_dead().to_vec();
+    settings.push(("x-message-ttl", Value::I32(2_000)));
+    scene.queue("orders", 0, 0, &settings);
+    scene.publish("orders", 0, b"cold");
+    scene.push_out();
+    let reads = scene.machine.reads(0);
+    for _ in 0..15_000 {
+        scene.machine.hog(0);
+        scene.machine.turn();
+    }
+    assert_eq!(scene.machine.reads(0), reads, "there was no buffer");
+    let now = scene.machine.now();
+    let soon = now.plus_ms(1);
+    let deadline = scene.machine.core(0).next_deadline(now);
+    assert!(deadline.is_some_and(|at| at <= soon), "{deadline:?}");
+    scene.machine.unhog(0);
+    scene.pass(50);
+    assert_eq!(scene.holds("dead"), (1, 0));
+}
+
+#[test]
+fn a_journal_that_has_failed_keeps_no_letters() {
+    let mut scene = Scene::new(1);
+    scene.queue("full", 0, 1, &[]);
+    scene.queue("free", 0, 0, &[]);
+    scene.volatile_queue("lives", &[]);
+    let to = |key: &'static [u8]| {
+        [
+            ("x-dead-letter-exchange", Value::Text(b"")),
+            ("x-dead-letter-routing-key", Value::Text(key)),
+            ("x-message-ttl", Value::I32(100)),
+        ]
+    };
+    scene.queue("orders", 0, 0, &to(b"full"));
+    scene.volatile_queue("passing", &to(b"free"));
+    scene.volatile_queue("going", &to(b"lives"));
+    for _ in 0..5 {
+        scene.publish("orders", 0, b"dies");
+    }
+    scene.pass(500);
+    assert_eq!(scene.letters(), 4);
+    for name in ["passing", "going"] {
+        scene.publish(name, 0, b"dies");
+    }
+    scene.machine.fail_writes(0);
+    scene.pass(2_000);
+    assert!(scene.machine.core(0).has_failed());
+    assert_eq!(scene.letters(), 0);
+    assert_eq!(scene.holds("passing"), (0, 0), "what it goes to is closed");
+    assert_eq!(scene.holds("going"), (0, 0));
+    assert_eq!(scene.holds("lives"), (1, 0));
+}
+
 #[test]
 fn a_dead_letter_without_a_queue_is_dropped() {
     let mut scene = Scene::new(1);
@@ -589,6 +998,11 @@ fn a_dead_letter_without_a_queue_is_dropped() {
         (flow.stats().dead_lettered, flow.stats().dead_unroutable),
         (1, 1)
     );
+    let expired = Death::ALL.map(|death| u64::from(death == Death::Expired));
+    assert_eq!(flow.deaths(), expired);
+    scene.delete("lost");
+    let flow = scene.machine.core(0).flow().expect("it runs");
+    assert_eq!(flow.deaths(), expired, "a queue that is gone counts on");
 }
 
 #[test]
@@ -610,16 +1024,7 @@ fn a_dead_letter_fans_out_to_queues_of_several_cores() {
     scene.done(&bytes);
     for (name, partition) in [("a", 0), ("b", 1), ("c", 0)] {
         scene.queue(name, partition, 0, &[]);
-        let bind = Bind {
-            flags: 0,
-            exchange: b"dlx",
-            target: name.as_bytes(),
-            key: b"",
-            arguments: b"",
-        };
-        bytes.clear();
-        bind.write(&mut bytes, FrameHeader::bare(FrameKind::Bind, 0, 1));
-        scene.done(&bytes);
+        scene.bind("dlx", name);
     }
     scene.queue(
         "orders",

@@ -56,6 +56,8 @@ fn messages() -> (Vec<u8>, Vec<u8>) {
         priority: 3,
         timestamp_us: WALL_US,
         ttl_ms: 60_000,
+        delay_ms: 0,
+        hops: 0,
     };
     let (mut both, mut empty) = (Vec::new(), Vec::new());
     full.write(&mut both).expect("within limits");

@@ -386,6 +386,26 @@ fn a_restart_gives_publishes_nothing_of_the_reserve() {
     assert!(short > 0, "the case that this is about");
 }
 
+/// On a full disk dead letters take one slot of the reserve and leave one to moves: what they free lies
+/// here and there, and only what is packed makes a slot of it.
+#[test]
+fn dead_letters_leave_a_slot_to_moves() {
+    let mut toy = full();
+    let living: Vec<Key> = toy.book.live.keys().copied().collect();
+    while toy.publish_dead(1).is_ok() {
+        toy.settle_down();
+    }
+    for queue in 1..=toy.habits.queues {
+        let of_queue = living.iter().filter(|key| key.0 == queue);
+        let done: Vec<Key> = of_queue.filter(|key| key.1 % 5 < 3).copied().collect();
+        toy.ack_keys(queue, &done).expect("acks have room");
+    }
+    toy.checkpoints_on = true;
+    toy.settle_down();
+    toy.publish_dead(1).expect("packing has made room");
+    assert!(toy.marks.moved > 0);
+}
+
 /// While no checkpoint can be written acks take the last free slot, block by block. A start then has one
 /// more, or it could not write the checkpoint either that frees others.
 #[test]

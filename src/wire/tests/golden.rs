@@ -43,6 +43,8 @@ const FULL: MessageParts<'_> = MessageParts {
     priority: 3,
     timestamp_us: 1_700_000_000_123_456,
     ttl_ms: 60_000,
+    delay_ms: 0,
+    hops: 0,
 };
 const TABLE: &[u8] = b"\x07x-matchS\x00\x00\x00\x03any";
 const CREDIT: ProducerCredit = ProducerCredit {
@@ -302,10 +304,13 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
                 settled: 5,
                 messages_max: 6,
                 bytes_max: 7,
-                id: 8,
-                consumers: 9,
-                core: 10,
-                partition: 11,
+                delayed: 8,
+                due_ms: 9,
+                dead: 10,
+                id: 11,
+                consumers: 12,
+                core: 13,
+                partition: 14,
                 durability: Durability::Durable as u8,
                 flags: QUEUE_DAMAGED,
                 reserved: 0,
@@ -459,6 +464,7 @@ fn assert_same(bytes: &[u8], parts: &MessageParts<'_>) {
     assert_eq!(read.priority(), parts.priority);
     assert_eq!(read.timestamp_us(), parts.timestamp_us);
     assert_eq!(read.ttl_ms(), parts.ttl_ms);
+    assert_eq!(read.delay_ms(), parts.delay_ms);
 }
 
 //= P-23

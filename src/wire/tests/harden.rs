@@ -161,6 +161,9 @@ fn every_byte_of_every_control_body_counts() {
         settled: 5,
         messages_max: 6,
         bytes_max: 7,
+        delayed: 8,
+        due_ms: 9,
+        dead: 10,
         id: 8,
         consumers: 9,
         core: 10,
@@ -437,7 +440,7 @@ fn archived_types_use_only_the_allowed_vocabulary() {
         "u16_ule",
         "u32_ule",
         "u64_ule",
-        "[u8; 3]",
+        "[u8; 2]",
         "ShortPart",
         "LongPart",
     ];

@@ -282,6 +282,8 @@ fn the_envelope_is_that_of_the_code() {
         priority: 7,
         timestamp_us: 0x0102_0304_0506_0708,
         ttl_ms: 0x090a_0b0c,
+        delay_ms: 0x0d0e_0f10,
+        hops: 9,
     };
     let mut bytes = Vec::new();
     parts.write(&mut bytes).expect("within limits");
@@ -297,8 +299,10 @@ fn the_envelope_is_that_of_the_code() {
     assert_eq!(number("flags_critical"), 0);
     assert_eq!(number("flags_ignorable"), 0);
     assert_eq!(number("priority"), 7);
+    assert_eq!(number("hops"), 9);
     assert_eq!(number("timestamp_us"), parts.timestamp_us);
     assert_eq!(number("ttl_ms"), u64::from(parts.ttl_ms));
+    assert_eq!(number("delay_ms"), u64::from(parts.delay_ms));
     for (name, part) in [
         ("exchange", parts.exchange),
         ("routing_key", parts.routing_key),
@@ -390,6 +394,8 @@ fn again(kind: FrameKind, count: u32, body: &[u8]) -> Vec<u8> {
                 priority: envelope.priority(),
                 timestamp_us: envelope.timestamp_us(),
                 ttl_ms: envelope.ttl_ms(),
+                delay_ms: envelope.delay_ms(),
+                hops: envelope.hops(),
             };
             parts.write(out).expect("within limits");
             found += 1;

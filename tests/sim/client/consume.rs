@@ -236,7 +236,7 @@ impl Client {
             outstanding: BTreeMap::new(),
             partial: None,
             is_getting: false,
-            sharing: Sharing::of(self.seed, self.tenant, name),
+            sharing: Sharing::of(self.seed, self.tenant, name, self.is_slow),
             is_active: false,
             places: BTreeSet::new(),
             is_deaf: false,
@@ -549,6 +549,9 @@ impl Client {
                 if outcome == header::SETTLE_REJECT {
                     scene.graves.rejected(tenant, &name, message);
                 }
+                if outcome == header::SETTLE_REQUEUE {
+                    scene.times.requeued(queue, message);
+                }
                 scene.event(if outcome == header::SETTLE_REQUEUE {
                     Event::Returned { queue, message }
                 } else {
@@ -561,8 +564,10 @@ impl Client {
             "client {}: settles {ranges:?} on channel {channel}, outcome {outcome}, confirm {confirm}",
             self.id
         );
+        let mut returned = None;
         if outcome == header::SETTLE_REQUEUE {
-            messages.clear();
+            let back = std::mem::take(&mut messages);
+            returned = Some((name.clone(), scene.now, back));
         }
         let id = if confirm {
             let is_reject = outcome == header::SETTLE_REJECT;
@@ -571,6 +576,7 @@ impl Client {
                 messages,
                 offsets,
                 rejects: is_reject.then_some(name),
+                returned,
             })
         } else {
             0
@@ -824,6 +830,7 @@ impl Client {
             ));
         }
         consumer.tag_last = delivery_tag;
+        let has_times = scene.plan.faults.has(Fault::Times);
         if consumer.sharing == Sharing::Single {
             if head.kind == FrameKind::Deliver && !consumer.is_active {
                 return Err("a delivery to a consumer that is not the active one".into());
@@ -831,7 +838,7 @@ impl Client {
             // What another held is back before it takes over, so only its own come again.
             let place = deliver.queue_sequence + u64::from(idx);
             let is_passed = consumer.places.last().is_some_and(|last| place < *last);
-            if consumer.places.insert(place) && is_passed {
+            if consumer.places.insert(place) && is_passed && !has_times {
                 return Err(format!(
                     "the active consumer was given {place} after later ones"
                 ));
@@ -879,6 +886,7 @@ impl Client {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
+        scene.check_times(self.tenant, &queue_name, &delivery)?;
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }
@@ -900,7 +908,11 @@ impl Client {
                 messages,
                 offsets,
                 rejects,
+                returned,
             }) => {
+                if let Some((name, sent, back)) = returned {
+                    scene.return_is_confirmed(self.tenant, &name, &back, sent);
+                }
                 if let Some(consumer) = self.consumer(channel)
                     && let Some(reader) = &mut consumer.reader
                 {

@@ -144,6 +144,7 @@ impl Client {
             let dies = scene.models[self.tenant].queues.get(name);
             let dies = dies.is_some_and(|queue| queue.settings.deaths.is_some());
             let is_stuck = dies && scene.damage_reported && scene.plan.mode == Mode::Detect;
+            let is_left = info.unacked + info.dead > 0 && !is_stuck;
             let is_read = name == STREAM
                 && scene.models[self.tenant]
                     .queues
@@ -152,7 +153,7 @@ impl Client {
             *stage = if is_read {
                 scene.marks.hit("stream drained");
                 Stage::Done
-            } else if info.ready == 0 && (info.unacked == 0 || is_stuck) && !is_early {
+            } else if info.ready + info.delayed == 0 && !is_left && !is_early {
                 scene.marks.hit("queue drained");
                 Stage::Done
             } else {

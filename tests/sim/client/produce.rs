@@ -7,7 +7,7 @@ use ringpost_check::{Event, Level, MessageId, Refusal};
 use ringpost_wire::control::{self, Body, Failure, ProducerCredit, ProducerOpen, ProducerOpened};
 use ringpost_wire::{
     Code, ENVELOPE_BYTES, FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FragmentHead, FrameHeader,
-    FrameKind, MessageParts, frame, header, padded,
+    FrameKind, MessageParts, envelope, frame, header, padded,
 };
 
 use super::{Channel, Client, Link, Request, topology};
@@ -588,6 +588,11 @@ impl Client {
             publish.mandatory
         );
         let routed = publish.routed(tenant, producer.level);
+        let terms = envelope::terms_of(&publish.bytes).expect("it has an envelope");
+        let now = scene.now;
+        scene
+            .times
+            .sent(message, now, terms.delay_ms, terms.priority);
         scene.sent(message, routed);
     }
 
@@ -744,6 +749,10 @@ impl Client {
             *byte = (fill >> (idx % 8 * 8)) as u8 ^ (idx / 8) as u8;
         }
         let properties = vec![0x80; random.scale(1..=40) as usize - 1];
+        let delay_ms = match scene.plan.faults.has(Fault::Times) && random.below(5) == 0 {
+            true => random.scale(1..=5_000) as u32,
+            false => 0,
+        };
         let producer = &mut self.producers[at];
         let sequence = producer.next;
         let mut bytes = Vec::new();
@@ -756,6 +765,8 @@ impl Client {
             priority: random.below(10) as u8,
             timestamp_us: tag_of(producer.message(sequence)),
             ttl_ms: 0,
+            delay_ms,
+            hops: 0,
         };
         let length = parts.length();
         parts
@@ -1020,10 +1031,12 @@ impl Client {
             }
             if publish.fate == Fate::Waiting {
                 publish.fate = Fate::Settled;
-                scene.settled(MessageId {
+                let message = MessageId {
                     producer: producer.id,
                     sequence: publish.sequence,
-                });
+                };
+                scene.times.confirmed(message, scene.now);
+                scene.settled(message);
             }
         }
         producer.confirmed = upto;
@@ -1131,11 +1144,8 @@ impl Client {
             Code::QueueDamaged => may_be_damaged,
             Code::SequenceTooOld => may_be_too_old,
             // Credit is a promise of memory, with one exception: what a connection publishes beside
-            // a large message while nothing else of its kind is read.
-            Code::Overloaded => {
-                scene.plan.faults.has(Fault::LargeMessages)
-                    && scene.plan.faults.has(Fault::TinyMemory)
-            }
+            // a large message while nothing else of its kind is read, and large ones when too many begin.
+            Code::Overloaded => scene.plan.faults.has(Fault::LargeMessages),
             // A large message whose sender fell silent in the middle.
             Code::TimedOut => publish.length > FRAGMENT_BYTES_MAX,
             Code::LimitReached | Code::ShuttingDown => true,

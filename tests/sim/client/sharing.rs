@@ -28,7 +28,7 @@ const HOLD_MAX_MS: i64 = 1_000;
 impl Sharing {
     /// What the queue of this name asks for in every life of it.
     #[must_use]
-    pub fn of(seed: u64, tenant: usize, queue: &str) -> Self {
+    pub fn of(seed: u64, tenant: usize, queue: &str, is_slow: bool) -> Self {
         if queue == STREAM {
             return Self::Stream;
         }
@@ -39,7 +39,8 @@ impl Sharing {
             2 => Self::Policy("least-outstanding"),
             3 => Self::Policy("sticky"),
             4 | 5 => Self::Single,
-            6 => Self::Bounded,
+            // Else a message may never come to anybody in time.
+            6 if !is_slow => Self::Bounded,
             _ => Self::Plain,
         }
     }

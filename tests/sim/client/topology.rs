@@ -18,6 +18,7 @@ use crate::random::Random;
 use crate::say;
 use crate::scene::Scene;
 use crate::streams::{self, STREAM};
+use crate::times::{Retry, Timing};
 
 /// A routing key, or a binding key with wildcards.
 pub(super) fn draw_key(random: &mut Random, is_pattern: bool) -> String {
@@ -108,7 +109,7 @@ impl Client {
         let random = &mut self.random;
         if scene.plan.faults.has(Fault::Deaths) && !has_graves(scene, self.tenant) && random.coin()
         {
-            return Change::DeclareQueue(GRAVES.into(), graves());
+            return Change::DeclareQueue(GRAVES.into(), graves(scene));
         }
         if streams::is_in(scene.plan.seed)
             && !has_steady(scene, self.tenant, STREAM)
@@ -116,7 +117,7 @@ impl Client {
         {
             let settings = QueueSettings {
                 messages_max: streams::retained(scene.plan.seed),
-                ..graves()
+                ..graves(scene)
             };
             return Change::DeclareQueue(STREAM.into(), settings);
         }
@@ -138,13 +139,19 @@ impl Client {
                     same => {
                         let drawn = draw_settings(random, scene, self.tenant);
                         // Who names any argument names them all.
-                        let before = same.and_then(|same| same.deaths);
+                        let before = same.as_ref().and_then(|same| same.deaths);
+                        let times = same.and_then(|same| same.times);
+                        let times = drawn.times.or(times);
                         let has_limit = drawn.messages_max + drawn.bytes_max > 0;
                         let deaths = drawn.deaths.or(before).map(|deaths| Deaths {
                             drops_head: deaths.drops_head && has_limit,
                             ..deaths
                         });
-                        QueueSettings { deaths, ..drawn }
+                        QueueSettings {
+                            deaths,
+                            times,
+                            ..drawn
+                        }
                     }
                 };
                 Change::DeclareQueue(new_queue, settings)
@@ -211,7 +218,7 @@ impl Client {
     fn write_change(&mut self, change: &Change) {
         let id = self.request(Request::Change(change.clone()));
         let head = |kind| FrameHeader::bare(kind, 0, id);
-        let (seed, tenant) = (self.seed, self.tenant);
+        let (seed, tenant, is_slow) = (self.seed, self.tenant, self.is_slow);
         let out = &mut self.out;
         match change {
             Change::DeclareQueue(name, settings) => QueueDeclare {
@@ -222,8 +229,8 @@ impl Client {
                 partition: settings.partition,
                 name: name.as_bytes(),
                 arguments: &[
-                    encode_deaths(settings.deaths),
-                    Sharing::of(seed, tenant, name).arguments(),
+                    encode_arguments(settings),
+                    Sharing::of(seed, tenant, name, is_slow).arguments(),
                 ]
                 .concat(),
             }
@@ -395,9 +402,13 @@ impl Client {
             }
             let name = String::from_utf8_lossy(info.name);
             let queue = scene.models[self.tenant].queues.get(&*name);
-            let deaths = queue.and_then(|queue| queue.settings.deaths);
-            // Its ready messages make room when they are durable.
-            if !deaths.is_some_and(|deaths| deaths.drops_head) {
+            // Of what may be gone nobody knows whether its head makes room, which it does when that is
+            // durable.
+            let refuses = queue.is_some_and(|queue| {
+                let deaths = queue.settings.deaths;
+                queue.is_steady() && !deaths.is_some_and(|deaths| deaths.drops_head)
+            });
+            if refuses {
                 check_bounds(&info, scene)?;
             }
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
@@ -422,7 +433,7 @@ impl Client {
 /// A queue holds no more than it may, what is delivered and not settled included. After a crash it may:
 /// acks that nobody asked to have confirmed were lost, and what they settled came back.
 fn check_bounds(info: &QueueInfo<'_>, scene: &Scene) -> Result<(), String> {
-    let held = info.ready + info.unacked;
+    let held = info.ready + info.unacked + info.delayed + info.dead;
     let is_over = (info.messages_max > 0 && held > info.messages_max)
         || (info.bytes_max > 0 && info.bytes > info.bytes_max);
     // A stream refuses nothing, and looks at what it retains when that is durable.
@@ -441,6 +452,9 @@ fn draw_durability(random: &mut Random) -> Durability {
     }
 }
 
+/// Dead letters that the queue for them takes at a time, where that is bounded.
+const GRAVES_MAX: u64 = 12;
+
 /// Whether the queue for the dead is there for good.
 fn has_graves(scene: &Scene, tenant: usize) -> bool {
     has_steady(scene, tenant, GRAVES)
@@ -451,23 +465,53 @@ fn has_steady(scene: &Scene, tenant: usize, name: &str) -> bool {
     queue.is_some_and(super::super::model::Queue::is_steady)
 }
 
-fn graves() -> QueueSettings {
+/// The queue for the dead: in some worlds it takes few at a time.
+fn graves(scene: &Scene) -> QueueSettings {
+    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues) && scene.plan.seed % 2 == 0;
     QueueSettings {
         durability: Durability::Durable,
-        messages_max: 0,
+        messages_max: if is_bounded { GRAVES_MAX } else { 0 },
         bytes_max: 0,
         partition: control::PARTITION_BY_NAME,
         deaths: None,
+        times: None,
     }
 }
 
-/// The arguments of a queue in which messages die.
-fn encode_deaths(deaths: Option<Deaths>) -> Vec<u8> {
+/// The arguments of a queue in which messages die, or whose messages have their times.
+fn encode_arguments(settings: &QueueSettings) -> Vec<u8> {
     let mut out = Vec::new();
-    let Some(deaths) = deaths else {
+    if settings.deaths.is_none() && settings.times.is_none() {
         return out;
-    };
+    }
     let mut writer = TableWriter::new(&mut out);
+    if let Some(deaths) = settings.deaths {
+        encode_deaths(deaths, &mut writer);
+    }
+    if let Some(times) = settings.times {
+        encode_times(times, &mut writer);
+    }
+    writer.finish().expect("a few settings are within limits");
+    out
+}
+
+fn encode_times(times: Timing, writer: &mut TableWriter<'_>) {
+    if times.rank_max > 0 {
+        writer.put(b"x-max-priority", Value::U8(times.rank_max));
+    }
+    if times.rank_turn > 0 {
+        writer.put(b"x-priority-turn", Value::U32(times.rank_turn));
+    }
+    if let Some(retry) = times.retry {
+        writer
+            .put(b"x-retry", Value::Text(retry.word.as_bytes()))
+            .put(b"x-retry-delay", Value::U32(retry.delay_ms))
+            .put(b"x-retry-delay-max", Value::U32(4 * retry.delay_ms))
+            .put(b"x-retry-jitter", Value::U8(retry.jitter_percent));
+    }
+}
+
+fn encode_deaths(deaths: Deaths, writer: &mut TableWriter<'_>) {
     writer
         .put(b"x-dead-letter-exchange", Value::Text(b""))
         .put(b"x-dead-letter-routing-key", Value::Text(GRAVES.as_bytes()));
@@ -480,8 +524,25 @@ fn encode_deaths(deaths: Option<Deaths>) -> Vec<u8> {
     if deaths.drops_head {
         writer.put(b"x-overflow", Value::Text(b"drop-head"));
     }
-    writer.finish().expect("a few settings are within limits");
-    out
+}
+
+fn draw_times(random: &mut Random) -> Timing {
+    let rank_max = match random.below(3) {
+        0 => 0,
+        _ => *random.pick(&[1, 3, 9, 31]),
+    };
+    Timing {
+        rank_max,
+        rank_turn: match rank_max > 0 && random.below(4) == 0 {
+            true => random.scale(1..=20) as u32,
+            false => 0,
+        },
+        retry: random.coin().then(|| Retry {
+            word: *random.pick(&["fixed", "linear", "exponential"]),
+            delay_ms: random.scale(1..=1_000) as u32,
+            jitter_percent: *random.pick(&[0, 20, 100]),
+        }),
+    }
 }
 
 fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSettings {
@@ -512,8 +573,12 @@ fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSett
         returns_max: random.coin().then(|| random.below(4) as u32),
         drops_head: messages_max + bytes_max > 0 && random.coin(),
     });
+    let has_times = scene.plan.faults.has(Fault::Times) && random.below(3) > 0;
+    let times = has_times.then(|| draw_times(random));
+    let times = times.filter(|times| *times != Timing::default());
     QueueSettings {
         deaths,
+        times,
         durability: draw_durability(random),
         messages_max,
         bytes_max,

@@ -102,7 +102,7 @@ pub struct QueueFigures {
 impl QueueFigures {
     /// Messages in it.
     pub fn depth(&self) -> u64 {
-        self.now.ready + self.now.unacked
+        self.now.ready + self.now.unacked + self.now.delayed + self.now.dead
     }
 
     /// Mean time that a message spends in it by Little's law, W = L / λ, with the rate at which it is

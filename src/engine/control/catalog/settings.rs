@@ -8,6 +8,12 @@
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
+//! | `x-retry` | a message that is given back waits: `fixed`, `linear` or `exponential` | |
+//! | `x-retry-delay` | how long the first time, in ms | 1 to 86,400,000 |
+//! | `x-retry-delay-max` | how long at most, in ms (default a day) | 1 to 86,400,000 |
+//! | `x-retry-jitter` | by how much a wait differs by chance, in percent (default 0) | 0 to 100 |
+//! | `x-max-priority` | priorities from 0 to this are told apart | 1 to 31 |
+//! | `x-priority-turn` | after so many that passed it the oldest message goes; 0 = never | 0 to 1,000,000 |
 //! | `x-dispatch` | which consumer with room is next | a word |
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
@@ -19,11 +25,17 @@ use ringpost_wire::control::Durability;
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use crate::data::dead_letter::DeadLetterTo;
-use crate::data::queue::{DispatchSettings, MAX_AGE_MS, Overflow, Settings, StreamSettings};
+use crate::data::queue::{
+    Backoff, DispatchSettings, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
+    RETRY_DELAY_MIN_MS, Retry, Settings, StreamSettings,
+};
 use crate::options::Options;
 
 /// Largest `x-delivery-limit`.
 pub const DELIVERY_LIMIT_MAX: u64 = 1_000_000;
+
+/// Largest `x-priority-turn`.
+pub const PRIORITY_TURN_MAX: u64 = 1_000_000;
 
 /// What a queue was declared to be, as its owner keeps to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +70,9 @@ impl QueueSettings {
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
         let routing_key = options.text("x-dead-letter-routing-key", KEY_BYTES_MAX)?;
         let returns_max = options.number("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
+        let retry = retry(&mut options)?;
+        let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
+        let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(&mut options)?;
         options.done("a queue")?;
         if routing_key.is_some() && exchange.is_none() {
@@ -65,6 +80,9 @@ impl QueueSettings {
         }
         if overflow == Some(Overflow::DropHead) && messages_max == 0 && bytes_max == 0 {
             return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
+        }
+        if rank_turn.is_some() && rank_max.is_none() {
+            return Err("x-priority-turn needs x-max-priority".to_owned());
         }
         Ok(Self {
             queue: Settings {
@@ -74,6 +92,9 @@ impl QueueSettings {
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
+                retry,
+                rank_max: rank_max.map_or(0, |max| max as u8),
+                rank_turn: rank_turn.map_or(0, |turn| turn as u32),
                 dispatch,
                 ..Settings::plain(durability)
             },
@@ -85,6 +106,44 @@ impl QueueSettings {
     }
 }
 
+/// Reads the retry policy.
+fn retry(options: &mut Options<'_>) -> Result<Option<Retry>, String> {
+    let words = [
+        ("fixed", Backoff::Fixed),
+        ("linear", Backoff::Linear),
+        ("exponential", Backoff::Exponential),
+    ];
+    let bounds = u64::from(RETRY_DELAY_MIN_MS)..=u64::from(RETRY_DELAY_MAX_MS);
+    let backoff = options.word("x-retry", &words)?;
+    let delay_ms = options.number("x-retry-delay", bounds.clone())?;
+    let delay_max_ms = options.number("x-retry-delay-max", bounds)?;
+    let jitter = options.number("x-retry-jitter", 0..=100)?;
+    let Some(backoff) = backoff else {
+        let others = [
+            ("x-retry-delay", delay_ms),
+            ("x-retry-delay-max", delay_max_ms),
+            ("x-retry-jitter", jitter),
+        ];
+        return match others.iter().find(|(_, value)| value.is_some()) {
+            Some((name, _)) => Err(format!("{name} needs x-retry")),
+            None => Ok(None),
+        };
+    };
+    let delay_ms = delay_ms.ok_or("x-retry needs x-retry-delay")?;
+    let delay_max_ms = delay_max_ms.unwrap_or(u64::from(RETRY_DELAY_MAX_MS));
+    if delay_max_ms < delay_ms {
+        return Err(format!(
+            "x-retry-delay-max is {delay_max_ms}, less than x-retry-delay with {delay_ms}"
+        ));
+    }
+    Ok(Some(Retry {
+        backoff,
+        delay_ms: delay_ms as u32,
+        delay_max_ms: delay_max_ms as u32,
+        jitter_percent: jitter.unwrap_or(0) as u8,
+    }))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Classic,
@@ -93,7 +152,7 @@ enum Kind {
 
 /// Settings of queues that make no sense on a stream, and why.
 //= P-80
-const NOT_OF_STREAMS: [(&str, &str); 11] = [
+const NOT_OF_STREAMS: [(&str, &str); 16] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
     (
@@ -116,6 +175,14 @@ const NOT_OF_STREAMS: [(&str, &str); 11] = [
         "x-max-priority",
         "its messages are in the order in which they came",
     ),
+    (
+        "x-priority-turn",
+        "its messages are in the order in which they came",
+    ),
+    ("x-retry", "its messages do not come back"),
+    ("x-retry-delay", "its messages do not come back"),
+    ("x-retry-delay-max", "its messages do not come back"),
+    ("x-retry-jitter", "its messages do not come back"),
     ("x-exclusive", "it is read by any number of consumers"),
 ];
 
@@ -190,6 +257,12 @@ mod tests {
                 ("x-dead-letter-exchange", Value::Text(b"")),
                 ("x-dead-letter-routing-key", Value::Text(b"dead")),
                 ("x-delivery-limit", Value::I32(0)),
+                ("x-retry", Value::Text(b"exponential")),
+                ("x-retry-delay", Value::I32(1)),
+                ("x-retry-delay-max", Value::I32(86_400_000)),
+                ("x-retry-jitter", Value::I8(100)),
+                ("x-max-priority", Value::I8(31)),
+                ("x-priority-turn", Value::I32(1_000_000)),
                 ("x-dispatch", Value::Text(b"least-outstanding")),
                 ("x-single-active-consumer", Value::Bool(true)),
                 ("x-consumer-hold-max", Value::I32(1_000)),
@@ -204,6 +277,14 @@ mod tests {
                 ttl_ms: u32::MAX,
                 returns_max: Some(0),
                 has_dead_letters: true,
+                retry: Some(Retry {
+                    backoff: Backoff::Exponential,
+                    delay_ms: 1,
+                    delay_max_ms: 86_400_000,
+                    jitter_percent: 100,
+                }),
+                rank_max: 31,
+                rank_turn: 1_000_000,
                 dispatch: DispatchSettings {
                     policy: Policy::LeastOutstanding,
                     is_single_active: true,
@@ -287,6 +368,60 @@ mod tests {
                 0,
                 &[("x-delivery-limit", Value::I32(1_000_001))],
                 "x-delivery-limit is 1000001, not 0 to 1000000",
+            ),
+            (
+                0,
+                &[("x-retry-delay", Value::I32(1))],
+                "x-retry-delay needs x-retry",
+            ),
+            (
+                0,
+                &[("x-retry", Value::Text(b"fixed"))],
+                "x-retry needs x-retry-delay",
+            ),
+            (
+                0,
+                &[("x-retry", Value::Text(b"often"))],
+                "x-retry is 'often', not one of fixed, linear, exponential",
+            ),
+            (
+                0,
+                &[("x-retry-delay", Value::I32(0))],
+                "x-retry-delay is 0, not 1 to 86400000",
+            ),
+            (
+                0,
+                &[("x-retry-delay-max", Value::I32(86_400_001))],
+                "x-retry-delay-max is 86400001, not 1 to 86400000",
+            ),
+            (
+                0,
+                &[
+                    ("x-retry", Value::Text(b"linear")),
+                    ("x-retry-delay", Value::I32(100)),
+                    ("x-retry-delay-max", Value::I32(99)),
+                ],
+                "x-retry-delay-max is 99, less than x-retry-delay with 100",
+            ),
+            (
+                0,
+                &[("x-retry-jitter", Value::I8(101))],
+                "x-retry-jitter is 101, not 0 to 100",
+            ),
+            (
+                0,
+                &[("x-max-priority", Value::I8(0))],
+                "x-max-priority is 0, not 1 to 31",
+            ),
+            (
+                0,
+                &[("x-max-priority", Value::I8(32))],
+                "x-max-priority is 32, not 1 to 31",
+            ),
+            (
+                0,
+                &[("x-priority-turn", Value::I8(5))],
+                "x-priority-turn needs x-max-priority",
             ),
             (
                 1,

@@ -59,12 +59,52 @@ pub fn deaths<'a>(headers: &'a [u8]) -> impl Iterator<Item = Table<'a>> {
         })
 }
 
+/// Whether headers tell of deaths of which the broker knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Before {
+    /// The broker has written them.
+    Told,
+    /// It has not died before: what they say is its publisher's, and left out.
+    Claimed,
+}
+
+/// Writes `headers` without what they say of deaths.
+///
+/// # Errors
+/// [`Code::SettingInvalid`] if they are no field table.
+pub fn without_deaths(headers: &[u8], out: &mut Vec<u8>) -> Result<(), Code> {
+    let table = Table::parse(headers).map_err(|_| Code::SettingInvalid)?;
+    out.clear();
+    let mut writer = TableWriter::new(out);
+    for (name, value) in table.entries().filter(|(name, _)| !is_ours(name)) {
+        writer.put(name, value);
+    }
+    writer.finish()
+}
+
+fn is_ours(name: &[u8]) -> bool {
+    name == DEATHS || LAST.contains(&name) || FIRST.contains(&name)
+}
+
 /// Writes `headers` with one more death. One for the same reason in the same queue is counted and put
 /// first; where there is no room for all, the oldest are left out.
 ///
 /// # Errors
 /// [`Code::SettingInvalid`] if there is no room even for this one, or the headers are no field table.
-pub fn with_death(headers: &[u8], note: &DeathNote<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+pub fn with_death(
+    headers: &[u8],
+    before: Before,
+    note: &DeathNote<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Code> {
+    let mut bare = Vec::new();
+    let headers = match before {
+        Before::Told => headers,
+        Before::Claimed => {
+            without_deaths(headers, &mut bare)?;
+            &bare
+        }
+    };
     let table = Table::parse(headers).map_err(|_| Code::SettingInvalid)?;
     let mut kept = DEATHS_MAX;
     loop {
@@ -176,7 +216,11 @@ mod tests {
         };
         let mut out = Vec::new();
         for note in [NOTE, expiry, NOTE] {
-            with_death(&headers, &note, &mut out).expect("there is room");
+            let before = match deaths(&headers).next() {
+                None => Before::Claimed,
+                Some(_) => Before::Told,
+            };
+            with_death(&headers, before, &note, &mut out).expect("there is room");
             headers.clone_from(&out);
         }
         let told: Vec<_> = deaths(&headers)
@@ -215,6 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_publisher_says_of_deaths_is_left_out() {
+        let mut forged = Vec::new();
+        with_death(&[], Before::Claimed, &NOTE, &mut forged).expect("there is room");
+        let expiry = DeathNote {
+            queue: b"later",
+            reason: b"expired",
+            ..NOTE
+        };
+        let mut out = Vec::new();
+        with_death(&forged, Before::Claimed, &expiry, &mut out).expect("there is room");
+        assert_eq!(deaths(&out).count(), 1);
+        for name in [&b"x-first-death-queue"[..], b"x-last-death-queue"] {
+            assert_eq!(text(&out, name), Some(b"later".to_vec()));
+        }
+        without_deaths(&forged, &mut out).expect("a table");
+        assert_eq!(Table::parse(&out).expect("a table").entries().count(), 0);
+    }
+
+    #[test]
     fn what_has_no_room_is_left_out_and_then_refused() {
         let mut headers = Vec::new();
         let mut out = Vec::new();
@@ -224,7 +287,7 @@ mod tests {
                 queue: queue.as_bytes(),
                 ..NOTE
             };
-            with_death(&headers, &note, &mut out).expect("there is room");
+            with_death(&headers, Before::Told, &note, &mut out).expect("there is room");
             headers.clone_from(&out);
         }
         assert_eq!(deaths(&headers).count(), DEATHS_MAX);
@@ -242,17 +305,17 @@ mod tests {
             } else {
                 out.clone()
             };
-            with_death(&before, &note, &mut out).expect("the oldest make room");
+            with_death(&before, Before::Told, &note, &mut out).expect("the oldest make room");
         }
         assert!((1..9).contains(&deaths(&out).count()));
         let filler = vec![b'x'; HEADERS_BYTES_MAX - 20];
         let full = table(&[(b"filler", Value::Text(&filler))]);
         assert_eq!(
-            with_death(&full, &NOTE, &mut out),
+            with_death(&full, Before::Claimed, &NOTE, &mut out),
             Err(Code::SettingInvalid)
         );
         assert_eq!(
-            with_death(b"\xff", &NOTE, &mut out),
+            with_death(b"\xff", Before::Claimed, &NOTE, &mut out),
             Err(Code::SettingInvalid)
         );
     }

@@ -2,6 +2,7 @@
 //! wait for that and those that are on their way. Does not know where they go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::Offer;
 use ringpost_wire::ids::QueueSequence;
@@ -20,6 +21,14 @@ pub enum Death {
 }
 
 impl Death {
+    /// All reasons, in the order in which deaths are counted.
+    pub const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::Expired,
+        Self::MaxLength,
+        Self::DeliveryLimit,
+    ];
+
     /// The word in the header `x-death`; those of RabbitMQ.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -62,7 +71,10 @@ pub(crate) struct Dying {
 /// The dead messages of one queue.
 #[derive(Default)]
 pub(crate) struct Dead {
-    waiting: BTreeMap<u64, (u64, Dying)>,
+    /// By round and sequence: those that are given back go behind all that wait then.
+    waiting: BTreeMap<(u64, u64), (u64, Dying)>,
+    /// The round of those that die now.
+    round: u64,
     underway: BTreeMap<u64, (u64, Dying)>,
     /// Numbers of all of them.
     numbers: BTreeSet<u64>,
@@ -75,6 +87,7 @@ impl Dead {
     pub(crate) const fn new() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            round: 0,
             underway: BTreeMap::new(),
             numbers: BTreeSet::new(),
             died: 0,
@@ -102,34 +115,43 @@ impl Dead {
         self.died
     }
 
-    /// Whether the first `count` that ever died are done with.
-    pub(crate) fn are_done(&self, count: u64) -> bool {
-        self.numbers.first().is_none_or(|first| *first >= count)
+    /// Whether those are done with that died as the numbers of this range.
+    pub(crate) fn are_done(&self, numbers: Range<u64>) -> bool {
+        numbers.is_empty() || self.numbers.range(numbers).next().is_none()
     }
 
     /// A message waits for its turn.
     pub(crate) fn wait(&mut self, sequence: u64, dying: Dying) {
         self.bytes += u64::from(dying.bytes);
         self.numbers.insert(self.died);
-        let before = self.waiting.insert(sequence, (self.died, dying));
+        let place = (self.round, sequence);
+        let before = self.waiting.insert(place, (self.died, dying));
         assert!(before.is_none(), "a message dies once");
         self.died += 1;
     }
 
     /// Whose turn is next.
     pub(crate) fn next(&self) -> Option<(u64, Dying)> {
-        self.waiting
-            .first_key_value()
-            .map(|(at, (_, dying))| (*at, *dying))
+        let first = self.waiting.first_key_value();
+        first.map(|((_, at), (_, dying))| (*at, *dying))
     }
 
     /// A message that waited is on its way, with so many padded bytes.
     pub(crate) fn begin(&mut self, sequence: u64, bytes: u32) {
-        let (number, mut dying) = self.waiting.remove(&sequence).expect("it waits");
+        let ((_, next), (number, mut dying)) = self.waiting.pop_first().expect("it waits");
+        assert!(next == sequence, "it is its turn");
         // What died at the head brought an estimate.
         self.bytes = self.bytes - u64::from(dying.bytes) + u64::from(bytes);
         dying.bytes = bytes;
         self.underway.insert(sequence, (number, dying));
+    }
+
+    /// A message that was on its way waits again, behind all others. Nothing if it is not on its way.
+    pub(crate) fn give_back(&mut self, sequence: u64) {
+        if let Some(dying) = self.underway.remove(&sequence) {
+            self.round += 1;
+            self.waiting.insert((self.round, sequence), dying);
+        }
     }
 
     /// A message has arrived, or is dropped. `None` if it is not on its way.
@@ -142,8 +164,10 @@ impl Dead {
 
     /// Every message here, with its sequence.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Dying)> + '_ {
-        let all = self.waiting.iter().chain(&self.underway);
-        all.map(|(sequence, (_, dying))| (*sequence, *dying))
+        let waiting = self.waiting.iter();
+        let waiting = waiting.map(|((_, sequence), (_, dying))| (*sequence, *dying));
+        let underway = self.underway.iter();
+        waiting.chain(underway.map(|(sequence, (_, dying))| (*sequence, *dying)))
     }
 
     pub(crate) fn invariants(&self) {
@@ -153,7 +177,7 @@ impl Dead {
         assert!(
             self.waiting
                 .keys()
-                .all(|at| !self.underway.contains_key(at))
+                .all(|(_, at)| !self.underway.contains_key(at))
         );
     }
 }

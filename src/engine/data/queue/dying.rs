@@ -1,11 +1,13 @@
 //! How messages of a queue die: what is dropped at the head, what came back too often, and what waits
 //! for the dead-letter exchange. Does not know where that is, nor how dead letters look.
 
+use std::ops::Range;
+
 use super::dead::{Dead, DeadOffer, Death, Dying};
 use super::returned::{PendingCounts, Returned};
 use super::settled::Ranges;
 use super::unacked::Delivery;
-use super::{Head, Offer, Overflow, Queue, Settings, Walked, ms_of, push_range};
+use super::{Head, Offer, Overflow, Queue, Settings, Walked, mono_of, push_range};
 use crate::ids::Mono;
 use ringpost_wire::ids::QueueSequence;
 
@@ -98,16 +100,10 @@ impl Queue {
         self.clear_estimate();
     }
 
-    /// A message from `first` on, behind all others, arrived and may live `ttl_ms`, 0 = any time; so may those
-    /// that follow.
-    pub fn arrived(&mut self, first: QueueSequence, now: Mono, ttl_ms: u32) {
-        self.expiry.push(first.0, ms_of(now), ttl_ms);
-    }
-
     /// Whether its messages expire, whatever their producers allow.
     #[must_use]
     pub const fn expires_all(&self) -> bool {
-        self.settings.ttl_ms > 0 || self.is_stream()
+        self.settings.ttl_ms > 0
     }
 
     /// Whether a message of it expires at some time.
@@ -116,15 +112,18 @@ impl Queue {
         !self.expiry.is_idle() || self.next_paced().is_some()
     }
 
-    /// When the message at the head expires, if nothing happens before.
+    /// When the next message at the head of its rank expires, if nothing happens before.
     pub fn next_expiry(&mut self) -> Option<Mono> {
         let paced = self.next_paced();
         if self.expiry.is_idle() {
             return paced;
         }
-        let head = self.head(u64::MAX, self.durable);
-        let end = head.and_then(|head| self.expiry.of(head.first));
-        let end = end.map(|end| Mono(u64::try_from(end + 1).unwrap_or(0) * 1_000_000));
+        let durable = self.durable;
+        let ranks = 0..=self.returned.rank_max();
+        let heads = ranks.filter_map(|rank| self.head_of(rank, durable));
+        let heads: Vec<u64> = heads.map(|head| head.first).collect();
+        let ends = heads.into_iter().filter_map(|first| self.expiry.of(first));
+        let end = ends.min().map(|end| mono_of(end + 1));
         [end, paced].into_iter().flatten().min()
     }
 
@@ -134,39 +133,50 @@ impl Queue {
         !self.expiry.is_idle() || self.is_stream() || self.settings.overflow == Overflow::DropHead
     }
 
-    /// Lets up to `max` ready messages die from the head on: those that have expired, and as many as
-    /// pass a limit if the queue drops its head. Messages that are done with go to `out`, as ranges
-    /// for the ack record; the others wait for [`Queue::next_dead`]. Returns how many died.
+    /// Lets up to `max` ready messages die from the heads of the ranks on: those that have expired, and
+    /// as many as pass a limit if the queue drops its head, of the lowest ranks first. Messages that are
+    /// done with go to `out`, as ranges for the ack record; the others wait for [`Queue::next_dead`].
+    /// Returns how many died.
     pub fn sweep_head(&mut self, max: u64, out: &mut Ranges) -> u64 {
         let mut swept = 0;
-        while swept < max {
-            let room = match self.settings.has_dead_letters {
-                true => DEAD_MAX.saturating_sub(self.dead.count()),
-                false => u64::MAX,
-            };
-            let Some(head) = self.head(u64::MAX, self.durable) else {
-                break;
-            };
-            let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
-            let (death, last) = if is_over {
-                (Death::Expired, head.last)
-            } else {
-                let behind = head.first + self.excess();
-                (Death::MaxLength, behind.saturating_sub(1).min(head.last))
-            };
-            if last < head.first || room == 0 {
-                break;
+        for rank in 0..=self.returned.rank_max() {
+            while swept < max {
+                let count = self.sweep_rank(rank, max - swept, out);
+                if count == 0 {
+                    break;
+                }
+                swept += count;
             }
-            let last = match self.expiry.is_idle() {
-                true => last,
-                false => self.expiry.alike_upto(head.first, last, self.now),
-            };
-            let count = last - head.first + 1;
-            let count = count.min(room).min(max - swept);
-            self.kill(&head, count, death, out);
-            swept += count;
         }
         swept
+    }
+
+    /// Lets messages die that are next in a rank; how many did.
+    fn sweep_rank(&mut self, rank: u8, max: u64, out: &mut Ranges) -> u64 {
+        let room = match self.settings.has_dead_letters {
+            true => DEAD_MAX.saturating_sub(self.dead.count()),
+            false => u64::MAX,
+        };
+        let Some(head) = self.head_of(rank, self.durable) else {
+            return 0;
+        };
+        let is_over = !self.expiry.is_idle() && self.expiry.is_over(head.first, self.now);
+        let (death, last) = if is_over {
+            (Death::Expired, head.last)
+        } else {
+            let behind = head.first + self.excess();
+            (Death::MaxLength, behind.saturating_sub(1).min(head.last))
+        };
+        if last < head.first || room == 0 {
+            return 0;
+        }
+        let last = match self.expiry.is_idle() {
+            true => last,
+            false => self.expiry.alike_upto(head.first, last, self.now),
+        };
+        let count = (last - head.first + 1).min(room).min(max);
+        self.kill(&head, count, death, out);
+        count
     }
 
     /// Ready messages beyond what a queue that drops its head may hold.
@@ -190,7 +200,10 @@ impl Queue {
             max if self.ready <= max + slack(max) => 0,
             max => self.ready - max,
         };
-        let bytes = self.ready_bytes();
+        // Of what waits for its time only the mean is known.
+        let all = u128::from(self.ready + self.delayed_count()).max(1);
+        let bytes = u128::from(self.ready_bytes()) * u128::from(self.ready) / all;
+        let bytes = bytes as u64;
         if bytes_max == 0 || bytes <= bytes_max + slack(bytes_max) {
             return messages;
         }
@@ -202,15 +215,13 @@ impl Queue {
     fn kill(&mut self, head: &Head, count: u64, death: Death, out: &mut Ranges) {
         let Head { first, .. } = *head;
         let last = first + count - 1;
-        let bytes = u128::from(self.ready_bytes()) * u128::from(count) / u128::from(self.ready);
+        let others = self.ready + self.delayed_count();
+        let bytes = u128::from(self.ready_bytes()) * u128::from(count) / u128::from(others);
         let bytes = bytes as u64;
         let deliveries = head.returned.map_or(0, |span| span.deliveries);
         match head.returned {
             None => self.cursor += count,
-            Some(_) => {
-                self.returned.take_first(count as u32);
-                self.cursor = self.cursor.max(last + 1);
-            }
+            Some(_) => self.take_returned(head.rank, first, count as u32),
         }
         self.ready -= count;
         let mut dropped = Buried {
@@ -242,16 +253,65 @@ impl Queue {
         self.dead.died()
     }
 
-    /// Whether the first `count` of those are done with.
+    /// Whether those are done with that died as the numbers of this range; they are numbered from 0 on,
+    /// in the order in which they died.
     #[must_use]
-    pub fn are_dead_done(&self, count: u64) -> bool {
-        self.dead.are_done(count)
+    pub fn are_dead_done(&self, numbers: Range<u64>) -> bool {
+        self.dead.are_done(numbers)
     }
 
     /// Dead messages that wait for the dead-letter exchange.
     #[must_use]
     pub fn dead_waiting(&self) -> u64 {
         self.dead.waiting()
+    }
+
+    /// Whether so many messages wait for the dead-letter exchange that no more may die: nothing is
+    /// delivered, so that nothing more can be rejected than what consumers hold.
+    #[must_use]
+    pub fn is_dying_full(&self) -> bool {
+        self.settings.has_dead_letters && self.dead.count() >= DEAD_MAX
+    }
+
+    /// Whether it has room for dead letters of so many messages and padded bytes. Its own dead do not
+    /// count: they may wait for the room of the queue that this comes from, which waits for theirs.
+    #[must_use]
+    pub fn has_room_for_dead(&self, count: u32, bytes: u64) -> bool {
+        match self.settings.overflow {
+            // The head makes room, unless it cannot die; what nobody rejects or lets expire then goes.
+            Overflow::DropHead => {
+                !self.is_dying_full()
+                    || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
+            }
+            Overflow::Refuse => {
+                let own_bytes = self.dead.bytes();
+                let others_bytes = self.bytes.saturating_sub(own_bytes);
+                let here = self.ready + self.unacked + self.delayed_count();
+                !self.passes_limit(here, others_bytes, count, bytes)
+            }
+        }
+    }
+
+    /// Whether so many messages and bytes more than those would pass a limit.
+    pub(super) fn passes_limit(
+        &self,
+        messages: u64,
+        bytes: u64,
+        more: u32,
+        more_bytes: u64,
+    ) -> bool {
+        let Settings {
+            messages_max,
+            bytes_max,
+            ..
+        } = self.settings;
+        (messages_max > 0 && messages + u64::from(more) > messages_max)
+            || (bytes_max > 0 && bytes + more_bytes > bytes_max)
+    }
+
+    /// A dead message that was begun waits again: it found no place.
+    pub fn give_dead_back(&mut self, sequence: QueueSequence) {
+        self.dead.give_back(sequence.0);
     }
 
     /// The dead message whose turn is next. The same again until it is begun.
@@ -298,5 +358,142 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(u64::from(dying.bytes));
         self.clear_estimate();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::queue::{AckMode, ConsumerKey, Credit, Marking, Outcome, Sharing, Traits};
+    use crate::ids::{Place, SegmentIdx};
+    use ringpost_wire::SettleRange;
+    use ringpost_wire::control::Durability;
+
+    const KEY: ConsumerKey = ConsumerKey(1);
+    const BYTES: u32 = 64;
+
+    /// A volatile queue with so many messages, and a consumer that takes all of them.
+    fn queue(settings: Settings, messages: u64) -> Queue {
+        let mut queue = Queue::new(settings);
+        let credit = Credit {
+            messages: u32::MAX,
+            bytes: 0,
+        };
+        queue
+            .add_consumer(
+                KEY,
+                credit,
+                AckMode::Explicit,
+                Sharing::Shared,
+                Traits::default(),
+            )
+            .expect("it is the first");
+        for number in 0..messages {
+            let place = Place {
+                segment: SegmentIdx(0),
+                offset: 4_096 + 128 * number as u32,
+            };
+            let first = queue.next_sequence();
+            queue.push_run(first, 1, BYTES, place, Marking::Plain);
+            queue.durable_through(first);
+        }
+        if let Some(mark) = queue.mark_needed() {
+            queue.mark_durable(mark);
+        }
+        queue
+    }
+
+    /// Delivers what may be; how much.
+    fn deliver(queue: &mut Queue) -> u64 {
+        let mut count = 0;
+        loop {
+            while let Some(mark) = queue.mark_needed() {
+                queue.mark_durable(mark);
+            }
+            let Some(offer) = queue.next_offer() else {
+                return count;
+            };
+            queue.take(&offer, 0, &[BYTES], &mut Ranges::default());
+            count += 1;
+        }
+    }
+
+    fn reject(queue: &mut Queue, last: u64) {
+        let range = SettleRange { first: 0, last };
+        let settled = queue.settle(KEY, range, Outcome::Reject, &mut Ranges::default());
+        settled.expect("they are delivered");
+    }
+
+    #[test]
+    fn as_many_die_as_may_and_no_more_is_delivered() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, DEAD_MAX + 10);
+        assert_eq!(deliver(&mut queue), DEAD_MAX + 10);
+        reject(&mut queue, DEAD_MAX);
+        let place = Place {
+            segment: SegmentIdx(1),
+            offset: 4_096,
+        };
+        let next = queue.next_sequence();
+        queue.push_run(next, 1, BYTES, place, Marking::Plain);
+        queue.durable_through(next);
+        assert_eq!(deliver(&mut queue), 0, "what it would reject has no place");
+        let dead = queue.next_dead().expect("they wait");
+        queue.begin_dead(&dead, 0, BYTES);
+        assert_eq!(deliver(&mut queue), 0);
+        assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default()));
+        assert_eq!(deliver(&mut queue), 1);
+    }
+
+    #[test]
+    fn own_dead_leave_room_for_those_of_others() {
+        let settings = Settings {
+            messages_max: 2,
+            bytes_max: 2 * u64::from(BYTES),
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 2);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        deliver(&mut queue);
+        assert!(!queue.has_room_for_dead(1, u64::from(BYTES)));
+        reject(&mut queue, 1);
+        assert!(queue.would_overflow(1, u64::from(BYTES)));
+        assert!(queue.has_room_for_dead(1, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(2, u64::from(BYTES)));
+        assert!(!queue.has_room_for_dead(1, 2 * u64::from(BYTES)));
+    }
+
+    #[test]
+    fn what_is_given_back_waits_behind_the_others() {
+        let settings = Settings {
+            has_dead_letters: true,
+            ..Settings::plain(Durability::Volatile)
+        };
+        let mut queue = queue(settings, 4);
+        deliver(&mut queue);
+        reject(&mut queue, 3);
+        let mut order = Vec::new();
+        for number in 0..6 {
+            let dead = queue.next_dead().expect("they wait");
+            queue.begin_dead(&dead, 0, BYTES);
+            order.push(dead.sequence().0);
+            match number {
+                0 => queue.give_dead_back(dead.sequence()),
+                1 => {
+                    // One that dies later does not pass it for ever.
+                    reject(&mut queue, 4);
+                    queue.give_dead_back(dead.sequence());
+                }
+                _ => assert!(queue.dead_is_done(dead.sequence(), &mut Ranges::default())),
+            }
+            queue.invariants();
+        }
+        assert_eq!(order, [1, 2, 3, 1, 4, 2]);
+        assert!(queue.next_dead().is_none());
+        assert!(queue.are_dead_done(0..4));
     }
 }

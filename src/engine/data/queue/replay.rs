@@ -4,10 +4,14 @@
 //! State, all integers little-endian u64 unless said otherwise:
 //!
 //! ```text
-//! version u32 = 2 | zero u32 | next | floor | mark | span count | range count | arrival count |
-//! spans: first, last | ranges: first, last, deliveries u32, zero u32 |
-//! arrivals: first, wall clock in ms, time to live in ms (0 = what the queue allows)
+//! version u32 = 3 | zero u32 | next | floor | mark | span count | range count | arrival count |
+//! wait count | rank count | told | spans: first, last | ranges: first, last, deliveries u32, zero u32 |
+//! arrivals: first, wall clock in ms, time to live in ms (0 = what the queue allows) |
+//! waits: first, count, wall clock in ms when they are due | ranks: first, rank of those from it on
 //! ```
+//!
+//! Arrivals, waits and ranks are those of all messages below `told`, durable or not: a checkpoint is
+//! valid only when they all are, and the records behind it are of others.
 
 use std::collections::BTreeMap;
 
@@ -16,24 +20,109 @@ use super::index::{Pieces, Run};
 use super::returned::{CountRange, DELIVERIES_MAX, Returned};
 use super::settled::SettledSet;
 use super::settled::{Ranges, SequenceRange};
-use super::{Marking, Place, Queue, QueueSequence, SegmentIdx, Settings, ms_of, push_range};
+use super::{
+    Marking, Place, Queue, QueueSequence, RANK_MAX, SegmentIdx, Settings, Terms, due_ms, ms_of,
+    push_range,
+};
 use crate::ids::Clock;
 
-const VERSION: u32 = 2;
-const HEAD_BYTES: usize = 8 + 6 * 8;
+const VERSION: u32 = 3;
+const HEAD_BYTES: usize = 8 + 9 * 8;
 const SPAN_BYTES: usize = 16;
 const COUNT_BYTES: usize = 24;
 const ARRIVAL_BYTES: usize = 24;
+const WAIT_BYTES: usize = 24;
+const RANK_BYTES: usize = 16;
 
-/// When messages from a first one on arrived, and how long they may live.
+/// When a message arrived, and what it asks of its queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
-    /// The first message.
-    pub first: QueueSequence,
-    /// When the last of them arrived: wall clock in ms since 1970.
+    /// The message.
+    pub sequence: QueueSequence,
+    /// When it arrived: wall clock in ms since 1970.
     pub wall_ms: i64,
-    /// What their producers allowed, 0 = any time.
-    pub ttl_ms: u32,
+    /// What it asks.
+    pub terms: Terms,
+}
+
+/// What messages of a queue asked of it, for [`Queue::restore_terms`].
+#[derive(Debug, Default)]
+pub struct KeptTerms {
+    /// By the wall clock, in order.
+    expiry: Vec<Span>,
+    /// First message: how many, and when they are due by the wall clock in ms.
+    delayed: BTreeMap<u64, (u32, i64)>,
+    /// First message: the last one, and their rank, which is not 0.
+    ranks: BTreeMap<u64, (u64, u8)>,
+}
+
+impl KeptTerms {
+    /// One message is due then. What was said before holds.
+    fn delay(&mut self, sequence: u64, due: i64) {
+        if let Some((first, (count, known))) = self.delayed.range_mut(..=sequence).next_back() {
+            let behind = first + u64::from(*count);
+            if behind > sequence {
+                return;
+            }
+            if behind == sequence && *known == due && *count < u32::MAX {
+                *count += 1;
+                return;
+            }
+        }
+        self.delayed.insert(sequence, (1, due));
+    }
+
+    /// One message has that rank. What was said before holds.
+    fn rank(&mut self, sequence: u64, rank: u8) {
+        if let Some((_, (last, known))) = self.ranks.range_mut(..=sequence).next_back() {
+            if *last >= sequence {
+                return;
+            }
+            if *last + 1 == sequence && *known == rank {
+                *last = sequence;
+                return;
+            }
+        }
+        self.ranks.insert(sequence, (sequence, rank));
+    }
+
+    /// What is set apart of the messages up to `next`: first, last, and until when it is delayed or
+    /// its rank. In order.
+    fn apart(&self, next: u64) -> Vec<(u64, u64, Apart)> {
+        let mut apart = Vec::new();
+        for (first, (count, due)) in &self.delayed {
+            apart.push((*first, first + u64::from(*count) - 1, Apart::Until(*due)));
+        }
+        for (first, (last, rank)) in &self.ranks {
+            let mut from = *first;
+            // Ranks of what is delayed are asked for when it is due.
+            let before = self.delayed.range(..from).next_back();
+            let within = self.delayed.range(from..=*last);
+            for (hole, (count, _)) in before.into_iter().chain(within) {
+                if *hole > from {
+                    apart.push((from, hole - 1, Apart::Rank(*rank)));
+                }
+                from = from.max(hole + u64::from(*count));
+            }
+            if from <= *last {
+                apart.push((from, *last, Apart::Rank(*rank)));
+            }
+        }
+        apart.retain_mut(|(first, last, _)| {
+            *last = (*last).min(next - 1);
+            first <= last
+        });
+        apart.sort_unstable_by_key(|(first, ..)| *first);
+        apart
+    }
+}
+
+/// Why messages are set apart.
+#[derive(Clone, Copy)]
+enum Apart {
+    /// Wall clock in ms.
+    Until(i64),
+    Rank(u8),
 }
 
 /// Why bytes or records are no state of a queue.
@@ -63,8 +152,9 @@ pub struct Replay {
     mark: u64,
     /// Delivery counts by first sequence; ranges do not overlap.
     counts: BTreeMap<u64, Deliveries>,
-    /// In order of sequence.
-    arrivals: Vec<Arrival>,
+    terms: KeptTerms,
+    /// What was asked by messages below is in `terms`.
+    terms_known: u64,
 }
 
 impl Queue {
@@ -107,7 +197,10 @@ impl Queue {
             let range = SequenceRange::new(QueueSequence(first), QueueSequence(last));
             counts.push(CountRange { range, deliveries });
         };
-        for span in self.returned.iter().chain(self.pending_counts.iter()) {
+        let delayed = self.delayed.iter().map(|(_, span)| span);
+        let back = self.returned.iter().chain(delayed);
+        let back = back.filter(|span| span.deliveries > 0);
+        for span in back.chain(self.pending_counts.iter()) {
             add(span.first, span.last(), span.deliveries);
         }
         for consumer in self.consumers.iter().filter(|_| !self.is_stream()) {
@@ -129,15 +222,24 @@ impl Queue {
             joins
         });
 
+        let next = self.durable.max(settled.ceiling()) + 1;
+        let waits = self.delayed.iter().chain(self.returned.iter_held_delayed());
+        let mut waits: Vec<(u64, u64, i64)> = waits
+            .map(|(due, span)| (span.first, span.last(), due))
+            .collect();
+        waits.sort_unstable();
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
-        number(self.durable.max(settled.ceiling()) + 1);
+        number(next);
         number(settled.floor());
         number(mark);
         number(settled.span_count() as u64);
         number(counts.len() as u64);
         number(self.expiry.len() as u64);
+        number(waits.len() as u64);
+        number(self.ranks.len() as u64);
+        number(self.next);
         for (first, last) in settled.spans() {
             number(first);
             number(last);
@@ -153,25 +255,162 @@ impl Queue {
             number((span.arrived + ahead) as u64);
             number(u64::from(span.ttl_ms));
         }
+        for (first, last, due) in waits {
+            number(first);
+            number(last - first + 1);
+            number((due + ahead) as u64);
+        }
+        for (first, rank) in self.ranks.iter() {
+            number(first);
+            number(u64::from(rank));
+        }
     }
 
-    /// After a recovery: when the messages arrived, and what time that is to the engine.
-    pub fn restore_arrivals(
+    /// After a recovery, before [`Queue::hold_restored`]: what the messages asked of the queue. When they
+    /// arrived and when they are due is told by the wall clock; `arrived` and `due` say what that is to
+    /// the engine.
+    pub fn restore_terms(
         &mut self,
-        arrivals: &[Arrival],
-        mut to_engine: impl FnMut(i64) -> i64,
+        kept: &KeptTerms,
+        arrived: impl Fn(i64) -> i64,
+        due: impl Fn(i64) -> i64,
     ) {
         // What was not durable when that was written is not there.
-        let known = |arrival: &&Arrival| arrival.first.0 < self.next;
-        for arrival in arrivals.iter().take_while(known) {
+        let next = self.next;
+        for span in kept.expiry.iter().take_while(|span| span.first < next) {
             self.expiry.restore(Span {
-                first: arrival.first.0,
-                arrived: to_engine(arrival.wall_ms),
-                ttl_ms: arrival.ttl_ms,
+                arrived: arrived(span.arrived),
+                ..*span
             });
         }
         self.expiry.forget(&self.settled);
+        if self.is_stream() {
+            return;
+        }
+        let rank_max = self.settings.rank_max;
+        let mut behind = 1;
+        for (first, (last, rank)) in kept.ranks.range(..next) {
+            if behind < *first {
+                self.ranks.push(behind, 0);
+            }
+            self.ranks.push(*first, (*rank).min(rank_max));
+            behind = last + 1;
+        }
+        if behind < next {
+            self.ranks.push(behind, 0);
+        }
+        self.ranks.forget(&self.settled);
+        let mut apart = kept.apart(next);
+        if rank_max == 0 {
+            apart.retain(|(_, _, why)| matches!(why, Apart::Until(_)));
+        }
+        if !apart.is_empty() {
+            self.set_apart(&apart, due);
+        }
     }
+
+    /// What is there of `first..=last`: of a damaged queue some are not.
+    fn present(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        let mut from = first;
+        while from <= last
+            && let Some(run) = self.index.first_from(from)
+            && run.first() <= last
+        {
+            let start = run.first().max(from);
+            let end = run.last().min(last);
+            match parts.last_mut() {
+                Some(before) if before.1 + 1 == start => before.1 = end,
+                _ => parts.push((start, end)),
+            }
+            from = end + 1;
+        }
+        parts
+    }
+
+    /// Takes messages out of those that are fresh or returned.
+    fn set_apart(&mut self, apart: &[(u64, u64, Apart)], due: impl Fn(i64) -> i64) {
+        let mut back: Vec<Returned> = Vec::new();
+        self.returned.drain(|span| back.push(span));
+        for (first, last, why) in apart {
+            let mut parts: Vec<(u64, u64)> = Vec::new();
+            let settled = &self.settled;
+            live_parts(settled, *first, *last, |first, last| {
+                parts.push((first, last))
+            });
+            let parts = parts.into_iter().flat_map(|part| self.present(part));
+            for (first, last) in parts.collect::<Vec<_>>() {
+                self.push_apart(first, last);
+                for part in with_deliveries(&back, first, last) {
+                    match *why {
+                        Apart::Until(wall_ms) => {
+                            self.ready -= u64::from(part.count);
+                            self.delayed.insert(due(wall_ms), part);
+                        }
+                        Apart::Rank(rank) => {
+                            let rank = rank.min(self.settings.rank_max);
+                            self.returned.insert(rank, part);
+                        }
+                    }
+                }
+            }
+        }
+        // The others came back as before.
+        for span in back {
+            let mut left = Some(span);
+            while let Some(span) = left {
+                let at = apart.partition_point(|(_, last, _)| *last < span.first);
+                let (hole, end) = match apart.get(at) {
+                    Some((first, last, _)) => (*first, *last),
+                    None => (u64::MAX, u64::MAX),
+                };
+                if span.first < hole {
+                    self.returned.insert(0, span.upto(hole - 1));
+                    left = span.from(hole);
+                } else {
+                    left = span.from(end + 1);
+                }
+            }
+        }
+    }
+}
+
+/// Tells the parts of `first..=last` that are not settled.
+fn live_parts(settled: &SettledSet, first: u64, last: u64, mut each: impl FnMut(u64, u64)) {
+    let mut from = first.max(settled.floor() + 1);
+    while from <= last {
+        let stretch = settled.stretch_from(from);
+        let stretch = stretch.filter(|(first, _)| *first <= last);
+        let end = stretch.map_or(last, |(first, _)| first.max(from) - 1);
+        if from <= end {
+            each(from, end);
+        }
+        from = stretch.map_or(last, |(_, last)| last) + 1;
+    }
+}
+
+/// The messages `first..=last`, in parts that were delivered equally often, as `back` says.
+fn with_deliveries(back: &[Returned], first: u64, last: u64) -> Vec<Returned> {
+    let mut parts = Vec::new();
+    let mut from = first;
+    let mut at = back.partition_point(|span| span.last() < first);
+    while from <= last {
+        let span = back.get(at).filter(|span| span.first <= last);
+        let (end, deliveries) = match span {
+            Some(span) if span.first > from => (span.first - 1, 0),
+            Some(span) => {
+                at += 1;
+                (span.last().min(last), span.deliveries)
+            }
+            None => (last, 0),
+        };
+        while from <= end {
+            let count = (end - from + 1).min(u64::from(u32::MAX)) as u32;
+            parts.push(Returned::new(from, count, deliveries));
+            from += u64::from(count);
+        }
+    }
+    parts
 }
 
 impl Replay {
@@ -182,51 +421,74 @@ impl Replay {
             queue: Queue::new(settings),
             mark: 0,
             counts: BTreeMap::new(),
-            arrivals: Vec::new(),
+            terms: KeptTerms::default(),
+            terms_known: 0,
         }
     }
 
-    /// Messages from `first` on arrived then. What is said of messages that were spoken of before is
-    /// not taken again.
+    /// A message arrived. What is said of messages that were spoken of before is not taken again.
     pub fn arrived(&mut self, arrival: Arrival) {
-        match self.arrivals.last() {
-            Some(last) if last.first >= arrival.first => {}
-            Some(last) if last.ttl_ms == arrival.ttl_ms && last.wall_ms == arrival.wall_ms => {}
-            _ => self.arrivals.push(arrival),
+        let span = Span {
+            first: arrival.sequence.0,
+            arrived: arrival.wall_ms,
+            ttl_ms: arrival.terms.ttl_ms,
+        };
+        match self.terms.expiry.last() {
+            Some(last) if last.first >= span.first => {}
+            Some(last) if last.ttl_ms == span.ttl_ms && last.arrived == span.arrived => {}
+            _ => self.terms.expiry.push(span),
         }
+        self.set_apart(&arrival);
     }
 
-    /// One message arrived then; others behind it may have been spoken of.
-    pub fn arrived_alone(&mut self, arrival: Arrival) {
-        let at = self
-            .arrivals
-            .partition_point(|known| known.first <= arrival.first);
-        let before = at.checked_sub(1).map(|before| self.arrivals[before]);
-        if before.is_some_and(|before| before.first == arrival.first) {
+    fn set_apart(&mut self, arrival: &Arrival) {
+        let sequence = arrival.sequence.0;
+        if sequence < self.terms_known {
             return;
         }
-        let behind = arrival.first.plus(1);
-        let is_next_known = self
-            .arrivals
-            .get(at)
-            .is_some_and(|next| next.first == behind);
-        self.arrivals.insert(at, arrival);
-        if !is_next_known {
-            let next = Arrival {
-                first: behind,
-                ..before.unwrap_or(Arrival {
-                    ttl_ms: 0,
-                    ..arrival
-                })
-            };
-            self.arrivals.insert(at + 1, next);
+        let Terms {
+            delay_ms, priority, ..
+        } = arrival.terms;
+        if delay_ms > 0 {
+            let due = due_ms(arrival.wall_ms, delay_ms);
+            self.terms.delay(sequence, due);
+        }
+        if priority > 0 {
+            self.terms.rank(sequence, priority.min(RANK_MAX));
         }
     }
 
-    /// When the messages arrived, for [`Queue::restore_arrivals`] behind [`Replay::finish`].
+    /// A message arrived; others behind it may have been spoken of.
+    pub fn arrived_alone(&mut self, arrival: Arrival) {
+        self.set_apart(&arrival);
+        let sequence = arrival.sequence.0;
+        let alone = Span {
+            first: sequence,
+            arrived: arrival.wall_ms,
+            ttl_ms: arrival.terms.ttl_ms,
+        };
+        let expiry = &mut self.terms.expiry;
+        let at = expiry.partition_point(|known| known.first <= sequence);
+        let before = at.checked_sub(1).map(|before| expiry[before]);
+        if before.is_some_and(|before| before.first == sequence) {
+            return;
+        }
+        let behind = sequence + 1;
+        let is_next_known = expiry.get(at).is_some_and(|next| next.first == behind);
+        expiry.insert(at, alone);
+        if !is_next_known {
+            let next = Span {
+                first: behind,
+                ..before.unwrap_or(Span { ttl_ms: 0, ..alone })
+            };
+            expiry.insert(at + 1, next);
+        }
+    }
+
+    /// What the messages asked, for [`Queue::restore_terms`] behind [`Replay::finish`].
     #[must_use]
-    pub fn take_arrivals(&mut self) -> Vec<Arrival> {
-        std::mem::take(&mut self.arrivals)
+    pub fn take_terms(&mut self) -> KeptTerms {
+        std::mem::take(&mut self.terms)
     }
 
     /// Recovery from a checkpoint's state. Takes memory in proportion to `bytes`, whatever they say.
@@ -241,20 +503,32 @@ impl Replay {
         if version != u64::from(VERSION) {
             return Err(StateFault::Version(version as u32));
         }
-        let [next, floor, mark, spans, counts, arrivals] =
-            [8, 16, 24, 32, 40, 48].map(|at| u64_at(head, at));
+        let [
+            next,
+            floor,
+            mark,
+            spans,
+            counts,
+            arrivals,
+            waits,
+            ranks,
+            told,
+        ] = [8, 16, 24, 32, 40, 48, 56, 64, 72].map(|at| u64_at(head, at));
         let needed = u128::from(spans) * SPAN_BYTES as u128
             + u128::from(counts) * COUNT_BYTES as u128
-            + u128::from(arrivals) * ARRIVAL_BYTES as u128;
+            + u128::from(arrivals) * ARRIVAL_BYTES as u128
+            + u128::from(waits) * WAIT_BYTES as u128
+            + u128::from(ranks) * RANK_BYTES as u128;
         if needed != rest.len() as u128 {
             return Err(StateFault::Length);
         }
-        if next <= floor || next == u64::MAX {
+        if next <= floor || next > told || told == u64::MAX {
             return Err(StateFault::Number);
         }
         let mut replay = Self::new(settings);
         replay.mark = mark;
         replay.queue.next = next;
+        replay.terms_known = told;
         if floor > 0 {
             replay.queue.settled.insert_new(1, floor);
         }
@@ -294,12 +568,53 @@ impl Replay {
             let (Ok(wall_ms), Ok(ttl_ms)) = numbers else {
                 return Err(StateFault::Number);
             };
-            replay.arrivals.push(Arrival {
-                first: QueueSequence(first),
-                wall_ms,
+            replay.terms.expiry.push(Span {
+                first,
+                arrived: wall_ms,
                 ttl_ms,
             });
             (below, rest) = (Some(first), after);
+        }
+        let mut below = 0;
+        for _ in 0..waits {
+            let (entry, after) = rest.split_at(WAIT_BYTES);
+            let (first, count, due) = (u64_at(entry, 0), u64_at(entry, 8), u64_at(entry, 16));
+            let (Ok(count), Ok(due)) = (u32::try_from(count), i64::try_from(due)) else {
+                return Err(StateFault::Number);
+            };
+            if count == 0 {
+                return Err(StateFault::Number);
+            }
+            if first <= below || first >= told || u64::from(count) > told - first {
+                return Err(StateFault::Ranges);
+            }
+            replay.terms.delayed.insert(first, (count, due));
+            (below, rest) = (first + u64::from(count) - 1, after);
+        }
+        let mut open: Option<(u64, u8)> = None;
+        for _ in 0..ranks {
+            let (entry, after) = rest.split_at(RANK_BYTES);
+            let (first, rank) = (u64_at(entry, 0), u64_at(entry, 8));
+            if rank > u64::from(RANK_MAX) || first == 0 {
+                return Err(StateFault::Number);
+            }
+            let rank = rank as u8;
+            if open.is_some_and(|(before, known)| first <= before || rank == known) {
+                return Err(StateFault::Ranges);
+            }
+            if let Some((before, known)) = open
+                && known > 0
+            {
+                replay.terms.ranks.insert(before, (first - 1, known));
+            }
+            (open, rest) = (Some((first, rank)), after);
+        }
+        // What came after the checkpoint says its own.
+        if let Some((first, rank)) = open
+            && rank > 0
+            && first < told
+        {
+            replay.terms.ranks.insert(first, (told - 1, rank));
         }
         Ok(replay)
     }
@@ -550,7 +865,7 @@ impl Replay {
             mut queue,
             mark,
             counts,
-            arrivals: _,
+            ..
         } = self;
         queue.durable = queue.next - 1;
         queue.cursor = queue.settled.floor() + 1;
@@ -572,20 +887,15 @@ impl Replay {
 
 /// The messages `first..=last`, as far as they are not settled, were delivered before.
 fn restore(queue: &mut Queue, first: u64, last: u64, deliveries: u32) {
-    let mut from = first.max(queue.settled.floor() + 1);
-    while from <= last {
-        let stretch = queue.settled.stretch_from(from);
-        let stretch = stretch.filter(|(first, _)| *first <= last);
-        let end = stretch.map_or(last, |(first, _)| first.max(from) - 1);
-        while from <= end {
-            let count = (end - from + 1).min(u64::from(u32::MAX)) as u32;
-            queue
-                .returned
-                .insert(Returned::new(from, count, deliveries));
-            from += u64::from(count);
+    let Queue {
+        settled, returned, ..
+    } = queue;
+    live_parts(settled, first, last, |first, last| {
+        for span in with_deliveries(&[], first, last) {
+            let span = Returned::new(span.first, span.count, deliveries);
+            returned.insert(0, span);
         }
-        from = stretch.map_or(from, |(_, last)| last + 1);
-    }
+    });
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

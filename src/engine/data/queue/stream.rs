@@ -149,7 +149,7 @@ impl Queue {
     /// The first message that is retained; the next to be published if there is none.
     #[must_use]
     pub fn first_retained(&mut self) -> QueueSequence {
-        self.skip_settled();
+        self.skip_apart();
         QueueSequence(self.cursor)
     }
 
@@ -437,7 +437,7 @@ impl Queue {
 
     /// Where a reader goes on: what is there no more it has missed.
     fn go_on(&mut self, slot: u32) -> u64 {
-        self.skip_settled();
+        self.skip_apart();
         let key = self.consumers.get(slot).key;
         let stream = self.stream.as_mut().expect("only a stream is read");
         let reader = stream.reader_mut(slot);
@@ -550,16 +550,16 @@ impl Queue {
 
     // Groups.
 
-    /// Offsets of groups that are to be recorded, as a record's body; how many. Answer with
-    /// [`Queue::groups_recorded`] when it is in a block.
-    pub fn groups_to_record(&self, out: &mut Vec<u8>) -> u32 {
+    /// Offsets of groups that are to be recorded, as a record's body of at most `bytes_max`; how many.
+    /// Answer with [`Queue::groups_recorded`] when it is in a block.
+    pub fn groups_to_record(&self, bytes_max: u32, out: &mut Vec<u8>) -> u32 {
         let stream = self.stream.as_ref();
-        stream.map_or(0, |stream| stream.groups.to_record(out))
+        stream.map_or(0, |stream| stream.groups.to_record(bytes_max as usize, out))
     }
 
-    /// What [`Queue::groups_to_record`] said last is in a block.
-    pub fn groups_recorded(&mut self) {
-        self.stream().groups.recorded();
+    /// What [`Queue::groups_to_record`] said last, with the same bound, is in a block.
+    pub fn groups_recorded(&mut self, bytes_max: u32) {
+        self.stream().groups.recorded(bytes_max as usize);
     }
 
     /// Whether offsets of groups are to be recorded.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::expiry::Ms;
 use super::*;
 use crate::ids::Clock;
 
@@ -31,7 +32,11 @@ enum State {
     Unacked,
     /// Came back; its count is not durable yet.
     Held,
+    /// The same, and it is delayed in any case.
+    HeldDelayed,
+    /// Came back, or was set apart when it came.
     Returned,
+    Delayed,
     /// Waits for the dead-letter exchange, or is on its way.
     Dead,
     Dying,
@@ -54,7 +59,9 @@ struct Message {
     offset: u32,
     pieces: Vec<Place>,
     arrived: i64,
-    ttl_ms: u32,
+    terms: Terms,
+    /// Until when it is delayed, as far as it is.
+    due: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +106,9 @@ struct Model {
     /// The durable journal since the checkpoint.
     journal: Vec<Said>,
     checkpoint: Option<Vec<u8>>,
+    /// What waited when it was taken, and until when; and its last message.
+    checkpoint_waits: BTreeMap<u64, i64>,
+    checkpoint_last: u64,
     key_last: u64,
     place_last: u32,
     /// The bytes counter is exact.
@@ -152,6 +162,14 @@ impl Model {
             ttl_ms: some(40, 200).map_or(0, |ms| ms + 1),
             returns_max: some(50, 3),
             has_dead_letters: some(60, 1).is_some(),
+            retry: some(50, 3).map(|kind| Retry {
+                backoff: [Backoff::Fixed, Backoff::Linear, Backoff::Exponential][kind as usize],
+                delay_ms: 20,
+                delay_max_ms: 100,
+                jitter_percent: 30,
+            }),
+            rank_max: some(50, 4).map_or(0, |max| [1, 2, 9, 31][max as usize]),
+            rank_turn: some(50, 6).unwrap_or(0),
             messages_max: 20 + random.below(300),
             dispatch,
             ..Settings::plain(durability)
@@ -175,6 +193,8 @@ impl Model {
             undurable: VecDeque::new(),
             journal: Vec::new(),
             checkpoint: None,
+            checkpoint_waits: BTreeMap::new(),
+            checkpoint_last: 0,
             key_last: 0,
             place_last: 0,
             exact: true,
@@ -203,7 +223,7 @@ impl Model {
 
     fn held_messages(&self) -> u64 {
         let counters = self.queue.counters();
-        counters.ready + counters.unacked + counters.dead
+        counters.ready + counters.unacked + counters.delayed + counters.dead
     }
 
     fn mono(&self) -> Mono {
@@ -219,7 +239,7 @@ impl Model {
 
     /// When a message expires.
     fn end(&self, message: &Message) -> Option<i64> {
-        let limits = [self.settings.ttl_ms, message.ttl_ms];
+        let limits = [self.settings.ttl_ms, message.terms.ttl_ms];
         let limit = limits.into_iter().filter(|ms| *ms > 0).min()?;
         Some(message.arrived + i64::from(limit))
     }
@@ -230,15 +250,19 @@ impl Model {
 
     fn add_message(&mut self, bytes: u32, place: Place, index: u32, offset: u32, pieces: &[Place]) {
         let sequence = self.messages.last_key_value().map_or(0, |(s, _)| *s) + 1;
-        let ttl_ms = match self.random.chance(10) {
-            true => 1 + self.random.below(200) as u32,
+        let mut some = |percent: u64, below: u64| match self.random.chance(percent) {
+            true => 1 + self.random.below(below) as u32,
             false => 0,
         };
-        let now = self.mono();
-        self.queue.arrived(QueueSequence(sequence), now, ttl_ms);
+        let terms = Terms {
+            ttl_ms: some(10, 200),
+            delay_ms: some(8, 100),
+            priority: some(30, 12) as u8,
+        };
         let message = Message {
             arrived: self.now,
-            ttl_ms,
+            terms,
+            due: 0,
             state: State::Fresh,
             bytes,
             deliveries: 0,
@@ -255,6 +279,39 @@ impl Model {
         for place in places {
             *self.live_by_segment.entry(place.segment.0).or_default() += 1;
         }
+    }
+
+    /// Says what the messages ask that were pushed last, from `first` on.
+    fn arrived(&mut self, first: u64) {
+        let now = self.mono();
+        let mut said: Option<(u64, u32, Terms)> = None;
+        let mut all: Vec<(u64, u32, Terms)> = Vec::new();
+        for (sequence, message) in self.messages.range_mut(first..) {
+            if message.terms.delay_ms > 0 {
+                message.due = message.arrived + 1 + i64::from(message.terms.delay_ms);
+                message.state = State::Delayed;
+                self.coverage.insert("delayed");
+            } else if message.terms.priority > 0 && self.settings.rank_max > 0 {
+                message.state = State::Returned;
+                self.coverage.insert("ranked");
+            }
+            match &mut said {
+                Some((_, count, terms)) if *terms == message.terms => *count += 1,
+                said => all.extend(said.replace((*sequence, 1, message.terms))),
+            }
+        }
+        all.extend(said);
+        for (first, count, terms) in all {
+            if self.queue.heeds(&terms) {
+                self.queue.arrived(QueueSequence(first), count, now, terms);
+            } else {
+                assert_eq!((terms.ttl_ms, terms.delay_ms), (0, 0));
+            }
+        }
+    }
+
+    fn rank(&self, message: &Message) -> u8 {
+        message.terms.priority.min(self.settings.rank_max)
     }
 
     fn marking(&mut self) -> Marking {
@@ -287,6 +344,7 @@ impl Model {
             self.add_message(bytes, places[0], 0, 0, &places);
             self.undurable
                 .push_back(Said::Fragmented(first, bytes, places, marking));
+            self.arrived(first);
             self.extendable = false;
             self.coverage.insert("fragmented");
             return;
@@ -304,6 +362,7 @@ impl Model {
                 *bytes += added;
             }
             self.queue.extend_last(count, added);
+            self.arrived(first);
             self.coverage.insert("extended");
             return;
         }
@@ -313,6 +372,7 @@ impl Model {
         let marking = self.marking();
         self.queue
             .push_run(QueueSequence(first), count, bytes, place, marking);
+        self.arrived(first);
         self.undurable
             .push_back(Said::Run(first, count, bytes, place, marking));
         self.extendable = true;
@@ -362,7 +422,7 @@ impl Model {
         self.coverage.insert("abandoned");
         self.queue.abandon_from(QueueSequence(first));
         let gone = self.messages.split_off(&first);
-        if gone.values().any(|message| message.state != State::Fresh) {
+        if gone.values().any(|message| message.state == State::Pending) {
             self.exact = false;
         }
         for message in gone.values() {
@@ -468,7 +528,7 @@ impl Model {
                 let gone = self.queue.remove_consumer(name, &mut out).expect("known");
                 assert_eq!(gone.messages, consumer.unacked.len() as u64);
                 let held: Vec<u64> = consumer.unacked.into_values().collect();
-                self.all_came_back(&held, &out);
+                self.all_came_back(&held, &out, None);
                 assert_eq!(self.queue.remove_consumer(name, &mut out), None);
             }
             1 => {
@@ -498,14 +558,26 @@ impl Model {
     }
 
     /// Some of them are dead now; those that are done with are in `out`.
-    fn all_came_back(&mut self, held: &[u64], out: &Ranges) {
+    fn all_came_back(&mut self, held: &[u64], out: &Ranges, retry: Option<Retry>) {
         let is_over = |model: &Self, sequence: &u64| {
             let told = model.messages[sequence].told;
             model.settings.returns_max.is_some_and(|max| told >= max)
         };
         let (over, back): (Vec<u64>, Vec<u64>) =
             held.iter().partition(|sequence| is_over(self, sequence));
-        back.iter().for_each(|sequence| self.came_back(*sequence));
+        // What came back together waits together: as the first of those that are neighbours and were
+        // delivered equally often.
+        let mut open: Option<(u64, u64, u32)> = None;
+        for sequence in back {
+            let told = self.messages[&sequence].told;
+            let first = match open {
+                Some((first, last, count)) if last + 1 == sequence && count == told => first,
+                _ => sequence,
+            };
+            open = Some((first, sequence, told));
+            let wait = retry.map(|retry| retry.wait_ms(first, told.saturating_add(1)));
+            self.came_back(sequence, wait);
+        }
         if !over.is_empty() {
             self.coverage.insert("delivery limit");
         }
@@ -528,62 +600,85 @@ impl Model {
         self.deaths[death as usize] += dead.len() as u64;
     }
 
-    /// What goes first: fresh and returned messages that are durable, up to one that waits for its count.
-    fn heads(&self) -> Vec<u64> {
-        let held = |message: &Message| message.state == State::Held;
+    /// What goes in a rank: fresh and returned messages up to `end`, in order, up to one that waits for
+    /// its count, and nothing fresh then.
+    fn heads(&self, rank: u8, end: u64) -> Vec<u64> {
+        let own = |message: &Message| self.rank(message) == rank;
+        let held = |message: &Message| own(message) && message.state == State::Held;
         let held = self.messages.iter().find(|(_, message)| held(message));
-        let end = held.map_or(self.durable, |(sequence, _)| sequence - 1);
-        let is_ready = |message: &Message| matches!(message.state, State::Fresh | State::Returned);
+        let end = held.map_or(end, |(sequence, _)| end.min(sequence - 1));
         let all = self.messages.range(..=end);
-        let ready = all.filter(|(_, message)| is_ready(message));
-        let ready: Vec<u64> = ready.map(|(sequence, _)| *sequence).collect();
-        // Nothing fresh passes what waits for its count.
-        match held {
-            Some(_) => ready
-                .into_iter()
-                .filter(|sequence| self.messages[sequence].state == State::Returned)
-                .collect(),
-            None => ready,
+        let all = all.filter(|(_, message)| own(message));
+        let ready = all.filter(|(_, m)| matches!(m.state, State::Fresh | State::Returned));
+        let goes = ready.take_while(|(_, m)| held.is_none() || m.state == State::Returned);
+        goes.map(|(sequence, _)| *sequence).collect()
+    }
+
+    fn ranks(&self) -> std::ops::RangeInclusive<u8> {
+        0..=self.settings.rank_max
+    }
+
+    /// Lets go what is due.
+    fn release(&mut self) {
+        let now = self.mono();
+        self.queue.set_now(now);
+        let mut count = 0;
+        for message in self.messages.values_mut() {
+            if message.state == State::Delayed && message.due <= self.now {
+                message.state = State::Returned;
+                count += 1;
+                self.coverage.insert("due");
+            }
         }
+        let mut released = 0;
+        while let more @ 1.. = self.queue.release_due(1 + self.random.below(20)) {
+            released += more;
+        }
+        assert_eq!(released, count);
+        let waits = self.messages.values().filter(|m| m.state == State::Delayed);
+        let next = waits.map(|message| message.due).min();
+        assert_eq!(self.queue.next_due(), next.map(mono_of));
     }
 
     fn sweep(&mut self) {
-        let now = self.mono();
-        self.queue.set_now(now);
-        let heads = self.heads();
-        let next = heads
-            .first()
-            .and_then(|head| self.end(&self.messages[head]));
-        if self.random.chance(50) && !self.any_returned() && !self.after_crash() {
+        self.release();
+        let heads: Vec<Vec<u64>> = self.ranks().map(|r| self.heads(r, self.durable)).collect();
+        if self.random.chance(50) {
+            let firsts = heads.iter().filter_map(|heads| heads.first());
+            let ends = firsts.filter_map(|first| self.end(&self.messages[first]));
+            let next = ends.min().map(|end| mono_of(end + 1));
             let told = self.queue.next_expiry();
-            assert_eq!(told, next.map(|end| Mono((end as u64 + 1) * 1_000_000)));
+            // Messages that live equally long may share a later end.
+            let grid = Ms::from((self.settings.ttl_ms / 256).max(1));
+            assert!(told.is_some() == next.is_some() && told >= next);
+            let late = told.zip(next).map(|(told, next)| told.0 - next.0);
+            assert!(late.is_none_or(|late| late <= grid as u64 * 1_000_000));
         }
         let before = self.queue.counters();
         let max = 1 + self.random.below(50);
-        let mut out = Ranges::new();
-        let died = self.queue.sweep_head(max, &mut out);
-        let after = self.queue.counters();
-        assert!(died <= max);
-        assert_eq!(before.ready - died, after.ready);
         let (mut expired, mut dropped) = (Vec::new(), Vec::new());
         let mut ready = before.ready;
-        for head in heads.iter().take(died as usize) {
-            if self.is_over(&self.messages[head]) {
-                expired.push(*head);
-            } else {
-                assert_eq!(self.settings.overflow, Overflow::DropHead);
-                assert!(ready > self.settings.messages_max);
-                dropped.push(*head);
+        for heads in &heads {
+            for head in heads {
+                if (expired.len() + dropped.len()) as u64 == max {
+                    break;
+                }
+                if self.is_over(&self.messages[head]) {
+                    expired.push(*head);
+                } else if self.settings.overflow == Overflow::DropHead
+                    && ready > self.settings.messages_max
+                {
+                    dropped.push(*head);
+                } else {
+                    break;
+                }
+                ready -= 1;
             }
-            ready -= 1;
         }
-        if died < max {
-            let head = heads.get(died as usize).map(|head| &self.messages[head]);
-            assert!(head.is_none_or(|head| !self.is_over(head)));
-            let is_short = self.settings.overflow == Overflow::Refuse
-                || after.ready <= self.settings.messages_max;
-            assert!(is_short || head.is_none());
-        }
+        let mut out = Ranges::new();
+        let died = self.queue.sweep_head(max, &mut out);
+        assert_eq!(died, (expired.len() + dropped.len()) as u64);
+        assert_eq!(before.ready - died, self.queue.counters().ready);
         for (dead, death, mark) in [
             (expired, Death::Expired, "expired"),
             (dropped, Death::MaxLength, "dropped"),
@@ -600,10 +695,6 @@ impl Model {
             }
             self.died(&dead, &part, death);
         }
-    }
-
-    fn after_crash(&self) -> bool {
-        self.messages.values().any(|message| message.crashes > 0)
     }
 
     fn bury(&mut self) {
@@ -646,18 +737,31 @@ impl Model {
                 assert!(!self.queue.dead_is_done(QueueSequence(sequence), &mut out));
                 self.messages.get_mut(&sequence).expect("known").state = State::Pending;
                 self.coverage.insert("dead letter");
+            } else if self.random.chance(30) {
+                // What was offered next before it is still.
+                let next = self.queue.next_dead();
+                self.queue.give_dead_back(QueueSequence(sequence));
+                assert!(next.is_none() || self.queue.next_dead() == next);
+                self.messages.get_mut(&sequence).expect("known").state = State::Dead;
+                self.coverage.insert("dead letter given back");
             }
         }
     }
 
-    fn came_back(&mut self, sequence: u64) {
+    fn came_back(&mut self, sequence: u64, wait: Option<i64>) {
         let durable = self.is_durable_queue();
+        let now = self.now;
         let message = self.messages.get_mut(&sequence).expect("known");
         assert_eq!(message.state, State::Unacked);
-        message.state = if durable {
-            State::Held
-        } else {
-            State::Returned
+        if let Some(wait) = wait {
+            message.due = now + 1 + wait;
+            self.coverage.insert("retried");
+        }
+        message.state = match (durable, wait) {
+            (true, None) => State::Held,
+            (true, Some(_)) => State::HeldDelayed,
+            (false, None) => State::Returned,
+            (false, Some(_)) => State::Delayed,
         };
     }
 
@@ -682,16 +786,20 @@ impl Model {
     /// The message that must be offered next.
     fn due(&self) -> Option<u64> {
         let limit = self.durable.min(self.mark);
-        self.messages
-            .iter()
-            .find(|(sequence, message)| match message.state {
-                State::Fresh => **sequence <= limit,
-                State::Returned => **sequence <= self.mark,
-                _ => false,
-            })
-            // One that has expired makes way first.
-            .filter(|(_, message)| !self.is_over(message))
-            .map(|(sequence, _)| *sequence)
+        let heads = |rank| self.heads(rank, limit).first().copied();
+        let turn = self.settings.rank_turn;
+        let head = if turn > 0 && self.queue.passed >= turn {
+            self.ranks().filter_map(heads).min()
+        } else {
+            let waits = |rank| {
+                let held = |m: &Message| m.state == State::Held && self.rank(m) == rank;
+                self.messages.values().any(held)
+            };
+            let mut ranks = self.ranks().rev().map(|rank| (heads(rank), waits(rank)));
+            ranks.find(|(head, waits)| head.is_some() || *waits)?.0
+        };
+        // One that has expired makes way first.
+        head.filter(|head| !self.is_over(&self.messages[head]))
     }
 
     fn any_returned(&self) -> bool {
@@ -723,8 +831,7 @@ impl Model {
     }
 
     fn dispatch(&mut self) {
-        let now = self.mono();
-        self.queue.set_now(now);
+        self.release();
         for _ in 0..1 + self.random.below(10) {
             let due = self.due();
             let active = self.active();
@@ -797,6 +904,8 @@ impl Model {
             assert_eq!(message.place, offer.place);
             assert_eq!(message.index, offer.index + nth);
             assert!(!self.is_over(message), "delivered after its time");
+            assert!(message.due <= self.now, "delivered before its time");
+            assert_eq!(self.rank(message), self.rank(first));
             if !offer.fits(nth, bytes, message.bytes) {
                 break;
             }
@@ -877,6 +986,8 @@ impl Model {
         };
         let mut out = Ranges::new();
         let range = SettleRange { first, last };
+        let now = self.mono();
+        self.queue.set_now(now);
         let done = self
             .queue
             .settle(ConsumerKey(*key), range, outcome, &mut out);
@@ -896,7 +1007,7 @@ impl Model {
         }
         let found_sequences: Vec<u64> = found.iter().map(|(_, sequence)| *sequence).collect();
         if outcome == Outcome::Requeue {
-            self.all_came_back(&found_sequences, &out);
+            self.all_came_back(&found_sequences, &out, self.settings.retry);
             self.coverage.insert("requeued");
         } else if outcome == Outcome::Reject {
             self.died(&found_sequences, &out, Death::Rejected);
@@ -925,10 +1036,18 @@ impl Model {
                 self.journal.push(Said::Counts(count));
                 for sequence in count.range.first.0..=count.range.last.0 {
                     let message = self.messages.get_mut(&sequence).expect("known");
-                    if message.state == State::Held {
-                        assert_eq!(message.told + 1, count.deliveries);
-                        message.state = State::Returned;
-                    }
+                    message.state = match message.state {
+                        State::Held => State::Returned,
+                        State::HeldDelayed => State::Delayed,
+                        other => {
+                            assert!(
+                                matches!(other, State::Pending | State::Settled),
+                                "{other:?}"
+                            );
+                            continue;
+                        }
+                    };
+                    assert_eq!(message.told + 1, count.deliveries);
                 }
             }
         }
@@ -972,7 +1091,10 @@ impl Model {
         let mut expected: Vec<u64> = Vec::new();
         let mut bytes = 0;
         for (sequence, message) in &mut self.messages {
-            if matches!(message.state, State::Fresh | State::Returned | State::Held) {
+            if matches!(
+                message.state,
+                State::Fresh | State::Returned | State::Held | State::HeldDelayed | State::Delayed
+            ) {
                 message.state = State::Pending;
                 expected.push(*sequence);
                 bytes += u64::from(message.bytes);
@@ -1048,7 +1170,11 @@ impl Model {
         }
     }
 
+    /// One that is valid: what it was taken behind is durable.
     fn take_checkpoint(&mut self) {
+        if !self.undurable.is_empty() {
+            return;
+        }
         let mut state = Vec::new();
         self.queue.encode_state(self.clock(), &[], &mut state);
         // The runs of a checkpoint come from the segments' own indexes.
@@ -1060,6 +1186,11 @@ impl Model {
             }
         }
         self.checkpoint = Some(state);
+        let waits = self.messages.range(..=self.durable);
+        let waits = waits
+            .filter(|(_, message)| matches!(message.state, State::Delayed | State::HeldDelayed));
+        self.checkpoint_waits = waits.map(|(sequence, m)| (*sequence, m.due)).collect();
+        self.checkpoint_last = self.durable;
         self.coverage.insert("checkpoint");
     }
 
@@ -1074,9 +1205,9 @@ impl Model {
             None => Replay::new(self.settings),
         };
         let arrival = |sequence: u64| Arrival {
-            first: QueueSequence(sequence),
+            sequence: QueueSequence(sequence),
             wall_ms: self.messages[&sequence].arrived,
-            ttl_ms: self.messages[&sequence].ttl_ms,
+            terms: self.messages[&sequence].terms,
         };
         for said in &self.journal {
             let done = match said {
@@ -1106,27 +1237,50 @@ impl Model {
                 replay.arrived_alone(arrival(*sequence));
             }
         }
-        let arrivals = replay.take_arrivals();
+        let terms = replay.take_terms();
         let Ok(queue) = replay.finish() else {
             panic!("gaps");
         };
         self.queue = queue;
         self.queue.set(self.settings);
-        self.queue.restore_arrivals(&arrivals, |wall_ms| wall_ms);
+        self.queue
+            .restore_terms(&terms, |wall_ms| wall_ms, |wall_ms| wall_ms);
         self.deaths = [0; 4];
         self.mark = 0;
-        self.take_checkpoint();
         self.exact = false;
         self.consumers.clear();
         self.counts_out.clear();
         self.marks_asked.clear();
-        for message in self.messages.values_mut() {
+        for (sequence, message) in &mut self.messages {
             message.crashes += 1;
-            if message.state != State::Settled {
-                // Whether it is fresh or returned does not matter to the model.
-                message.state = State::Fresh;
+            if message.state == State::Settled {
+                continue;
+            }
+            let known = *sequence <= self.checkpoint_last;
+            let due = match self.checkpoint_waits.get(sequence) {
+                Some(due) => Some(*due),
+                None if known || message.terms.delay_ms == 0 => None,
+                None => Some(message.arrived + 1 + i64::from(message.terms.delay_ms)),
+            };
+            message.state = match due {
+                Some(due) => {
+                    message.due = due;
+                    State::Delayed
+                }
+                None => {
+                    message.due = 0;
+                    State::Fresh
+                }
+            };
+        }
+        for (_, span) in self.queue.returned.by_rank() {
+            for sequence in span.first..=span.last() {
+                let message = self.messages.get_mut(&sequence).expect("known");
+                assert_eq!(message.state, State::Fresh);
+                message.state = State::Returned;
             }
         }
+        self.take_checkpoint();
     }
 
     fn abandon_model(&mut self) {
@@ -1150,12 +1304,16 @@ impl Model {
             count(&[State::Fresh, State::Held, State::Returned])
         );
         assert_eq!(counters.unacked, count(&[State::Unacked]));
+        assert_eq!(
+            counters.delayed,
+            count(&[State::Delayed, State::HeldDelayed])
+        );
         assert_eq!(counters.dead, count(&[State::Dead, State::Dying]));
         assert_eq!(counters.deaths, self.deaths);
         assert_eq!(counters.settled, count(&[State::Pending, State::Settled]));
         assert_eq!(counters.published, self.messages.len() as u64);
         assert_eq!(counters.consumers as usize, self.consumers.len());
-        if counters.ready + counters.unacked + counters.dead == 0 {
+        if self.held_messages() == 0 {
             self.exact = true;
             assert_eq!(counters.bytes, 0);
         }
@@ -1234,8 +1392,10 @@ fn random_operations_agree_with_the_model() {
         "crash",
         "dead letter",
         "declined",
+        "delayed",
         "delivery limit",
         "dropped",
+        "due",
         "expired",
         "extended",
         "fragmented",
@@ -1247,6 +1407,8 @@ fn random_operations_agree_with_the_model() {
         "moved",
         "purged",
         "by key",
+        "ranked",
+        "retried",
         "rejected",
         "requeued",
         "told who is active",
@@ -1592,6 +1754,175 @@ fn volatile_queues_need_neither_marks_nor_durable_counts() {
     let offer = queue.next_offer().expect("deliverable");
     assert_eq!((offer.index, offer.body_bytes), (10, 12 * 64));
     queue.invariants();
+}
+
+/// Publishes messages of 64 bytes, one to a run, each with its terms.
+fn publish_with(queue: &mut Queue, terms: &[Terms]) {
+    for terms in terms {
+        let first = queue.next_sequence();
+        let place = place(first.0 as u32);
+        queue.push_run(first, 1, 64, place, Marking::Marked);
+        queue.arrived(first, 1, Mono(0), *terms);
+    }
+    queue.durable_through(QueueSequence(queue.next - 1));
+}
+
+fn priority(priority: u8) -> Terms {
+    Terms {
+        priority,
+        ..Terms::default()
+    }
+}
+
+#[test]
+fn the_highest_rank_goes_first_and_equals_keep_their_order() {
+    let settings = Settings {
+        rank_max: 5,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    consume(&mut queue, 1, 100);
+    // One above the highest counts as the highest.
+    publish_with(&mut queue, &[0, 5, 1, 9, 0, 1, 5].map(priority));
+    queue.invariants();
+    assert_eq!(sequences_taken(&mut queue), [2, 4, 7, 3, 6, 1, 5]);
+    queue.invariants();
+    // What is given back keeps its rank and its place.
+    let range = SettleRange { first: 3, last: 4 };
+    let mut out = Ranges::new();
+    let done = queue.settle(ConsumerKey(1), range, Outcome::Requeue, &mut out);
+    done.expect("it holds them");
+    let upto = queue.take_counts(&mut Vec::new());
+    queue.counts_durable(upto);
+    publish_with(&mut queue, &[5, 0].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [7, 8, 3, 9]);
+    queue.invariants();
+}
+
+#[test]
+fn with_a_turn_the_oldest_message_goes_after_so_many_that_passed_it() {
+    let settings = Settings {
+        rank_max: 3,
+        rank_turn: 2,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    consume(&mut queue, 1, 100);
+    publish_with(&mut queue, &[0, 0, 0, 3, 3, 3, 3, 3].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [4, 5, 1, 6, 7, 2, 8, 3]);
+    // Without it the lowest wait as long as there are others.
+    queue.set(Settings {
+        rank_turn: 0,
+        ..settings
+    });
+    publish_with(&mut queue, &[0, 3, 3, 3].map(priority));
+    assert_eq!(sequences_taken(&mut queue), [10, 11, 12, 9]);
+}
+
+#[test]
+fn a_high_rank_passes_a_backlog_that_is_not_marked() {
+    let settings = Settings {
+        rank_max: 1,
+        ..DURABLE
+    };
+    let mut queue = Queue::new(settings);
+    for _ in 0..100 {
+        let first = queue.next_sequence();
+        let place = place(first.0 as u32);
+        queue.push_run(first, 1_000, 64_000, place, Marking::Plain);
+        queue.arrived(first, 1_000, Mono(0), Terms::default());
+    }
+    let first = queue.next_sequence();
+    queue.push_run(first, 1, 64, place(1), Marking::Plain);
+    queue.arrived(first, 1, Mono(0), priority(1));
+    queue.durable_through(first);
+    consume(&mut queue, 1, 10);
+    assert_eq!(queue.next_offer(), None);
+    assert!(queue.awaits_journal());
+    let mark = queue.mark_needed().expect("a mark is needed");
+    assert!(mark >= first, "{mark:?} is below the one that goes first");
+    queue.mark_durable(mark);
+    assert_eq!(queue.next_offer().map(|offer| offer.first), Some(first));
+}
+
+#[test]
+fn a_delayed_message_comes_when_it_is_due() {
+    let mut queue = Queue::new(DURABLE);
+    consume(&mut queue, 1, 100);
+    let delayed = |delay_ms| Terms {
+        delay_ms,
+        ..Terms::default()
+    };
+    publish_with(
+        &mut queue,
+        &[delayed(50), delayed(0), delayed(20), delayed(50)],
+    );
+    queue.invariants();
+    assert_eq!(sequences_taken(&mut queue), [2]);
+    assert_eq!((queue.counters().ready, queue.counters().delayed), (0, 3));
+    // The millisecond in which they came counts for nothing.
+    assert_eq!(queue.next_due(), Some(mono_of(21)));
+    for (ms, expected) in [(20, &[][..]), (21, &[3]), (50, &[]), (51, &[1, 4])] {
+        queue.set_now(mono_of(ms));
+        queue.release_due(u64::MAX);
+        assert_eq!(sequences_taken(&mut queue), expected, "at {ms} ms");
+        queue.invariants();
+    }
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn what_is_given_back_waits_and_what_a_consumer_leaves_does_not() {
+    let retry = Retry {
+        backoff: Backoff::Exponential,
+        delay_ms: 100,
+        delay_max_ms: 150,
+        jitter_percent: 0,
+    };
+    let mut queue = Queue::new(Settings {
+        retry: Some(retry),
+        ..VOLATILE
+    });
+    consume(&mut queue, 1, 10);
+    publish(&mut queue, 1, 2);
+    let mut now = 0;
+    for wait in [100, 150, 150] {
+        assert_eq!(sequences_taken(&mut queue).len(), 2);
+        let range = SettleRange {
+            first: 0,
+            last: queue.consumers.get(0).unacked.tag_last(),
+        };
+        let mut out = Ranges::new();
+        let done = queue.settle(ConsumerKey(1), range, Outcome::Requeue, &mut out);
+        done.expect("it holds them");
+        assert_eq!(queue.next_due(), Some(mono_of(now + 1 + wait)));
+        now += wait;
+        queue.set_now(mono_of(now));
+        assert_eq!(queue.release_due(10), 0);
+        now += 1;
+        queue.set_now(mono_of(now));
+        assert_eq!(queue.release_due(10), 2);
+    }
+    assert_eq!(sequences_taken(&mut queue), [1, 2]);
+    queue.remove_consumer(ConsumerKey(1), &mut Ranges::new());
+    assert_eq!((queue.counters().ready, queue.next_due()), (2, None));
+}
+
+#[test]
+fn a_batch_that_is_delayed_costs_what_a_message_costs() {
+    let mut queue = Queue::new(DURABLE);
+    for batch in 0..1_000u32 {
+        let first = queue.next_sequence();
+        queue.push_run(first, 100, 6_400, place(batch), Marking::Plain);
+        let terms = Terms {
+            delay_ms: 1 + batch * 7_919 % 100_000,
+            ..Terms::default()
+        };
+        queue.arrived(first, 100, Mono(0), terms);
+    }
+    assert_eq!(queue.counters().delayed, 100_000);
+    assert_eq!(queue.delayed.len(), 1_000);
+    assert_eq!(queue.apart.len(), 1);
 }
 
 #[test]

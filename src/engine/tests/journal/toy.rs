@@ -16,6 +16,7 @@ use ringpost_engine::effect::{Buffers, Effects};
 use ringpost_engine::ids::{Mono, Place};
 use ringpost_wire::batch::Messages;
 use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::limits::PRODUCER_BROKER_MIN;
 use ringpost_wire::{FragmentHead, MessageParts};
 
 use super::disk::{Answer, Disk, Image, Pool, Random};
@@ -403,6 +404,16 @@ impl Toy {
     }
 
     pub fn publish_to(&mut self, queue: u32) -> Result<(), NoRoom> {
+        let producer = ProducerId(self.random.below(2));
+        self.publish_as(producer, queue)
+    }
+
+    /// The broker publishes what has died in another queue.
+    pub fn publish_dead(&mut self, queue: u32) -> Result<(), NoRoom> {
+        self.publish_as(ProducerId(PRODUCER_BROKER_MIN | 1), queue)
+    }
+
+    fn publish_as(&mut self, producer: ProducerId, queue: u32) -> Result<(), NoRoom> {
         let count = 1 + self.random.below(4) as u32;
         let first = *self.book.next.entry(queue).or_insert(1);
         let mut payloads = Vec::new();
@@ -420,7 +431,7 @@ impl Toy {
             payloads.push(payload);
         }
         let head = RunHead {
-            producer: ProducerId(self.random.below(2)),
+            producer,
             producer_sequence: Sequence(first),
             ..RunHead::of_queue(
                 PartitionId((queue % u32::from(self.habits.config.partitions)) as u16),

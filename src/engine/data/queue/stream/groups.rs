@@ -154,16 +154,12 @@ impl Groups {
     }
 
     /// Appends what one record has room for. Says how many groups that are.
-    pub(super) fn to_record(&self, out: &mut Vec<u8>) -> u32 {
+    pub(super) fn to_record(&self, bytes_max: usize, out: &mut Vec<u8>) -> u32 {
+        let bytes_max = bytes_max.min(GROUP_RECORD_BYTES_MAX);
         let from = out.len();
         let mut count = 0;
         for (name, offset) in self.next_record() {
-            if !encode_offset(
-                name,
-                offset,
-                GROUP_RECORD_BYTES_MAX - (out.len() - from),
-                out,
-            ) {
+            if !encode_offset(name, offset, bytes_max - (out.len() - from), out) {
                 break;
             }
             count += 1;
@@ -178,8 +174,8 @@ impl Groups {
     }
 
     /// What [`Groups::to_record`] said last is in a block.
-    pub(super) fn recorded(&mut self) {
-        let mut room = GROUP_RECORD_BYTES_MAX;
+    pub(super) fn recorded(&mut self, bytes_max: usize) {
+        let mut room = bytes_max.min(GROUP_RECORD_BYTES_MAX);
         let mut fits = |name: &[u8]| {
             let bytes = entry_bytes(name);
             let fits = bytes <= room;
@@ -282,15 +278,18 @@ pub fn decode_offsets(mut bytes: &[u8]) -> Option<Vec<KeptOffset>> {
 mod tests {
     use super::*;
 
+    /// As much as a small buffer takes.
+    const BODY_BYTES_MAX: usize = 3_000;
+
     fn recorded(groups: &mut Groups) -> Vec<KeptOffset> {
         let mut all = Vec::new();
         while groups.is_due() {
             let mut bytes = Vec::new();
-            let count = groups.to_record(&mut bytes);
-            assert!(bytes.len() <= GROUP_RECORD_BYTES_MAX);
+            let count = groups.to_record(BODY_BYTES_MAX, &mut bytes);
+            assert!(count > 0 && bytes.len() <= BODY_BYTES_MAX);
             let some = decode_offsets(&bytes).expect("it was just written");
             assert_eq!(some.len(), count as usize);
-            groups.recorded();
+            groups.recorded(BODY_BYTES_MAX);
             groups.invariants();
             all.extend(some);
         }

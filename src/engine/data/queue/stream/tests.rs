@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use ringpost_wire::envelope::Terms;
 use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::{Code, SettleRange};
 
@@ -77,10 +78,16 @@ impl Machine {
             offset: self.offset,
         };
         self.offset += 64 + count * MESSAGE_BYTES;
-        self.queue.arrived(first, self.clock().now, 0);
         let bytes = count * MESSAGE_BYTES;
         self.queue
             .push_run(first, count, bytes, place, Marking::Plain);
+        // They stay, and in their order, whatever they ask for.
+        let terms = Terms {
+            ttl_ms: 1,
+            delay_ms: 1_000,
+            priority: 9,
+        };
+        self.queue.arrived(first, count, self.clock().now, terms);
         self.runs.push((first.0, count, place));
     }
 
@@ -106,8 +113,8 @@ impl Machine {
         self.sync();
         while self.queue.has_groups_to_record() {
             let mut body = Vec::new();
-            self.queue.groups_to_record(&mut body);
-            self.queue.groups_recorded();
+            self.queue.groups_to_record(u32::MAX, &mut body);
+            self.queue.groups_recorded(u32::MAX);
             for KeptOffset { name, offset } in decode_offsets(&body).expect("just written") {
                 match offset {
                     0 => self.kept.remove(&name),
@@ -162,13 +169,14 @@ impl Machine {
         for range in &self.acked {
             replay.settled(*range).expect("it fits");
         }
-        let arrivals = replay.take_arrivals();
+        let terms = replay.take_terms();
         let mut queue = replay
             .finish()
             .unwrap_or_else(|_| panic!("nothing is missing"));
         queue.hold_restored();
         queue.set(self.settings);
-        queue.restore_arrivals(&arrivals, |wall_ms| wall_ms - 1_000_000);
+        let to_engine = |wall_ms| wall_ms - 1_000_000;
+        queue.restore_terms(&terms, to_engine, to_engine);
         let mut groups = Vec::new();
         let kept = self.kept.iter().map(|(name, offset)| (&**name, *offset));
         encode_offsets(kept, &mut groups);
