@@ -745,7 +745,7 @@ impl Connection {
                     inbox.active_is(session, header.flags & CONSUMER_IS_ACTIVE != 0);
                 }
             }
-            //= P-82
+            //= P-83
             FrameKind::ConsumerPosition => {
                 if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
                     let result = inbox.goes_on(session, &body);

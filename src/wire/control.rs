@@ -262,7 +262,7 @@ bodies! {
         ;
     }
 
-    /// Where a consumer that reads a stream goes on (P-82).
+    /// Where a consumer that reads a stream goes on (P-83).
     ConsumerPosition ConsumerPositionArchived {
         /// The next message that it may be given, by its place in the queue.
         offset: u64,
@@ -367,7 +367,7 @@ bodies! {
         name (name_bytes) max NAME_BYTES_MAX,
     }
 
-    /// What a group of a stream is (P-84).
+    /// What a group of a stream is (P-85).
     GroupInfo<'a> GroupInfoArchived {
         /// Everything below is settled.
         offset: u64,
@@ -382,18 +382,18 @@ bodies! {
         name (name_bytes) max NAME_BYTES_MAX,
     }
 
-    /// Sets a group of a stream to another offset (P-85); one that is not there is made.
+    /// Sets a group of a stream to another offset (P-86); one that is not there is made.
     GroupReset<'a> GroupResetArchived {
         ;
         /// The stream.
         queue (queue_bytes) max NAME_BYTES_MAX,
         /// The group.
         group (group_bytes) max NAME_BYTES_MAX,
-        /// `x-stream-offset` as for a consumer, in an AMQP 0-9-1 field table (P-81).
+        /// `x-stream-offset` as for a consumer, in an AMQP 0-9-1 field table (P-82).
         arguments (arguments_bytes) max HEADERS_BYTES_MAX,
     }
 
-    /// Forgets a group of a stream (P-85).
+    /// Forgets a group of a stream (P-86).
     GroupDelete<'a> GroupDeleteArchived {
         ;
         /// The stream.

@@ -131,13 +131,13 @@ kinds! {
     /// Broker: [`crate::control::Named`].
     TenantInfo = 67;
     /// Client: [`crate::control::Named`] a stream; answered by a `GroupInfo` each, then `Done`.
-    GroupList = 72;
+    GroupList = 80;
     /// Broker: [`crate::control::GroupInfo`].
-    GroupInfo = 73;
+    GroupInfo = 81;
     /// Client: [`crate::control::GroupReset`]; answered by `Done`.
-    GroupReset = 74;
+    GroupReset = 82;
     /// Client: [`crate::control::GroupDelete`]; answered by `Done`.
-    GroupDelete = 75;
+    GroupDelete = 83;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).

@@ -156,7 +156,7 @@ fn from_one_core_to_two_to_four_and_back() {
     survives(&[1, 2, 4, 1]);
 }
 
-/// P-80, P-83: what a stream retains and how far its groups have come, whoever owns it at the next start.
+/// P-81, P-84: what a stream retains and how far its groups have come, whoever owns it at the next start.
 #[test]
 fn streams_and_their_groups_are_where_they_were() {
     let arguments = |entries: &[(&str, &str)]| {

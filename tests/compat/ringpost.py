@@ -28,7 +28,7 @@ KINDS = {
     "QueueList": 52, "QueueInfo": 53, "ExchangeDeclare": 56, "ExchangeDelete": 57,
     "ExchangeList": 58, "ExchangeInfo": 59, "Bind": 60, "Unbind": 61, "BindingList": 62,
     "BindingInfo": 63, "TenantDeclare": 64, "TenantDelete": 65, "TenantList": 66, "TenantInfo": 67,
-    "GroupList": 72, "GroupInfo": 73, "GroupReset": 74, "GroupDelete": 75,
+    "GroupList": 80, "GroupInfo": 81, "GroupReset": 82, "GroupDelete": 83,
 }
 NAMES = {number: name for name, number in KINDS.items()}
 
@@ -483,18 +483,18 @@ class Connection:
         return unpack_body("QueueInfo", self._answer(request, "QueueInfo")[-1].body)
 
     def groups(self, stream):
-        """What the groups of a stream are, by name (P-84)."""
+        """What the groups of a stream are, by name (P-85)."""
         return self._list("GroupList", "GroupInfo", pack_body("Named", name=_bytes(stream)))
 
     def reset_group(self, stream, group, offset):
-        """Sets a group to another place, as `x-stream-offset` says (P-85)."""
+        """Sets a group to another place, as `x-stream-offset` says (P-86)."""
         return self._done("GroupReset", pack_body(
             "GroupReset", queue=_bytes(stream), group=_bytes(group),
             arguments=pack_table({"x-stream-offset": offset}),
         ))[0]
 
     def delete_group(self, stream, group):
-        """Forgets a group; whether it was there (P-85)."""
+        """Forgets a group; whether it was there (P-86)."""
         body = pack_body("GroupDelete", queue=_bytes(stream), group=_bytes(group))
         return self._done("GroupDelete", body)[0]
 
@@ -698,8 +698,8 @@ class Consumer(_Channel):
     """Receives from one queue. Deliveries are settled by tag."""
 
     def __init__(self, connection, queue, credit, credit_bytes, flags, arguments=b""):
-        self.is_active = False  # of a queue with a single active consumer (P-52), or of a group (P-83)
-        self.position = None  # of a stream: the offset and the messages missed, as told last (P-82)
+        self.is_active = False  # of a queue with a single active consumer (P-52), or of a group (P-84)
+        self.position = None  # of a stream: the offset and the messages missed, as told last (P-83)
         self._ready = collections.deque()
         self._pieces = bytearray()
         super().__init__(connection, "Consumer", pack_body(

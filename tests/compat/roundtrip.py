@@ -92,7 +92,7 @@ def roundtrip(host, port, count):
 
 
 def stream(connection, name):
-    """A stream is read twice, by one of a group and by one from its middle (P-80 to P-85)."""
+    """A stream is read twice, by one of a group and by one from its middle (P-81 to P-86)."""
     connection.declare_queue(name, arguments={"x-queue-type": "stream"})
     producer = connection.producer(level="durable")
     producer.publish([Message(b"", name.encode(), b"%d" % idx) for idx in range(10)])

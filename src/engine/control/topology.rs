@@ -311,7 +311,7 @@ impl Topology {
     }
 
     /// A request about the groups of a stream goes to who owns it.
-    //= P-84, P-85
+    //= P-85, P-86
     fn ask_groups(
         &mut self,
         flow: &mut Flow,

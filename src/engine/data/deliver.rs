@@ -167,7 +167,7 @@ impl Flow {
             return Err(refused(Code::LimitReached));
         }
         let is_stream = state.queue.is_stream();
-        //= P-81
+        //= P-82
         let unfit = if reading.is_some() && !is_stream {
             Some(
                 "settings that begin with x-stream- are for readers of streams, and the queue is none",
@@ -937,7 +937,7 @@ impl Flow {
         }
         if let Err(code) = verdict {
             let reason = match code {
-                //= P-82
+                //= P-83
                 Code::SettingInvalid => {
                     "messages of a stream do not return, since nobody takes them: settle them, or open \
                      the consumer again at their offset"

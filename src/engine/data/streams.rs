@@ -78,7 +78,7 @@ fn group_name(name: &[u8]) -> Result<Box<[u8]>, String> {
 
 impl Flow {
     /// Tells readers of a stream where they go on.
-    //= P-82
+    //= P-83
     pub(crate) fn say_positions(&mut self, queue: QueueId, effects: &mut Effects) {
         while let Some(state) = self.queues.get_mut(queue)
             && let Some((key, position)) = state.queue.take_position()

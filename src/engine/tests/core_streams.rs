@@ -354,7 +354,7 @@ impl Reader {
     }
 }
 
-//= P-80, P-82
+//= P-81, P-83
 #[test]
 fn every_reader_gets_everything_from_its_start_on() {
     for (cores, partition) in [(1, 0), (2, 1)] {
@@ -408,7 +408,7 @@ fn a_message_of_any_size_is_read_and_credit_holds() {
     assert_eq!(reader.offsets(&mut scene), [5]);
 }
 
-//= P-81
+//= P-82
 #[test]
 fn filters_choose_at_the_broker() {
     let mut scene = Scene::new(2, 64);
@@ -440,7 +440,7 @@ fn filters_choose_at_the_broker() {
     );
 }
 
-//= P-83, P-84, P-85
+//= P-84, P-85, P-86
 #[test]
 fn members_take_turns_and_a_group_goes_on_where_it_was() {
     for (cores, partition) in [(1, 0), (2, 1)] {
@@ -581,7 +581,7 @@ fn many_readers_read_what_lies_on_disk_at_once() {
     }
 }
 
-//= P-81
+//= P-82
 #[test]
 fn what_makes_no_sense_is_refused_with_a_sentence() {
     let mut scene = Scene::new(1, 64);

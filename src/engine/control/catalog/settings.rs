@@ -151,7 +151,7 @@ enum Kind {
 }
 
 /// Settings of queues that make no sense on a stream, and why.
-//= P-80
+//= P-81
 const NOT_OF_STREAMS: [(&str, &str); 16] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(none.dead_letter, None);
     }
 
-    //= P-80
+    //= P-81
     #[test]
     fn a_stream_is_read_and_what_makes_no_sense_there_is_refused() {
         let stream = ("x-queue-type", Value::Text(b"stream"));

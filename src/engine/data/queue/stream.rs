@@ -255,7 +255,7 @@ impl Queue {
     }
 
     /// Another member of a group may read now: it begins where the group is.
-    //= P-83
+    //= P-84
     fn follow_election(&mut self, group: u32) {
         let active = self.consumers.active_of(group);
         let stream = self.stream.as_mut().expect("only a stream has groups");

@@ -90,7 +90,7 @@ impl Default for Reading {
 ///
 /// # Errors
 /// What is wrong with them.
-//= P-50, P-81
+//= P-50, P-82
 pub fn read_consumer(arguments: &[u8]) -> Result<(Traits, Option<Box<Reading>>), String> {
     if arguments.is_empty() {
         return Ok((Traits::default(), None));
@@ -183,7 +183,7 @@ mod tests {
         read_consumer(&bytes)
     }
 
-    //= P-81
+    //= P-82
     #[test]
     fn everything_that_a_reader_may_ask_for_is_read() {
         let (traits, reading) = read(&[
