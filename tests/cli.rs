@@ -1153,6 +1153,270 @@ fn a_stream_is_read_from_anywhere_and_a_reader_hears_what_it_missed() {
 }
 
 #[test]
+fn the_example_of_the_queues_that_go_page() {
+    runs_the_example_of("docs/concepts/queues-that-go.md");
+}
+
+#[test]
+fn the_example_of_the_policies_page() {
+    runs_the_example_of("docs/concepts/policies.md");
+}
+
+#[test]
+fn the_example_of_the_definitions_page() {
+    runs_the_example_of("docs/concepts/definitions.md");
+}
+
+/// Runs `apply` with a file of this text.
+fn applies(broker: &Served, definitions: &str, flags: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("d.toml");
+    std::fs::write(&file, definitions).expect("writes");
+    let file = file.to_str().expect("a path");
+    let output = broker.run(&[&["apply", file], flags].concat());
+    Output {
+        stderr: text(&output.stderr).replace(file, "d.toml").into_bytes(),
+        ..output
+    }
+}
+
+#[test]
+fn what_was_exported_is_the_same_on_another_broker() {
+    let broker = Served::start(&["--cores", "2"]);
+    for command in [
+        &[
+            "exchange",
+            "ensure",
+            "shop",
+            "--kind",
+            "topic",
+            "--alternate",
+            "rest",
+        ][..],
+        &[
+            "exchange",
+            "ensure",
+            "rest",
+            "--kind",
+            "fanout",
+            "--internal",
+            "--volatile",
+        ],
+        &[
+            "exchange",
+            "ensure",
+            "by colour",
+            "--kind",
+            "headers",
+            "--auto-delete",
+        ],
+        &["exchange", "ensure", "big", "--kind", "filter"],
+        &[
+            "exchange",
+            "ensure",
+            "keys",
+            "--kind",
+            "consistent-hash",
+            "--hash-header",
+            "k",
+        ],
+        &[
+            "queue",
+            "ensure",
+            "orders",
+            "--messages-max",
+            "7",
+            "--message-ttl",
+            "1h",
+        ],
+        &[
+            "queue",
+            "ensure",
+            "größe \"x\"",
+            "--volatile",
+            "--bytes-max",
+            "1MiB",
+        ],
+        &[
+            "queue",
+            "ensure",
+            "jobs",
+            "--dispatch",
+            "sticky",
+            "--sticky-header",
+            "h",
+        ],
+        &[
+            "binding",
+            "ensure",
+            "orders",
+            "--exchange",
+            "shop",
+            "--key",
+            "a.*.#",
+        ],
+        &[
+            "binding",
+            "ensure",
+            "rest",
+            "--to-exchange",
+            "--exchange",
+            "shop",
+        ],
+        &[
+            "binding",
+            "ensure",
+            "jobs",
+            "--exchange",
+            "by colour",
+            "--argument",
+            "a b=c",
+        ],
+        &[
+            "binding",
+            "ensure",
+            "jobs",
+            "--exchange",
+            "big",
+            "--filter",
+            "a = 'b\\'",
+        ],
+        &[
+            "binding",
+            "ensure",
+            "jobs",
+            "--exchange",
+            "amq.topic",
+            "--key",
+            "x",
+        ],
+        &[
+            "policy",
+            "set",
+            "p",
+            "--pattern",
+            "^o\\.",
+            "--messages-max",
+            "3",
+        ],
+        &[
+            "policy",
+            "set",
+            "q",
+            "--pattern",
+            ".",
+            "--apply-to",
+            "all",
+            "--alternate",
+            "rest",
+            "--expires",
+            "1h",
+            "--priority",
+            "-1000",
+        ],
+    ] {
+        broker.succeeds(command);
+    }
+    let exported = broker.succeeds(&["export"]);
+    let other = Served::start(&["--cores", "1"]);
+    let output = applies(&other, &exported, &["--yes"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).ends_with("15 changes made\n"));
+    assert_eq!(other.succeeds(&["export"]), exported);
+    let again = applies(&other, &exported, &["--yes", "--prune"]);
+    assert_eq!(text(&again.stdout), "nothing to do\n");
+    // What has nothing is an empty file, which with --prune takes everything along.
+    let empty = Served::start(&["--cores", "1"]);
+    let nothing = empty.succeeds(&["export"]);
+    let output = applies(&other, &nothing, &["--yes", "--prune"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(other.succeeds(&["export"]), nothing);
+}
+
+#[test]
+fn what_a_file_says_is_applied_once() {
+    let broker = Served::start(&["--cores", "1"]);
+    let file = "[queues.orders]\nmessages_max = 5\n\n[policies.spare]\npattern = \"^x\"\n\
+                options = { x-expires = 1000000 }\n";
+    let shown = "+ queue orders\n+ policy spare\n";
+    let output = applies(&broker, file, &["--dry-run"]);
+    assert_eq!(text(&output.stdout), shown);
+    assert_eq!(broker.succeeds(&["queue", "list", "--json"]), "");
+    // Nobody can be asked.
+    let output = applies(&broker, file, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--yes changes it, --dry-run does not"));
+    assert_eq!(broker.succeeds(&["queue", "list", "--json"]), "");
+    let output = applies(&broker, file, &["--yes"]);
+    assert_eq!(text(&output.stdout), format!("{shown}2 changes made\n"));
+    // A policy is replaced; what the file does not name stays; a conflict changes nothing at all.
+    broker.succeeds(&["queue", "ensure", "other"]);
+    broker.succeeds(&["pub", "--key", "other", "--message", "m"]);
+    let changed = file.replace("1000000", "2000000");
+    let output = applies(&broker, &changed, &["--yes"]);
+    assert_eq!(text(&output.stdout), "~ policy spare\n1 change made\n");
+    let conflict = file.replace("messages_max = 5", "\nvolatile = true") + "[queues.new]\n";
+    let output = applies(&broker, &conflict, &["--yes", "--prune"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: d.toml:1: queues.orders: it exists with durability durable, the file says volatile\n"
+    );
+    let output = applies(&broker, &changed, &["--dry-run", "--prune"]);
+    assert_eq!(text(&output.stdout), "- queue other, with 1 message\n");
+    let output = applies(&broker, &changed, &["--yes", "--prune"]);
+    assert!(output.status.success());
+    let names = broker.succeeds(&["queue", "list"]);
+    assert!(names.contains("orders") && !names.contains("other"));
+    // What the broker refuses is said with the place, too.
+    for (file, expected) in [
+        (
+            "\n[queues.a.arguments]\nx-expires = 0\n",
+            "error: d.toml:2: queues.a: setting_invalid: x-expires is 0, not 1 to 4294967295\n",
+        ),
+        (
+            "[policies.p]\npattern = \"(\"\noptions = { x-expires = 1 }\n",
+            "error: d.toml:1: policies.p: setting_invalid: the pattern '(' is wrong: ",
+        ),
+        (
+            "[[bindings]]\nexchange = \"none\"\nqueue = \"orders\"\n",
+            "error: d.toml:1: bindings[0]: exchange_unknown: no exchange 'none'\n",
+        ),
+    ] {
+        let output = applies(&broker, file, &["--yes"]);
+        let errors = text(&output.stderr);
+        assert!(
+            !output.status.success() && errors.starts_with(expected),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn options_are_shown_with_their_policies() {
+    let broker = Served::start(&["--cores", "1"]);
+    broker.succeeds(&["queue", "ensure", "orders", "--message-ttl", "1h"]);
+    broker.succeeds(&[
+        "policy",
+        "set",
+        "p",
+        "--pattern",
+        "^o",
+        "--messages-max",
+        "9",
+    ]);
+    let shown = broker.succeeds(&["queue", "inspect", "orders"]);
+    assert!(
+        shown.contains("x-max-length=9 (policy p), x-message-ttl=3600000"),
+        "{shown}"
+    );
+    let json = broker.succeeds(&["queue", "list", "--json"]);
+    let options = "\"options\":{\"x-max-length\":{\"value\":9,\"policy\":\"p\"},\
+                   \"x-message-ttl\":{\"value\":3600000,\"policy\":null}}";
+    assert!(json.contains(options), "{json}");
+}
+
+#[test]
 fn an_active_consumer_is_told_on_standard_error() {
     let broker = Served::start(&["--cores", "1"]);
     broker.succeeds(&["queue", "ensure", "orders", "--single-active"]);

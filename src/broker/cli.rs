@@ -12,6 +12,7 @@ use crate::rt::Signal;
 mod admin_port;
 mod binding;
 mod completions;
+mod definitions;
 mod doctor;
 mod exchange;
 mod get;
@@ -20,6 +21,7 @@ mod link;
 mod man;
 mod message;
 mod output;
+mod policy;
 mod prove;
 mod r#pub;
 mod queue;
@@ -74,7 +76,10 @@ enum Command {
     Exchange(exchange::Args),
     Binding(binding::Args),
     Group(group::Args),
+    Policy(policy::Args),
     Tenant(tenant::Args),
+    Export(definitions::ExportArgs),
+    Apply(definitions::ApplyArgs),
     Status(status::Args),
     Top(top::Args),
     Trace(trace::Args),
@@ -180,7 +185,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Exchange(args) => exchange::run(args),
         Command::Binding(args) => binding::run(args),
         Command::Group(args) => group::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Tenant(args) => tenant::run(args),
+        Command::Export(args) => definitions::export(args),
+        Command::Apply(args) => definitions::apply(args),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Trace(args) => trace::run(args),

@@ -8,6 +8,7 @@ use ringpost_wire::control::{
     self, BIND_TO_EXCHANGE, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
     ExchangeDeclare, Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QUEUE_STREAM, QueueDeclare,
 };
+use ringpost_wire::table::{Table, Value};
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
@@ -108,11 +109,27 @@ impl QueueConfig {
 
     /// What happens to a publish that passes a limit; refused unless asked otherwise.
     pub fn overflow(self, overflow: Overflow) -> Self {
-        let word = match overflow {
-            Overflow::Refuse => "reject-publish",
-            Overflow::DropHead => "drop-head",
-        };
-        self.with("x-overflow", word)
+        self.with("x-overflow", overflow.word())
+    }
+
+    /// How long nobody may use it before it is deleted, in whole milliseconds: at least 1, and 49 days
+    /// at most. Consumers use it, and so does declaring it again; publishing does not. A restart of the
+    /// broker begins anew.
+    pub fn expires(self, unused: Duration) -> Self {
+        let ms = i64::try_from(unused.as_millis()).unwrap_or(i64::MAX);
+        self.with("x-expires", ms)
+    }
+
+    /// Lets it be deleted when its last consumer goes, once it has had one.
+    pub fn auto_delete(self) -> Self {
+        self.with("x-auto-delete", true)
+    }
+
+    /// Lets it belong to this client's main connection: nobody else may use it, and it goes when that
+    /// connection does. Only for a volatile queue. Its consumers, and producers near it, use the same
+    /// connection.
+    pub fn exclusive(self) -> Self {
+        self.with("x-exclusive", true)
     }
 
     /// How long a message may wait to be delivered, in whole milliseconds: at least 1, and 49 days at
@@ -308,6 +325,15 @@ pub enum Overflow {
     DropHead,
 }
 
+impl Overflow {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Refuse => "reject-publish",
+            Self::DropHead => "drop-head",
+        }
+    }
+}
+
 /// How an exchange routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
@@ -442,6 +468,11 @@ impl ExchangeConfig {
         self.with("x-internal", true)
     }
 
+    /// Lets it be deleted when its last binding goes, once it has had one.
+    pub fn auto_delete(self) -> Self {
+        self.with("x-auto-delete", true)
+    }
+
     /// Lets it be gone after a restart.
     pub fn volatile(mut self) -> Self {
         self.durability = Durability::Volatile;
@@ -555,6 +586,86 @@ pub struct GroupInfo {
     pub lag: u64,
     /// Consumers, those that stand by included.
     pub members: u32,
+}
+
+/// What a queue was declared to be, and what it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct QueueDescription {
+    /// Its name.
+    pub name: String,
+    /// Whether it outlives the broker's process.
+    pub durability: Durability,
+    /// Most messages, 0 = no limit, as it was declared.
+    pub messages_max: u64,
+    /// Most bytes, 0 = no limit, as it was declared.
+    pub bytes_max: u64,
+    /// Its number; never used for another queue.
+    pub id: u32,
+    /// Partition it is in.
+    pub partition: u16,
+    /// Further settings as it was declared with them.
+    pub arguments: Headers,
+    /// The settings that are in force, and where they come from.
+    pub options: Vec<QueueOption>,
+}
+
+/// A setting of a queue that is in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct QueueOption {
+    /// Its name, as that of an argument; limits of the declaration are `x-max-length` and
+    /// `x-max-length-bytes`.
+    pub name: String,
+    /// What it is.
+    pub value: OptionValue,
+    /// The policy that it comes from; else the declaration.
+    pub policy: Option<String>,
+}
+
+/// The value of a setting.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum OptionValue {
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// On or off.
+    Flag(bool),
+}
+
+impl std::fmt::Display for OptionValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+            Self::Flag(flag) => flag.fmt(f),
+        }
+    }
+}
+
+impl QueueOption {
+    fn read((name, entry): (&[u8], Value<'_>)) -> Result<Self> {
+        let malformed = || unreadable(Code::BodyMalformed);
+        let Value::Table(entry) = entry else {
+            return Err(malformed());
+        };
+        let value = entry.get(b"value").ok_or_else(malformed)?;
+        let value = if let Some(number) = value.as_integer() {
+            OptionValue::Number(number)
+        } else if let Some(flag) = value.as_bool() {
+            OptionValue::Flag(flag)
+        } else {
+            OptionValue::Text(text(value.as_text().ok_or_else(malformed)?))
+        };
+        let policy = entry.get(b"policy");
+        Ok(Self {
+            name: text(name),
+            value,
+            policy: policy.and_then(|policy| policy.as_text()).map(text),
+        })
+    }
 }
 
 /// What an exchange is.
@@ -703,18 +814,18 @@ impl Binding {
     }
 }
 
-fn unreadable(code: Code) -> Error {
+pub(crate) fn unreadable(code: Code) -> Error {
     Error::protocol(code, "the broker's answer cannot be read")
 }
 
 /// A body within its limits: what cannot be decoded again would end the connection.
-fn encoded<'a, B: Body<'a>>(body: &B) -> Result<Vec<u8>> {
+pub(crate) fn encoded<'a, B: Body<'a>>(body: &B) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(256);
     body.encode(&mut bytes);
     Ok(bytes)
 }
 
-fn check_length(what: &str, value: &str, max: usize) -> Result<()> {
+pub(crate) fn check_length(what: &str, value: &str, max: usize) -> Result<()> {
     if value.len() > max {
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -727,7 +838,7 @@ fn check_length(what: &str, value: &str, max: usize) -> Result<()> {
     Ok(())
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -765,6 +876,24 @@ fn group_info(body: &Bytes) -> Result<GroupInfo> {
     })
 }
 
+fn queue_description(body: &Bytes) -> Result<QueueDescription> {
+    let described = control::QueueDescription::decode(body).map_err(unreadable)?;
+    let options = Table::parse(described.options).map_err(unreadable)?;
+    Ok(QueueDescription {
+        name: text(described.name),
+        durability: Durability::from_wire(described.durability)?,
+        messages_max: described.messages_max,
+        bytes_max: described.bytes_max,
+        id: described.id,
+        partition: described.partition,
+        arguments: Headers::from_encoded(Bytes::copy_from_slice(described.arguments))?,
+        options: options
+            .entries()
+            .map(QueueOption::read)
+            .collect::<Result<_>>()?,
+    })
+}
+
 fn exchange_info(body: &Bytes) -> Result<ExchangeInfo> {
     let info = ExchangeDeclare::decode(body).map_err(unreadable)?;
     Ok(ExchangeInfo {
@@ -795,7 +924,7 @@ fn tenant_info(body: &Bytes) -> Result<String> {
         .map_err(unreadable)
 }
 
-fn ensured(reply: &Reply) -> Ensured {
+pub(crate) fn ensured(reply: &Reply) -> Ensured {
     if reply.is_changed {
         Ensured::Created
     } else {
@@ -804,7 +933,7 @@ fn ensured(reply: &Reply) -> Ensured {
 }
 
 /// Something that is not there is as good as removed.
-fn removed(result: Result<Reply>, absent: Code) -> Result<Removed> {
+pub(crate) fn removed(result: Result<Reply>, absent: Code) -> Result<Removed> {
     match result {
         Ok(reply) if reply.is_changed || reply.count > 0 => Ok(Removed::Removed {
             messages: reply.count,
@@ -824,11 +953,16 @@ fn removed(result: Result<Reply>, absent: Code) -> Result<Removed> {
 /// # Cancel safety
 /// A dropped future may or may not have been done by the broker.
 impl Client {
-    async fn ask(&self, kind: FrameKind, answer: Answer, body: &[u8]) -> Result<Reply> {
+    pub(crate) async fn ask(&self, kind: FrameKind, answer: Answer, body: &[u8]) -> Result<Reply> {
         self.shared.main.call(kind, answer, body).await
     }
 
-    async fn ask_about(&self, kind: FrameKind, answer: Answer, name: &str) -> Result<Reply> {
+    pub(crate) async fn ask_about(
+        &self,
+        kind: FrameKind,
+        answer: Answer,
+        name: &str,
+    ) -> Result<Reply> {
         check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
         let body = encoded(&Named {
             name: name.as_bytes(),
@@ -836,7 +970,11 @@ impl Client {
         self.ask(kind, answer, &body).await
     }
 
-    async fn list<T>(&self, kind: FrameKind, read: impl Fn(&Bytes) -> Result<T>) -> Result<Vec<T>> {
+    pub(crate) async fn list<T>(
+        &self,
+        kind: FrameKind,
+        read: impl Fn(&Bytes) -> Result<T>,
+    ) -> Result<Vec<T>> {
         self.ask(kind, Answer::Done, &[])
             .await?
             .items
@@ -863,7 +1001,7 @@ impl Client {
     pub async fn ensure_queue(&self, name: &str, config: QueueConfig) -> Result<Ensured> {
         check_length("the name", name, ringpost_wire::NAME_BYTES_MAX)?;
         config.arguments.check()?;
-        let body = encoded(&QueueDeclare {
+        let declare = QueueDeclare {
             messages_max: config.messages_max,
             bytes_max: config.bytes_max,
             durability: config.durability.to_wire(),
@@ -871,10 +1009,15 @@ impl Client {
             partition: config.partition,
             name: name.as_bytes(),
             arguments: config.arguments.as_encoded(),
-        })?;
-        self.ask(FrameKind::QueueDeclare, Answer::Done, &body)
-            .await
-            .map(|reply| ensured(&reply))
+        };
+        let body = encoded(&declare)?;
+        let reply = self
+            .ask(FrameKind::QueueDeclare, Answer::Done, &body)
+            .await?;
+        if declare.is_exclusive() {
+            self.shared.note_exclusive(name);
+        }
+        Ok(ensured(&reply))
     }
 
     /// Whether there is a queue of that name, whatever its settings.
@@ -1000,6 +1143,38 @@ impl Client {
             true => Removed::Removed { messages: 0 },
             false => Removed::Absent,
         })
+    }
+
+    /// What a queue was declared to be, and what it is, policies taken together.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such queue; else as the broker or the network says.
+    pub async fn describe_queue(&self, name: &str) -> Result<QueueDescription> {
+        if name.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "no queue has an empty name",
+            ));
+        }
+        let reply = self
+            .ask_about(FrameKind::QueueDescribe, Answer::Item, name)
+            .await?;
+        reply
+            .items
+            .first()
+            .ok_or_else(|| unreadable(Code::BodyMalformed))
+            .and_then(queue_description)
+    }
+
+    /// The same of all queues of the tenant.
+    ///
+    /// # Errors
+    /// As the broker or the network says.
+    pub async fn describe_queues(&self) -> Result<Vec<QueueDescription>> {
+        let reply = self
+            .ask_about(FrameKind::QueueDescribe, Answer::Done, "")
+            .await?;
+        reply.items.iter().map(queue_description).collect()
     }
 
     /// Sees to it that there is such an exchange.

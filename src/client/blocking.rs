@@ -36,8 +36,8 @@ use tokio::runtime::Runtime;
 use crate::admin::QueueInfo;
 use crate::{
     Batch, ByteSize, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error,
-    ErrorKind, ExchangeConfig, Held, Limits, Message, ProducerBuilder, QueueConfig, Receipt,
-    Removed, Result, Settleable, Settlement, Stats, StreamBuilder,
+    ErrorKind, ExchangeConfig, Held, Limits, Message, Policy, ProducerBuilder, QueueConfig,
+    Receipt, Removed, Result, Settleable, Settlement, Stats, StreamBuilder,
 };
 
 /// The runtime that a client and its producers and consumers share.
@@ -197,6 +197,30 @@ impl Client {
     /// As there.
     pub fn inspect_queue(&self, name: &str) -> Result<QueueInfo> {
         self.driver.block_on(self.client.inspect_queue(name))
+    }
+
+    /// See [`crate::Client::set_policy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_policy(&self, policy: &Policy) -> Result<Ensured> {
+        self.driver.block_on(self.client.set_policy(policy))
+    }
+
+    /// See [`crate::Client::delete_policy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_policy(&self, name: &str) -> Result<Removed> {
+        self.driver.block_on(self.client.delete_policy(name))
+    }
+
+    /// See [`crate::Client::policies`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn policies(&self) -> Result<Vec<Policy>> {
+        self.driver.block_on(self.client.policies())
     }
 
     /// See [`crate::Client::queues`].

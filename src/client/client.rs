@@ -1,7 +1,7 @@
 //! The client that callers hold: its options, its connections, its end.
 //! Does not know what travels over a connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -143,6 +143,7 @@ impl ClientBuilder {
                     open: vec![(main, supervisor)],
                     is_closed: false,
                 }),
+                exclusive: Mutex::default(),
             }),
         })
     }
@@ -155,6 +156,8 @@ pub(crate) struct Shared {
     /// Admin and producers that are not near any queue.
     pub main: Arc<Connection>,
     pool: Mutex<Pool>,
+    /// Queues that belong to the main connection: no other one may consume from them.
+    exclusive: Mutex<HashSet<String>>,
 }
 
 struct Pool {
@@ -196,8 +199,27 @@ impl Shared {
         Lease::new(Arc::clone(&self.main))
     }
 
+    /// A queue belongs to the main connection.
+    pub(crate) fn note_exclusive(&self, queue: &str) {
+        let mut exclusive = self
+            .exclusive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner); // as of the pool
+        exclusive.insert(queue.to_owned());
+    }
+
+    fn is_exclusive(&self, queue: &str) -> bool {
+        let exclusive = self.exclusive.lock();
+        exclusive
+            .unwrap_or_else(PoisonError::into_inner) // as of the pool
+            .contains(queue)
+    }
+
     /// The connection to the core of `queue`, dialled if there is none.
     pub(crate) async fn attached(&self, queue: &str) -> Result<Lease> {
+        if self.is_exclusive(queue) {
+            return self.main();
+        }
         let slot = {
             let mut pool = self.pool();
             // Slots nobody uses: their connections have ended, and nobody holds them.
@@ -222,6 +244,9 @@ impl Shared {
 
     /// A connection of one's own to the core of `queue`.
     pub(crate) async fn own(&self, queue: &str) -> Result<Lease> {
+        if self.is_exclusive(queue) {
+            return self.main();
+        }
         if !wire::control::is_name(queue.as_bytes()) && !queue.starts_with("amq.") {
             return Err(Error::new(
                 ErrorKind::Invalid,

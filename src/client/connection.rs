@@ -796,6 +796,8 @@ impl Connection {
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::ConsumerInfo
+            | FrameKind::QueueDescription
+            | FrameKind::PolicyInfo
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo => self.item(header, body)?,
             FrameKind::Hello
@@ -820,6 +822,10 @@ impl Connection {
             | FrameKind::QueuePurge
             | FrameKind::QueueInspect
             | FrameKind::QueueList
+            | FrameKind::QueueDescribe
+            | FrameKind::PolicySet
+            | FrameKind::PolicyDelete
+            | FrameKind::PolicyList
             | FrameKind::ExchangeDeclare
             | FrameKind::ExchangeDelete
             | FrameKind::ExchangeList

@@ -265,9 +265,10 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::ExchangeUnknown
         | Code::QueueUnknown
         | Code::BindingUnknown
+        | Code::PolicyUnknown
         | Code::QueueDeleted => ErrorKind::NotFound,
         Code::NameInvalid | Code::SettingInvalid => ErrorKind::Invalid,
-        Code::PreconditionFailed | Code::InUse => ErrorKind::Conflict,
+        Code::PreconditionFailed | Code::InUse | Code::ResourceLocked => ErrorKind::Conflict,
         Code::PermissionDenied => ErrorKind::Denied,
         Code::Overloaded | Code::LimitReached | Code::QueueFull | Code::DiskFull => ErrorKind::Full,
         Code::Unroutable | Code::LevelUnavailable => ErrorKind::Unroutable,

@@ -112,6 +112,7 @@ mod headers;
 mod message;
 mod observe;
 mod options;
+mod policy;
 mod producer;
 mod stats;
 
@@ -129,6 +130,7 @@ pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};
 pub use message::Message;
 pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
+pub use policy::{AppliesTo, Policy};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
 pub use stats::Stats;
 

@@ -15,12 +15,12 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
-use crate::data::consumer::{Forwarded, Sink};
+use crate::data::consumer::{Asked, Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
 use crate::data::trace::{NotFollowed, TraceId, Wanted};
 use crate::effect::Buffers;
-use crate::ids::{Clock, ConnId, Mono};
+use crate::ids::{Clock, ConnId, Mono, Owner};
 use crate::input::{Found, Input};
 use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
 use crate::{Effect, Effects};
@@ -290,12 +290,13 @@ impl Running {
         let traces = flow.tracer.next_deadline();
         let expiry = flow.expiring.first().map(|(at, _)| *at);
         let dead = flow.dead.next_deadline();
-        let (expiry, dead) = match flow.is_shutting_down() {
-            true => (None, None),
-            false => (expiry, dead),
+        let unused = flow.unused_until.first().map(|(until, _)| *until);
+        let (expiry, dead, unused) = match flow.is_shutting_down() {
+            true => (None, None, None),
+            false => (expiry, dead, unused),
         };
         [
-            sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead,
+            sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead, unused,
         ]
         .into_iter()
         .flatten()
@@ -661,6 +662,7 @@ impl Running {
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge
             | FrameKind::QueueInspect
+            | FrameKind::QueueDescribe
             | FrameKind::QueueList
             | FrameKind::ExchangeDeclare
             | FrameKind::ExchangeDelete
@@ -671,11 +673,16 @@ impl Running {
             | FrameKind::TenantDeclare
             | FrameKind::TenantDelete
             | FrameKind::TenantList
+            | FrameKind::PolicySet
+            | FrameKind::PolicyDelete
+            | FrameKind::PolicyList
             | FrameKind::GroupList
             | FrameKind::GroupReset
             | FrameKind::GroupDelete => {
+                let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
+                    owner: Owner { core, conn },
                     kind: header.kind,
                     body: body.to_vec(),
                     usage: (0, 0),
@@ -703,10 +710,12 @@ impl Running {
             | FrameKind::ConsumerInfo
             | FrameKind::ConsumerPosition
             | FrameKind::QueueInfo
+            | FrameKind::QueueDescription
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
+            | FrameKind::PolicyInfo
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -763,13 +772,14 @@ impl Running {
         if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
+        let owns_queues = session.owns_queues;
         let Some(target) = flow.find_queue(agreed.tenant, attach.queue) else {
             let name = String::from_utf8_lossy(attach.queue);
             let reason = format!("there is no queue '{name}'");
             flow.fail(conn, header, Code::QueueUnknown, &reason, effects);
             return Ok(());
         };
-        if target.core == flow.config.core {
+        if target.core == flow.config.core || owns_queues {
             self.attached(conn, header.sequence, effects);
             return Ok(());
         }
@@ -835,7 +845,12 @@ impl Running {
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
-                let asked = (credit_messages, credit_bytes, flags, traits);
+                let asked = Asked {
+                    credit_messages,
+                    credit_bytes,
+                    flags,
+                    traits,
+                };
                 let outcome = flow.subscribe(sink, asked, reading.as_deref());
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
@@ -901,6 +916,9 @@ impl Running {
             }
             Request::Change(_)
             | Request::Apply { .. }
+            | Request::Retire(_)
+            | Request::Keep { .. }
+            | Request::OwnerGone { .. }
             | Request::Snapshot { .. }
             | Request::Inspect { .. }
             | Request::Connections { .. }
@@ -992,6 +1010,7 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::QueueDelete
         | FrameKind::QueuePurge
         | FrameKind::QueueInspect
+        | FrameKind::QueueDescribe
         | FrameKind::QueueList
         | FrameKind::ExchangeDeclare
         | FrameKind::ExchangeDelete
@@ -1002,6 +1021,9 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::TenantDeclare
         | FrameKind::TenantDelete
         | FrameKind::TenantList
+        | FrameKind::PolicySet
+        | FrameKind::PolicyDelete
+        | FrameKind::PolicyList
         | FrameKind::GroupList
         | FrameKind::GroupReset
         | FrameKind::GroupDelete => true,
@@ -1031,9 +1053,11 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::ConsumerInfo
         | FrameKind::ConsumerPosition
         | FrameKind::QueueInfo
+        | FrameKind::QueueDescription
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
+        | FrameKind::PolicyInfo
         | FrameKind::GroupInfo => false,
     }
 }

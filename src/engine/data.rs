@@ -9,6 +9,7 @@ pub mod fence;
 pub mod flow;
 pub mod hold;
 pub mod journal;
+pub mod lifetime;
 pub mod notes;
 pub mod producer;
 pub mod publish;

@@ -1,6 +1,8 @@
 //! Newtypes of the engine's seam: what names a buffer, a file, a connection, an operation, a place.
 //! Does not know what they stand for in the operating system.
 
+use ringpost_wire::ids::CoreId;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
         $(#[$doc])*
@@ -17,6 +19,16 @@ id!(
     /// A connection on this core; the shell never uses a number twice while the process lives.
     ConnId(u64)
 );
+/// A connection anywhere in the broker, for as long as the process lives: one that exclusive queues
+/// belong to stays on its core.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Owner {
+    /// The core that holds it.
+    pub core: CoreId,
+    /// Its number there.
+    pub conn: ConnId,
+}
+
 id!(
     /// One operation asked for with an effect and answered by an input; never used twice.
     OpId(u64)

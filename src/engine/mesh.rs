@@ -9,9 +9,10 @@ use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
 use crate::data::dedup::Known;
+use crate::data::lifetime::Leave;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
 use crate::data::trace::Arrival;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Owner};
 
 /// A message between two cores.
 #[derive(Clone, Hash, Debug)]
@@ -189,6 +190,19 @@ pub enum Request {
         /// The encoded change.
         change: Vec<u8>,
     },
+    /// Delete a queue of the asking core that is to go by itself (asked of the meta core); answered as
+    /// a `Change`.
+    Retire(Leave),
+    /// A queue of yours is declared again: it is not unused (asked by the meta core).
+    Keep {
+        /// The queue.
+        queue: QueueId,
+    },
+    /// Delete the queues of a connection of the asking core, which is gone (asked of the meta core).
+    OwnerGone {
+        /// The connection.
+        conn: ConnId,
+    },
     /// The whole topology, at start (asked by the meta core).
     Snapshot {
         /// The encoded catalog.
@@ -272,6 +286,9 @@ impl Request {
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }
+            | Self::Retire(_)
+            | Self::Keep { .. }
+            | Self::OwnerGone { .. }
             | Self::Apply { .. }
             | Self::Snapshot { .. } => None,
         }
@@ -283,6 +300,8 @@ impl Request {
 pub struct ChangeRequest {
     /// Tenant of the connection that asks.
     pub tenant: ringpost_wire::ids::TenantId,
+    /// That connection.
+    pub owner: Owner,
     /// Kind of the frame.
     pub kind: ringpost_wire::FrameKind,
     /// Body of the frame.
@@ -343,7 +362,7 @@ pub enum Reply {
         /// The vector that came with the request, emptied.
         bytes: Vec<u8>,
     },
-    /// To `Change`: what it did.
+    /// To `Change` and `Retire`: what it did.
     Changed(Result<Changed, (Code, String)>),
     /// To `Apply`: messages dropped by it.
     Applied {
@@ -354,6 +373,11 @@ pub enum Reply {
     Figures(Vec<QueueFigures>),
     /// To `Connections`.
     Connections(u32),
+    /// To `Keep`: how often the queue was to go so far. None of that holds.
+    Kept {
+        /// So often.
+        attempts: u32,
+    },
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
     /// To `Groups`.

@@ -178,6 +178,16 @@ mutants! {
     CheckpointForgetsOffsets = "checkpoint-forgets-offsets", Mutation;
     /// A consumer becomes the active one while the one before still holds messages.
     ActiveBeforeSettled = "active-before-settled", Mutation;
+    /// A queue that expires is deleted though it was declared again in time.
+    RedeclareForgotten = "redeclare-forgotten", Mutation;
+    /// Anybody may use an exclusive queue.
+    ExclusiveShared = "exclusive-shared", Mutation;
+    /// An exchange that is to go with its last binding stays when a queue takes that along.
+    OrphansStay = "orphans-stay", Mutation;
+    /// A policy holds for queues that are declared after it only.
+    PolicyForNewOnly = "policy-for-new-only", Mutation;
+    /// Of several policies the last one by name counts, whatever their priorities.
+    PoliciesByName = "policies-by-name", Mutation;
 }
 
 #[cfg(feature = "mutants")]

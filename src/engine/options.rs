@@ -3,6 +3,9 @@
 //!
 //! Names without `x-` are the client's own and are kept as they are. A name with `x-` that nobody
 //! asked for is refused: a setting that is misspelt must not be taken for one that holds.
+//!
+//! Where policies apply a setting comes from the arguments or, if they have none, from the first
+//! policy that has it; of a limit the lower one counts.
 
 use std::ops::RangeInclusive;
 
@@ -13,6 +16,28 @@ use ringpost_wire::table::{Table, Value};
 pub struct Options<'a> {
     left: Vec<(&'a [u8], Value<'a>)>,
     known: Vec<&'static str>,
+    layers: Vec<Layer<'a>>,
+    sources: Vec<Source<'a>>,
+}
+
+/// The options of a policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// What it sets.
+    pub options: Table<'a>,
+}
+
+/// A setting that was asked for and is there, and where it comes from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Source<'a> {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub value: Value<'a>,
+    /// The policy that it comes from; else the declaration.
+    pub policy: Option<&'a [u8]>,
 }
 
 impl<'a> Options<'a> {
@@ -36,10 +61,45 @@ impl<'a> Options<'a> {
         Ok(Self {
             left,
             known: Vec::new(),
+            layers: Vec::new(),
+            sources: Vec::new(),
         })
     }
 
+    /// The settings among `arguments`, under policies of which the first counts most.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn layered(arguments: &'a [u8], layers: Vec<Layer<'a>>) -> Result<Self, String> {
+        let mut options = Self::of(arguments)?;
+        options.layers = layers;
+        Ok(options)
+    }
+
+    /// What was asked for and is there, in the order in which it was asked for.
+    #[must_use]
+    pub fn sources(&self) -> &[Source<'a>] {
+        &self.sources
+    }
+
+    /// The settings that were asked for.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     fn take(&mut self, name: &'static str) -> Option<Value<'a>> {
+        let own = self.take_own(name);
+        let found = match own {
+            Some(value) => Some((value, None)),
+            None => self.of_policies(name).map(|(value, by)| (value, Some(by))),
+        };
+        let (value, policy) = found?;
+        self.note(name, value, policy);
+        Some(value)
+    }
+
+    fn take_own(&mut self, name: &'static str) -> Option<Value<'a>> {
         self.known.push(name);
         let at = self
             .left
@@ -48,14 +108,82 @@ impl<'a> Options<'a> {
         Some(self.left.remove(at).1)
     }
 
-    /// Does not name these among the settings that there are: they were asked for to be refused.
-    pub fn forget_known(&mut self, names: &[&str]) {
-        self.known.retain(|known| !names.contains(known));
+    /// Takes a value of any type that the declaration has, whatever policies say.
+    pub fn own(&mut self, name: &str) -> Option<Value<'a>> {
+        let at = self
+            .left
+            .iter()
+            .position(|(other, _)| *other == name.as_bytes())?;
+        Some(self.left.remove(at).1)
     }
 
     /// A value of any type.
     pub fn value(&mut self, name: &'static str) -> Option<Value<'a>> {
         self.take(name)
+    }
+
+    fn of_policies(&self, name: &str) -> Option<(Value<'a>, &'a [u8])> {
+        self.layers.iter().find_map(|layer| {
+            let value = layer.options.get(name.as_bytes())?;
+            Some((value, layer.name))
+        })
+    }
+
+    fn note(&mut self, name: &'static str, value: Value<'a>, policy: Option<&'a [u8]>) {
+        self.sources.push(Source {
+            name,
+            value,
+            policy,
+        });
+    }
+
+    /// A whole number that is a limit: of the declaration's and the policies' the lower one counts.
+    ///
+    /// # Errors
+    /// One of them is no whole number, or out of bounds.
+    pub fn limit(
+        &mut self,
+        name: &'static str,
+        bounds: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, String> {
+        let own = self.take_own(name);
+        let own = own.map(|value| whole(name, value, &bounds)).transpose()?;
+        self.lower(name, own, bounds)
+    }
+
+    /// As [`Self::limit`], where the declaration has it in a field of its own and 0 says that there is none.
+    ///
+    /// # Errors
+    /// That of a policy is no whole number, or out of bounds.
+    pub fn declared_limit(
+        &mut self,
+        name: &'static str,
+        declared: u64,
+        bounds: RangeInclusive<u64>,
+    ) -> Result<u64, String> {
+        let own = (declared > 0).then_some(declared);
+        Ok(self.lower(name, own, bounds)?.unwrap_or(0))
+    }
+
+    fn lower(
+        &mut self,
+        name: &'static str,
+        own: Option<u64>,
+        bounds: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, String> {
+        let other = match self.of_policies(name) {
+            None => None,
+            Some((value, policy)) => Some((whole(name, value, &bounds)?, policy)),
+        };
+        let other = other.filter(|(other, _)| own.is_none_or(|own| *other < own));
+        let (number, policy) = match (own, other) {
+            (_, Some((number, policy))) => (number, Some(policy)),
+            (Some(number), None) => (number, None),
+            (None, None) => return Ok(None),
+        };
+        let shown = i64::try_from(number).unwrap_or(i64::MAX);
+        self.note(name, Value::I64(shown), policy);
+        Ok(Some(number))
     }
 
     /// A whole number of any width.
@@ -67,20 +195,8 @@ impl<'a> Options<'a> {
         name: &'static str,
         bounds: RangeInclusive<u64>,
     ) -> Result<Option<u64>, String> {
-        let Some(value) = self.take(name) else {
-            return Ok(None);
-        };
-        let number = value
-            .as_integer()
-            .ok_or_else(|| format!("{name} is not a whole number"))?;
-        match u64::try_from(number) {
-            Ok(number) if bounds.contains(&number) => Ok(Some(number)),
-            _ => Err(format!(
-                "{name} is {number}, not {} to {}",
-                bounds.start(),
-                bounds.end()
-            )),
-        }
+        let value = self.take(name);
+        value.map(|value| whole(name, value, &bounds)).transpose()
     }
 
     /// A whole number of any width, which may be below zero.
@@ -177,6 +293,20 @@ impl<'a> Options<'a> {
             known => format!("they are {}", known.join(", ")),
         };
         Err(format!("{} is no setting of {what}: {known}", shown(name)))
+    }
+}
+
+fn whole(name: &str, value: Value<'_>, bounds: &RangeInclusive<u64>) -> Result<u64, String> {
+    let number = value
+        .as_integer()
+        .ok_or_else(|| format!("{name} is not a whole number"))?;
+    match u64::try_from(number) {
+        Ok(number) if bounds.contains(&number) => Ok(number),
+        _ => Err(format!(
+            "{name} is {number}, not {} to {}",
+            bounds.start(),
+            bounds.end()
+        )),
     }
 }
 

@@ -104,6 +104,10 @@ codes! {
     SettingInvalid = 38, Request, fatal, "setting_invalid";
     /// As many tenants, exchanges, queues, bindings or consumers as the limit allows.
     LimitReached = 39, Request, retry, "limit_reached";
+    /// The queue is exclusive to another connection (P-76).
+    ResourceLocked = 40, Request, fatal, "resource_locked";
+    /// Policy does not exist.
+    PolicyUnknown = 41, Request, fatal, "policy_unknown";
     /// No queue takes the message and it was published `mandatory` (P-37).
     Unroutable = 50, Request, fatal, "unroutable";
     /// Message larger than agreed.

@@ -8,7 +8,10 @@ use rend::unaligned::{u16_ule, u32_ule, u64_ule};
 use rkyv::Portable;
 use rkyv::bytecheck::CheckBytes;
 
-use crate::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
+use crate::limits::{
+    HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX,
+};
+use crate::table::Table;
 use crate::{Code, FrameHeader, FrameKind, frame, header};
 
 /// A body that can be written after a header and read from a frame.
@@ -402,6 +405,50 @@ bodies! {
         group (group_bytes) max NAME_BYTES_MAX,
     }
 
+    /// What a queue was declared to be, and what it is (P-80).
+    QueueDescription<'a> QueueDescriptionArchived {
+        /// Most messages, 0 = no limit, as it was declared.
+        messages_max: u64,
+        /// Most bytes, 0 = no limit, as it was declared.
+        bytes_max: u64,
+        /// Number of the queue.
+        id: u32,
+        /// Partition of the queue.
+        partition: u16,
+        /// A [`Durability`].
+        durability: u8,
+        /// Zero.
+        reserved: u8,
+        ;
+        /// Name.
+        name (name_bytes) max NAME_BYTES_MAX,
+        /// Further settings as it was declared with them, a field table.
+        arguments (arguments_bytes) max HEADERS_BYTES_MAX,
+        /// The settings that are in force, a field table: each a table of its `value` and, if a policy
+        /// says so, the `policy`.
+        options (options_bytes) max HEADERS_BYTES_MAX,
+    }
+
+    /// Sets a policy (P-79); also what is said of one in a list.
+    PolicySet<'a> PolicySetArchived {
+        /// Of several that have an option the one of the highest priority counts: a number in two's
+        /// complement, −1,000 to 1,000.
+        priority: u32,
+        /// 1 = it is about queues, 2 = about exchanges, 3 = about both.
+        applies: u8,
+        /// Zero.
+        flags: u8,
+        /// Zero.
+        reserved: u16,
+        ;
+        /// Name.
+        name (name_bytes) max NAME_BYTES_MAX,
+        /// A regular expression, found anywhere in a name unless it says otherwise.
+        pattern (pattern_bytes) max PATTERN_BYTES_MAX,
+        /// What it sets, as an AMQP 0-9-1 field table.
+        options (options_bytes) max HEADERS_BYTES_MAX,
+    }
+
     /// Declares an exchange (P-63); also what is said of one in a list.
     ExchangeDeclare<'a> ExchangeDeclareArchived {
         /// An [`ExchangeKind`].
@@ -455,6 +502,18 @@ pub const BIND_TO_EXCHANGE: u32 = 1;
 pub const QUEUE_DAMAGED: u8 = 1;
 /// `QueueInfo::flags`: it is a stream.
 pub const QUEUE_STREAM: u8 = 2;
+
+impl QueueDeclare<'_> {
+    /// Whether it asks for a queue that belongs to its connection (P-77).
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        let arguments = Table::parse(self.arguments).unwrap_or_default();
+        arguments
+            .get(b"x-exclusive")
+            .and_then(|value| value.as_bool())
+            == Some(true)
+    }
+}
 
 /// How far a publish must get before it is confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

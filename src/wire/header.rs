@@ -106,6 +106,11 @@ kinds! {
     QueueList = 52;
     /// Broker: [`crate::control::QueueInfo`].
     QueueInfo = 53;
+    /// Client: [`crate::control::Named`], no name = all queues; answered by a `QueueDescription` each,
+    /// then `Done` unless it was one.
+    QueueDescribe = 54;
+    /// Broker: [`crate::control::QueueDescription`].
+    QueueDescription = 55;
     /// Client: [`crate::control::ExchangeDeclare`]; answered by `Done`.
     ExchangeDeclare = 56;
     /// Client: [`crate::control::Delete`] an exchange; answered by `Done`.
@@ -130,6 +135,14 @@ kinds! {
     TenantList = 66;
     /// Broker: [`crate::control::Named`].
     TenantInfo = 67;
+    /// Client: [`crate::control::PolicySet`]; answered by `Done`.
+    PolicySet = 72;
+    /// Client: [`crate::control::Named`]; removes a policy; answered by `Done`.
+    PolicyDelete = 73;
+    /// Client: no body; answered by a `PolicyInfo` each, then `Done`.
+    PolicyList = 74;
+    /// Broker: [`crate::control::PolicySet`].
+    PolicyInfo = 75;
     /// Client: [`crate::control::Named`] a stream; answered by a `GroupInfo` each, then `Done`.
     GroupList = 80;
     /// Broker: [`crate::control::GroupInfo`].

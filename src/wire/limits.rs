@@ -45,6 +45,12 @@ pub const FILTER_PATTERN_BYTES_MAX: usize = 255;
 pub const FILTER_LIKE_BYTES_MAX: usize = 4 * 1024;
 /// Longest body whose fields filters know, in bytes.
 pub const FILTER_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest pattern of a policy in bytes (P-79).
+pub const PATTERN_BYTES_MAX: usize = 255;
+/// Highest priority of a policy; the lowest one is as far below zero.
+pub const POLICY_PRIORITY_MAX: i16 = 1_000;
+/// Largest value of what a policy applies to: queues and exchanges.
+pub const POLICY_QUEUES_AND_EXCHANGES: u8 = 3;
 /// Most channels (producers plus consumers) of one connection; channel numbers are `1..=CHANNELS_MAX`.
 pub const CHANNELS_MAX: u16 = 4096;
 /// Most ranges in one [`crate::FrameKind::Settle`] frame.

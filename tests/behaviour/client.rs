@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ringpost_client::{
-    Binding, ByteSize, Client, ExchangeConfig, Headers, Level, Message, QueueConfig,
+    Binding, ByteSize, Client, Ensured, ErrorKind, ExchangeConfig, Headers, Level, Message, Policy,
+    QueueConfig, Removed,
 };
 
 use crate::{Setup, on_cores};
@@ -14,6 +15,8 @@ on_cores! {
     many_tasks_share_a_client
     a_large_message
     the_routing_example
+    an_exclusive_queue
+    a_policy
 }
 
 /// Runs a conversation with the broker, in a tenant of its own.
@@ -38,6 +41,79 @@ fn talk<F: Future<Output = ringpost_client::Result<()>>>(
             .expect("it is over in time")
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A client consumes from its exclusive queue, and nobody else does.
+fn an_exclusive_queue(setup: &Setup) {
+    let (address, tenant) = (setup.broker.addr().to_string(), setup.tenant.clone());
+    talk(setup, |client| async move {
+        let config = QueueConfig::volatile().exclusive();
+        client.ensure_queue("replies", config).await?;
+        let other = Client::builder(address).tenant(tenant).connect().await?;
+        let exists = other.queue_exists("replies").await;
+        let error = exists.expect_err("it is another client's");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        let opened = other.consumer("replies").credit(1).subscribe().await;
+        let error = opened.expect_err("it is another client's");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        let producer = other.producer("").level(Level::Volatile).build().await?;
+        producer.send(Message::new("replies", "hello")).await?;
+        let mut consumer = client.consumer("replies").credit(10).subscribe().await?;
+        let batch = consumer.next_batch().await?.expect("a message");
+        assert_eq!(batch.iter().count(), 1);
+        consumer.ack(&batch).await?;
+        client.close().await?;
+        while other
+            .queues()
+            .await?
+            .iter()
+            .any(|queue| queue.name == "replies")
+        {
+            tokio::task::yield_now().await;
+        }
+        other.close().await
+    });
+}
+
+fn a_policy(setup: &Setup) {
+    talk(setup, |client| async move {
+        client
+            .ensure_queue("ticks.eu", QueueConfig::durable())
+            .await?;
+        let policy = Policy::queues("ticks", r"^ticks\.")
+            .messages_max(7)
+            .expires(Duration::from_secs(3_600))
+            .priority(-3);
+        assert_eq!(client.set_policy(&policy).await?, Ensured::Created);
+        assert_eq!(client.set_policy(&policy).await?, Ensured::AlreadyExists);
+        assert_eq!(client.policies().await?, [policy]);
+        let described = client.describe_queue("ticks.eu").await?;
+        let options = described.options.iter();
+        let options: Vec<_> = options
+            .map(|option| {
+                (
+                    option.name.as_str(),
+                    option.value.to_string(),
+                    option.policy.as_deref(),
+                )
+            })
+            .collect();
+        let by = Some("ticks");
+        assert_eq!(
+            options,
+            [
+                ("x-max-length", "7".to_owned(), by),
+                ("x-expires", "3600000".to_owned(), by)
+            ]
+        );
+        assert_eq!(client.describe_queues().await?, [described]);
+        let gone = client.delete_policy("ticks").await?;
+        assert_eq!(gone, Removed::Removed { messages: 0 });
+        assert_eq!(client.delete_policy("ticks").await?, Removed::Absent);
+        let described = client.describe_queue("ticks.eu").await?;
+        assert_eq!(described.options, []);
+        client.close().await
+    });
 }
 
 fn publishes_and_consumes(setup: &Setup) {

@@ -208,6 +208,8 @@ fn frames_of_the_other_side(setup: &Setup) {
         FrameKind::TenantInfo,
         FrameKind::ConsumerPosition,
         FrameKind::GroupInfo,
+        FrameKind::QueueDescription,
+        FrameKind::PolicyInfo,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 0, 1), b"");
@@ -709,6 +711,10 @@ fn frames_of_the_connection_have_no_channel(setup: &Setup) {
         FrameKind::TenantDeclare,
         FrameKind::TenantDelete,
         FrameKind::TenantList,
+        FrameKind::QueueDescribe,
+        FrameKind::PolicySet,
+        FrameKind::PolicyDelete,
+        FrameKind::PolicyList,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 1, 1), b"");
@@ -724,6 +730,7 @@ fn frames_without_a_body(setup: &Setup) {
         FrameKind::ExchangeList,
         FrameKind::BindingList,
         FrameKind::TenantList,
+        FrameKind::PolicyList,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 0, 1), b"\0");

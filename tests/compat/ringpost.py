@@ -25,10 +25,12 @@ KINDS = {
     "GetDone": 42, "ConsumerActive": 43, "ConsumerInspect": 44, "ConsumerInfo": 45,
     "ConsumerPosition": 46,
     "QueueDeclare": 48, "QueueDelete": 49, "QueuePurge": 50, "QueueInspect": 51,
-    "QueueList": 52, "QueueInfo": 53, "ExchangeDeclare": 56, "ExchangeDelete": 57,
+    "QueueList": 52, "QueueInfo": 53, "QueueDescribe": 54, "QueueDescription": 55,
+    "ExchangeDeclare": 56, "ExchangeDelete": 57,
     "ExchangeList": 58, "ExchangeInfo": 59, "Bind": 60, "Unbind": 61, "BindingList": 62,
     "BindingInfo": 63, "TenantDeclare": 64, "TenantDelete": 65, "TenantList": 66, "TenantInfo": 67,
     "GroupList": 80, "GroupInfo": 81, "GroupReset": 82, "GroupDelete": 83,
+    "PolicySet": 72, "PolicyDelete": 73, "PolicyList": 74, "PolicyInfo": 75,
 }
 NAMES = {number: name for name, number in KINDS.items()}
 
@@ -133,6 +135,9 @@ BODIES = {
     "GroupInfo": ("QQII", "offset lag members reserved", "name"),
     "GroupReset": ("", "", "queue group arguments"),
     "GroupDelete": ("", "", "queue group"),
+    "QueueDescription": ("QQIHBB", "messages_max bytes_max id partition durability reserved",
+                         "name arguments options"),
+    "PolicySet": ("IBBH", "priority applies flags reserved", "name pattern options"),
     "ExchangeDeclare": ("BBBB", "kind durability flags reserved", "name arguments"),
     "Bind": ("I", "flags", "exchange target key arguments"),
 }

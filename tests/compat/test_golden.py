@@ -23,6 +23,12 @@ FULL = r.Message(b"shop", b"order.7.paid", b"hello", b"\x04sizei\x00\x00\x00\x07
                  b"\x10\x00\x02", 3, 1_700_000_000_123_456, 60_000)
 NAME, KEY = b"orders", b"order.*.paid"
 TABLE = b"\x07x-matchS\x00\x00\x00\x03any"
+# `x-expires` is 60,000, says the policy `limits`.
+OPTIONS = (b"\x09x-expiresF\x00\x00\x00\x1d"
+           b"\x05valueI\x00\x00\xea\x60\x06policyS\x00\x00\x00\x06limits")
+POLICY = ("PolicySet", {
+    "priority": 2**32 - 5, "applies": 3, "name": b"limits", "pattern": b"^orders",
+    "options": b"\x09x-expiresI\x00\x00\xea\x60"})
 CREDIT = {"messages": 1000, "bytes": 8 << 20}
 PIECE = struct.pack("<II8x", r.PIECE + 5, r.PIECE) + b"tail!"
 
@@ -109,6 +115,14 @@ FRAMES = {
     "GroupReset": (0, 28, 0, 0, ("GroupReset", {
         "queue": NAME, "group": b"billing", "arguments": TABLE})),
     "GroupDelete": (0, 29, 0, 0, ("GroupDelete", {"queue": NAME, "group": b"billing"})),
+    "QueueDescribe": (0, 27, 0, 0, ("Named", {"name": NAME})),
+    "QueueDescription": (0, 27, 0, 0, ("QueueDescription", {
+        "messages_max": 1000, "bytes_max": 1 << 30, "id": 8, "partition": 11, "durability": 1,
+        "name": NAME, "arguments": TABLE, "options": OPTIONS})),
+    "PolicySet": (0, 28, 0, 0, POLICY),
+    "PolicyDelete": (0, 29, 0, 0, ("Named", {"name": b"limits"})),
+    "PolicyList": (0, 30, 0, 0, b""),
+    "PolicyInfo": (0, 30, 0, 0, POLICY),
 }
 
 MESSAGES = {"message_empty": EMPTY, "message_full": FULL}

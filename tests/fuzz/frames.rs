@@ -3,8 +3,9 @@
 
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
-    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named,
-    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueInfo, Welcome, is_name,
+    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, PolicySet,
+    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueDescription, QueueInfo,
+    Welcome, is_name,
 };
 use ringpost_wire::{
     Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,
@@ -166,10 +167,23 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::QueueDelete | K::ExchangeDelete => again::<Delete<'_>>(body).map(drop),
         K::QueuePurge
         | K::QueueInspect
+        | K::QueueDescribe
         | K::TenantDeclare
         | K::TenantDelete
         | K::TenantInfo
+        | K::PolicyDelete
         | K::GroupList => again::<Named<'_>>(body).map(|body| named(body.name)),
+        K::QueueDescription => {
+            let described = again::<QueueDescription<'_>>(body)?;
+            envelope::headers(described.arguments);
+            envelope::headers(described.options);
+            Ok(())
+        }
+        K::PolicySet | K::PolicyInfo => {
+            let policy = again::<PolicySet<'_>>(body)?;
+            envelope::headers(policy.options);
+            Ok(())
+        }
         K::ConsumerPosition => again::<ConsumerPosition>(body).map(drop),
         K::GroupInfo => again::<GroupInfo<'_>>(body).map(drop),
         K::GroupReset => {
@@ -202,7 +216,8 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::QueueList
         | K::ExchangeList
         | K::BindingList
-        | K::TenantList => {
+        | K::TenantList
+        | K::PolicyList => {
             if body.is_empty() {
                 Ok(())
             } else {

@@ -652,7 +652,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::QueueInfo
         | K::ExchangeInfo
         | K::BindingInfo
-        | K::TenantInfo => true,
+        | K::TenantInfo
+        | K::QueueDescription
+        | K::PolicyInfo => true,
         K::Hello
         | K::Attach
         | K::ProducerOpen
@@ -679,6 +681,10 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::TenantDeclare
         | K::TenantDelete
         | K::TenantList
+        | K::QueueDescribe
+        | K::PolicySet
+        | K::PolicyDelete
+        | K::PolicyList
         | K::GroupList
         | K::GroupReset
         | K::GroupDelete => false,

@@ -7,6 +7,7 @@
 
 mod consume;
 mod drain;
+mod errand;
 mod produce;
 mod sharing;
 mod topology;
@@ -59,6 +60,7 @@ enum Request {
         kind: FrameKind,
     },
     Attach,
+    Errand(errand::Step),
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
@@ -70,14 +72,23 @@ enum Request {
         offsets: Vec<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
-        /// What went back to its queue: its name, when that was said, the messages.
-        returned: Option<(String, u64, Vec<(QueueNo, MessageId)>)>,
+        /// If they went back to their queue.
+        returned: Option<Return>,
     },
     Get {
         channel: u16,
         most: u32,
         given: u32,
     },
+}
+
+/// Messages that went back to their queue.
+#[derive(Debug)]
+struct Return {
+    queue: String,
+    /// When that was said.
+    at: u64,
+    messages: Vec<(QueueNo, MessageId)>,
 }
 
 /// Most bytes of a message where a client asks for small ones only.
@@ -90,6 +101,8 @@ enum Channel {
     /// Of a producer that was opened again on another one: what still comes says nothing.
     Fenced,
     Consumer(Box<Consumer>),
+    /// A consumer of an errand.
+    Guest,
 }
 
 /// How often a client does what, as weights.
@@ -174,6 +187,7 @@ pub struct Client {
     is_founding: bool,
     /// How often it dialled.
     dials: u32,
+    errands: errand::Errands,
 }
 
 /// What `Welcome` said.
@@ -217,6 +231,7 @@ impl Client {
             silent_until: 0,
             is_founding: false,
             dials: 0,
+            errands: errand::Errands::new(id, scene.plan.seed),
         }
     }
 
@@ -304,6 +319,7 @@ impl Client {
         if matches!(self.link, Link::None | Link::CutOff) {
             return;
         }
+        self.errands_cut_off(scene);
         self.link = Link::CutOff;
         self.out.clear();
         self.partial.clear();
@@ -320,7 +336,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
-                Channel::Fenced => {}
+                Channel::Fenced | Channel::Guest => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }
@@ -330,6 +346,7 @@ impl Client {
             }
         }
         self.link = Link::None;
+        self.errands_over(scene);
         if let Some(drain) = &mut self.drain {
             drain.start_again();
         }
@@ -365,6 +382,7 @@ impl Client {
     pub fn begin_drain(&mut self) {
         if let Some(drain) = &mut self.drain {
             *drain = Drain::default();
+            self.forget_errands();
         }
     }
 
@@ -384,7 +402,7 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.random.coin() && self.take_on(scene) {
+            if self.run_errand(scene) || (self.random.coin() && self.take_on(scene)) {
                 continue;
             }
             let model = &scene.models[self.tenant];
@@ -465,6 +483,7 @@ impl Client {
             return;
         }
         say!(scene, "client {}: close", self.id);
+        self.errands_cut_off(scene);
         control::write_failure(
             &mut self.out,
             FrameHeader::bare(FrameKind::Close, 0, 0),
@@ -483,6 +502,7 @@ impl Client {
     /// Breaks a rule.
     fn misbehave(&mut self, scene: &mut Scene) {
         scene.marks.hit("client misbehaves");
+        self.errands_cut_off(scene);
         self.is_guilty = true;
         let kind = self.random.below(9);
         say!(scene, "client {}: misbehaves, kind {kind}", self.id);
@@ -535,6 +555,8 @@ impl Client {
                         | FrameKind::Unbind
                         | FrameKind::TenantDeclare
                         | FrameKind::TenantDelete
+                        | FrameKind::PolicySet
+                        | FrameKind::PolicyDelete
                         | FrameKind::Settle
                         | FrameKind::Publish
                 ) {
@@ -630,6 +652,7 @@ impl Client {
     fn frame(&mut self, header: &FrameHeader, body: &[u8], scene: &mut Scene) {
         scene.marks.hit(frame_mark(header.kind));
         let checked = match header.kind {
+            _ if self.is_of_errand(header) => self.on_errand_frame(header, body, scene),
             FrameKind::Welcome => self.on_welcome(body, scene),
             FrameKind::Close => self.on_close(body, scene),
             FrameKind::Heartbeat => Ok(()),
@@ -652,6 +675,7 @@ impl Client {
             FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
+            | FrameKind::PolicyInfo
             | FrameKind::TenantInfo => self.on_info(header, body, scene),
             kind => Err(format!("broker sent {kind:?}, which is the client's")),
         };
@@ -755,6 +779,7 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
+            Request::Errand(_) => unreachable!("those were looked at before"),
             Request::Inspect(name) => {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
@@ -858,7 +883,7 @@ impl Client {
     /// Whether it waits for nothing: for the judgement that nothing is stuck.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(Drain::is_done)
+        self.drain.as_ref().is_some_and(Drain::is_done) && self.errands_are_drained()
     }
 }
 

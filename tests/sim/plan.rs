@@ -88,6 +88,10 @@ faults! {
     LargeMessages = "large-messages", Promised;
     /// Topology changes all the time.
     Topology = "topology", Promised;
+    /// Queues and exchanges that go by themselves.
+    Mortals = "mortals", Promised;
+    /// Policies that say how long queues live.
+    Policies = "policies", Promised;
     /// A bit of what was written flips while the broker is down.
     BitRot = "bit-rot", Beyond;
     /// A write goes to another place.
@@ -256,6 +260,7 @@ impl Plan {
         };
         let mut mode = overrides.mode.unwrap_or(drawn);
         let mut faults = Faults::default();
+        let mut errands = Random::new(seed, 9);
         for fault in Fault::ALL {
             // Drawn in every mode, so that switching a mode or fault off moves no other draw.
             let is_on = match fault {
@@ -265,6 +270,8 @@ impl Plan {
                 // Crashes while a broker starts are some of many, not most.
                 Fault::CrashTwice => random.below(5) < 2,
                 Fault::HungDisk | Fault::FileError => random.below(5) == 0,
+                // Of a stream of their own: they came later and move no other draw.
+                Fault::Mortals | Fault::Policies => errands.below(3) == 0,
                 _ => random.coin(),
             };
             let allowed = fault.scope() == Scope::Promised || mode == Mode::Detect;

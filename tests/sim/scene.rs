@@ -80,6 +80,7 @@ impl Marks {
         "event refused",
         "event unknown",
         "exchange_unknown",
+        "exclusive queue locked",
         "fault bit rot",
         "fault clock jump",
         "fault core stall",
@@ -135,11 +136,16 @@ impl Marks {
         "message_too_large",
         "misbehave",
         "misdirected",
+        "mortal queue gone",
+        "mortals",
         "name_invalid",
         "no-space",
         "normal",
+        "orphan gone",
         "overloaded",
         "permission_denied",
+        "policies",
+        "policy counts",
         "precondition_failed",
         "producer_fenced",
         "queue drained",
@@ -349,6 +355,12 @@ pub struct Scene {
     queue_settings: Vec<(Durability, bool)>,
     /// Tenant and name of each queue.
     queue_names: Vec<(usize, String)>,
+    /// Every core stops at this moment.
+    pub is_crashing: bool,
+    /// Clients whose exclusive queue is there, since when that is known.
+    owners: BTreeMap<usize, u64>,
+    /// Who was let into those, and when: wrong if their owner turns out to have been there.
+    doubts: BTreeMap<usize, Vec<(u64, usize)>>,
 }
 
 impl Scene {
@@ -384,6 +396,9 @@ impl Scene {
             consumer_next: 0,
             queue_settings: Vec::new(),
             queue_names: Vec::new(),
+            is_crashing: false,
+            owners: BTreeMap::new(),
+            doubts: BTreeMap::new(),
         }
     }
 
@@ -605,6 +620,34 @@ impl Scene {
         if let Err(text) = self.streams.judge() {
             self.fail(text);
         }
+    }
+
+    /// A client's own exclusive queue was answered for, which it asked for at `since`: it was there all
+    /// the time, so nobody else may have been let in.
+    ///
+    /// # Errors
+    /// Somebody was.
+    pub fn own_is_there(&mut self, owner: usize, since: u64) -> Result<(), String> {
+        let doubts = self.doubts.get(&owner).into_iter().flatten();
+        let broken = doubts.clone().find(|(at, _)| *at < since);
+        if let (Some((at, by)), true) = (broken, self.owners.contains_key(&owner)) {
+            return Err(format!("client {by} was let in at {at} ns"));
+        }
+        self.owners.entry(owner).or_insert(self.now);
+        Ok(())
+    }
+
+    /// Somebody asked at `since` for the exclusive queue of a client and was not told that it is one.
+    pub fn own_was_not_locked(&mut self, owner: usize, by: usize, since: u64) {
+        if self.owners.get(&owner).is_some_and(|known| *known <= since) {
+            self.doubts.entry(owner).or_default().push((self.now, by));
+        }
+    }
+
+    /// The connection of a client is gone, or may be: so is its queue.
+    pub fn own_is_gone(&mut self, owner: usize) {
+        self.owners.remove(&owner);
+        self.doubts.remove(&owner);
     }
 
     /// A number for a consumer.

@@ -61,6 +61,8 @@ pub struct Times {
     /// The last delivery of each: when, and in which life of the broker.
     delivered: BTreeMap<(QueueNo, MessageId), (u64, u64)>,
     waits: BTreeMap<(QueueNo, MessageId), Wait>,
+    /// Who was given a message last that may be held for so long only, and when.
+    holders: BTreeMap<(QueueNo, MessageId), (ConsumerNo, u64)>,
     /// What was ever given back by a consumer: it may wait, whatever becomes of the broker meanwhile.
     requeued: BTreeSet<(QueueNo, MessageId)>,
     /// Of what a consumer was given for the first time: by rank, when the last of it was sent, and its
@@ -115,6 +117,17 @@ impl Times {
                 Ok(())
             }
         }
+    }
+
+    /// A message of a queue that bounds how long a consumer may hold one is delivered: whether it was
+    /// taken from another, who may not have heard of that yet.
+    pub fn is_taken(&mut self, delivery: &Delivery, now: u64, hold_ms: u64) -> bool {
+        let key = (delivery.queue, delivery.message);
+        let before = self.holders.insert(key, (delivery.consumer, now));
+        // It counts from when the broker sent it, which is before it came.
+        before.is_some_and(|(other, since)| {
+            other != delivery.consumer && now - since >= hold_ms * MS / 2
+        })
     }
 
     /// A message is delivered: whether its queue need not deliver it in order.

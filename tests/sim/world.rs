@@ -654,9 +654,11 @@ impl World {
         self.cores.clear();
         self.pools.clear();
         self.scene.event(Event::Crash);
+        self.scene.is_crashing = true;
         for client in &mut self.clients {
             client.over(&mut self.scene);
         }
+        self.scene.is_crashing = false;
         self.scene.end_open_changes(u64::MAX);
         // What a drive took back, or put elsewhere, nobody can notice.
         let is_doubtful = self.scene.may_have_lost_the_end()

@@ -60,6 +60,9 @@ struct Settings {
     /// Let nobody publish to it: it is reached over other exchanges
     #[arg(long)]
     internal: bool,
+    /// Delete it when its last binding goes, once it has had one
+    #[arg(long)]
+    auto_delete: bool,
     /// Of a consistent-hash exchange: hash this header instead of the routing key
     #[arg(long, value_name = "name")]
     hash_header: Option<String>,
@@ -105,6 +108,9 @@ impl Settings {
         }
         if let Some(exchange) = &self.alternate {
             config = config.alternate(exchange);
+        }
+        if self.auto_delete {
+            config = config.auto_delete();
         }
         if self.internal {
             config = config.internal();

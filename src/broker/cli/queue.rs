@@ -1,10 +1,11 @@
 //! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
 //! one by one.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use ringpost_client::admin::{Durability, QueueInfo};
+use ringpost_client::admin::{Durability, OptionValue, QueueInfo, QueueOption};
 use ringpost_client::{ByteSize, DeleteIf, Dispatch, Overflow, QueueConfig, Retry};
 use serde::Serialize;
 
@@ -20,6 +21,7 @@ Examples:
   ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
   ringpost queue ensure orders --delivery-limit 5 --dead-letter undelivered
   ringpost queue ensure events --type stream --max-age 168h
+  ringpost queue ensure replies --volatile --expires 30min
   ringpost queue list --json
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
@@ -135,6 +137,12 @@ struct Settings {
     /// Routing key of those, instead of their own
     #[arg(long, value_name = "key", requires = "dead_letter")]
     dead_letter_key: Option<String>,
+    /// How long nobody may use it before it is deleted, such as 30min [default: for ever]
+    #[arg(long, value_name = "time", value_parser = link::span)]
+    expires: Option<Duration>,
+    /// Delete it when its last consumer goes, once it has had one
+    #[arg(long)]
+    auto_delete: bool,
     /// Put it into this partition [default: the one its name hashes to]
     #[arg(long, value_name = "number")]
     partition: Option<u16>,
@@ -179,7 +187,7 @@ impl Policy {
 }
 
 /// Reads a size from the command line.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     bytes_from(text).ok_or_else(|| "a whole size such as 10GiB".into())
 }
 
@@ -247,6 +255,12 @@ impl Settings {
         if let Some(most) = self.consumer_hold_max {
             config = config.consumer_hold_max(most);
         }
+        if let Some(unused) = self.expires {
+            config = config.expires(unused);
+        }
+        if self.auto_delete {
+            config = config.auto_delete();
+        }
         if let Some(partition) = self.partition {
             config = config.partition(partition);
         }
@@ -274,11 +288,53 @@ struct Row {
     core: u16,
     stream: bool,
     damaged: bool,
+    /// What is in force, and the policy that says so.
+    options: BTreeMap<String, Setting>,
 }
 
-impl From<QueueInfo> for Row {
-    fn from(info: QueueInfo) -> Self {
+/// An option of a queue.
+#[derive(Debug, Serialize)]
+struct Setting {
+    value: serde_json::Value,
+    /// The policy that it comes from; nothing if the queue was declared so.
+    policy: Option<String>,
+}
+
+impl From<QueueOption> for Setting {
+    fn from(option: QueueOption) -> Self {
+        Self {
+            value: match option.value {
+                OptionValue::Number(number) => number.into(),
+                OptionValue::Flag(flag) => flag.into(),
+                other => other.to_string().into(),
+            },
+            policy: option.policy,
+        }
+    }
+}
+
+/// Options as people read them.
+fn options_text(options: &BTreeMap<String, Setting>) -> String {
+    let texts = options.iter().map(|(name, setting)| {
+        let value = match &setting.value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match &setting.policy {
+            Some(policy) => format!("{name}={value} (policy {policy})"),
+            None => format!("{name}={value}"),
+        }
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+impl Row {
+    fn of(info: QueueInfo, options: Vec<QueueOption>) -> Self {
+        let options = options.into_iter();
         Row {
+            options: options
+                .map(|option| (option.name.clone(), option.into()))
+                .collect(),
             name: info.name,
             durable: info.durability == Durability::Durable,
             ready: info.ready,
@@ -300,7 +356,7 @@ impl From<QueueInfo> for Row {
     }
 }
 
-const HEADS: [&str; 13] = [
+const HEADS: [&str; 14] = [
     "queue",
     "kept",
     "ready",
@@ -314,6 +370,7 @@ const HEADS: [&str; 13] = [
     "partition",
     "core",
     "state",
+    "options",
 ];
 
 fn cells(row: &Row) -> Vec<String> {
@@ -331,6 +388,7 @@ fn cells(row: &Row) -> Vec<String> {
         row.partition.to_string(),
         row.core.to_string(),
         if row.damaged { "damaged" } else { "good" }.into(),
+        options_text(&row.options),
     ]
 }
 
@@ -370,13 +428,22 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 output::line(&format!("queue {name} purged of {messages}"))?;
             }
             Command::List(format) => {
-                let mut rows: Vec<Row> =
-                    client.queues().await?.into_iter().map(Row::from).collect();
+                let described = client.describe_queues().await?.into_iter();
+                let mut options: HashMap<u32, Vec<QueueOption>> =
+                    described.map(|queue| (queue.id, queue.options)).collect();
+                let queues = client.queues().await?.into_iter();
+                let mut rows: Vec<Row> = queues
+                    .map(|info| {
+                        let options = options.remove(&info.id).unwrap_or_default();
+                        Row::of(info, options)
+                    })
+                    .collect();
                 rows.sort_by(|left, right| left.name.cmp(&right.name));
                 output::rows(format, &HEADS, &rows, cells)?;
             }
             Command::Inspect { name, format } => {
-                let row = Row::from(client.inspect_queue(&name).await?);
+                let described = client.describe_queue(&name).await?;
+                let row = Row::of(client.inspect_queue(&name).await?, described.options);
                 output::rows(format, &HEADS, &[row], cells)?;
             }
         }

@@ -245,7 +245,7 @@ impl Boot {
         flow.dedup = dedup;
         let past = Past::new(now, wall_us, last_wall_us, effects);
         for declared in catalog.all_queues() {
-            let mut state = queue_state(declared);
+            let mut state = queue_state(&catalog, declared);
             if let Some(replay) = queues.remove(&declared.id) {
                 restore_queue(&mut state, replay, &past, effects);
             }
@@ -276,6 +276,7 @@ impl Boot {
 
 /// What the wall clock of earlier lives is to the engine's clock of this one (rulings 19).
 struct Past {
+    now: Mono,
     now_ms: i64,
     wall_ms: i64,
     /// The wall clock of what was written last, 0 if nothing was.
@@ -302,6 +303,7 @@ impl Past {
             wall_ms = last_ms;
         }
         Self {
+            now,
             now_ms: (now.0 / 1_000_000) as i64,
             wall_ms: wall_ms as i64,
             last_ms: last_ms as i64,
@@ -341,6 +343,7 @@ fn restore_queue(
             replay.finish_with_gaps()
         }
     };
+    state.queue.set_now(past.now);
     state.queue.set(settings);
     state.queue.restore_terms(
         &terms,

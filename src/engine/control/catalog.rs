@@ -13,6 +13,7 @@
 
 pub mod change;
 pub mod plan;
+pub mod policy;
 pub mod settings;
 pub mod snapshot;
 
@@ -26,8 +27,10 @@ use ringpost_wire::table::Table;
 
 pub use self::change::{Change, ChangeError};
 pub use self::plan::{Plan, QueueUse, Request};
+pub use self::policy::Policy;
 pub use self::snapshot::SnapshotError;
 use crate::data::route::settings::{Settings, check_binding};
+use crate::ids::Owner;
 
 /// Most tenants of a broker.
 pub const TENANTS_MAX: usize = 1_000;
@@ -70,6 +73,7 @@ pub struct Tenant {
     pub predeclared: ExchangeId,
     exchanges: BTreeMap<Box<[u8]>, ExchangeId>,
     queues: BTreeMap<Box<[u8]>, QueueId>,
+    policies: BTreeMap<Box<[u8]>, Policy>,
 }
 
 /// An exchange.
@@ -110,6 +114,8 @@ pub struct Queue {
     pub bytes_max: u64,
     /// Further settings, a field table.
     pub arguments: Box<[u8]>,
+    /// The connection that it is exclusive to; a volatile queue then.
+    pub owner: Option<Owner>,
 }
 
 /// Where a binding leads.
@@ -198,6 +204,8 @@ pub struct Catalog {
     tenant_names: BTreeMap<Box<[u8]>, TenantId>,
     exchanges: BTreeMap<ExchangeId, Exchange>,
     queues: BTreeMap<QueueId, Queue>,
+    /// Those that belong to connections.
+    owned: BTreeSet<(Owner, QueueId)>,
     bindings: BTreeSet<Binding>,
     /// The same bindings from the other end.
     bound: BTreeSet<Reverse>,
@@ -280,6 +288,7 @@ impl Catalog {
             tenant_names: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             queues: BTreeMap::new(),
+            owned: BTreeSet::new(),
             bindings: BTreeSet::new(),
             bound: BTreeSet::new(),
             bytes: 0,
@@ -357,6 +366,13 @@ impl Catalog {
         self.queue(*id)
     }
 
+    /// The queues that belong to a connection, in the order of their numbers.
+    pub fn queues_of(&self, owner: Owner) -> impl Iterator<Item = &Queue> {
+        let owned = (owner, QueueId(0))..=(owner, QueueId(u32::MAX));
+        let ids = self.owned.range(owned).map(|(_, id)| *id);
+        ids.filter_map(|id| self.queue(id))
+    }
+
     /// Every queue, in the order of their numbers.
     pub fn all_queues(&self) -> impl Iterator<Item = &Queue> {
         self.queues.values()
@@ -399,6 +415,52 @@ impl Catalog {
                 key: bound.key.clone(),
                 arguments: bound.arguments.clone(),
             })
+    }
+
+    /// The exchanges that are to go when they lose their last binding and would lose it by `change`,
+    /// which is not applied yet; and those that lose theirs with them, and so on.
+    #[must_use]
+    pub fn orphans(&self, change: &Change) -> Vec<Change> {
+        let mut gone = BTreeSet::new();
+        let mut lost: Vec<Binding> = Vec::new();
+        let changes = match change {
+            Change::Together(changes) => changes.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let unbound = changes.iter().find_map(|change| match change {
+            Change::Unbound { binding, .. } => Some(binding),
+            _ => None,
+        });
+        lost.extend(unbound.cloned());
+        for change in changes {
+            let end = match change {
+                Change::QueueDeleted { id, .. } => End::Queue(*id),
+                Change::ExchangeDeleted { id, .. } => End::Exchange(*id),
+                _ => continue,
+            };
+            gone.insert(end);
+            lost.extend(self.bindings_to(end));
+        }
+        let mut orphans = Vec::new();
+        while let Some(binding) = lost.pop() {
+            let end = End::Exchange(binding.exchange);
+            let Some(exchange) = self.exchange(binding.exchange) else {
+                continue;
+            };
+            let goes = |binding: &Binding| gone.contains(&binding.end) || unbound == Some(binding);
+            let is_orphan = !gone.contains(&end)
+                && exchange.is_auto_delete()
+                && self.bindings_from(exchange.id).all(goes);
+            if is_orphan {
+                gone.insert(end);
+                lost.extend(self.bindings_to(end));
+                orphans.push(Change::ExchangeDeleted {
+                    id: exchange.id,
+                    durability: exchange.durability,
+                });
+            }
+        }
+        orphans
     }
 
     /// What a binding between two ends is: durable only if both are.
@@ -444,6 +506,19 @@ impl Catalog {
             .into_iter()
             .flatten()
             .filter_map(|(_, id)| self.exchange(*id))
+    }
+
+    /// Policies of a tenant behind the name `after`.
+    pub fn list_policies(
+        &self,
+        tenant: TenantId,
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = &Policy> {
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let policies = self
+            .tenant(tenant)
+            .map(|tenant| tenant.policies.range::<[u8], _>((behind, Bound::Unbounded)));
+        policies.into_iter().flatten().map(|(_, policy)| policy)
     }
 
     /// Queues of a tenant behind the name `after`.
@@ -502,6 +577,22 @@ impl Catalog {
 }
 
 impl Queue {
+    /// What it was declared to be, and what is [in force](Catalog::options_of).
+    #[must_use]
+    pub fn description<'a>(&'a self, options: &'a [u8]) -> control::QueueDescription<'a> {
+        control::QueueDescription {
+            messages_max: self.messages_max,
+            bytes_max: self.bytes_max,
+            id: self.id.0,
+            partition: self.partition.0,
+            durability: self.durability as u8,
+            reserved: 0,
+            name: &self.name,
+            arguments: &self.arguments,
+            options,
+        }
+    }
+
     /// What the catalog knows of the queue; the owner's core fills in what it holds.
     #[must_use]
     pub fn info(&self, core: CoreId) -> control::QueueInfo<'_> {
@@ -625,6 +716,22 @@ impl Catalog {
                 self.bound.insert(Reverse::of(binding.clone()));
             }
             Change::Unbound { binding, .. } => self.forget(binding.clone()),
+            Change::PolicySet(policy) => {
+                self.bytes += policy.bytes();
+                let tenant = self.tenant_mut(policy.tenant);
+                let before = tenant.policies.insert(policy.name.clone(), policy.clone());
+                self.bytes -= before.map_or(0, |before| before.bytes());
+            }
+            Change::PolicyDeleted { tenant, name } => {
+                let gone = self.tenant_mut(*tenant).policies.remove(name);
+                self.bytes -= gone.expect("the change was checked").bytes();
+            }
+            Change::Together(changes) => {
+                for change in changes {
+                    self.apply(change).expect("each holds by itself");
+                }
+                return Ok(self.version);
+            }
         }
         self.version += 1;
         Ok(self.version)
@@ -636,6 +743,12 @@ impl Catalog {
     /// # Errors
     /// [`ApplyError`]; nothing has changed then.
     pub fn replay(&mut self, change: &Change) -> Result<u64, ApplyError> {
+        if let Change::Together(changes) = change {
+            for change in changes {
+                self.replay(change)?;
+            }
+            return Ok(self.version);
+        }
         if change.durability() == Durability::Durable {
             return self.apply(change);
         }
@@ -706,7 +819,8 @@ impl Catalog {
                 let named = tenant.queues.contains_key(&queue.name);
                 require(!named, ApplyError::NameTaken)?;
                 let placed = queue.partition.0 < self.partitions;
-                require(placed, ApplyError::Inconsistent)
+                let is_mortal = queue.owner.is_none() || queue.durability == Durability::Volatile;
+                require(placed && is_mortal, ApplyError::Inconsistent)
             }
             Change::QueueDeleted { id, durability } => {
                 let queue = self.queue(*id).ok_or(ApplyError::Missing)?;
@@ -734,6 +848,30 @@ impl Catalog {
                 let between = self.durability_of(binding);
                 require(between == Some(*durability), ApplyError::Inconsistent)
             }
+            Change::PolicySet(policy) => {
+                let tenant = self.tenant(policy.tenant);
+                require(tenant.is_some(), ApplyError::Missing)?;
+                require(!policy.name.is_empty(), ApplyError::Inconsistent)
+            }
+            Change::PolicyDeleted { tenant, name } => {
+                let policy = self.policy(*tenant, name);
+                require(policy.is_some(), ApplyError::Missing)
+            }
+            Change::Together(changes) => {
+                let mut gone = BTreeSet::new();
+                for (at, change) in changes.iter().enumerate() {
+                    let is_new = match change {
+                        Change::QueueDeleted { id, .. } => gone.insert(End::Queue(*id)),
+                        Change::ExchangeDeleted { id, .. } => gone.insert(End::Exchange(*id)),
+                        // None of the others has taken it along yet.
+                        Change::Unbound { .. } => at == 0,
+                        _ => false,
+                    };
+                    require(is_new, ApplyError::Inconsistent)?;
+                    self.check(change)?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -744,6 +882,7 @@ impl Catalog {
             predeclared,
             exchanges: BTreeMap::new(),
             queues: BTreeMap::new(),
+            policies: BTreeMap::new(),
         };
         for ((name, kind), number) in PREDECLARED.into_iter().zip(predeclared.0..) {
             let exchange = Exchange {
@@ -769,6 +908,7 @@ impl Catalog {
         let tenant = self.tenants.remove(&id).expect("the change was checked");
         self.tenant_names.remove(&tenant.name);
         self.bytes -= tenant.bytes();
+        self.bytes -= tenant.policies.values().map(Policy::bytes).sum::<u64>();
         for id in tenant.exchanges.values() {
             // Those between its own exchanges: there is no queue, and none leads to another tenant.
             let bindings: Vec<Binding> = self.bindings_from(*id).cloned().collect();
@@ -808,6 +948,8 @@ impl Catalog {
         tenant.queues.insert(queue.name.clone(), queue.id);
         self.queue_next = queue.id.0 + 1;
         self.bytes += queue.bytes();
+        self.owned
+            .extend(queue.owner.map(|owner| (owner, queue.id)));
         self.queues.insert(queue.id, queue);
     }
 
@@ -818,6 +960,9 @@ impl Catalog {
         }
         let queue = self.queues.remove(&id).expect("the change was checked");
         self.bytes -= queue.bytes();
+        if let Some(owner) = queue.owner {
+            self.owned.remove(&(owner, id));
+        }
         let tenant = self.tenant_mut(queue.tenant);
         tenant.queues.remove(&queue.name);
     }
@@ -864,11 +1009,21 @@ impl Catalog {
         assert!(exchange_last.is_none_or(|(id, _)| id.0 < self.exchange_next));
         let queue_last = self.queues.last_key_value();
         assert!(queue_last.is_none_or(|(id, _)| id.0 < self.queue_next));
+        let owned = self
+            .queues
+            .values()
+            .filter_map(|queue| Some((queue.owner?, queue.id)));
+        assert_eq!(owned.collect::<BTreeSet<_>>(), self.owned);
         assert_eq!(self.bindings.len(), self.bound.len());
         let bytes = self.tenants.values().map(Tenant::bytes).sum::<u64>()
             + self.exchanges.values().map(Exchange::bytes).sum::<u64>()
             + self.queues.values().map(Queue::bytes).sum::<u64>()
             + self.bindings.iter().map(Binding::bytes).sum::<u64>();
+        let policies = self
+            .tenants
+            .values()
+            .flat_map(|tenant| tenant.policies.values());
+        let bytes = bytes + policies.map(Policy::bytes).sum::<u64>();
         assert_eq!(bytes, self.bytes);
         for binding in &self.bindings {
             let exchange = &self.exchanges[&binding.exchange];
@@ -880,6 +1035,14 @@ impl Catalog {
 }
 
 impl Exchange {
+    /// Whether it goes when its last binding does.
+    fn is_auto_delete(&self) -> bool {
+        // Most have no arguments.
+        !self.arguments.is_empty()
+            && Settings::of(self.kind, &self.arguments)
+                .is_ok_and(|settings| settings.is_auto_delete)
+    }
+
     fn bytes(&self) -> u64 {
         entry_bytes(&self.name, &self.arguments)
     }
@@ -914,10 +1077,13 @@ impl Change {
             Self::ExchangeCreated(exchange) => exchange.bytes(),
             Self::QueueCreated(queue) => queue.bytes(),
             Self::Bound { binding, .. } => binding.bytes(),
+            Self::PolicySet(policy) => policy.bytes(),
             Self::TenantDeleted { .. }
             | Self::ExchangeDeleted { .. }
             | Self::QueueDeleted { .. }
-            | Self::Unbound { .. } => 0,
+            | Self::Unbound { .. }
+            | Self::PolicyDeleted { .. }
+            | Self::Together(_) => 0,
         }
     }
 }

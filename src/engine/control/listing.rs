@@ -103,6 +103,22 @@ impl Listing {
                 });
                 page.map(|last| Behind::Binding(last.cursor()))
             }
+            FrameKind::QueueDescribe => {
+                let all = catalog.list_queues(self.tenant, self.behind.name());
+                let page = Page::fill(out, all, |queue, out| {
+                    let options = catalog.options_of(queue);
+                    let answer = answer(FrameKind::QueueDescription);
+                    queue.description(&options).write(out, answer);
+                });
+                page.map(|last| Behind::Name(last.name.clone()))
+            }
+            FrameKind::PolicyList => {
+                let all = catalog.list_policies(self.tenant, self.behind.name());
+                let page = Page::fill(out, all, |policy, out| {
+                    policy.info().write(out, answer(FrameKind::PolicyInfo));
+                });
+                page.map(|last| Behind::Name(last.name.clone()))
+            }
             kind => {
                 assert_eq!(kind, FrameKind::TenantList, "queues are asked about");
                 let all = catalog.list_tenants(self.behind.name());

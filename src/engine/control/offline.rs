@@ -425,9 +425,11 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             for run in restored.live_runs() {
                 copy(&mut source, target, id, declared.partition, &run)?;
             }
-            let mut moved = queue_state(declared);
+            let mut moved = queue_state(&catalog, declared);
             let settings = *moved.queue.settings();
             moved.queue = restored;
+            // What came at an unknown time comes from the future: at the start it has just come.
+            moved.queue.set_now(Mono(u64::MAX));
             moved.queue.set(settings);
             // By the wall clock, as it is written again.
             let same = |wall_ms| wall_ms;

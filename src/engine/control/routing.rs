@@ -7,6 +7,7 @@
 use ringpost_wire::ids::{CoreId, ExchangeId, QueueId};
 
 use super::catalog::change::Change;
+use super::catalog::policy::{Policy, Subject};
 use super::catalog::{self, ApplyError, Binding, Catalog, Queue, Target};
 use crate::data::route::{self, Destination, End, Router};
 
@@ -20,10 +21,29 @@ pub fn apply(
     change: &Change,
 ) -> Result<u64, ApplyError> {
     catalog.check(change)?;
+    if let Change::Together(changes) = change {
+        for change in changes {
+            apply(catalog, router, change).expect("each holds by itself");
+        }
+        return Ok(catalog.version());
+    }
+    let before = policy_named(catalog, change).cloned();
     router.apply(catalog, change);
     let version = catalog.apply(change)?;
     assert_eq!(router.version(), version);
+    for policy in before.iter().chain(policy_named(catalog, change)) {
+        router.follow(catalog, policy);
+    }
     Ok(version)
+}
+
+/// The policy that a change is about, as it is now.
+pub(super) fn policy_named<'a>(catalog: &'a Catalog, change: &Change) -> Option<&'a Policy> {
+    match change {
+        Change::PolicySet(policy) => catalog.policy(policy.tenant, &policy.name),
+        Change::PolicyDeleted { tenant, name } => catalog.policy(*tenant, name),
+        _ => None,
+    }
 }
 
 impl Router {
@@ -38,7 +58,7 @@ impl Router {
         for tenant in catalog.list_tenants(None) {
             router.add_tenant(tenant.id);
             for exchange in catalog.list_exchanges(tenant.id, None) {
-                router.add_exchange_of(exchange);
+                router.add_exchange_of(catalog, exchange);
             }
             for queue in catalog.list_queues(tenant.id, None) {
                 router.add_queue(tenant.id, &queue.name, destination(queue));
@@ -72,7 +92,9 @@ impl Router {
                 }
             }
             Change::TenantDeleted { id } => self.remove_tenant(*id),
-            Change::ExchangeCreated(exchange) => self.add_exchange_of(exchange),
+            Change::ExchangeCreated(exchange) => self.add_exchange_of(before, exchange),
+            // What they change is read from the catalog when it has them.
+            Change::PolicySet(_) | Change::PolicyDeleted { .. } => {}
             Change::ExchangeDeleted { id, .. } => self.remove_exchange_in(before, *id),
             Change::QueueCreated(queue) => {
                 self.add_queue(queue.tenant, &queue.name, destination(queue));
@@ -80,11 +102,12 @@ impl Router {
             Change::QueueDeleted { id, .. } => self.remove_queue_in(before, *id),
             Change::Bound { binding, .. } => self.bind_in(before, binding),
             Change::Unbound { binding, .. } => self.unbind_in(before, binding),
+            Change::Together(_) => unreachable!("they are followed one by one"),
         }
         self.changed();
     }
 
-    fn add_exchange_of(&mut self, exchange: &catalog::Exchange) {
+    fn add_exchange_of(&mut self, catalog: &Catalog, exchange: &catalog::Exchange) {
         self.add_exchange(
             exchange.tenant,
             exchange.id,
@@ -92,6 +115,18 @@ impl Router {
             exchange.kind,
             &exchange.arguments,
         );
+        if !exchange.name.is_empty() {
+            self.set_alternate(exchange.id, catalog.alternate_of(exchange));
+        }
+    }
+
+    /// A policy has come, has changed or is gone: `catalog` says what holds now.
+    fn follow(&mut self, catalog: &Catalog, policy: &Policy) {
+        for exchange in catalog.list_exchanges(policy.tenant, None) {
+            if !exchange.name.is_empty() && policy.takes(Subject::Exchanges, &exchange.name) {
+                self.set_alternate(exchange.id, catalog.alternate_of(exchange));
+            }
+        }
     }
 
     fn remove_exchange_in(&mut self, catalog: &Catalog, id: ExchangeId) {
@@ -153,7 +188,7 @@ pub(crate) mod tests {
     use ringpost_wire::Code;
     use ringpost_wire::control::{
         BIND_TO_EXCHANGE, Bind, Delete, Durability, ExchangeDeclare, ExchangeKind,
-        PARTITION_BY_NAME, QueueDeclare,
+        PARTITION_BY_NAME, PolicySet, QueueDeclare,
     };
     use ringpost_wire::ids::{CoreId, TenantId};
     use ringpost_wire::table::{Table, Value};
@@ -235,7 +270,21 @@ pub(crate) mod tests {
                 },
             };
             let delete = |name| Delete { flags: 0, name };
-            match self.below(40) {
+            match self.below(43) {
+                40 => Request::PolicyDelete { name: b"p" },
+                41 | 42 => Request::PolicySet(PolicySet {
+                    priority: self.below(2) as u32,
+                    applies: 3,
+                    flags: 0,
+                    reserved: 0,
+                    name: self.of(&[b"p", b"r"]),
+                    pattern: self.of(&[b"^[dft]$", b"h|c", b"^s", b"."]),
+                    options: self.of(&[
+                        b"\x14x-alternate-exchangeS\0\0\0\x01d",
+                        b"\x14x-alternate-exchangeS\0\0\0\0",
+                        b"\x0dx-message-ttlb\x05",
+                    ]),
+                }),
                 0 => Request::TenantDeclare { name: tenant },
                 1 => Request::TenantDelete { name: tenant },
                 2 => Request::QueueDelete(delete(queue), QueueUse::default()),
@@ -321,7 +370,7 @@ pub(crate) mod tests {
                     End::Exchange(_) => {}
                 }
             }
-            if let Some(name) = settings(exchange).alternate
+            if let Some(name) = catalog.alternate_of(exchange)
                 && matched.is_empty()
                 && let Some(other) = catalog.exchange_by_name(tenant, &name)
                 && !seen.contains(&other.id)

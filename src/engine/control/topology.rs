@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_wire::control::{
-    self, Bind, Body, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare, Named,
+    self, Bind, Body, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare, Named, PolicySet,
     QUEUE_DAMAGED, QUEUE_STREAM, QueueDeclare,
 };
 use ringpost_wire::ids::{CoreId, QueueId, TenantId};
@@ -21,15 +21,18 @@ use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::Effects;
 use crate::config::META;
+use crate::control::catalog::change::TOGETHER_MAX;
 use crate::control::catalog::plan::Refusal;
-use crate::control::catalog::settings::settings_of;
+use crate::control::catalog::policy::{Policy, Subject};
 use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as Asked};
 use crate::control::listing::{LISTS_MAX, Listings};
+use crate::control::routing::policy_named;
 use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState, Waiter};
+use crate::data::lifetime::{Leave, Mortal, Retirement};
 use crate::data::streams::{self, GroupAsker};
 use crate::effect::Buffers;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Owner};
 use crate::mesh::{ChangeRequest, Changed, NOTE_BYTES, QueueFigures, Reply, Request};
 
 /// Who is told how a change ended.
@@ -39,6 +42,55 @@ enum Origin {
     Here { conn: ConnId, header: FrameHeader },
     /// Another core, which asked with this number.
     There { core: CoreId, id: u32 },
+    /// A queue of this core, which is to go by itself.
+    Retiring(Leave),
+    /// Nobody.
+    Nobody,
+}
+
+/// What the meta core is to decide.
+#[derive(Debug)]
+enum Wanted {
+    /// What a client asks for.
+    Change(ChangeRequest),
+    /// A queue is to go by itself.
+    Retire(Leave),
+    /// The queues of a connection are to go, which is gone.
+    OwnerGone(Owner),
+    /// These exchanges are to go: they lost their last binding in a change that was too large to have
+    /// them in it.
+    Orphans(Vec<Change>),
+}
+
+impl Wanted {
+    /// Bytes of memory that it takes while it waits.
+    fn cost(&self) -> u64 {
+        NOTE_BYTES
+            + match self {
+                Self::Change(request) => request.body.len() as u64,
+                Self::Retire(_) | Self::OwnerGone(_) => 0,
+                Self::Orphans(orphans) => size_of_val(orphans.as_slice()) as u64,
+            }
+    }
+}
+
+/// What is known of a queue that expires since it was declared again.
+#[derive(Clone, Copy, Default, Debug)]
+struct Declared {
+    /// Declarations that its owner has not heard of.
+    untold: u32,
+    /// As often it was to go before it heard of the last one: none of that holds.
+    void: u32,
+}
+
+/// What is done about what is wanted.
+enum Decision {
+    /// As with any request.
+    Plan(Plan),
+    /// Nothing: it was declared again.
+    Lives,
+    /// Nothing at all.
+    Nothing,
 }
 
 /// A planned change on its way to the disk, or an answer that may not overtake one.
@@ -92,6 +144,10 @@ enum Pending {
     Purge { conn: ConnId, header: FrameHeader },
     /// The owner looks at the groups of a stream.
     Groups { conn: ConnId, header: FrameHeader },
+    /// The meta core decides about a queue of this core that is to go by itself.
+    Retire(Leave),
+    /// The owner hears that a queue was declared again; whoever did that is told after it.
+    Keep(QueueId),
 }
 
 /// The topology as this core knows it, and the requests about it.
@@ -100,14 +156,16 @@ pub struct Topology {
     /// On the meta core: the catalog with every staged change applied.
     planned: Catalog,
     /// On the meta core: requests to be planned when the turn ends.
-    undecided: VecDeque<(Origin, ChangeRequest)>,
+    undecided: VecDeque<(Origin, Wanted)>,
+    /// On the meta core: queues that expire and were declared again.
+    declared: BTreeMap<QueueId, Declared>,
     staged: VecDeque<Staged>,
     pending: BTreeMap<u64, Pending>,
     /// On the meta core: who asked for what is there already, and the last change that every core
     /// must have applied before that is true everywhere.
     echoes: VecDeque<(u64, Origin)>,
     /// On any other core: requests to be decided, behind those that the meta core was asked.
-    unasked: VecDeque<(ConnId, FrameHeader, ChangeRequest)>,
+    unasked: VecDeque<(Origin, Wanted)>,
     /// Bytes of those that it was asked and has not answered.
     asked_bytes: u64,
     lists: Listings,
@@ -122,6 +180,7 @@ impl Topology {
             planned: catalog.clone(),
             catalog,
             undecided: VecDeque::new(),
+            declared: BTreeMap::new(),
             staged: VecDeque::new(),
             pending: BTreeMap::new(),
             echoes: VecDeque::new(),
@@ -139,8 +198,8 @@ impl Topology {
     pub fn invariants(&self, flow: &Flow) {
         self.catalog.invariants();
         self.planned.invariants();
-        let undecided = self.undecided.iter().map(|(_, request)| cost(request));
-        let unasked = self.unasked.iter().map(|(_, _, request)| cost(request));
+        let undecided = self.undecided.iter().map(|(_, wanted)| wanted.cost());
+        let unasked = self.unasked.iter().map(|(_, wanted)| wanted.cost());
         let staged = self.staged.iter().map(|staged| staged.bytes);
         let waiting = undecided.chain(unasked).chain(staged).sum::<u64>();
         let echoes = self.echoes.len() as u64 * NOTE_BYTES;
@@ -186,7 +245,7 @@ impl Topology {
             || self.lists.has(conn)
             || self.staged.iter().any(|staged| asks(&staged.origin))
             || self.echoes.iter().any(|(_, origin)| asks(origin))
-            || self.unasked.iter().any(|(c, ..)| *c == conn)
+            || self.unasked.iter().any(|(origin, _)| asks(origin))
             || self.pending.values().any(|pending| match pending {
                 Pending::Apply { origin, .. } => asks(origin),
                 Pending::Change { conn: c, .. }
@@ -196,6 +255,7 @@ impl Topology {
                 | Pending::Tenant { conn: c, .. }
                 | Pending::Purge { conn: c, .. }
                 | Pending::Groups { conn: c, .. } => *c == conn,
+                Pending::Retire(_) | Pending::Keep(_) => false,
             })
     }
 
@@ -223,6 +283,7 @@ impl Topology {
             | FrameKind::ExchangeList
             | FrameKind::BindingList
             | FrameKind::TenantList
+            | FrameKind::PolicyList
                 if !request.body.is_empty() =>
             {
                 return Err(Code::BodyMalformed);
@@ -231,14 +292,26 @@ impl Topology {
             FrameKind::QueueList
             | FrameKind::ExchangeList
             | FrameKind::BindingList
-            | FrameKind::TenantList => {
-                if !self.lists.add(conn, header, request.tenant) {
-                    let reason =
-                        format!("{LISTS_MAX} lists of this connection are not answered yet");
-                    flow.fail(conn, header, Code::LimitReached, &reason, effects);
+            | FrameKind::TenantList
+            | FrameKind::PolicyList => {
+                self.list(flow, conn, header, request.tenant, effects);
+            }
+            //= P-80
+            FrameKind::QueueDescribe => {
+                let named = Named::decode(&request.body)?;
+                if named.name.is_empty() {
+                    self.list(flow, conn, header, request.tenant, effects);
+                    return Ok(());
                 }
-                // What is wrong behind it must not overtake its answer.
-                self.go_on_listing(flow, effects);
+                let Some(queue) = self.catalog.queue_by_name(request.tenant, named.name) else {
+                    unknown_queue(flow, conn, header, named.name, effects);
+                    return Ok(());
+                };
+                let options = self.catalog.options_of(queue);
+                let answer = FrameHeader::bare(FrameKind::QueueDescription, 0, header.sequence);
+                flow.say(conn, effects, |out| {
+                    queue.description(&options).write(out, answer);
+                });
             }
             FrameKind::QueueInspect => {
                 let named = Named::decode(&request.body)?;
@@ -257,6 +330,13 @@ impl Topology {
                     unknown_queue(flow, conn, header, named.name, effects);
                     return Ok(());
                 };
+                let queue = self.catalog.queue(target.queue);
+                if let Some(Err((code, reason))) =
+                    queue.map(|queue| queue.check_owner(Some(request.owner)))
+                {
+                    flow.fail(conn, header, code, &reason, effects);
+                    return Ok(());
+                }
                 if target.core == flow.config.core {
                     let outcome = flow.purge(target.queue);
                     purged(flow, conn, header, outcome, effects);
@@ -303,7 +383,13 @@ impl Topology {
             FrameKind::TenantDelete => self.delete_tenant(flow, conn, header, request, effects)?,
             _ => {
                 // A malformed body is refused before it travels to another core.
-                asked(&request)?;
+                let asked = asked(&request)?;
+                if let Asked::QueueDeclare(declare) = &asked
+                    && declare.is_exclusive()
+                    && let Some(session) = flow.sessions.get_mut(conn)
+                {
+                    session.owns_queues = true;
+                }
                 self.change(flow, conn, header, request, effects);
             }
         }
@@ -332,18 +418,30 @@ impl Topology {
             return Ok(());
         };
         if target.core == flow.config.core {
-            flow.ask_groups(
-                target.queue,
-                ask,
-                GroupAsker::Here { conn, header },
-                effects,
-            );
+            let asker = GroupAsker::Here { conn, header };
+            flow.ask_groups(target.queue, ask, asker, effects);
         } else {
             let waiter = self.wait(Pending::Groups { conn, header });
             let queue = target.queue;
             flow.ask(target.core, Request::Groups { queue, ask }, waiter, effects);
         }
         Ok(())
+    }
+
+    fn list(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        tenant: TenantId,
+        effects: &mut Effects,
+    ) {
+        if !self.lists.add(conn, header, tenant) {
+            let reason = format!("{LISTS_MAX} lists of this connection are not answered yet");
+            flow.fail(conn, header, Code::LimitReached, &reason, effects);
+        }
+        // What is wrong behind it must not overtake its answer.
+        self.go_on_listing(flow, effects);
     }
 
     /// Asks every core whether somebody of the tenant is connected, then decides as with any change.
@@ -411,39 +509,83 @@ impl Topology {
         effects: &mut Effects,
     ) {
         //= P-10
+        let origin = Origin::Here { conn, header };
+        self.want(flow, origin, Wanted::Change(request), effects);
+    }
+
+    /// Brings what is wanted to the meta core, behind all that was wanted before.
+    fn want(&mut self, flow: &mut Flow, origin: Origin, wanted: Wanted, effects: &mut Effects) {
         if flow.config.core == META {
-            self.take(flow, Origin::Here { conn, header }, request);
+            self.take(flow, origin, wanted);
         } else {
-            flow.change_bytes += cost(&request);
-            self.unasked.push_back((conn, header, request));
+            flow.change_bytes += wanted.cost();
+            self.unasked.push_back((origin, wanted));
             self.ask_meta(flow, effects);
         }
     }
 
     /// On the meta core: a request waits until the turn ends, and longer while no buffer is free.
-    fn take(&mut self, flow: &mut Flow, origin: Origin, request: ChangeRequest) {
-        flow.change_bytes += cost(&request);
-        self.undecided.push_back((origin, request));
+    fn take(&mut self, flow: &mut Flow, origin: Origin, wanted: Wanted) {
+        flow.change_bytes += wanted.cost();
+        self.undecided.push_back((origin, wanted));
+    }
+
+    /// Brings to the meta core which queues are to go by themselves.
+    fn retire(&mut self, flow: &mut Flow, effects: &mut Effects) {
+        if !flow.is_shutting_down() {
+            flow.retire_unused();
+        }
+        for leave in std::mem::take(&mut flow.retiring) {
+            self.want(
+                flow,
+                Origin::Retiring(leave),
+                Wanted::Retire(leave),
+                effects,
+            );
+        }
+        for owner in std::mem::take(&mut flow.owners_gone) {
+            // All of them are volatile.
+            if !flow.is_shutting_down() {
+                self.want(flow, Origin::Nobody, Wanted::OwnerGone(owner), effects);
+            }
+        }
     }
 
     /// Asks the meta core, which may wait for its disk: not for more at a time than it has room for
     /// from every core, but for one in any case.
     fn ask_meta(&mut self, flow: &mut Flow, effects: &mut Effects) {
         let share = flow.config.limits.request_bytes_max / u64::from(flow.config.cores);
-        while let Some((_, _, request)) = self.unasked.front()
-            && (self.asked_bytes == 0 || self.asked_bytes + cost(request) <= share)
+        while let Some((_, wanted)) = self.unasked.front()
+            && (self.asked_bytes == 0 || self.asked_bytes + wanted.cost() <= share)
         {
-            let (conn, header, request) = self.unasked.pop_front().expect("it is there");
-            let bytes = cost(&request);
+            let (origin, wanted) = self.unasked.pop_front().expect("it is there");
+            let bytes = wanted.cost();
             // The lane counts it from here on.
             flow.change_bytes -= bytes;
-            self.asked_bytes += bytes;
-            let waiter = self.wait(Pending::Change {
-                conn,
-                header,
-                bytes,
-            });
-            flow.ask(META, Request::Change(Box::new(request)), waiter, effects);
+            match (wanted, origin) {
+                (Wanted::Change(request), Origin::Here { conn, header }) => {
+                    self.asked_bytes += bytes;
+                    let waiter = self.wait(Pending::Change {
+                        conn,
+                        header,
+                        bytes,
+                    });
+                    flow.ask(META, Request::Change(Box::new(request)), waiter, effects);
+                }
+                (Wanted::Retire(leave), _) => {
+                    let waiter = self.wait(Pending::Retire(leave));
+                    flow.ask(META, Request::Retire(leave), waiter, effects);
+                }
+                (Wanted::OwnerGone(owner), _) => {
+                    let request = Request::OwnerGone { conn: owner.conn };
+                    flow.ask(META, request, Waiter::Nobody, effects);
+                }
+                (Wanted::Change(_) | Wanted::Orphans(_), _) => {
+                    unreachable!(
+                        "connections ask for changes, and the meta core itself for orphans"
+                    )
+                }
+            }
         }
     }
 
@@ -454,8 +596,9 @@ impl Topology {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        while let Some((origin, request)) = self.undecided.pop_front() {
-            let waiting = cost(&request);
+        self.retire(flow, effects);
+        while let Some((origin, wanted)) = self.undecided.pop_front() {
+            let waiting = wanted.cost();
             flow.change_bytes -= waiting;
             if flow.failed || flow.is_shutting_down() {
                 let code = if flow.failed {
@@ -467,13 +610,9 @@ impl Topology {
                 tell(flow, origin, Err((code, reason)), effects);
                 continue;
             }
-            let plan = asked(&request)
-                .map_err(|code| (code, "the body is malformed".to_owned()))
-                .and_then(|asked| self.planned.plan(request.tenant, &asked))
-                .and_then(|plan| self.with_room(plan, flow.config.limits.catalog_bytes_max));
-            let change = match plan {
-                Ok(Plan::Apply(change)) => change,
-                Ok(Plan::AlreadyExists) => {
+            let change = match self.decide(&wanted, flow, effects) {
+                Ok(Decision::Plan(Plan::Apply(change))) => change,
+                Ok(Decision::Plan(Plan::AlreadyExists)) => {
                     // It may exist by a change that is still on its way to the disk.
                     let block = self.staged.back().map_or(0, |staged| staged.block);
                     flow.change_bytes += waiting;
@@ -485,17 +624,23 @@ impl Topology {
                     });
                     continue;
                 }
+                Ok(Decision::Lives) => {
+                    tell(flow, origin, Ok(Changed::default()), effects);
+                    continue;
+                }
+                Ok(Decision::Nothing) => continue,
                 Err(refusal) => {
                     tell(flow, origin, Err(refusal), effects);
                     continue;
                 }
             };
+            let (change, orphans) = self.with_orphans(change);
             let mut bytes = Vec::new();
             change.encode(&mut bytes);
             let Ok(block) = flow.journal_change(&bytes, buffers, effects) else {
                 // No buffer is free: the next turn tries again.
                 flow.change_bytes += waiting;
-                self.undecided.push_front((origin, request));
+                self.undecided.push_front((origin, wanted));
                 break;
             };
             self.planned
@@ -508,9 +653,135 @@ impl Topology {
                 origin,
                 bytes: waiting,
             });
+            // What one record cannot hold comes next.
+            let rest = match wanted {
+                Wanted::OwnerGone(owner) => Some(Wanted::OwnerGone(owner)),
+                Wanted::Orphans(orphans) => Some(Wanted::Orphans(orphans)),
+                Wanted::Change(_) | Wanted::Retire(_) => None,
+            };
+            let orphans = (!orphans.is_empty()).then_some(Wanted::Orphans(orphans));
+            for wanted in rest.into_iter().chain(orphans) {
+                flow.change_bytes += wanted.cost();
+                self.undecided.push_front((Origin::Nobody, wanted));
+            }
         }
         self.durable_advanced(flow, effects);
         self.go_on_listing(flow, effects);
+    }
+
+    /// What is to be done about something that is wanted.
+    fn decide(
+        &mut self,
+        wanted: &Wanted,
+        flow: &mut Flow,
+        effects: &mut Effects,
+    ) -> Result<Decision, Refusal> {
+        let queue_deleted = |queue: &catalog::Queue| Change::QueueDeleted {
+            id: queue.id,
+            durability: queue.durability,
+        };
+        match wanted {
+            Wanted::Change(request) => {
+                let asked =
+                    asked(request).map_err(|code| (code, "the body is malformed".to_owned()))?;
+                let plan = self
+                    .planned
+                    .plan_for(Some(request.owner), request.tenant, &asked)?;
+                let plan = self.with_room(plan, flow.config.limits.catalog_bytes_max)?;
+                if let (Asked::QueueDeclare(declare), Plan::AlreadyExists) = (&asked, &plan) {
+                    self.declared_again(request.tenant, declare.name, flow, effects);
+                }
+                Ok(Decision::Plan(plan))
+            }
+            Wanted::Retire(leave) => {
+                let Some(queue) = self.planned.queue(leave.queue) else {
+                    return Ok(Decision::Plan(Plan::AlreadyExists));
+                };
+                let declared = self.declared.get(&queue.id).copied().unwrap_or_default();
+                let is_void = declared.untold > 0 || leave.attempt <= declared.void;
+                if leave.why == Retirement::Unused && is_void && !crate::mutant!(RedeclareForgotten)
+                {
+                    return Ok(Decision::Lives);
+                }
+                Ok(Decision::Plan(Plan::Apply(queue_deleted(queue))))
+            }
+            Wanted::OwnerGone(owner) => {
+                let queues = self.planned.queues_of(*owner).take(TOGETHER_MAX);
+                Ok(together(queues.map(queue_deleted).collect()))
+            }
+            Wanted::Orphans(orphans) => {
+                let left = orphans
+                    .iter()
+                    .filter(|change| self.planned.check(change).is_ok());
+                Ok(together(left.take(TOGETHER_MAX).cloned().collect()))
+            }
+        }
+    }
+
+    /// A queue that expires was declared again: its span begins anew, here, where it is decided, and
+    /// with its owner, who must not turn away those that come after the answer.
+    //= P-76
+    fn declared_again(
+        &mut self,
+        tenant: TenantId,
+        name: &[u8],
+        flow: &mut Flow,
+        effects: &mut Effects,
+    ) {
+        let Some(queue) = self.planned.queue_by_name(tenant, name) else {
+            return;
+        };
+        if self.planned.settings_of(queue).lifetime.expires_ms == 0 {
+            return;
+        }
+        let (id, owner) = (queue.id, flow.router.core_of(queue.partition));
+        let declared = self.declared.entry(id).or_default();
+        if owner == flow.config.core {
+            declared.void = flow.keep(id);
+        } else {
+            declared.untold += 1;
+            let waiter = self.wait(Pending::Keep(id));
+            flow.ask(owner, Request::Keep { queue: id }, waiter, effects);
+        }
+    }
+
+    /// The owner of a queue has heard that it was declared again.
+    fn kept(&mut self, queue: QueueId, attempts: u32) {
+        // It may be deleted since.
+        if let Some(declared) = self.declared.get_mut(&queue) {
+            declared.untold -= 1;
+            declared.void = attempts;
+        }
+    }
+
+    /// A change, and as many of the exchanges that go with it as one record holds; those that are left.
+    //= P-78
+    fn with_orphans(&mut self, change: Change) -> (Change, Vec<Change>) {
+        let deleted = match &change {
+            Change::Together(changes) => changes.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for change in deleted {
+            if let Change::QueueDeleted { id, .. } = change {
+                self.declared.remove(id);
+            }
+        }
+        let mut orphans = self.planned.orphans(&change);
+        if orphans.is_empty() || crate::mutant!(OrphansStay) {
+            return (change, Vec::new());
+        }
+        let mut changes = match change {
+            Change::Together(changes) => changes,
+            one => vec![one],
+        };
+        let room = TOGETHER_MAX - changes.len();
+        let rest = orphans.split_off(room.min(orphans.len()));
+        changes.extend(orphans);
+        let change = match changes.len() {
+            1 => changes.remove(0),
+            _ => Change::Together(changes),
+        };
+        (change, rest)
     }
 
     /// Only what there is memory for, on every core. What was there at the start is served whatever it
@@ -534,7 +805,8 @@ impl Topology {
     #[must_use]
     pub fn wants_turn(&self, flow: &Flow) -> bool {
         let lists = self.lists.due();
-        lists.iter().any(|conn| flow.takes_a_page(*conn))
+        let is_retiring = !flow.retiring.is_empty() || !flow.owners_gone.is_empty();
+        is_retiring || lists.iter().any(|conn| flow.takes_a_page(*conn))
     }
 
     /// Whether changes wait for room in the journal.
@@ -601,7 +873,8 @@ impl Topology {
 
     /// Answers those who asked for what was there already, as far as it is there on every core.
     fn echo(&mut self, flow: &mut Flow, effects: &mut Effects) {
-        let is_apply = |pending: &Pending| matches!(pending, Pending::Apply { .. });
+        let is_apply =
+            |pending: &Pending| matches!(pending, Pending::Apply { .. } | Pending::Keep(_));
         let applying = self.pending.iter().find(|(_, pending)| is_apply(pending));
         let applied = applying.map_or(u64::MAX, |(number, _)| number - 1);
         while let Some((upto, origin)) = self.echoes.front().copied()
@@ -629,15 +902,45 @@ impl Topology {
 
     /// Applies a durable change on this core. Returns the messages it dropped here.
     fn apply(&mut self, flow: &mut Flow, change: &Change, effects: &mut Effects) -> u64 {
+        let before = policy_named(&self.catalog, change).cloned();
         super::routing::apply(&mut self.catalog, &mut flow.router, change)
             .expect("every core applies every change in the same order");
-        match change {
-            Change::QueueCreated(queue) => {
-                flow.add_queue(queue_state(queue));
-                0
+        let policies: Vec<&Policy> = before
+            .iter()
+            .chain(policy_named(&self.catalog, change))
+            .collect();
+        if !policies.is_empty() {
+            self.follow(flow, &policies);
+        }
+        let changes = match change {
+            Change::Together(changes) => changes.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let mut messages = 0;
+        for change in changes {
+            match change {
+                Change::QueueCreated(queue) => {
+                    flow.add_queue(queue_state(&self.catalog, queue));
+                }
+                Change::QueueDeleted { id, .. } => messages += flow.delete_queue(*id, effects),
+                _ => {}
             }
-            Change::QueueDeleted { id, .. } => flow.delete_queue(*id, effects),
-            _ => 0,
+        }
+        messages
+    }
+
+    /// Policies of a tenant have come, changed or gone: the queues of this core that they are about keep
+    /// to what holds now.
+    fn follow(&self, flow: &mut Flow, policies: &[&Policy]) {
+        let tenant = policies[0].tenant;
+        for queue in self.catalog.list_queues(tenant, None) {
+            let is_here = flow.router.core_of(queue.partition) == flow.config.core;
+            let takes = |policy: &&Policy| policy.takes(Subject::Queues, &queue.name);
+            if is_here && policies.iter().any(takes) && !crate::mutant!(PolicyForNewOnly) {
+                let settings = self.catalog.settings_of(queue);
+                flow.set_queue(queue.id, settings.queue, settings.dead_letter);
+                flow.set_lifetime(queue.id, settings.lifetime);
+            }
         }
     }
 
@@ -652,7 +955,21 @@ impl Topology {
     ) {
         match request {
             Request::Change(request) => {
-                self.take(flow, Origin::There { core: from, id }, *request);
+                let origin = Origin::There { core: from, id };
+                self.take(flow, origin, Wanted::Change(*request));
+            }
+            Request::Retire(leave) => {
+                let origin = Origin::There { core: from, id };
+                self.take(flow, origin, Wanted::Retire(leave));
+            }
+            Request::Keep { queue } => {
+                let attempts = flow.keep(queue);
+                flow.reply(from, id, Reply::Kept { attempts }, effects);
+            }
+            Request::OwnerGone { conn } => {
+                let owner = Owner { core: from, conn };
+                self.take(flow, Origin::Nobody, Wanted::OwnerGone(owner));
+                flow.reply(from, id, Reply::Done, effects);
             }
             Request::Apply { change } => {
                 let change =
@@ -698,6 +1015,13 @@ impl Topology {
                 tell(flow, Origin::Here { conn, header }, outcome, effects);
                 self.asked_bytes -= bytes;
                 self.ask_meta(flow, effects);
+            }
+            (Pending::Keep(queue), Reply::Kept { attempts }) => {
+                self.kept(queue, attempts);
+                self.echo(flow, effects);
+            }
+            (Pending::Retire(leave), Reply::Changed(outcome)) => {
+                tell(flow, Origin::Retiring(leave), outcome, effects);
             }
             (
                 Pending::Apply {
@@ -964,9 +1288,13 @@ impl Topology {
     }
 }
 
-/// Bytes of memory that a request takes while it waits.
-fn cost(request: &ChangeRequest) -> u64 {
-    request.body.len() as u64 + NOTE_BYTES
+/// Some deletions, in one record.
+fn together(mut changes: Vec<Change>) -> Decision {
+    match changes.len() {
+        0 => Decision::Nothing,
+        1 => Decision::Plan(Plan::Apply(changes.remove(0))),
+        _ => Decision::Plan(Plan::Apply(Change::Together(changes))),
+    }
 }
 
 /// Tells how a change ended.
@@ -989,6 +1317,9 @@ fn tell(
         (Origin::Here { conn, header }, Err((code, reason))) => {
             flow.fail(conn, header, code, &reason, effects);
         }
+        // A queue that is gone is not found.
+        (Origin::Retiring(leave), _) => flow.revive(leave),
+        (Origin::Nobody, _) => {}
     }
 }
 
@@ -1046,6 +1377,10 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
         }
         FrameKind::ExchangeDeclare => Asked::ExchangeDeclare(ExchangeDeclare::decode(body)?),
         FrameKind::ExchangeDelete => Asked::ExchangeDelete(Delete::decode(body)?),
+        FrameKind::PolicySet => Asked::PolicySet(PolicySet::decode(body)?),
+        FrameKind::PolicyDelete => Asked::PolicyDelete {
+            name: Named::decode(body)?.name,
+        },
         FrameKind::Bind => Asked::Bind(Bind::decode(body)?),
         FrameKind::Unbind => Asked::Unbind(Bind::decode(body)?),
         FrameKind::TenantDeclare => Asked::TenantDeclare {
@@ -1060,10 +1395,11 @@ fn asked(request: &ChangeRequest) -> Result<Asked<'_>, Code> {
 
 /// An empty queue as it was declared.
 #[must_use]
-pub fn queue_state(queue: &catalog::Queue) -> QueueState {
-    let settings = settings_of(queue);
+pub fn queue_state(catalog: &Catalog, queue: &catalog::Queue) -> QueueState {
+    let settings = catalog.settings_of(queue);
     let mut state = QueueState::new(queue.id, queue.tenant, queue.partition, settings.queue);
     state.name = queue.name.clone();
     state.dead_letter = settings.dead_letter.map(Box::new);
+    state.mortal = Mortal::of(settings.lifetime, queue.owner);
     state
 }

@@ -6,10 +6,10 @@ use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
 use crate::data::flow::ReadAhead;
 use crate::data::hold::Holds;
-use crate::data::queue::Ranges;
+use crate::data::queue::{Ranges, Traits};
 use crate::data::route::Condition;
 use crate::data::stages::Entries;
-use crate::ids::{ConnId, Mono};
+use crate::ids::{ConnId, Mono, Owner};
 use crate::mesh::NOTE_BYTES;
 
 /// A consumer of a queue of this core.
@@ -69,7 +69,29 @@ pub struct LargeDelivery {
     pub settled: Ranges,
 }
 
+/// What a consumer asks for when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Most unsettled messages.
+    pub credit_messages: u32,
+    /// Most unsettled bytes, 0 = no limit.
+    pub credit_bytes: u64,
+    /// As in `ConsumerOpen`.
+    pub flags: u32,
+    /// What its arguments ask for.
+    pub traits: Traits,
+}
+
 impl Sink {
+    /// The connection that it is a consumer of.
+    #[must_use]
+    pub const fn owner(&self) -> Owner {
+        Owner {
+            core: self.core,
+            conn: self.conn,
+        }
+    }
+
     /// A consumer to which nothing was sent yet.
     #[must_use]
     pub fn new(

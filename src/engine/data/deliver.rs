@@ -14,7 +14,7 @@ use ringpost_wire::{
     frame, padded,
 };
 
-use crate::data::consumer::{EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
+use crate::data::consumer::{Asked, EarlyFrame, Forwarded, GetWait, LargeDelivery, Sink};
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::hold::Holds;
 use crate::data::journal::Located;
@@ -24,14 +24,14 @@ use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{
     AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
-    Traits, read_consumer,
+    read_consumer,
 };
 use crate::data::route::{Condition, Target};
 use crate::data::session::Channel;
 use crate::data::stages::Stage;
 use crate::data::trace::Delivery;
 use crate::effect::Buffers;
-use crate::ids::{BufferId, Clock, ConnId, Mono, Place};
+use crate::ids::{BufferId, Clock, ConnId, Mono, Owner, Place};
 use crate::mesh::Request;
 use crate::{Effect, Effects};
 
@@ -105,16 +105,15 @@ impl Flow {
         if target.core == self.config.core {
             let place = (conn, header.channel);
             let sink = Sink::new(target.queue, target.core, place, agreed.message_bytes_max);
-            let asked = (open.credit_messages, open.credit_bytes, open.flags, traits);
+            let asked = Asked {
+                credit_messages: open.credit_messages,
+                credit_bytes: open.credit_bytes,
+                flags: open.flags,
+                traits,
+            };
             let outcome = self.subscribe(sink, asked, reading.as_deref());
-            self.subscribed(
-                target.core,
-                conn,
-                header.channel,
-                header.sequence,
-                outcome,
-                effects,
-            );
+            let (owner, sequence) = (target.core, header.sequence);
+            self.subscribed(owner, conn, header.channel, sequence, outcome, effects);
         } else {
             let request = Request::Subscribe {
                 conn,
@@ -150,13 +149,27 @@ impl Flow {
     pub(crate) fn subscribe(
         &mut self,
         mut sink: Sink,
-        (messages, bytes, flags, traits): (u32, u64, u32, Traits),
+        asked: Asked,
         reading: Option<&Reading>,
     ) -> Result<u64, (Code, &'static str)> {
+        let Asked {
+            credit_messages: messages,
+            credit_bytes: bytes,
+            flags,
+            traits,
+        } = asked;
         let refused = |code| (code, subscribe_text(code));
         let queue = sink.queue;
         let state = self.queues.get(queue);
         let state = state.ok_or(refused(Code::QueueUnknown))?;
+        //= P-77
+        let mortal = state.mortal.as_ref();
+        if mortal.is_some_and(|mortal| mortal.is_locked_for(sink.owner())) {
+            return Err(refused(Code::ResourceLocked));
+        }
+        if mortal.is_some_and(|mortal| mortal.is_leaving()) {
+            return Err(refused(Code::QueueUnknown));
+        }
         if state.damaged {
             return Err(refused(Code::QueueDamaged));
         }
@@ -231,6 +244,7 @@ impl Flow {
             });
         }
         self.note_groups(queue);
+        self.end_unused(queue);
         if behind {
             self.congest(key);
         }
@@ -589,14 +603,18 @@ impl Flow {
             //= P-47
             let gone = state
                 .queue
-                .remove_consumer(ConsumerKey(key), &mut state.settled)
-                .unwrap_or_default();
+                .remove_consumer(ConsumerKey(key), &mut state.settled);
+            let is_last = gone.is_some() && state.queue.consumers().next().is_none();
+            let gone = gone.unwrap_or_default();
             self.tracer.consumer_gone(key, self.now);
             let is_returning = gone.messages > 0 && !state.queue.is_stream();
             if is_returning {
                 self.stats.returned += gone.messages;
                 self.note_settled(queue, 0);
                 self.note_counts(queue);
+            }
+            if is_last {
+                self.last_consumer_gone(queue);
             }
         }
         if let Some(get) = get {
@@ -2204,6 +2222,10 @@ impl Flow {
             stays
         });
         self.held_back.retain(|(_, held)| *held != conn);
+        if session.owns_queues {
+            let core = self.config.core;
+            self.owners_gone.push(Owner { core, conn });
+        }
     }
 }
 
@@ -2316,6 +2338,7 @@ fn subscribe_text(code: Code) -> &'static str {
             "the queue refuses service because of a damaged range; run `ringpost verify`"
         }
         Code::JournalFailed => "the journal of this queue has failed; restart the broker",
+        Code::ResourceLocked => "the queue is exclusive to another connection",
         Code::LimitReached => "this core has as many consumers as its limit allows",
         Code::InUse => {
             "the queue has an exclusive consumer, or others where this one asked to be alone"

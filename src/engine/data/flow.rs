@@ -19,6 +19,7 @@ use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
+use crate::data::lifetime::{Leave, Mortal};
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
@@ -31,7 +32,7 @@ use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
 use crate::effect::{Buffers, Severity};
-use crate::ids::{ConnId, Mono, Place};
+use crate::ids::{ConnId, Mono, Owner, Place};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
 use crate::{Effect, Effects};
 
@@ -86,6 +87,8 @@ pub struct QueueState {
     pub dead_letter: Option<Box<DeadLetterTo>>,
     /// When it wants to be looked at because a message expires.
     pub expires_at: Option<Mono>,
+    /// When it goes by itself, if it does.
+    pub mortal: Option<Box<Mortal>>,
 }
 
 impl QueueState {
@@ -114,6 +117,7 @@ impl QueueState {
             ready_since: Entries::default(),
             dead_letter: None,
             expires_at: None,
+            mortal: None,
         }
     }
 }
@@ -659,6 +663,12 @@ pub struct Flow {
     pub(crate) holds_until: BTreeSet<(Mono, u64)>,
     /// When queues want to be looked at because a message expires.
     pub(crate) expiring: BTreeSet<(Mono, QueueId)>,
+    /// When queues that nobody uses have been so for too long.
+    pub(crate) unused_until: BTreeSet<(Mono, QueueId)>,
+    /// Queues that are to go, for the control plane to see to.
+    pub(crate) retiring: Vec<Leave>,
+    /// Connections that are gone and owned queues, for the same.
+    pub(crate) owners_gone: Vec<Owner>,
     /// A producer got less credit than its share, since there was none.
     pub(crate) hungry: bool,
     /// A producer got no credit at all, since much is held.
@@ -755,6 +765,9 @@ impl Flow {
             gets_due: Vec::new(),
             holds_until: BTreeSet::new(),
             expiring: BTreeSet::new(),
+            unused_until: BTreeSet::new(),
+            retiring: Vec::new(),
+            owners_gone: Vec::new(),
             hungry: false,
             starved: false,
             assembly_bytes: 0,
@@ -1030,8 +1043,36 @@ impl Flow {
     /// Adds a queue that lives on this core; others are not kept here.
     pub(crate) fn add_queue(&mut self, state: QueueState) {
         if self.router.core_of(state.partition) == self.config.core {
+            let id = state.id;
             self.queues.insert(state);
+            self.begin_unused(id);
         }
+    }
+
+    /// A queue of this core is to keep to other settings from now on, and its messages with it.
+    pub(crate) fn set_queue(
+        &mut self,
+        id: QueueId,
+        settings: Settings,
+        dead_letter: Option<DeadLetterTo>,
+    ) {
+        let now = self.now;
+        let Some(state) = self.queues.get_mut(id) else {
+            return;
+        };
+        let is_same = *state.queue.settings() == settings;
+        if is_same
+            && (dead_letter.is_none() || state.dead_letter.as_deref() == dead_letter.as_ref())
+        {
+            return;
+        }
+        state.queue.set_now(now);
+        state.queue.set(settings);
+        if let Some(to) = dead_letter {
+            state.dead_letter = Some(Box::new(to));
+        }
+        // What is dead already goes where it was to go, also if nothing that dies from now on does.
+        self.wake(id);
     }
 
     /// Removes a queue that was deleted. Returns the messages dropped.
@@ -1051,6 +1092,7 @@ impl Flow {
         {
             self.expiring.remove(&(at, id));
         }
+        self.end_unused(id);
         let state = self.queues.remove(id).expect("it was just looked at");
         self.dead_source_is_gone(id);
         let counters = state.queue.counters();

@@ -460,7 +460,13 @@ impl Queue {
     pub fn set(&mut self, settings: Settings) {
         assert!(settings.durability == self.settings.durability);
         self.expiry.set_queue_ttl(settings.ttl_ms);
-        if settings.dispatch != self.settings.dispatch {
+        let first = self.settled.floor() + 1;
+        if settings.ttl_ms > 0 && first < self.next {
+            // When they came was of no interest so far.
+            self.expiry.begin(first, self.now);
+        }
+        let (new, old) = (&settings.dispatch, &self.settings.dispatch);
+        if (new.policy, new.is_single_active) != (old.policy, old.is_single_active) {
             assert!(self.consumers.len() == 0);
             self.consumers = Consumers::new(&settings.dispatch);
         }

@@ -632,6 +632,11 @@ impl Router {
         assert!(before.is_none(), "exchange is new");
     }
 
+    /// Who takes what an exchange does not route is another one from now on.
+    pub(crate) fn set_alternate(&mut self, exchange: ExchangeId, alternate: Option<Box<[u8]>>) {
+        self.exchange(exchange).alternate = alternate;
+    }
+
     /// Takes every binding of the exchange with it; those to it must have been removed before.
     pub(crate) fn remove_exchange(&mut self, tenant: TenantId, name: &[u8]) {
         let slot = self.routes(tenant).exchanges.remove(name);

@@ -121,6 +121,8 @@ pub struct Session {
     /// The last time that too many requests waited and this connection sent another one; see
     /// `Flow::press`.
     pub pressed_in: u64,
+    /// It has asked for queues that go with it. It stays on its core (P-13).
+    pub owns_queues: bool,
 }
 
 /// What a session wants after a `Hello`.
@@ -148,6 +150,7 @@ impl Session {
             heard: now,
             spoke: now,
             pressed_in: 0,
+            owns_queues: false,
         }
     }
 

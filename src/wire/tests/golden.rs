@@ -47,6 +47,18 @@ const FULL: MessageParts<'_> = MessageParts {
     hops: 0,
 };
 const TABLE: &[u8] = b"\x07x-matchS\x00\x00\x00\x03any";
+/// `x-expires` is 60,000, says the policy `limits`.
+const OPTIONS: &[u8] =
+    b"\x09x-expiresF\x00\x00\x00\x1d\x05valueI\x00\x00\xea\x60\x06policyS\x00\x00\x00\x06limits";
+const POLICY: PolicySet<'_> = PolicySet {
+    priority: -5_i32 as u32,
+    applies: 3,
+    flags: 0,
+    reserved: 0,
+    name: b"limits",
+    pattern: b"^orders",
+    options: b"\x09x-expiresI\x00\x00\xea\x60",
+};
 const CREDIT: ProducerCredit = ProducerCredit {
     messages: 1000,
     bytes: 8 << 20,
@@ -318,6 +330,25 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
             };
             (0, 17, 0, 0, body(info, kind))
         }
+        K::QueueDescribe => (0, 27, 0, 0, named(name)),
+        K::QueueDescription => {
+            let described = QueueDescription {
+                messages_max: 1000,
+                bytes_max: 1 << 30,
+                id: 8,
+                partition: 11,
+                durability: Durability::Durable as u8,
+                reserved: 0,
+                name,
+                arguments: TABLE,
+                options: OPTIONS,
+            };
+            (0, 27, 0, 0, body(described, kind))
+        }
+        K::PolicySet => (0, 28, 0, 0, body(POLICY, kind)),
+        K::PolicyDelete => (0, 29, 0, 0, named(b"limits")),
+        K::PolicyList => (0, 30, 0, 0, vec![]),
+        K::PolicyInfo => (0, 30, 0, 0, body(POLICY, kind)),
         K::ExchangeDeclare => {
             let declare = ExchangeDeclare {
                 kind: ExchangeKind::Topic as u8,

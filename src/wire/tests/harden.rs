@@ -173,6 +173,26 @@ fn every_byte_of_every_control_body_counts() {
         reserved: 0,
         name,
     });
+    assert_every_byte_counts(&QueueDescription {
+        messages_max: 1,
+        bytes_max: 2,
+        id: 3,
+        partition: 4,
+        durability: 1,
+        reserved: 0,
+        name,
+        arguments,
+        options: arguments,
+    });
+    assert_every_byte_counts(&PolicySet {
+        priority: -3_i32 as u32,
+        applies: 3,
+        flags: 0,
+        reserved: 0,
+        name,
+        pattern: key,
+        options: arguments,
+    });
     assert_every_byte_counts(&ExchangeDeclare {
         kind: 3,
         durability: 1,
@@ -296,10 +316,14 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::QueueDelete | K::ExchangeDelete => Delete::decode(body).map(drop),
         K::QueuePurge
         | K::QueueInspect
+        | K::QueueDescribe
         | K::TenantDeclare
         | K::TenantDelete
         | K::TenantInfo
+        | K::PolicyDelete
         | K::GroupList => Named::decode(body).map(drop),
+        K::QueueDescription => QueueDescription::decode(body).map(drop),
+        K::PolicySet | K::PolicyInfo => PolicySet::decode(body).map(drop),
         K::ConsumerPosition => ConsumerPosition::decode(body).map(drop),
         K::GroupInfo => GroupInfo::decode(body).map(drop),
         K::GroupReset => GroupReset::decode(body).map(drop),
@@ -320,7 +344,8 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::QueueList
         | K::ExchangeList
         | K::BindingList
-        | K::TenantList => Ok(()),
+        | K::TenantList
+        | K::PolicyList => Ok(()),
     }
 }
 

@@ -76,7 +76,8 @@ fn limits_are_those_of_the_code() {
         ENVELOPE_BYTES_MAX FRAGMENT_BYTES_MAX MESSAGE_BYTES_MAX_DEFAULT MESSAGE_BYTES_MAX_LIMIT
         NAME_BYTES_MAX KEY_BYTES_MAX PROPERTIES_BYTES_MAX HEADERS_BYTES_MAX HEADERS_COUNT_MAX
         HEADERS_DEPTH_MAX WEIGHT_MAX FILTER_BYTES_MAX FILTER_NODES_MAX FILTER_DEPTH_MAX
-        FILTER_PATTERN_BYTES_MAX FILTER_LIKE_BYTES_MAX FILTER_BODY_BYTES_MAX CHANNELS_MAX SETTLE_RANGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
+        FILTER_PATTERN_BYTES_MAX FILTER_LIKE_BYTES_MAX FILTER_BODY_BYTES_MAX
+        PATTERN_BYTES_MAX POLICY_PRIORITY_MAX POLICY_QUEUES_AND_EXCHANGES CHANNELS_MAX SETTLE_RANGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
         HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX PRODUCER_BROKER_MIN
     };
     let rows = table(&page(), "## 9. Limits");
@@ -174,7 +175,7 @@ fn bodies_are_those_of_the_code() {
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
         ConsumerInfo ConsumerPosition ConsumerCredit Get QueueDeclare Delete Named QueueInfo GroupInfo
-        GroupReset GroupDelete ExchangeDeclare Bind
+        GroupReset GroupDelete QueueDescription PolicySet ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");

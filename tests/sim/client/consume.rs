@@ -13,8 +13,8 @@ use ringpost_wire::{
 use ringpost_wire::table::{Table, Value};
 
 use super::produce::tag_of;
-use super::sharing::{Sharing, standing};
-use super::{Channel, Client, Link, Request, SMALL_BYTES_MAX};
+use super::sharing::{HOLD_MAX_MS, Sharing, standing};
+use super::{Channel, Client, Link, Request, Return, SMALL_BYTES_MAX};
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
@@ -370,7 +370,7 @@ impl Client {
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
         })
     }
 
@@ -567,7 +567,11 @@ impl Client {
         let mut returned = None;
         if outcome == header::SETTLE_REQUEUE {
             let back = std::mem::take(&mut messages);
-            returned = Some((name.clone(), scene.now, back));
+            returned = Some(Return {
+                queue: name.clone(),
+                at: scene.now,
+                messages: back,
+            });
         }
         let id = if confirm {
             let is_reject = outcome == header::SETTLE_REJECT;
@@ -863,6 +867,7 @@ impl Client {
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
+        let is_bounded = consumer.sharing == Sharing::Bounded;
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
@@ -874,6 +879,11 @@ impl Client {
         };
         if deliver.queue_sequence == 0 {
             return Err("queue sequence 0".into());
+        }
+        let hold_ms = HOLD_MAX_MS as u64;
+        if is_bounded && scene.times.is_taken(&delivery, scene.now, hold_ms) {
+            let (queue, message) = (delivery.queue, delivery.message);
+            scene.event(Event::Returned { queue, message });
         }
         for request in self.requests.values_mut() {
             if let Request::Get { channel, given, .. } = request
@@ -910,8 +920,13 @@ impl Client {
                 rejects,
                 returned,
             }) => {
-                if let Some((name, sent, back)) = returned {
-                    scene.return_is_confirmed(self.tenant, &name, &back, sent);
+                if let Some(back) = returned {
+                    let Return {
+                        queue,
+                        at,
+                        messages,
+                    } = back;
+                    scene.return_is_confirmed(self.tenant, &queue, &messages, at);
                 }
                 if let Some(consumer) = self.consumer(channel)
                     && let Some(reader) = &mut consumer.reader

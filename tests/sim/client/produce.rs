@@ -1107,6 +1107,8 @@ impl Client {
                 Fault::FileError,
                 Fault::TinySegments,
                 Fault::Deaths,
+                // What waits for its time can be taken by nobody.
+                Fault::Times,
             ]
             .into_iter()
             .any(|fault| scene.plan.faults.has(fault));

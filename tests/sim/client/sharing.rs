@@ -23,7 +23,7 @@ pub enum Sharing {
 }
 
 /// How long a consumer of a [`Sharing::Bounded`] queue may hold a message, in ms.
-const HOLD_MAX_MS: i64 = 1_000;
+pub const HOLD_MAX_MS: i64 = 1_000;
 
 impl Sharing {
     /// What the queue of this name asks for in every life of it.

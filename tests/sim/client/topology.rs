@@ -467,7 +467,8 @@ fn has_steady(scene: &Scene, tenant: usize, name: &str) -> bool {
 
 /// The queue for the dead: in some worlds it takes few at a time.
 fn graves(scene: &Scene) -> QueueSettings {
-    let is_bounded = scene.plan.faults.has(Fault::BoundedQueues) && scene.plan.seed % 2 == 0;
+    let is_bounded =
+        scene.plan.faults.has(Fault::BoundedQueues) && scene.plan.seed.is_multiple_of(2);
     QueueSettings {
         durability: Durability::Durable,
         messages_max: if is_bounded { GRAVES_MAX } else { 0 },
@@ -538,7 +539,7 @@ fn draw_times(random: &mut Random) -> Timing {
             false => 0,
         },
         retry: random.coin().then(|| Retry {
-            word: *random.pick(&["fixed", "linear", "exponential"]),
+            word: ["fixed", "linear", "exponential"][random.index(3)],
             delay_ms: random.scale(1..=1_000) as u32,
             jitter_percent: *random.pick(&[0, 20, 100]),
         }),

@@ -12,11 +12,13 @@
 //! ```
 
 use ringpost_wire::checksum::crc32c;
-use ringpost_wire::control::{Durability, ExchangeKind};
-use ringpost_wire::ids::{ExchangeId, PartitionId, QueueId, TenantId};
+use ringpost_wire::control::{Durability, ExchangeKind, PolicySet};
+use ringpost_wire::ids::{CoreId, ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX};
 
+use super::policy::Policy;
 use super::{Binding, End, Exchange, Queue};
+use crate::ids::{ConnId, Owner};
 
 /// One change of the topology, with every number it hands out: applying it decides nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,7 +69,22 @@ pub enum Change {
         /// Durable if both ends are.
         durability: Durability,
     },
+    /// A policy, instead of the one of its name if there is one.
+    PolicySet(Policy),
+    /// A policy is gone.
+    PolicyDeleted {
+        /// Whose it was.
+        tenant: TenantId,
+        /// Its name.
+        name: Box<[u8]>,
+    },
+    /// Several, 2 to [`TOGETHER_MAX`], in one record: a crash leaves all of them or none. Each holds by
+    /// itself, whichever of the others come before it; none is of this kind.
+    Together(Vec<Change>),
 }
+
+/// Most changes of a [`Change::Together`].
+pub const TOGETHER_MAX: usize = 64;
 
 /// Why bytes are no change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +108,11 @@ const QUEUE_CREATED: u8 = 5;
 const QUEUE_DELETED: u8 = 6;
 const BOUND: u8 = 7;
 const UNBOUND: u8 = 8;
+/// A queue that belongs to a connection: as [`QUEUE_CREATED`], with that behind it.
+const EXCLUSIVE_CREATED: u8 = 9;
+const TOGETHER: u8 = 10;
+const POLICY_SET: u8 = 11;
+const POLICY_DELETED: u8 = 12;
 
 // What a binding leads to.
 const TO_QUEUE: u32 = 1;
@@ -101,13 +123,20 @@ impl Change {
     #[must_use]
     pub fn durability(&self) -> Durability {
         match self {
-            Self::TenantCreated { .. } | Self::TenantDeleted { .. } => Durability::Durable,
+            Self::TenantCreated { .. }
+            | Self::TenantDeleted { .. }
+            | Self::PolicySet(_)
+            | Self::PolicyDeleted { .. } => Durability::Durable,
             Self::ExchangeCreated(exchange) => exchange.durability,
             Self::QueueCreated(queue) => queue.durability,
             Self::ExchangeDeleted { durability, .. }
             | Self::QueueDeleted { durability, .. }
             | Self::Bound { durability, .. }
             | Self::Unbound { durability, .. } => *durability,
+            Self::Together(changes) => {
+                let each = changes.iter().map(Self::durability);
+                each.max().unwrap_or(Durability::Volatile)
+            }
         }
     }
 
@@ -144,6 +173,10 @@ impl Change {
                 out.extend_from_slice(&queue.bytes_max.to_le_bytes());
                 put_bytes(out, &queue.name);
                 put_bytes(out, &queue.arguments);
+                if let Some(owner) = queue.owner {
+                    put_u32(out, u32::from(owner.core.0));
+                    out.extend_from_slice(&owner.conn.0.to_le_bytes());
+                }
             }
             Self::QueueDeleted { id, .. } => put_u32(out, id.0),
             Self::Bound { binding, .. } | Self::Unbound { binding, .. } => {
@@ -156,6 +189,26 @@ impl Change {
                 put_u32(out, number);
                 put_bytes(out, &binding.key);
                 put_bytes(out, &binding.arguments);
+            }
+            Self::PolicySet(policy) => {
+                put_u32(out, policy.tenant.0);
+                let info = policy.info();
+                put_u32(out, info.priority);
+                put_u32(out, u32::from(info.applies));
+                put_bytes(out, info.name);
+                put_bytes(out, info.pattern);
+                put_bytes(out, info.options);
+            }
+            Self::PolicyDeleted { tenant, name } => {
+                put_u32(out, tenant.0);
+                put_bytes(out, name);
+            }
+            Self::Together(changes) => {
+                for change in changes {
+                    let mut bytes = Vec::new();
+                    change.encode(&mut bytes);
+                    put_bytes(out, &bytes);
+                }
             }
         }
         let crc = crc32c(&out[start + 4..]);
@@ -196,10 +249,14 @@ impl Change {
             Self::TenantDeleted { .. } => TENANT_DELETED,
             Self::ExchangeCreated(_) => EXCHANGE_CREATED,
             Self::ExchangeDeleted { .. } => EXCHANGE_DELETED,
+            Self::QueueCreated(queue) if queue.owner.is_some() => EXCLUSIVE_CREATED,
             Self::QueueCreated(_) => QUEUE_CREATED,
             Self::QueueDeleted { .. } => QUEUE_DELETED,
             Self::Bound { .. } => BOUND,
             Self::Unbound { .. } => UNBOUND,
+            Self::Together(_) => TOGETHER,
+            Self::PolicySet(_) => POLICY_SET,
+            Self::PolicyDeleted { .. } => POLICY_DELETED,
         }
     }
 }
@@ -240,19 +297,55 @@ impl Fields<'_> {
                 id: ExchangeId(self.u32()?),
                 durability,
             },
-            QUEUE_CREATED => Change::QueueCreated(Queue {
-                id: QueueId(self.u32()?),
-                epoch: self.u32()?,
+            QUEUE_CREATED => Change::QueueCreated(self.queue(durability)?),
+            EXCLUSIVE_CREATED => {
+                let mut queue = self.queue(durability)?;
+                queue.owner = Some(Owner {
+                    core: CoreId(self.u16_in_u32()?),
+                    conn: ConnId(self.u64()?),
+                });
+                if durability == Durability::Durable {
+                    return Err(ChangeError::Malformed);
+                }
+                Change::QueueCreated(queue)
+            }
+            POLICY_SET => {
+                let tenant = TenantId(self.u32()?);
+                let priority = self.u32()?;
+                let applies = u8::try_from(self.u32()?).map_err(|_| ChangeError::Malformed)?;
+                let (name, pattern) = (self.bytes(NAME_BYTES_MAX)?, self.bytes(NAME_BYTES_MAX)?);
+                let options = self.bytes(HEADERS_BYTES_MAX)?;
+                let asked = PolicySet {
+                    priority,
+                    applies,
+                    flags: 0,
+                    reserved: 0,
+                    name: &name,
+                    pattern: &pattern,
+                    options: &options,
+                };
+                let policy = Policy::of(tenant, &asked);
+                Change::PolicySet(policy.map_err(|_| ChangeError::Malformed)?)
+            }
+            POLICY_DELETED => Change::PolicyDeleted {
                 tenant: TenantId(self.u32()?),
-                durability,
-                partition: u16::try_from(self.u32()?)
-                    .map(PartitionId)
-                    .map_err(|_| ChangeError::Malformed)?,
-                messages_max: self.u64()?,
-                bytes_max: self.u64()?,
                 name: self.bytes(NAME_BYTES_MAX)?,
-                arguments: self.bytes(HEADERS_BYTES_MAX)?,
-            }),
+            },
+            TOGETHER => {
+                let mut changes = Vec::new();
+                while !self.rest.is_empty() {
+                    let change = Change::decode(&self.bytes(usize::MAX)?)?;
+                    let is_one = !matches!(change, Change::Together(_));
+                    if !is_one || changes.len() == TOGETHER_MAX {
+                        return Err(ChangeError::Malformed);
+                    }
+                    changes.push(change);
+                }
+                if changes.len() < 2 {
+                    return Err(ChangeError::Malformed);
+                }
+                Change::Together(changes)
+            }
             QUEUE_DELETED => Change::QueueDeleted {
                 id: QueueId(self.u32()?),
                 durability,
@@ -267,6 +360,25 @@ impl Fields<'_> {
             },
             _ => return Err(ChangeError::FormatUnknown),
         })
+    }
+
+    fn queue(&mut self, durability: Durability) -> Result<Queue, ChangeError> {
+        Ok(Queue {
+            id: QueueId(self.u32()?),
+            epoch: self.u32()?,
+            tenant: TenantId(self.u32()?),
+            durability,
+            partition: PartitionId(self.u16_in_u32()?),
+            messages_max: self.u64()?,
+            bytes_max: self.u64()?,
+            name: self.bytes(NAME_BYTES_MAX)?,
+            arguments: self.bytes(HEADERS_BYTES_MAX)?,
+            owner: None,
+        })
+    }
+
+    fn u16_in_u32(&mut self) -> Result<u16, ChangeError> {
+        u16::try_from(self.u32()?).map_err(|_| ChangeError::Malformed)
     }
 
     fn binding(&mut self) -> Result<Binding, ChangeError> {
@@ -343,7 +455,26 @@ pub(crate) mod tests {
             messages_max: 1 << 40,
             bytes_max: 7,
             arguments: b"\x01bV"[..].into(),
+            owner: None,
         };
+        let own = Queue {
+            durability,
+            owner: Some(Owner {
+                core: CoreId(2),
+                conn: ConnId(1 << 40),
+            }),
+            ..queue.clone()
+        };
+        let asked = PolicySet {
+            priority: -7_i32 as u32,
+            applies: 3,
+            flags: 0,
+            reserved: 0,
+            name: b"limits",
+            pattern: b"^o",
+            options: b"\x09x-expiresb\x07",
+        };
+        let policy = Policy::of(TenantId(2), &asked).expect("a sound policy");
         let exchange = Exchange {
             id: ExchangeId(9),
             tenant: TenantId(2),
@@ -359,12 +490,28 @@ pub(crate) mod tests {
                 predeclared: ExchangeId(7),
             },
             Change::TenantDeleted { id: TenantId(2) },
+            Change::PolicySet(policy),
+            Change::PolicyDeleted {
+                tenant: TenantId(2),
+                name: b"limits"[..].into(),
+            },
             Change::ExchangeCreated(exchange),
             Change::ExchangeDeleted {
                 id: ExchangeId(9),
                 durability,
             },
             Change::QueueCreated(queue),
+            Change::QueueCreated(own),
+            Change::Together(vec![
+                Change::QueueDeleted {
+                    id: QueueId(4),
+                    durability,
+                },
+                Change::ExchangeDeleted {
+                    id: ExchangeId(8),
+                    durability: Durability::Durable,
+                },
+            ]),
             Change::QueueDeleted {
                 id: QueueId(3),
                 durability,

@@ -4,11 +4,12 @@
 use ringpost_wire::Code;
 use ringpost_wire::control::{
     self, BIND_TO_EXCHANGE, Bind, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
-    Durability, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, QueueDeclare,
+    Durability, ExchangeDeclare, ExchangeKind, PARTITION_BY_NAME, PolicySet, QueueDeclare,
 };
 use ringpost_wire::ids::{ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
+use super::policy::{POLICIES_MAX, Policy};
 use super::settings::QueueSettings;
 use super::{
     BINDINGS_MAX, Binding, Catalog, Change, EXCHANGES_MAX, End, Exchange, PREDECLARED, QUEUES_MAX,
@@ -17,6 +18,7 @@ use super::{
 use crate::control::words::{counted, quoted};
 use crate::data::route::settings::{Settings, check_binding};
 use crate::data::route::{SHARES_MAX, headers};
+use crate::ids::Owner;
 
 /// What is asked for, of the tenant that [`Catalog::plan`] is told; tenants themselves belong to
 /// none.
@@ -40,6 +42,13 @@ pub enum Request<'a> {
     ExchangeDeclare(ExchangeDeclare<'a>),
     /// No exchange of this name.
     ExchangeDelete(Delete<'a>),
+    /// A policy.
+    PolicySet(PolicySet<'a>),
+    /// No policy of this name.
+    PolicyDelete {
+        /// Its name.
+        name: &'a [u8],
+    },
     /// A binding.
     Bind(Bind<'a>),
     /// No such binding.
@@ -74,6 +83,19 @@ impl Catalog {
     /// # Errors
     /// The code and reason to answer with.
     pub fn plan(&self, tenant: TenantId, request: &Request<'_>) -> Result<Plan, Refusal> {
+        self.plan_for(None, tenant, request)
+    }
+
+    /// As [`Self::plan`], for the connection that asks: what is exclusive to others it may not touch.
+    ///
+    /// # Errors
+    /// The code and reason to answer with.
+    pub fn plan_for(
+        &self,
+        owner: Option<Owner>,
+        tenant: TenantId,
+        request: &Request<'_>,
+    ) -> Result<Plan, Refusal> {
         match request {
             Request::TenantDeclare { name } => return self.plan_tenant(name),
             Request::TenantDelete { name } => return self.plan_tenant_delete(name),
@@ -84,13 +106,45 @@ impl Catalog {
             .ok_or_else(|| (Code::TenantUnknown, format!("no tenant number {tenant}")))?;
         match request {
             Request::TenantDeclare { .. } | Request::TenantDelete { .. } => unreachable!(),
-            Request::QueueDeclare(asked) => self.plan_queue(tenant, asked),
-            Request::QueueDelete(asked, usage) => self.plan_queue_delete(tenant, asked, *usage),
+            Request::QueueDeclare(asked) => self.plan_queue(owner, tenant, asked),
+            Request::QueueDelete(asked, usage) => {
+                self.check_owner(owner, tenant, asked.name)?;
+                self.plan_queue_delete(tenant, asked, *usage)
+            }
             Request::ExchangeDeclare(asked) => self.plan_exchange(tenant, asked),
             Request::ExchangeDelete(asked) => self.plan_exchange_delete(tenant, asked),
-            Request::Bind(asked) => self.plan_bind(tenant, asked),
-            Request::Unbind(asked) => self.plan_unbind(tenant, asked),
+            Request::PolicySet(asked) => self.plan_policy(tenant, asked),
+            Request::PolicyDelete { name } => {
+                if !tenant.policies.contains_key(*name) {
+                    let reason = format!("no policy {}", quoted(name));
+                    return Err((Code::PolicyUnknown, reason));
+                }
+                Ok(Plan::Apply(Change::PolicyDeleted {
+                    tenant: tenant.id,
+                    name: (*name).into(),
+                }))
+            }
+            Request::Bind(asked) | Request::Unbind(asked) => {
+                if asked.flags & BIND_TO_EXCHANGE == 0 {
+                    self.check_owner(owner, tenant, asked.target)?;
+                }
+                match request {
+                    Request::Bind(_) => self.plan_bind(tenant, asked),
+                    _ => self.plan_unbind(tenant, asked),
+                }
+            }
         }
+    }
+
+    /// A queue of this name, if there is one, is not exclusive to somebody else.
+    fn check_owner(
+        &self,
+        owner: Option<Owner>,
+        tenant: &Tenant,
+        name: &[u8],
+    ) -> Result<(), Refusal> {
+        let queue = self.queue_by_name(tenant.id, name);
+        queue.map_or(Ok(()), |queue| queue.check_owner(owner))
     }
 
     //= P-68
@@ -139,8 +193,14 @@ impl Catalog {
     }
 
     //= P-61
-    fn plan_queue(&self, tenant: &Tenant, asked: &QueueDeclare<'_>) -> Result<Plan, Refusal> {
+    fn plan_queue(
+        &self,
+        owner: Option<Owner>,
+        tenant: &Tenant,
+        asked: &QueueDeclare<'_>,
+    ) -> Result<Plan, Refusal> {
         check_flags(asked.flags.into(), DECLARE_PASSIVE.into())?;
+        self.check_owner(owner, tenant, asked.name)?;
         let existing = self.queue_by_name(tenant.id, asked.name);
         if asked.flags & DECLARE_PASSIVE != 0 {
             return existing
@@ -150,7 +210,7 @@ impl Catalog {
         let durability = check_durability(asked.durability)?;
         let limits = (asked.messages_max, asked.bytes_max);
         let settings = QueueSettings::read(durability, limits, asked.arguments);
-        check_arguments(settings.map(|_| ()))?;
+        let settings = settings.map_err(|reason| (Code::SettingInvalid, reason))?;
         let by_name = asked.partition == PARTITION_BY_NAME;
         if !by_name && asked.partition >= self.partitions {
             let reason = format!(
@@ -181,6 +241,7 @@ impl Catalog {
             messages_max: asked.messages_max,
             bytes_max: asked.bytes_max,
             arguments: asked.arguments.into(),
+            owner: owner.filter(|_| settings.lifetime.is_exclusive),
         })))
     }
 
@@ -272,6 +333,25 @@ impl Catalog {
         }))
     }
 
+    //= P-79
+    fn plan_policy(&self, tenant: &Tenant, asked: &PolicySet<'_>) -> Result<Plan, Refusal> {
+        check_flags(asked.flags.into(), 0)?;
+        check_name("policy", asked.name)?;
+        let policy = Policy::of(tenant.id, asked);
+        let policy = policy.map_err(|reason| (Code::SettingInvalid, reason))?;
+        match tenant.policies.get(asked.name) {
+            Some(existing) if *existing == policy => return Ok(Plan::AlreadyExists),
+            Some(_) => {}
+            None => check_room(
+                "policies of the tenant",
+                tenant.policies.len(),
+                1,
+                POLICIES_MAX,
+            )?,
+        }
+        Ok(Plan::Apply(Change::PolicySet(policy)))
+    }
+
     //= P-64
     fn plan_bind(&self, tenant: &Tenant, asked: &Bind<'_>) -> Result<Plan, Refusal> {
         let (exchange, target) = self.ends(tenant, asked)?;
@@ -352,6 +432,20 @@ impl Catalog {
 }
 
 impl Queue {
+    /// Whether a connection may declare, consume from, bind, empty or delete it.
+    ///
+    /// # Errors
+    /// It is exclusive to another one.
+    //= P-77
+    pub fn check_owner(&self, asks: Option<Owner>) -> Result<(), Refusal> {
+        if self.owner.is_none() || self.owner == asks || crate::mutant!(ExclusiveShared) {
+            return Ok(());
+        }
+        let name = quoted(&self.name);
+        let reason = format!("queue {name} is exclusive to another connection");
+        Err((Code::ResourceLocked, reason))
+    }
+
     /// A second declaration must say the same. Naming no partition says nothing about it: the queue
     /// may have been put anywhere.
     fn compare(&self, asked: &QueueDeclare<'_>, durability: Durability) -> Result<Plan, Refusal> {
@@ -608,7 +702,7 @@ mod tests {
         check(&catalog, other(|q| q.bytes_max = 5), failed(text));
         let text = "queue 'orders' exists with durability durable, asked for volatile";
         check(&catalog, other(|q| q.durability = 0), failed(text));
-        let text = "queue 'orders' exists with argument 'a' nothing, asked for Bool(true)";
+        let text = "queue 'orders' exists with argument 'a' nothing, asked for true";
         check(
             &catalog,
             other(|q| q.arguments = b"\x01at\x01"),

@@ -4,6 +4,7 @@
 //! | argument | what | bounds |
 //! |---|---|---|
 //! | `x-message-ttl` | how long a message may wait, in ms | 1 to 4,294,967,295 |
+//! | `x-max-length`, `x-max-length-bytes` | limits, in policies only: a declaration has fields for them | 1 to 2⁶³ − 1 |
 //! | `x-overflow` | `reject-publish` (default) or `drop-head` | |
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
@@ -20,22 +21,38 @@
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 //! | `x-queue-type` | `classic` (default) or `stream` | |
 //! | `x-max-age` | of a stream: how old a message may become, in ms | 1,000 to 315,360,000,000 |
+//! | `x-expires` | how long it may be unused before it is deleted, in ms | 1 to 4,294,967,295 |
+//! | `x-auto-delete` | whether it goes with its last consumer | |
+//! | `x-exclusive` | whether it belongs to the connection that declares it | only volatile |
 
 use ringpost_wire::control::Durability;
 use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use crate::data::dead_letter::DeadLetterTo;
+use crate::data::lifetime::Lifetime;
 use crate::data::queue::{
     Backoff, DispatchSettings, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
     RETRY_DELAY_MIN_MS, Retry, Settings, StreamSettings,
 };
 use crate::options::Options;
 
+/// Bounds of limits that policies set; a declaration has them in fields of its own.
+const LENGTHS: std::ops::RangeInclusive<u64> = 1..=i64::MAX as u64;
 /// Largest `x-delivery-limit`.
 pub const DELIVERY_LIMIT_MAX: u64 = 1_000_000;
 
 /// Largest `x-priority-turn`.
 pub const PRIORITY_TURN_MAX: u64 = 1_000_000;
+
+/// What is of no use without another one.
+const NEEDS: [(&str, &str); 6] = [
+    ("x-dead-letter-routing-key", "x-dead-letter-exchange"),
+    ("x-retry", "x-retry-delay"),
+    ("x-retry-delay", "x-retry"),
+    ("x-retry-delay-max", "x-retry"),
+    ("x-retry-jitter", "x-retry"),
+    ("x-priority-turn", "x-max-priority"),
+];
 
 /// What a queue was declared to be, as its owner keeps to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,24 +61,77 @@ pub struct QueueSettings {
     pub queue: Settings,
     /// Where dead messages go.
     pub dead_letter: Option<DeadLetterTo>,
+    /// When it goes by itself.
+    pub lifetime: Lifetime,
 }
 
 impl QueueSettings {
-    /// Reads the settings of a queue.
+    /// Reads the settings of a queue that is to be declared, policies apart.
     ///
     /// # Errors
     /// What is wrong with them, for people.
     pub fn read(
         durability: Durability,
-        (messages_max, bytes_max): (u64, u64),
+        limits: (u64, u64),
         arguments: &[u8],
     ) -> Result<Self, String> {
         let mut options = Options::of(arguments)?;
+        let mut own = Options::of(arguments)?;
+        let mut settings = Self::under(&mut options, limits)?;
+        let has = |name: &str| options.sources().iter().any(|source| source.name == name);
+        for (name, other) in NEEDS {
+            if has(name) && !has(other) {
+                return Err(format!("{name} needs {other}"));
+            }
+        }
+        let delay_max_ms = own.number("x-retry-delay-max", 0..=u64::MAX)?;
+        let delay_ms = settings.queue.retry.map(|retry| u64::from(retry.delay_ms));
+        if let (Some(most), Some(first)) = (delay_max_ms, delay_ms)
+            && most < first
+        {
+            return Err(format!(
+                "x-retry-delay-max is {most}, less than x-retry-delay with {first}"
+            ));
+        }
+        let is_limited = limits != (0, 0);
+        let is_stream = settings.queue.stream.is_some();
+        let drops_head = settings.queue.overflow == Overflow::DropHead;
+        if drops_head && !is_limited && !is_stream {
+            return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
+        }
+        options.done(if is_stream { "a stream" } else { "a queue" })?;
+        if is_stream && durability == Durability::Volatile {
+            return Err(
+                "a stream is durable: what is only in memory cannot be read again".to_owned(),
+            );
+        }
+        if settings.lifetime.is_exclusive && durability == Durability::Durable {
+            return Err(
+                "x-exclusive needs a volatile queue: it goes with its connection, so nothing of it \
+                 can outlive the broker"
+                    .to_owned(),
+            );
+        }
+        settings.queue.durability = durability;
+        Ok(settings)
+    }
+
+    /// Reads the settings of a queue, those of its policies among them. An option that is of no use
+    /// without another one does nothing here: the other one may be a matter of policies.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people.
+    pub fn under(
+        options: &mut Options<'_>,
+        (messages_max, bytes_max): (u64, u64),
+    ) -> Result<Self, String> {
+        let messages_max = options.declared_limit("x-max-length", messages_max, LENGTHS)?;
+        let bytes_max = options.declared_limit("x-max-length-bytes", bytes_max, LENGTHS)?;
         let kinds = [("classic", Kind::Classic), ("stream", Kind::Stream)];
         if options.word("x-queue-type", &kinds)? == Some(Kind::Stream) {
-            return Self::read_stream(durability, (messages_max, bytes_max), options);
+            return Self::stream_under(options, (messages_max, bytes_max));
         }
-        let ttl_ms = options.number("x-message-ttl", 1..=u64::from(u32::MAX))?;
+        let ttl_ms = options.limit("x-message-ttl", 1..=u64::from(u32::MAX))?;
         let words = [
             ("reject-publish", Overflow::Refuse),
             ("drop-head", Overflow::DropHead),
@@ -69,21 +139,18 @@ impl QueueSettings {
         let overflow = options.word("x-overflow", &words)?;
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
         let routing_key = options.text("x-dead-letter-routing-key", KEY_BYTES_MAX)?;
-        let returns_max = options.number("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
-        let retry = retry(&mut options)?;
+        let returns_max = options.limit("x-delivery-limit", 0..=DELIVERY_LIMIT_MAX)?;
+        let retry = retry(options)?;
         let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
         let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
-        let dispatch = DispatchSettings::read(&mut options)?;
-        options.done("a queue")?;
-        if routing_key.is_some() && exchange.is_none() {
-            return Err("x-dead-letter-routing-key needs x-dead-letter-exchange".to_owned());
-        }
-        if overflow == Some(Overflow::DropHead) && messages_max == 0 && bytes_max == 0 {
-            return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
-        }
-        if rank_turn.is_some() && rank_max.is_none() {
-            return Err("x-priority-turn needs x-max-priority".to_owned());
-        }
+        let dispatch = DispatchSettings::read(options)?;
+        //= P-76
+        let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
+        let lifetime = Lifetime {
+            expires_ms: expires_ms.map_or(0, |ms| ms as u32),
+            is_auto_delete: options.flag("x-auto-delete")?,
+            is_exclusive: options.flag("x-exclusive")?,
+        };
         Ok(Self {
             queue: Settings {
                 messages_max,
@@ -96,17 +163,18 @@ impl QueueSettings {
                 rank_max: rank_max.map_or(0, |max| max as u8),
                 rank_turn: rank_turn.map_or(0, |turn| turn as u32),
                 dispatch,
-                ..Settings::plain(durability)
+                ..Settings::plain(Durability::Durable)
             },
             dead_letter: exchange.map(|exchange| DeadLetterTo {
                 exchange: exchange.into(),
                 routing_key: routing_key.map(Into::into),
             }),
+            lifetime,
         })
     }
 }
 
-/// Reads the retry policy.
+/// Reads the retry policy. What lacks its other half does nothing.
 fn retry(options: &mut Options<'_>) -> Result<Option<Retry>, String> {
     let words = [
         ("fixed", Backoff::Fixed),
@@ -118,28 +186,14 @@ fn retry(options: &mut Options<'_>) -> Result<Option<Retry>, String> {
     let delay_ms = options.number("x-retry-delay", bounds.clone())?;
     let delay_max_ms = options.number("x-retry-delay-max", bounds)?;
     let jitter = options.number("x-retry-jitter", 0..=100)?;
-    let Some(backoff) = backoff else {
-        let others = [
-            ("x-retry-delay", delay_ms),
-            ("x-retry-delay-max", delay_max_ms),
-            ("x-retry-jitter", jitter),
-        ];
-        return match others.iter().find(|(_, value)| value.is_some()) {
-            Some((name, _)) => Err(format!("{name} needs x-retry")),
-            None => Ok(None),
-        };
+    let (Some(backoff), Some(delay_ms)) = (backoff, delay_ms) else {
+        return Ok(None);
     };
-    let delay_ms = delay_ms.ok_or("x-retry needs x-retry-delay")?;
     let delay_max_ms = delay_max_ms.unwrap_or(u64::from(RETRY_DELAY_MAX_MS));
-    if delay_max_ms < delay_ms {
-        return Err(format!(
-            "x-retry-delay-max is {delay_max_ms}, less than x-retry-delay with {delay_ms}"
-        ));
-    }
     Ok(Some(Retry {
         backoff,
         delay_ms: delay_ms as u32,
-        delay_max_ms: delay_max_ms as u32,
+        delay_max_ms: delay_max_ms.max(delay_ms) as u32,
         jitter_percent: jitter.unwrap_or(0) as u8,
     }))
 }
@@ -187,24 +241,23 @@ const NOT_OF_STREAMS: [(&str, &str); 16] = [
 ];
 
 impl QueueSettings {
-    fn read_stream(
-        durability: Durability,
+    /// Reads the settings of a stream. What policies say of those that make no sense there does nothing.
+    fn stream_under(
+        options: &mut Options<'_>,
         (messages_max, bytes_max): (u64, u64),
-        mut options: Options<'_>,
     ) -> Result<Self, String> {
         let max_age_ms = options.number("x-max-age", MAX_AGE_MS)?;
         for (name, why) in NOT_OF_STREAMS {
-            if options.value(name).is_some() {
+            if options.own(name).is_some() {
                 return Err(format!("{name} makes no sense on a stream: {why}"));
             }
         }
-        options.forget_known(&NOT_OF_STREAMS.map(|(name, _)| name));
-        options.done("a stream")?;
-        if durability == Durability::Volatile {
-            return Err(
-                "a stream is durable: what is only in memory cannot be read again".to_owned(),
-            );
-        }
+        let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
+        let lifetime = Lifetime {
+            expires_ms: expires_ms.map_or(0, |ms| ms as u32),
+            is_auto_delete: options.flag("x-auto-delete")?,
+            is_exclusive: false,
+        };
         Ok(Self {
             queue: Settings {
                 messages_max,
@@ -213,22 +266,12 @@ impl QueueSettings {
                 stream: Some(StreamSettings {
                     max_age_ms: max_age_ms.unwrap_or(0),
                 }),
-                ..Settings::plain(durability)
+                ..Settings::plain(Durability::Durable)
             },
             dead_letter: None,
+            lifetime,
         })
     }
-}
-
-/// The settings of a declared queue.
-///
-/// # Panics
-/// If its arguments are not those that were checked when it was declared.
-#[must_use]
-pub fn settings_of(queue: &super::Queue) -> QueueSettings {
-    let limits = (queue.messages_max, queue.bytes_max);
-    QueueSettings::read(queue.durability, limits, &queue.arguments)
-        .expect("a declaration is checked before it holds")
 }
 
 #[cfg(test)]
@@ -266,6 +309,8 @@ mod tests {
                 ("x-dispatch", Value::Text(b"least-outstanding")),
                 ("x-single-active-consumer", Value::Bool(true)),
                 ("x-consumer-hold-max", Value::I32(1_000)),
+                ("x-expires", Value::I64(i64::from(u32::MAX))),
+                ("x-auto-delete", Value::Bool(true)),
             ],
         );
         let expected = QueueSettings {
@@ -296,6 +341,11 @@ mod tests {
                 exchange: b""[..].into(),
                 routing_key: Some(b"dead"[..].into()),
             }),
+            lifetime: Lifetime {
+                expires_ms: u32::MAX,
+                is_auto_delete: true,
+                is_exclusive: false,
+            },
         };
         assert_eq!(all, Ok(expected));
         let none = read(0, &[]).expect("nothing is needed");
@@ -331,7 +381,8 @@ mod tests {
             ),
             (
                 ("x-max-ages", Value::I32(1_000)),
-                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age",
+                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, x-expires, \
+                 x-auto-delete",
             ),
         ] {
             assert_eq!(read(0, &[stream, entry]), Err(reason.to_owned()));
@@ -349,6 +400,54 @@ mod tests {
         let volatile = QueueSettings::read(Durability::Volatile, (0, 0), &arguments);
         let reason = "a stream is durable: what is only in memory cannot be read again";
         assert_eq!(volatile, Err(reason.to_owned()));
+    }
+
+    #[test]
+    fn numbers_and_texts_are_taken_up_to_their_bounds() {
+        let most = i64::from(u32::MAX);
+        for (name, least, most) in [
+            ("x-message-ttl", 1, most),
+            ("x-expires", 1, most),
+            ("x-delivery-limit", 0, 1_000_000),
+            ("x-consumer-hold-max", 1_000, 86_400_000),
+        ] {
+            for number in [least, least + 1, most - 1, most] {
+                let taken = read(0, &[(name, Value::I64(number))]);
+                assert!(taken.is_ok(), "{name} {number}: {taken:?}");
+            }
+            for number in [least - 1, most + 1] {
+                let refused = read(0, &[(name, Value::I64(number))]);
+                let reason = format!("{name} is {number}, not {least} to {most}");
+                assert_eq!(refused, Err(reason));
+            }
+        }
+        let exchange = ("x-dead-letter-exchange", Value::Text(b"e"));
+        let sticky = ("x-dispatch", Value::Text(b"sticky"));
+        for (name, needs) in [
+            ("x-dead-letter-exchange", exchange),
+            ("x-dead-letter-routing-key", exchange),
+            ("x-sticky-header", sticky),
+        ] {
+            for length in [254, 255, 256] {
+                let text = vec![b'a'; length];
+                let own = (name, Value::Text(&text[..]));
+                let entries = match name == needs.0 {
+                    true => vec![own],
+                    false => vec![needs, own],
+                };
+                let taken = read(0, &entries);
+                match length {
+                    256 => {
+                        let reason = format!("{name} has 256 bytes, at most 255 are allowed");
+                        assert_eq!(taken, Err(reason));
+                    }
+                    _ => assert!(taken.is_ok(), "{name}: {taken:?}"),
+                }
+            }
+        }
+        let exclusive = [("x-exclusive", Value::Bool(true))];
+        let reason = read(0, &exclusive).expect_err("it is durable");
+        assert!(reason.starts_with("x-exclusive needs a volatile queue"));
     }
 
     #[test]

@@ -149,6 +149,11 @@ impl Catalog {
             .bindings
             .iter()
             .filter(move |binding| self.durability_of(binding) == Some(durable));
+        let policies = self
+            .tenants
+            .values()
+            .flat_map(|tenant| tenant.policies.values());
+        let policies = policies.cloned().map(Change::PolicySet);
         named
             .into_iter()
             .map(|(_, change)| change)
@@ -157,6 +162,7 @@ impl Catalog {
                 binding,
                 durability: durable,
             }))
+            .chain(policies)
     }
 }
 

@@ -64,6 +64,18 @@ impl Expiry {
         self.queue_ttl_ms = queue_ttl_ms as Ms;
     }
 
+    /// Messages from `first` on are here of which nobody knows when they came: now.
+    pub(crate) fn begin(&mut self, first: u64, now: Ms) {
+        let is_known = self.spans.front().is_some_and(|span| span.first <= first);
+        if !is_known {
+            self.spans.push_front(Span {
+                first,
+                arrived: now,
+                ttl_ms: 0,
+            });
+        }
+    }
+
     /// Whether no message here ever expires.
     pub(crate) fn is_idle(&self) -> bool {
         self.spans.is_empty()
@@ -93,10 +105,7 @@ impl Expiry {
         }
         // Later ends of a grid: what falls between two of them shares a span.
         let grid = (limit / Ms::from(LATE_PART)).max(1);
-        let arrived = match limit {
-            0 => 0,
-            _ => arrived.div_euclid(grid) * grid + if grid == 1 { 0 } else { grid - 1 },
-        };
+        let arrived = arrived.div_euclid(grid) * grid + if grid == 1 { 0 } else { grid - 1 };
         let span = Span {
             first,
             arrived,
@@ -104,6 +113,8 @@ impl Expiry {
         };
         match self.spans.back_mut() {
             Some(last) if last.ttl_ms == ttl_ms && last.arrived >= arrived => {}
+            // They never expire, unless the queue comes to say so: then not too early.
+            Some(last) if limit == 0 && last.ttl_ms == 0 => last.arrived = arrived,
             _ => self.spans.push_back(span),
         }
     }
@@ -274,6 +285,29 @@ mod tests {
         assert_eq!(expiry.alike_upto(4, 9, 1_080), 9);
         assert_eq!(expiry.alike_upto(2, 9, 1_200), 2);
         assert_eq!(expiry.alike_upto(2, 2, 0), 2);
+    }
+
+    /// A policy may come to say how long messages live that are here already.
+    #[test]
+    fn what_came_before_the_queue_had_a_time_lives_for_all_of_it() {
+        let mut expiry = Expiry::new(0);
+        expiry.push(3, 1_000, 50);
+        for sequence in 4..=100 {
+            expiry.push(sequence, 1_000 + sequence as Ms, 0);
+        }
+        assert_eq!(expiry.len(), 2, "they need no spans of their own");
+        expiry.push(101, 2_000, 70);
+        expiry.push(102, 3_000, 0);
+        expiry.set_queue_ttl(60);
+        expiry.begin(1, 5_000);
+        let ends: Vec<Option<Ms>> = [1, 2, 3, 4, 100, 101, 102].map(|at| expiry.of(at)).to_vec();
+        let later = Some(1_160);
+        let expected = [Some(5_060), Some(5_060), Some(1_050), later, later];
+        assert_eq!(ends[..5], expected);
+        assert_eq!(ends[5..], [Some(2_060), Some(3_060)]);
+        // What is known already is not said again.
+        expiry.begin(1, 9_000);
+        assert_eq!(expiry.of(1), Some(5_060));
     }
 
     #[test]

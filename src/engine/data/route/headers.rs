@@ -367,7 +367,11 @@ pub fn shown(table: &[u8], name: &[u8]) -> String {
     match fields::Table::parse(table).unwrap_or_default().get(name) {
         None => "nothing".to_owned(),
         Some(Value::Text(text)) => format!("'{}'", String::from_utf8_lossy(text).escape_debug()),
-        Some(value) => format!("{value:?}"),
+        Some(value) => match (value.as_integer(), value.as_bool()) {
+            (Some(number), _) => number.to_string(),
+            (None, Some(flag)) => flag.to_string(),
+            (None, None) => format!("{value:?}"),
+        },
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Settings {
     pub(crate) is_internal: bool,
     /// Who takes what nothing matches: the name of an exchange, which need not exist.
     pub(crate) alternate: Option<Box<[u8]>>,
+    /// It goes when its last binding does.
+    pub(crate) is_auto_delete: bool,
 }
 
 /// What of a message is hashed.
@@ -39,6 +41,16 @@ impl Settings {
     //= P-63
     pub fn of(kind: ExchangeKind, arguments: &[u8]) -> Result<Self, String> {
         let mut options = Options::of(arguments)?;
+        let settings = Self::under(kind, &mut options)?;
+        options.done(&format!("an exchange of kind {}", kind.word()))?;
+        Ok(settings)
+    }
+
+    /// The settings among an exchange's arguments and those of its policies.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people.
+    pub fn under(kind: ExchangeKind, options: &mut Options<'_>) -> Result<Self, String> {
         //= P-73
         let is_internal = options.flag("x-internal")?;
         //= P-74
@@ -51,6 +63,8 @@ impl Settings {
                 String::from_utf8_lossy(name).escape_debug()
             ));
         }
+        //= P-78
+        let is_auto_delete = options.flag("x-auto-delete")?;
         let mut hash = HashOf::RoutingKey;
         if kind == ExchangeKind::ConsistentHash {
             //= P-70
@@ -67,11 +81,11 @@ impl Settings {
                 }
             };
         }
-        options.done(&format!("an exchange of kind {}", kind.word()))?;
         Ok(Self {
             hash,
             is_internal,
             alternate: alternate.map(Into::into),
+            is_auto_delete,
         })
     }
 }

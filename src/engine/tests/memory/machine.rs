@@ -196,6 +196,11 @@ impl Machine {
         self.places[core].step(self.now, Input::Frames { conn, bytes });
     }
 
+    /// A client hangs up.
+    pub fn hang_up(&mut self, core: usize, conn: ConnId) {
+        self.places[core].step(self.now, Input::Closed { conn });
+    }
+
     /// What a connection was sent; the caller empties it.
     pub fn received(&mut self, core: usize, conn: ConnId) -> &mut Vec<u8> {
         &mut self.places[core].received[(conn.0 & u64::from(u32::MAX)) as usize]

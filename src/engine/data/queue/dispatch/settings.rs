@@ -100,7 +100,7 @@ impl DispatchSettings {
         if header.is_some() && !matches!(policy, Policy::Sticky(_)) {
             return Err("x-sticky-header is of use only where x-dispatch is sticky".to_owned());
         }
-        let hold_max_ms = options.number("x-consumer-hold-max", HOLD_MAX_MS)?;
+        let hold_max_ms = options.limit("x-consumer-hold-max", HOLD_MAX_MS)?;
         Ok(Self {
             policy,
             is_single_active: options.flag("x-single-active-consumer")?,
