@@ -766,6 +766,12 @@ impl Scene {
             }
             _ => QueueNo(u32::MAX),
         };
+        if let Change::PurgeQueue(name) = change
+            && let Some(queue) = self.models[tenant].queues.get(name)
+        {
+            let (number, now) = (queue.number, self.now);
+            self.times.purged(number, now);
+        }
         if !self.models[tenant].begin(change, fresh) {
             return false;
         }

@@ -61,6 +61,8 @@ pub struct Times {
     /// The last delivery of each: when, and in which life of the broker.
     delivered: BTreeMap<(QueueNo, MessageId), (u64, u64)>,
     waits: BTreeMap<(QueueNo, MessageId), Wait>,
+    /// When a queue was purged last, as far as anybody asked for that.
+    purged: BTreeMap<QueueNo, u64>,
     /// Who was given a message last that may be held for so long only, and when.
     holders: BTreeMap<(QueueNo, MessageId), (ConsumerNo, u64)>,
     /// What was ever given back by a consumer: it may wait, whatever becomes of the broker meanwhile.
@@ -86,6 +88,11 @@ impl Times {
         if let Some(sent) = self.sent.get_mut(&message) {
             sent.confirmed.get_or_insert(now);
         }
+    }
+
+    /// A queue is to be purged: a crash may undo that, and then what waited is offered at once.
+    pub fn purged(&mut self, queue: QueueNo, now: u64) {
+        self.purged.insert(queue, now);
     }
 
     /// A consumer gives a message back.
@@ -156,7 +163,11 @@ impl Times {
             return Ok(false);
         };
         let due = sent.first + u64::from(sent.delay_ms) * MS;
-        if now < due && !has_jumped {
+        let may_be_back = self
+            .purged
+            .get(&queue)
+            .is_some_and(|purged| *purged >= sent.first);
+        if now < due && !has_jumped && !(may_be_back && starts > 1) {
             return Err(format!("{message} was delayed until {due} ns at least"));
         }
         let rank = sent.priority.min(timing.rank_max);

@@ -91,7 +91,8 @@ impl Flow {
     /// Whether a queue may be deleted without being asked for it: not one that somebody has to look
     /// after first, because it lost something or because its journal has failed.
     fn may_go(&self, state: &QueueState) -> bool {
-        !(state.damaged || self.is_shutting_down() || (self.failed && state.durable))
+        let is_stuck = state.damaged || (self.failed && state.durable);
+        !is_stuck && !self.is_shutting_down()
     }
 
     /// A queue of this core is there, or nobody consumes from it any more: its span begins.

@@ -661,14 +661,13 @@ impl Client {
             }
             doomed
         });
-        // A copy: what is done for one of them changes the list.
-        for (at, one) in doomed.clone().into_iter().enumerate() {
+        for (at, one) in doomed.iter_mut().enumerate() {
             let Doomed {
                 name,
                 of,
                 stage,
                 asked_at,
-            } = one;
+            } = one.clone();
             let step = Step::Urge(at);
             let is_policy = name.starts_with('p');
             let next = match stage {
@@ -697,7 +696,7 @@ impl Client {
                     if scene.now < asked_at + 100 * MS {
                         continue;
                     }
-                    doomed[at].asked_at = scene.now;
+                    one.asked_at = scene.now;
                     let body = Named {
                         name: name.as_bytes(),
                     };
@@ -705,7 +704,7 @@ impl Client {
                     Stage::Asking
                 }
             };
-            doomed[at].stage = next;
+            one.stage = next;
         }
         self.errands.doomed = Some(doomed);
     }
