@@ -1083,6 +1083,76 @@ fn the_example_of_the_queue_life_page() {
 }
 
 #[test]
+fn the_example_of_the_streams_page() {
+    runs_the_example_of("docs/concepts/streams.md");
+}
+
+#[test]
+fn a_stream_is_read_from_anywhere_and_a_reader_hears_what_it_missed() {
+    let broker = Served::start(&["--cores", "1"]);
+    let stream = [
+        "queue",
+        "ensure",
+        "events",
+        "--type",
+        "stream",
+        "--messages-max",
+        "10",
+    ];
+    broker.succeeds(&stream);
+    let pub_ = ["pub", "--key", "events", "--message", "m", "--count", "50"];
+    broker.succeeds(&pub_);
+    let listed = broker.succeeds(&["queue", "inspect", "events", "--json"]);
+    assert!(listed.contains("\"stream\":true"), "{listed}");
+    let late = ["sub", "events", "--from", "offset:5", "--count", "10"];
+    let output = broker.run(&late);
+    assert_eq!(text(&output.stdout), "m\n".repeat(10));
+    let told = text(&output.stderr);
+    assert_eq!(
+        told,
+        "ringpost: 36 messages before offset 41 are there no more\n"
+    );
+    let member = [
+        "sub", "events", "--group", "g", "--from", "last", "--count", "1",
+    ];
+    let output = broker.run(&member);
+    assert_eq!(text(&output.stdout), "m\n");
+    let told = text(&output.stderr);
+    assert_eq!(told, "ringpost: now the active consumer of events\n");
+    for (arguments, word) in [
+        (
+            &["sub", "events", "--from", "offset:0"][..],
+            "offset:N from 1 on",
+        ),
+        (&["sub", "events", "--rate", "0"], "1..=10000000"),
+        (
+            &["sub", "events", "--filter", "colour ="],
+            "setting_invalid",
+        ),
+        (
+            &["group", "reset", "events", "", "--to", "first"],
+            "setting_invalid",
+        ),
+        (&["group", "list", "nothing"], "queue_unknown"),
+        (
+            &["queue", "ensure", "s", "--type", "stream", "--volatile"],
+            "a stream is durable",
+        ),
+        (
+            &["queue", "ensure", "s", "--max-age", "1h"],
+            "'x-max-age' is no setting of a queue",
+        ),
+    ] {
+        let output = broker.run(arguments);
+        let errors = text(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(word),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
 fn the_example_of_the_queues_that_go_page() {
     runs_the_example_of("docs/concepts/queues-that-go.md");
 }

@@ -16,6 +16,7 @@ mod definitions;
 mod doctor;
 mod exchange;
 mod get;
+mod group;
 mod link;
 mod man;
 mod message;
@@ -24,6 +25,7 @@ mod policy;
 mod prove;
 mod r#pub;
 mod queue;
+mod reading;
 mod repair;
 mod serve;
 mod settings;
@@ -73,6 +75,7 @@ enum Command {
     Queue(queue::Args),
     Exchange(exchange::Args),
     Binding(binding::Args),
+    Group(group::Args),
     Policy(policy::Args),
     Tenant(tenant::Args),
     Export(definitions::ExportArgs),
@@ -181,6 +184,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Queue(args) => queue::run(args),
         Command::Exchange(args) => exchange::run(args),
         Command::Binding(args) => binding::run(args),
+        Command::Group(args) => group::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Tenant(args) => tenant::run(args),
         Command::Export(args) => definitions::export(args),

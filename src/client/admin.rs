@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringpost_wire::control::{
     self, BIND_TO_EXCHANGE, Bind, Body, DECLARE_PASSIVE, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete,
-    ExchangeDeclare, Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QueueDeclare,
+    ExchangeDeclare, Named, PARTITION_BY_NAME, QUEUE_DAMAGED, QUEUE_STREAM, QueueDeclare,
 };
 use ringpost_wire::table::{Table, Value};
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
-use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result};
+use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result, Start};
 
 /// Whether a queue or exchange outlives the broker's process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -76,6 +76,23 @@ impl QueueConfig {
             partition: PARTITION_BY_NAME,
             arguments: Headers::new(),
         }
+    }
+
+    /// A stream: its messages stay, however often they are read, until its limits remove them; read it
+    /// with [`Client::stream`]. Its `messages_max` and `bytes_max` refuse nothing: the oldest make room.
+    pub fn stream() -> Self {
+        Self::durable().of_type("stream")
+    }
+
+    /// A queue of a type by its word: `classic` or `stream`, as the broker knows them.
+    pub fn of_type(self, word: &str) -> Self {
+        self.with("x-queue-type", word)
+    }
+
+    /// Of a stream: how old a message may become, in whole milliseconds: a second to ten years.
+    pub fn max_age(self, age: Duration) -> Self {
+        let ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        self.with("x-max-age", ms)
     }
 
     /// Most messages, ready or not settled.
@@ -553,6 +570,22 @@ pub struct QueueInfo {
     pub core: u16,
     /// It refuses service because of a damaged range.
     pub is_damaged: bool,
+    /// It is a stream: what is ready is what it retains.
+    pub is_stream: bool,
+}
+
+/// What a group of a stream is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// The first message that is not settled; everything before it is.
+    pub offset: u64,
+    /// Messages from there on that the stream has.
+    pub lag: u64,
+    /// Consumers, those that stand by included.
+    pub members: u32,
 }
 
 /// What a queue was declared to be, and what it is.
@@ -829,6 +862,17 @@ fn queue_info(body: &Bytes) -> Result<QueueInfo> {
         partition: info.partition,
         core: info.core,
         is_damaged: info.flags & QUEUE_DAMAGED != 0,
+        is_stream: info.flags & QUEUE_STREAM != 0,
+    })
+}
+
+fn group_info(body: &Bytes) -> Result<GroupInfo> {
+    let info = control::GroupInfo::decode(body).map_err(unreadable)?;
+    Ok(GroupInfo {
+        name: text(info.name),
+        offset: info.offset,
+        lag: info.lag,
+        members: info.members,
     })
 }
 
@@ -1048,6 +1092,57 @@ impl Client {
     /// As the broker or the network says.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.list(FrameKind::QueueList, queue_info).await
+    }
+
+    /// The groups of a stream, by name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such queue; [`ErrorKind::Invalid`] if it is no stream; else
+    /// as the broker or the network says.
+    pub async fn stream_groups(&self, stream: &str) -> Result<Vec<GroupInfo>> {
+        let reply = self
+            .ask_about(FrameKind::GroupList, Answer::Done, stream)
+            .await?;
+        reply.items.iter().map(group_info).collect()
+    }
+
+    /// Sets a group of a stream to another place, where its next member begins; one that is not there is
+    /// made. After this not even a crash brings the old place back.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if it has members; else as [`stream_groups`](Self::stream_groups).
+    pub async fn reset_group(&self, stream: &str, group: &str, start: Start) -> Result<()> {
+        check_length("the name", stream, ringpost_wire::NAME_BYTES_MAX)?;
+        check_length("the group's name", group, ringpost_wire::NAME_BYTES_MAX)?;
+        let arguments = start.add_to(Headers::new())?;
+        let body = encoded(&control::GroupReset {
+            queue: stream.as_bytes(),
+            group: group.as_bytes(),
+            arguments: arguments.as_encoded(),
+        })?;
+        self.ask(FrameKind::GroupReset, Answer::Done, &body)
+            .await
+            .map(|_| ())
+    }
+
+    /// Forgets a group of a stream.
+    ///
+    /// # Errors
+    /// As [`reset_group`](Self::reset_group).
+    pub async fn delete_group(&self, stream: &str, group: &str) -> Result<Removed> {
+        check_length("the name", stream, ringpost_wire::NAME_BYTES_MAX)?;
+        check_length("the group's name", group, ringpost_wire::NAME_BYTES_MAX)?;
+        let body = encoded(&control::GroupDelete {
+            queue: stream.as_bytes(),
+            group: group.as_bytes(),
+        })?;
+        let reply = self
+            .ask(FrameKind::GroupDelete, Answer::Done, &body)
+            .await?;
+        Ok(match reply.is_changed {
+            true => Removed::Removed { messages: 0 },
+            false => Removed::Absent,
+        })
     }
 
     /// What a queue was declared to be, and what it is, policies taken together.

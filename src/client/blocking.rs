@@ -37,7 +37,7 @@ use crate::admin::QueueInfo;
 use crate::{
     Batch, ByteSize, ClientBuilder, ConsumerBuilder, DeleteIf, DeliveryTag, Ensured, Error,
     ErrorKind, ExchangeConfig, Held, Limits, Message, Policy, ProducerBuilder, QueueConfig,
-    Receipt, Removed, Result, Settleable, Settlement, Stats,
+    Receipt, Removed, Result, Settleable, Settlement, Stats, StreamBuilder,
 };
 
 /// The runtime that a client and its producers and consumers share.
@@ -133,6 +133,18 @@ impl Client {
         &self,
         build: impl FnOnce(&crate::Client) -> ConsumerBuilder,
     ) -> Result<Consumer> {
+        let consumer = self.driver.block_on(build(&self.client).subscribe())?;
+        Ok(Consumer {
+            consumer,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
+    /// Starts the reader of a stream that `build` describes.
+    ///
+    /// # Errors
+    /// As [`StreamBuilder::subscribe`].
+    pub fn stream(&self, build: impl FnOnce(&crate::Client) -> StreamBuilder) -> Result<Consumer> {
         let consumer = self.driver.block_on(build(&self.client).subscribe())?;
         Ok(Consumer {
             consumer,

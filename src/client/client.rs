@@ -10,6 +10,7 @@ use ringpost_wire as wire;
 use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
+use crate::consumer::StreamBuilder;
 use crate::error::counted;
 use crate::observe::{LinkEvent, Observer};
 use crate::options::Options;
@@ -399,6 +400,11 @@ impl Client {
     /// Starts to build a consumer of `queue`.
     pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(Arc::clone(&self.shared), queue.into())
+    }
+
+    /// Starts to build a reader of the stream `name`, see [`crate::QueueConfig::stream`].
+    pub fn stream(&self, name: impl Into<String>) -> StreamBuilder {
+        StreamBuilder::new(self.consumer(name))
     }
 
     /// What the broker agreed to.

@@ -745,6 +745,13 @@ impl Connection {
                     inbox.active_is(session, header.flags & CONSUMER_IS_ACTIVE != 0);
                 }
             }
+            //= P-83
+            FrameKind::ConsumerPosition => {
+                if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
+                    let result = inbox.goes_on(session, &body);
+                    result.map_err(|code| malformed(code, header))?;
+                }
+            }
             FrameKind::Confirm | FrameKind::Refused | FrameKind::ProducerCredit => {
                 if let Some(Channel::Producer(producer)) = self.channel(header)? {
                     let result = match header.kind {
@@ -791,7 +798,8 @@ impl Connection {
             | FrameKind::ConsumerInfo
             | FrameKind::QueueDescription
             | FrameKind::PolicyInfo
-            | FrameKind::TenantInfo => self.item(header, body)?,
+            | FrameKind::TenantInfo
+            | FrameKind::GroupInfo => self.item(header, body)?,
             FrameKind::Hello
             | FrameKind::Welcome
             | FrameKind::Attach
@@ -806,6 +814,9 @@ impl Connection {
             | FrameKind::ConsumerClose
             | FrameKind::Get
             | FrameKind::ConsumerInspect
+            | FrameKind::GroupList
+            | FrameKind::GroupReset
+            | FrameKind::GroupDelete
             | FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge

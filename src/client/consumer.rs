@@ -3,6 +3,7 @@
 
 mod batch;
 mod inbox;
+mod stream;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 pub use batch::{Batch, Deliveries, Delivery, DeliveryRef, DeliveryTag, Settleable};
 pub(crate) use inbox::Inbox;
+pub use stream::{Start, StreamBuilder};
 
 use self::batch::Span;
 use self::inbox::Settings;
@@ -53,6 +55,10 @@ pub struct ConsumerBuilder {
     is_exclusive: bool,
     is_auto: bool,
     arguments: Headers,
+    /// Of a stream: where it begins.
+    start: Option<Start>,
+    /// The broker keeps how far its group has come.
+    has_group: bool,
 }
 
 impl ConsumerBuilder {
@@ -65,6 +71,8 @@ impl ConsumerBuilder {
             is_exclusive: false,
             is_auto: false,
             arguments: Headers::new(),
+            start: None,
+            has_group: false,
         }
     }
 
@@ -93,6 +101,11 @@ impl ConsumerBuilder {
     pub fn weight(mut self, weight: u8) -> Self {
         self.arguments = self.arguments.with("x-weight", i64::from(weight));
         self
+    }
+
+    /// Reads the queue, which is a stream, from there on: see [`crate::Client::stream`].
+    pub fn reading(self, start: Start) -> StreamBuilder {
+        StreamBuilder::new(self).from(start)
     }
 
     /// Refuses to share the queue with another consumer.
@@ -141,6 +154,7 @@ impl ConsumerBuilder {
 
     async fn open(self) -> Result<Settler> {
         self.arguments.check()?;
+        self.start.map(Start::value).transpose()?;
         if self.credit_bytes > wire::CREDIT_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -175,6 +189,8 @@ impl ConsumerBuilder {
             is_exclusive: self.is_exclusive,
             is_auto: self.is_auto,
             arguments: self.arguments,
+            start: self.start,
+            has_group: self.has_group,
             message_bytes_max: limits.message_bytes_max,
         };
         let inbox = Inbox::new(settings, Arc::clone(&connection.counters));
@@ -526,6 +542,21 @@ macro_rules! settling {
                     inbox: Arc::clone(&self.settler.handle.inbox),
                     was_active: false,
                 }
+            }
+
+            /// Of a reader of a stream: the next message that it is given, by its offset, as the broker
+            /// said it last: when it began, and when some were missed. `None` for any other consumer,
+            /// and for a member of a group whose turn it is not.
+            #[must_use]
+            pub fn position(&self) -> Option<u64> {
+                self.settler.handle.inbox.position()
+            }
+
+            /// Of a reader of a stream: messages that it would have been given and that retention has
+            /// removed before, since it was opened.
+            #[must_use]
+            pub fn missed(&self) -> u64 {
+                self.settler.handle.inbox.missed()
             }
 
             /// A handle that settles from other tasks.

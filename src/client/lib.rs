@@ -73,6 +73,9 @@
 //! done with it, [`nack`](Consumer::nack) gives it back, [`reject`](Consumer::reject) drops it, and
 //! [`ack_durable`](Consumer::ack_durable) waits until not even a crash brings it back.
 //!
+//! [`Client::stream`] reads a queue that was declared as a stream: any number of readers get the same
+//! messages, each from where it [starts](Start), and groups have their place kept by the broker.
+//!
 //! # Guarantees
 //!
 //! | | |
@@ -120,7 +123,7 @@ pub use admin::{
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
     Activity, Batch, Consumer, ConsumerBuilder, Deliveries, Delivery, DeliveryRef, DeliveryTag,
-    Held, PullConsumer, Settleable, Settlement, Settler,
+    Held, PullConsumer, Settleable, Settlement, Settler, Start, StreamBuilder,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};

@@ -675,7 +675,10 @@ impl Running {
             | FrameKind::TenantList
             | FrameKind::PolicySet
             | FrameKind::PolicyDelete
-            | FrameKind::PolicyList => {
+            | FrameKind::PolicyList
+            | FrameKind::GroupList
+            | FrameKind::GroupReset
+            | FrameKind::GroupDelete => {
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
@@ -705,11 +708,13 @@ impl Running {
             | FrameKind::GetDone
             | FrameKind::ConsumerActive
             | FrameKind::ConsumerInfo
+            | FrameKind::ConsumerPosition
             | FrameKind::QueueInfo
             | FrameKind::QueueDescription
             | FrameKind::ExchangeInfo
             | FrameKind::BindingInfo
             | FrameKind::TenantInfo
+            | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
             | FrameKind::Publish
             | FrameKind::PublishFragment
@@ -763,7 +768,8 @@ impl Running {
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
-        if session.channels_open > 0 || self.topology.is_asking(conn) {
+        let is_asking = self.topology.is_asking(conn) || flow.is_asking_groups(conn);
+        if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
         let owns_queues = session.owns_queues;
@@ -835,6 +841,7 @@ impl Running {
                 credit_bytes,
                 flags,
                 traits,
+                reading,
                 message_bytes_max,
             } => {
                 let sink = Sink::new(queue, from, (conn, channel), message_bytes_max);
@@ -844,7 +851,7 @@ impl Running {
                     flags,
                     traits,
                 };
-                let outcome = flow.subscribe(sink, asked);
+                let outcome = flow.subscribe(sink, asked, reading.as_deref());
                 flow.reply(from, id, Reply::Subscribed(outcome), effects);
             }
             Request::Unsubscribe { consumer, close } => {
@@ -915,7 +922,8 @@ impl Running {
             | Request::Snapshot { .. }
             | Request::Inspect { .. }
             | Request::Connections { .. }
-            | Request::Purge { .. } => self.topology.request(flow, from, id, request, effects),
+            | Request::Purge { .. }
+            | Request::Groups { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }
 
@@ -1015,7 +1023,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::TenantList
         | FrameKind::PolicySet
         | FrameKind::PolicyDelete
-        | FrameKind::PolicyList => true,
+        | FrameKind::PolicyList
+        | FrameKind::GroupList
+        | FrameKind::GroupReset
+        | FrameKind::GroupDelete => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1040,12 +1051,14 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::GetDone
         | FrameKind::ConsumerActive
         | FrameKind::ConsumerInfo
+        | FrameKind::ConsumerPosition
         | FrameKind::QueueInfo
         | FrameKind::QueueDescription
         | FrameKind::ExchangeInfo
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
-        | FrameKind::PolicyInfo => false,
+        | FrameKind::PolicyInfo
+        | FrameKind::GroupInfo => false,
     }
 }
 

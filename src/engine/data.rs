@@ -19,5 +19,6 @@ pub mod session;
 pub mod slab;
 pub mod spread;
 pub mod stages;
+pub mod streams;
 pub mod table;
 pub mod trace;

@@ -10,7 +10,7 @@ use ringpost_wire::{Code, FragmentHead, SettleRange};
 
 use crate::data::dedup::Known;
 use crate::data::lifetime::Leave;
-use crate::data::queue::Traits;
+use crate::data::queue::{GroupFigures, Reading, Start, Traits};
 use crate::data::trace::Arrival;
 use crate::ids::{ConnId, Owner};
 
@@ -114,6 +114,8 @@ pub enum Request {
         flags: u32,
         /// What its arguments ask for.
         traits: Traits,
+        /// What they ask for that only readers of streams may.
+        reading: Option<Box<Reading>>,
         /// Largest message that its connection takes, in bytes.
         message_bytes_max: u32,
     },
@@ -221,6 +223,41 @@ pub enum Request {
         /// The queue.
         queue: QueueId,
     },
+    /// Do something about the groups of a stream; answered when that is durable.
+    Groups {
+        /// The stream.
+        queue: QueueId,
+        /// What.
+        ask: GroupAsk,
+    },
+}
+
+/// What is asked about the groups of a stream.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum GroupAsk {
+    /// What they are.
+    List,
+    /// Set one to another offset.
+    Reset {
+        /// Its name.
+        name: Box<[u8]>,
+        /// The offset.
+        start: Start,
+    },
+    /// Forget one.
+    Delete {
+        /// Its name.
+        name: Box<[u8]>,
+    },
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum GroupAnswer {
+    /// These are the groups, by name.
+    List(Vec<GroupFigures>),
+    /// It is done; whether anything has changed.
+    Done(bool),
 }
 
 /// Bytes of memory that a request which waits takes beside what it carries: its place in lists, and
@@ -244,6 +281,8 @@ impl Request {
             | Self::Inspect { .. }
             | Self::Connections { .. }
             | Self::Purge { .. } => Some(0),
+            // Names and starts are as small as the notes that are counted anyway.
+            Self::Groups { .. } => Some(0),
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }
@@ -296,6 +335,8 @@ pub struct QueueFigures {
     pub consumers: u32,
     /// Refuses service because of a damaged range.
     pub damaged: bool,
+    /// It is a stream.
+    pub is_stream: bool,
 }
 
 /// Answers.
@@ -312,8 +353,8 @@ pub enum Reply {
     },
     /// To `Fence`.
     Fenced(Known),
-    /// To `Subscribe`: the consumer's key on the owning core.
-    Subscribed(Result<u64, Code>),
+    /// To `Subscribe`: the consumer's key on the owning core, or why there is none.
+    Subscribed(Result<u64, (Code, &'static str)>),
     /// To `Forward`; the vector comes back for reuse.
     Forwarded {
         /// There is room for more; else [`Request::Resume`] says when.
@@ -339,6 +380,8 @@ pub enum Reply {
     },
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
+    /// To `Groups`.
+    Groups(Result<GroupAnswer, (Code, &'static str)>),
     /// Done, nothing to say.
     Done,
 }

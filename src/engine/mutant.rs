@@ -172,6 +172,10 @@ mutants! {
     TornTakenForDamage = "torn-taken-for-damage", Peer("Iggy #3970");
     /// Refused publishes never give their credit back.
     RefusedCreditLost = "refused-credit-lost", Mutation;
+    /// A group of a stream has come as far as messages were delivered, not as far as they were settled.
+    OffsetOfDelivered = "offset-of-delivered", Peer("Kafka: commits before the work is done");
+    /// A checkpoint leaves out how far groups of streams have come.
+    CheckpointForgetsOffsets = "checkpoint-forgets-offsets", Mutation;
     /// A consumer becomes the active one while the one before still holds messages.
     ActiveBeforeSettled = "active-before-settled", Mutation;
     /// A queue that expires is deleted though it was declared again in time.

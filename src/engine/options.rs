@@ -108,6 +108,20 @@ impl<'a> Options<'a> {
         Some(self.left.remove(at).1)
     }
 
+    /// Takes a value of any type that the declaration has, whatever policies say.
+    pub fn own(&mut self, name: &str) -> Option<Value<'a>> {
+        let at = self
+            .left
+            .iter()
+            .position(|(other, _)| *other == name.as_bytes())?;
+        Some(self.left.remove(at).1)
+    }
+
+    /// A value of any type.
+    pub fn value(&mut self, name: &'static str) -> Option<Value<'a>> {
+        self.take(name)
+    }
+
     fn of_policies(&self, name: &str) -> Option<(Value<'a>, &'a [u8])> {
         self.layers.iter().find_map(|layer| {
             let value = layer.options.get(name.as_bytes())?;

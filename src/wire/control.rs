@@ -265,6 +265,15 @@ bodies! {
         ;
     }
 
+    /// Where a consumer that reads a stream goes on (P-83).
+    ConsumerPosition ConsumerPositionArchived {
+        /// The next message that it may be given, by its place in the queue.
+        offset: u64,
+        /// Messages before that one which it would have been given and that are there no more.
+        missed: u64,
+        ;
+    }
+
     /// Changes a consumer's credit (P-41); what is outstanding counts against it.
     ConsumerCredit ConsumerCreditArchived {
         /// Most unsettled bytes pushed; 0 = no limit of bytes.
@@ -352,13 +361,48 @@ bodies! {
         partition: u16,
         /// A [`Durability`].
         durability: u8,
-        /// Bit 0: refuses service because of a damaged range.
+        /// Bit 0: refuses service because of a damaged range. Bit 1: it is a stream.
         flags: u8,
         /// Zero.
         reserved: u16,
         ;
         /// Name.
         name (name_bytes) max NAME_BYTES_MAX,
+    }
+
+    /// What a group of a stream is (P-85).
+    GroupInfo<'a> GroupInfoArchived {
+        /// Everything below is settled.
+        offset: u64,
+        /// Messages from there on that are retained.
+        lag: u64,
+        /// Consumers, those that stand by included.
+        members: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+        /// Name.
+        name (name_bytes) max NAME_BYTES_MAX,
+    }
+
+    /// Sets a group of a stream to another offset (P-86); one that is not there is made.
+    GroupReset<'a> GroupResetArchived {
+        ;
+        /// The stream.
+        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// The group.
+        group (group_bytes) max NAME_BYTES_MAX,
+        /// `x-stream-offset` as for a consumer, in an AMQP 0-9-1 field table (P-82).
+        arguments (arguments_bytes) max HEADERS_BYTES_MAX,
+    }
+
+    /// Forgets a group of a stream (P-86).
+    GroupDelete<'a> GroupDeleteArchived {
+        ;
+        /// The stream.
+        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// The group.
+        group (group_bytes) max NAME_BYTES_MAX,
     }
 
     /// What a queue was declared to be, and what it is (P-80).
@@ -456,6 +500,8 @@ pub const DELETE_IF_EMPTY: u32 = 2;
 pub const BIND_TO_EXCHANGE: u32 = 1;
 /// `QueueInfo::flags`: refuses service because of a damaged range.
 pub const QUEUE_DAMAGED: u8 = 1;
+/// `QueueInfo::flags`: it is a stream.
+pub const QUEUE_STREAM: u8 = 2;
 
 impl QueueDeclare<'_> {
     /// Whether it asks for a queue that belongs to its connection (P-77).

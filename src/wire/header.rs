@@ -91,6 +91,9 @@ kinds! {
     ConsumerInspect = 44;
     /// Broker: what the consumer on `channel` holds ([`crate::control::ConsumerInfo`]).
     ConsumerInfo = 45;
+    /// Broker: where the consumer on `channel`, which reads a stream, goes on
+    /// ([`crate::control::ConsumerPosition`]).
+    ConsumerPosition = 46;
     /// Client: [`crate::control::QueueDeclare`]; answered by `Done`.
     QueueDeclare = 48;
     /// Client: [`crate::control::Delete`] a queue; answered by `Done`, `count` = messages dropped.
@@ -140,6 +143,14 @@ kinds! {
     PolicyList = 74;
     /// Broker: [`crate::control::PolicySet`].
     PolicyInfo = 75;
+    /// Client: [`crate::control::Named`] a stream; answered by a `GroupInfo` each, then `Done`.
+    GroupList = 80;
+    /// Broker: [`crate::control::GroupInfo`].
+    GroupInfo = 81;
+    /// Client: [`crate::control::GroupReset`]; answered by `Done`.
+    GroupReset = 82;
+    /// Client: [`crate::control::GroupDelete`]; answered by `Done`.
+    GroupDelete = 83;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).

@@ -168,6 +168,9 @@ fn bodies_that_do_not_fit(setup: &Setup) {
         FrameKind::Unbind,
         FrameKind::TenantDeclare,
         FrameKind::TenantDelete,
+        FrameKind::GroupList,
+        FrameKind::GroupReset,
+        FrameKind::GroupDelete,
         FrameKind::Attach,
     ] {
         ends(setup, Code::BodyMalformed, |wire| {
@@ -203,6 +206,8 @@ fn frames_of_the_other_side(setup: &Setup) {
         FrameKind::ExchangeInfo,
         FrameKind::BindingInfo,
         FrameKind::TenantInfo,
+        FrameKind::ConsumerPosition,
+        FrameKind::GroupInfo,
         FrameKind::QueueDescription,
         FrameKind::PolicyInfo,
     ] {

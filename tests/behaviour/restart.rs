@@ -1,6 +1,7 @@
 //! What a broker knows after it was shut down and started again in the same directory.
 
-use ringpost_wire::control::{ExchangeKind, Level, ProducerOpen, QueueDeclare};
+use ringpost_wire::control::{ConsumerOpen, ExchangeKind, Level, ProducerOpen, QueueDeclare};
+use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
 use crate::broker::Broker;
@@ -153,6 +154,86 @@ fn on_four_cores() {
 #[test]
 fn from_one_core_to_two_to_four_and_back() {
     survives(&[1, 2, 4, 1]);
+}
+
+/// P-81, P-84: what a stream retains and how far its groups have come, whoever owns it at the next start.
+#[test]
+fn streams_and_their_groups_are_where_they_were() {
+    let arguments = |entries: &[(&str, &str)]| {
+        let mut bytes = Vec::new();
+        let mut writer = TableWriter::new(&mut bytes);
+        for (name, text) in entries {
+            writer.put(name.as_bytes(), Value::Text(text.as_bytes()));
+        }
+        writer.finish().expect("a small table");
+        bytes
+    };
+    let stream = arguments(&[("x-queue-type", "stream")]);
+    let first = [("x-stream-offset", "first")];
+    let all = arguments(&first);
+    let member = arguments(&[first[0], ("x-stream-group", "g")]);
+    let mut broker = Broker::start(1, &[]);
+    let mut published: u64 = 0;
+    for (round, cores) in [1, 2, 4, 4, 1].into_iter().enumerate() {
+        if round > 0 {
+            broker.restart_on(cores);
+        }
+        let mut wire = Wire::open(&broker);
+        for number in 0..4_u16 {
+            let name = format!("s{number}");
+            wire.declare(&QueueDeclare {
+                messages_max: 90,
+                arguments: &stream,
+                ..queue_on(name.as_bytes(), number)
+            });
+            let mut producer = wire.producer(1, Level::Durable);
+            let texts: Vec<_> = (1..=30)
+                .map(|text| (published + text).to_string())
+                .collect();
+            let name = name.as_bytes();
+            let parts = texts.iter().map(|text| to_queue(name, text.as_bytes()));
+            producer.confirm(&mut wire, &parts.collect::<Vec<_>>());
+            producer.close(&mut wire);
+            let last = published + 30;
+            // It may hold one more than its limit, and does not for long.
+            let head = last.saturating_sub(89).max(1);
+            wire.until(name, |info| info.ready <= 91);
+            let open = ConsumerOpen {
+                arguments: &all,
+                ..consumer(name, 1_000)
+            };
+            wire.consume(2, &open);
+            let count = wire.inspect(name).ready;
+            let read = wire.deliveries(2, count as usize);
+            assert!(read[0].queue_sequence <= head && head <= read[0].queue_sequence + 1);
+            for (idx, delivery) in read.iter().enumerate() {
+                assert_eq!(delivery.queue_sequence, read[0].queue_sequence + idx as u64);
+                assert_eq!(
+                    delivery.payload,
+                    delivery.queue_sequence.to_string().as_bytes()
+                );
+            }
+            assert_eq!(read.last().map(|last| last.queue_sequence), Some(last));
+            wire.close_consumer(2);
+            // Of what the group has left it settles twenty for good, and ten beyond.
+            let open = ConsumerOpen {
+                arguments: &member,
+                ..consumer(name, 30)
+            };
+            wire.consume(3, &open);
+            let read = wire.deliveries(3, 30);
+            assert_eq!(
+                read[0].queue_sequence,
+                20 * round as u64 + 1,
+                "round {round}"
+            );
+            let tag = read[0].tag;
+            wire.settle_surely(3, 0, &[(tag + 25, tag + 26), (tag, tag + 19)]);
+            wire.close_consumer(3);
+            wire.until(name, |info| info.consumers == 0);
+        }
+        published += 30;
+    }
 }
 
 /// P-45: what `Settled` was said for is never delivered again.

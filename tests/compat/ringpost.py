@@ -23,11 +23,13 @@ KINDS = {
     "ConsumerOpen": 32, "ConsumerOpened": 33, "Deliver": 34, "DeliverFragment": 35, "Settle": 36,
     "Settled": 37, "ConsumerCredit": 38, "ConsumerClose": 39, "ConsumerClosed": 40, "Get": 41,
     "GetDone": 42, "ConsumerActive": 43, "ConsumerInspect": 44, "ConsumerInfo": 45,
+    "ConsumerPosition": 46,
     "QueueDeclare": 48, "QueueDelete": 49, "QueuePurge": 50, "QueueInspect": 51,
     "QueueList": 52, "QueueInfo": 53, "QueueDescribe": 54, "QueueDescription": 55,
     "ExchangeDeclare": 56, "ExchangeDelete": 57,
     "ExchangeList": 58, "ExchangeInfo": 59, "Bind": 60, "Unbind": 61, "BindingList": 62,
     "BindingInfo": 63, "TenantDeclare": 64, "TenantDelete": 65, "TenantList": 66, "TenantInfo": 67,
+    "GroupList": 80, "GroupInfo": 81, "GroupReset": 82, "GroupDelete": 83,
     "PolicySet": 72, "PolicyDelete": 73, "PolicyList": 74, "PolicyInfo": 75,
 }
 NAMES = {number: name for name, number in KINDS.items()}
@@ -121,6 +123,7 @@ BODIES = {
     "ProducerCredit": ("QQ", "messages bytes", ""),
     "ConsumerOpen": ("QII", "credit_bytes credit_messages flags", "queue arguments"),
     "ConsumerInfo": ("QQQ", "messages bytes oldest_ms", ""),
+    "ConsumerPosition": ("QQ", "offset missed", ""),
     "ConsumerCredit": ("QII", "bytes messages reserved", ""),
     "Get": ("II", "wait_ms reserved", ""),
     "QueueDeclare": ("QQBBH", "messages_max bytes_max durability flags partition",
@@ -129,6 +132,9 @@ BODIES = {
     "Named": ("", "", "name"),
     "QueueInfo": ("QQQQQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max "
                   "bytes_max delayed due_ms dead id consumers core partition durability flags reserved", "name"),
+    "GroupInfo": ("QQII", "offset lag members reserved", "name"),
+    "GroupReset": ("", "", "queue group arguments"),
+    "GroupDelete": ("", "", "queue group"),
     "QueueDescription": ("QQIHBB", "messages_max bytes_max id partition durability reserved",
                          "name arguments options"),
     "PolicySet": ("IBBH", "priority applies flags reserved", "name pattern options"),
@@ -452,8 +458,8 @@ class Connection:
         done = self._answer(self._ask(kind, body=body), "Done")[-1]
         return bool(done.flags & 1), done.count
 
-    def _list(self, kind, body):
-        frames = self._answer(self._ask(kind), "Done")
+    def _list(self, kind, body, about=b""):
+        frames = self._answer(self._ask(kind, body=about), "Done")
         return [unpack_body(body, frame.body) for frame in frames[:-1]]
 
     # topology
@@ -480,6 +486,22 @@ class Connection:
     def inspect_queue(self, name):
         request = self._ask("QueueInspect", body=pack_body("Named", name=_bytes(name)))
         return unpack_body("QueueInfo", self._answer(request, "QueueInfo")[-1].body)
+
+    def groups(self, stream):
+        """What the groups of a stream are, by name (P-85)."""
+        return self._list("GroupList", "GroupInfo", pack_body("Named", name=_bytes(stream)))
+
+    def reset_group(self, stream, group, offset):
+        """Sets a group to another place, as `x-stream-offset` says (P-86)."""
+        return self._done("GroupReset", pack_body(
+            "GroupReset", queue=_bytes(stream), group=_bytes(group),
+            arguments=pack_table({"x-stream-offset": offset}),
+        ))[0]
+
+    def delete_group(self, stream, group):
+        """Forgets a group; whether it was there (P-86)."""
+        body = pack_body("GroupDelete", queue=_bytes(stream), group=_bytes(group))
+        return self._done("GroupDelete", body)[0]
 
     def queues(self):
         return self._list("QueueList", "QueueInfo")
@@ -527,8 +549,9 @@ class Connection:
     def producer(self, level="durable", producer=None, epoch=0):
         return Producer(self, level, producer or random.getrandbits(63) | 1, epoch)
 
-    def consumer(self, queue, credit=100, credit_bytes=0, no_ack=False, exclusive=False):
-        return Consumer(self, queue, credit, credit_bytes, int(no_ack) | int(exclusive) << 1)
+    def consumer(self, queue, credit=100, credit_bytes=0, no_ack=False, exclusive=False, arguments=None):
+        flags = int(no_ack) | int(exclusive) << 1
+        return Consumer(self, queue, credit, credit_bytes, flags, pack_table(arguments or {}))
 
     def close(self):
         """Ends the connection (P-11). Close producers first to know what became of publishes."""
@@ -680,7 +703,8 @@ class Consumer(_Channel):
     """Receives from one queue. Deliveries are settled by tag."""
 
     def __init__(self, connection, queue, credit, credit_bytes, flags, arguments=b""):
-        self.is_active = False  # of a queue with a single active consumer (P-52)
+        self.is_active = False  # of a queue with a single active consumer (P-52), or of a group (P-84)
+        self.position = None  # of a stream: the offset and the messages missed, as told last (P-83)
         self._ready = collections.deque()
         self._pieces = bytearray()
         super().__init__(connection, "Consumer", pack_body(
@@ -709,6 +733,9 @@ class Consumer(_Channel):
                                             bool(frame.flags & 1), delivery_count, message))
         elif frame.kind == "ConsumerActive":
             self.is_active = bool(frame.flags & 1)
+        elif frame.kind == "ConsumerPosition":
+            position = unpack_body("ConsumerPosition", frame.body)
+            self.position = position["offset"], position["missed"]
         elif frame.kind == "ConsumerClosed":
             self._ended(frame)
 

@@ -87,7 +87,35 @@ def roundtrip(host, port, count):
             raise AssertionError("a deleted queue was found")
         except ringpost.Refusal as refusal:
             expect("code for a deleted queue", refusal.code, 32)
+        stream(connection, f"roundtrip-{run}-stream")
     return len(wanted)
+
+
+def stream(connection, name):
+    """A stream is read twice, by one of a group and by one from its middle (P-81 to P-86)."""
+    connection.declare_queue(name, arguments={"x-queue-type": "stream"})
+    producer = connection.producer(level="durable")
+    producer.publish([Message(b"", name.encode(), b"%d" % idx) for idx in range(10)])
+    producer.flush()
+    producer.close()
+    for first, arguments in [(0, {"x-stream-offset": "first", "x-stream-group": "g"}), (6, {"x-stream-offset": 7})]:
+        consumer = connection.consumer(name, arguments=arguments)
+        for idx in range(first, 10):
+            delivery = consumer.receive()
+            found = delivery.queue_sequence, delivery.message.payload, delivery.redelivered
+            expect("what lies in the stream", found, (idx + 1, b"%d" % idx, False))
+            if idx == 4:
+                consumer.ack_upto(delivery, confirm=True)
+        expect("where it began", consumer.position, (first + 1, 0))
+        consumer.close()
+    (group,) = connection.groups(name)
+    found = group["name"], group["offset"], group["lag"], group["members"]
+    expect("the group", found, (b"g", 6, 5, 0))
+    connection.reset_group(name, "g", 9)
+    expect("the group that was reset", connection.groups(name)[0]["offset"], 9)
+    expect("a group that was there", connection.delete_group(name, "g"), True)
+    expect("a group that was not there", connection.delete_group(name, "g"), False)
+    connection.delete_queue(name)
 
 
 def main():

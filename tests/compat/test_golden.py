@@ -80,6 +80,7 @@ FRAMES = {
     "ConsumerInspect": (2, 12, 0, 0, b""),
     "ConsumerInfo": (2, 12, 0, 0, ("ConsumerInfo", {
         "messages": 3, "bytes": 1 << 20, "oldest_ms": 1500})),
+    "ConsumerPosition": (2, 0, 0, 0, ("ConsumerPosition", {"offset": 31, "missed": 27})),
     "QueueDeclare": (0, 13, 0, 0, ("QueueDeclare", {
         "messages_max": 1000, "bytes_max": 1 << 30, "durability": 1, "flags": 0,
         "partition": 65535, "name": NAME, "arguments": TABLE})),
@@ -108,6 +109,12 @@ FRAMES = {
     "TenantDelete": (0, 25, 0, 0, ("Named", {"name": b"acme"})),
     "TenantList": (0, 26, 0, 0, b""),
     "TenantInfo": (0, 26, 0, 0, ("Named", {"name": b"acme"})),
+    "GroupList": (0, 27, 0, 0, ("Named", {"name": NAME})),
+    "GroupInfo": (0, 27, 0, 0, ("GroupInfo", {
+        "offset": 31, "lag": 9, "members": 2, "name": b"billing"})),
+    "GroupReset": (0, 28, 0, 0, ("GroupReset", {
+        "queue": NAME, "group": b"billing", "arguments": TABLE})),
+    "GroupDelete": (0, 29, 0, 0, ("GroupDelete", {"queue": NAME, "group": b"billing"})),
     "QueueDescribe": (0, 27, 0, 0, ("Named", {"name": NAME})),
     "QueueDescription": (0, 27, 0, 0, ("QueueDescription", {
         "messages_max": 1000, "bytes_max": 1 << 30, "id": 8, "partition": 11, "durability": 1,

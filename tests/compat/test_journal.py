@@ -90,6 +90,12 @@ def scattered():
     ]
 
 
+def offsets():
+    """How far groups of a stream have come; the second is no more."""
+    body = b"".join(struct.pack("<QI", offset, len(name)) + name for name, offset in [(b"billing", 31), (b"audit", 0)])
+    return [record(24, body, number=17, count=2, term=1, queue=7)]
+
+
 def index():
     """Part 1 of an index: two blocks and three runs; the part before lies at 12288."""
     body = varints(1, 3, 70, 4, 2, 3)
@@ -122,6 +128,7 @@ def checkpoint():
 VECTORS = {
     "journal_block": lambda: block(records(), 0, 8192, 77, 75),
     "journal_scattered": lambda: block(scattered(), 0, 8192, 77, 75),
+    "journal_offsets": lambda: block(offsets(), 0, 8192, 77, 75),
     "journal_index": lambda: block([record(11, index(), partition=META, count=1, flags=2 | 4)], 1, 28672, 72, 70),
     "journal_checkpoint": checkpoint,
 }

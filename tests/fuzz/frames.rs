@@ -2,9 +2,10 @@
 //! that nothing is left for damage to hide in. Does not know what a broker answers.
 
 use ringpost_wire::control::{
-    Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, Delete, ExchangeDeclare,
-    Failure, Get, Hello, Named, PolicySet, ProducerCredit, ProducerOpen, ProducerOpened,
-    QueueDeclare, QueueDescription, QueueInfo, Welcome, is_name,
+    Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
+    ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, PolicySet,
+    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueDescription, QueueInfo,
+    Welcome, is_name,
 };
 use ringpost_wire::{
     Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,
@@ -170,7 +171,8 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::TenantDeclare
         | K::TenantDelete
         | K::TenantInfo
-        | K::PolicyDelete => again::<Named<'_>>(body).map(|body| named(body.name)),
+        | K::PolicyDelete
+        | K::GroupList => again::<Named<'_>>(body).map(|body| named(body.name)),
         K::QueueDescription => {
             let described = again::<QueueDescription<'_>>(body)?;
             envelope::headers(described.arguments);
@@ -182,6 +184,14 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
             envelope::headers(policy.options);
             Ok(())
         }
+        K::ConsumerPosition => again::<ConsumerPosition>(body).map(drop),
+        K::GroupInfo => again::<GroupInfo<'_>>(body).map(drop),
+        K::GroupReset => {
+            let reset = again::<GroupReset<'_>>(body)?;
+            envelope::headers(reset.arguments);
+            Ok(())
+        }
+        K::GroupDelete => again::<GroupDelete<'_>>(body).map(drop),
         K::QueueInfo => again::<QueueInfo<'_>>(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => {
             let declare = again::<ExchangeDeclare<'_>>(body)?;

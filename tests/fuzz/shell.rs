@@ -647,6 +647,8 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::GetDone
         | K::ConsumerActive
         | K::ConsumerInfo
+        | K::ConsumerPosition
+        | K::GroupInfo
         | K::QueueInfo
         | K::ExchangeInfo
         | K::BindingInfo
@@ -682,6 +684,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::QueueDescribe
         | K::PolicySet
         | K::PolicyDelete
-        | K::PolicyList => false,
+        | K::PolicyList
+        | K::GroupList
+        | K::GroupReset
+        | K::GroupDelete => false,
     }
 }

@@ -68,6 +68,8 @@ enum Request {
     Settle {
         channel: u16,
         messages: Vec<(QueueNo, MessageId)>,
+        /// Of a stream: where they lie.
+        offsets: Vec<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
         /// If they went back to their queue.
@@ -668,6 +670,7 @@ impl Client {
             | FrameKind::Settled
             | FrameKind::ConsumerClosed
             | FrameKind::ConsumerActive
+            | FrameKind::ConsumerPosition
             | FrameKind::GetDone => self.on_consumer_frame(header, body, scene),
             FrameKind::QueueInfo
             | FrameKind::ExchangeInfo
@@ -778,7 +781,7 @@ impl Client {
             }
             Request::Errand(_) => unreachable!("those were looked at before"),
             Request::Inspect(name) => {
-                self.told_of_food(&name, 0);
+                self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
             }
             Request::Vain(expected) => match code {
@@ -917,6 +920,7 @@ fn frame_mark(kind: FrameKind) -> &'static str {
         FrameKind::ExchangeInfo => "frame exchange info",
         FrameKind::BindingInfo => "frame binding info",
         FrameKind::TenantInfo => "frame tenant info",
+        FrameKind::ConsumerPosition => "frame consumer position",
         _ => "frame other",
     }
 }

@@ -15,5 +15,6 @@ pub mod plan;
 pub mod random;
 pub mod run;
 pub mod scene;
+pub mod streams;
 pub mod times;
 pub mod world;

@@ -16,6 +16,7 @@ use crate::graves::Graves;
 use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
+use crate::streams::Streams;
 use crate::times::{Times, Timing};
 
 /// How often each thing that a set of seeds should reach was reached.
@@ -101,6 +102,7 @@ impl Marks {
         "frame confirm",
         "frame consumer closed",
         "frame consumer opened",
+        "frame consumer position",
         "frame deliver",
         "frame deliver fragment",
         "frame done",
@@ -129,6 +131,7 @@ impl Marks {
         "limit_reached",
         "list done",
         "lying-sync",
+        "member active",
         "message_malformed",
         "message_too_large",
         "misbehave",
@@ -150,7 +153,9 @@ impl Marks {
         "queue_deleted",
         "queue_full",
         "queue_unknown",
+        "read from a stream",
         "read-error",
+        "reader missed some",
         "redelivered",
         "refused to start over damage",
         "reset",
@@ -164,6 +169,7 @@ impl Marks {
         "slow-disk",
         "slow-mesh",
         "slow-reader",
+        "stream drained",
         "tenant declared",
         "tenant_unknown",
         "timed_out",
@@ -330,6 +336,8 @@ pub struct Scene {
     pub handed_on: Vec<(usize, usize, Producer)>,
     /// What died, and what was told of it.
     pub graves: Graves,
+    /// What was read of streams.
+    pub streams: Streams,
     /// When what may be delivered.
     pub times: Times,
     checker: Checker,
@@ -362,6 +370,7 @@ impl Scene {
         Self {
             now: 0,
             models: vec![Model::default(); plan.tenants],
+            streams: Streams::of(plan.seed),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),
@@ -606,6 +615,9 @@ impl Scene {
             queue.is_some_and(|queue| queue.is_steady() && queue.number == number)
         };
         if let Err(text) = self.graves.judge(is_there) {
+            self.fail(text);
+        }
+        if let Err(text) = self.streams.judge() {
             self.fail(text);
         }
     }

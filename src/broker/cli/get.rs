@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Failure;
 use super::link::{self, BrokerArgs};
 use super::message::Printer;
+use super::reading::Reading;
 use super::sub::{Ack, Standing};
 
 const EXAMPLES: &str = "\
@@ -40,6 +41,8 @@ pub struct Args {
     #[command(flatten)]
     standing: Standing,
     #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
     broker: BrokerArgs,
 }
 
@@ -48,7 +51,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut printer = Printer::open(args.output.as_deref(), args.json)?;
     link::block_on(async {
         let client = args.broker.connect().await?;
-        let mut builder = args.standing.of(client.consumer(&args.queue));
+        let builder = args.standing.of(client.consumer(&args.queue));
+        let mut builder = args.reading.of(builder);
         if args.ack == Ack::Sent {
             builder = builder.auto_settle();
         }

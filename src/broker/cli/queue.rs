@@ -20,6 +20,7 @@ Examples:
   ringpost queue declare ticks --volatile --messages-max 100000
   ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
   ringpost queue ensure orders --delivery-limit 5 --dead-letter undelivered
+  ringpost queue ensure events --type stream --max-age 168h
   ringpost queue ensure replies --volatile --expires 30min
   ringpost queue list --json
   ringpost queue purge orders
@@ -72,6 +73,14 @@ enum Command {
 struct Settings {
     /// The queue
     name: String,
+    /// What it is: a `stream` keeps messages however often they are read
+    /// [default: classic]
+    #[arg(long = "type", value_name = "type", value_parser = ["classic", "stream"])]
+    kind: Option<String>,
+    /// Of a stream: how old a message may become, such as 168h [default: as
+    /// old as it likes]
+    #[arg(long, value_name = "time", value_parser = link::span)]
+    max_age: Option<Duration>,
     /// Keep it in memory only: gone after a restart, with its messages
     #[arg(long)]
     volatile: bool,
@@ -184,11 +193,16 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 
 impl Settings {
     fn config(&self) -> QueueConfig {
-        let mut config = if self.volatile {
-            QueueConfig::volatile()
-        } else {
-            QueueConfig::durable()
+        let is_stream = self.kind.as_deref() == Some("stream");
+        let mut config = match (self.volatile, is_stream) {
+            (true, true) => QueueConfig::volatile().of_type("stream"),
+            (true, false) => QueueConfig::volatile(),
+            (false, true) => QueueConfig::stream(),
+            (false, false) => QueueConfig::durable(),
         };
+        if let Some(age) = self.max_age {
+            config = config.max_age(age);
+        }
         if let Some(messages) = self.messages_max {
             config = config.messages_max(messages);
         }
@@ -272,6 +286,7 @@ struct Row {
     bytes_max: u64,
     partition: u16,
     core: u16,
+    stream: bool,
     damaged: bool,
     /// What is in force, and the policy that says so.
     options: BTreeMap<String, Setting>,
@@ -335,6 +350,7 @@ impl Row {
             bytes_max: info.bytes_max,
             partition: info.partition,
             core: info.core,
+            stream: info.is_stream,
             damaged: info.is_damaged,
         }
     }

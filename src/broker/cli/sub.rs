@@ -10,6 +10,8 @@ use ringpost_wire::limits::{CREDIT_BYTES_MAX, CREDIT_MESSAGES_MAX};
 use super::Failure;
 use super::link::{self, BrokerArgs};
 use super::message::Printer;
+use super::output;
+use super::reading::Reading;
 
 const EXAMPLES: &str = "\
 A message is acked once it has been printed; one that could not be printed
@@ -21,7 +23,9 @@ Examples:
   ringpost sub orders --count 10 --json
   ringpost sub orders --output orders.txt --wait 1s   until none comes for 1 s
   ringpost sub orders --ack none --count 1            look, and leave it there
-  ringpost sub orders --timeout 30s                   give it 30 s to be back";
+  ringpost sub orders --timeout 30s                   give it 30 s to be back
+  ringpost sub events --from first --group billing    read a stream in a group
+  ringpost sub events --from ago:1h --speed 100       as in the hour before";
 
 /// Print the messages of a queue as they come
 #[derive(clap::Args, Debug)]
@@ -49,6 +53,8 @@ pub struct Args {
     credit: u32,
     #[command(flatten)]
     standing: Standing,
+    #[command(flatten)]
+    reading: Reading,
     #[command(flatten)]
     broker: BrokerArgs,
 }
@@ -126,7 +132,9 @@ async fn print(
     let left = args.count.unwrap_or(u64::MAX);
     let credit = args.credit.min(u32::try_from(left).unwrap_or(u32::MAX));
     let builder = args.standing.of(client.consumer(&args.queue));
-    let mut builder = builder
+    let mut builder = args
+        .reading
+        .of(builder)
         .credit(credit)
         .credit_bytes(ByteSize::new(CREDIT_BYTES));
     // What is settled by being sent makes room for more at once, whatever the count.
@@ -161,6 +169,7 @@ async fn take(
         held: 0,
         held_bytes: 0,
     };
+    let mut missed = 0;
     while left > 0 {
         let next = consumer.next_batch();
         let batch = match args.wait {
@@ -173,6 +182,15 @@ async fn take(
             },
         };
         let Some(batch) = batch else { break };
+        if consumer.missed() > missed {
+            let gone = output::counted(consumer.missed() - missed, "message");
+            let first = batch
+                .iter()
+                .next()
+                .map_or(0, |first| first.queue_sequence());
+            link::say(&format!("{gone} before offset {first} are there no more"));
+            missed = consumer.missed();
+        }
         let taken = batch.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let deliveries = || batch.iter().take(taken);
         left -= taken as u64;

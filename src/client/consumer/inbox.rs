@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use ringpost_wire::control::{Body, CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerOpen};
+use ringpost_wire::control::{
+    Body, CONSUMER_EXCLUSIVE, CONSUMER_NO_ACK, ConsumerOpen, ConsumerPosition,
+};
 use ringpost_wire::header::DELIVER_REDELIVERED;
 use ringpost_wire::{Code, DeliverHead, FragmentHead, FrameHeader, FrameKind, padded};
 use tokio::sync::{Notify, oneshot};
 
+use super::Start;
 use super::batch::{Batch, DeliveryTag};
 use crate::stats::Counters;
 use crate::{Error, ErrorKind, Headers, Result};
@@ -30,6 +33,10 @@ pub(crate) struct Settings {
     pub credit_bytes: u64,
     pub is_exclusive: bool,
     pub arguments: Headers,
+    /// Of a stream: where it begins.
+    pub start: Option<Start>,
+    /// The broker knows where it goes on.
+    pub has_group: bool,
     /// Deliveries are settled by being sent.
     pub is_auto: bool,
     /// Largest message, in bytes.
@@ -62,6 +69,12 @@ struct State {
     credit_messages: u32,
     credit_bytes: u64,
     tag_last: u64,
+    /// Of a stream: the message behind the last one that was handed out, or where it began.
+    next_offset: Option<u64>,
+    /// Of a stream: where the broker said last that it goes on.
+    position: Option<u64>,
+    /// Of a stream: messages that were gone before it got them.
+    missed: u64,
     /// It is the active consumer of its queue.
     is_active: bool,
     partial: Option<Partial>,
@@ -99,6 +112,9 @@ impl Inbox {
                 credit_messages: settings.credit_messages,
                 credit_bytes: settings.credit_bytes,
                 tag_last: 0,
+                next_offset: None,
+                position: None,
+                missed: 0,
                 is_active: false,
                 partial: None,
                 waker: None,
@@ -138,12 +154,22 @@ impl Inbox {
         } else {
             0
         };
+        let arguments = match (self.settings.start, state.next_offset) {
+            (None, _) => self.settings.arguments.clone(),
+            (Some(start), next) => {
+                // What was lost on the way is read again; a group's members begin where that is.
+                let next = next.filter(|_| !self.settings.has_group);
+                let start = next.map_or(start, Start::Offset);
+                let arguments = self.settings.arguments.clone();
+                start.add_to(arguments).unwrap_or_default()
+            }
+        };
         let open = ConsumerOpen {
             credit_bytes: state.credit_bytes,
             credit_messages: state.credit_messages,
             flags: is_auto | is_exclusive,
             queue: self.settings.queue.as_bytes(),
-            arguments: self.settings.arguments.as_encoded(),
+            arguments: arguments.as_encoded(),
         };
         open.write(
             out,
@@ -166,6 +192,26 @@ impl Inbox {
             drop(state);
             self.active.notify_waiters();
         }
+    }
+
+    /// Where it goes on in its stream.
+    pub(crate) fn goes_on(&self, session: u32, body: &[u8]) -> Result<(), Code> {
+        let position = ConsumerPosition::decode(body)?;
+        let mut state = self.lock();
+        if state.session == session {
+            state.position = Some(position.offset);
+            state.missed += position.missed;
+            state.next_offset.get_or_insert(position.offset);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn position(&self) -> Option<u64> {
+        self.lock().position
+    }
+
+    pub(crate) fn missed(&self) -> u64 {
+        self.lock().missed
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -370,6 +416,10 @@ impl Inbox {
             if let Entry::Batch(batch) = &entry {
                 state.message_count -= u64::from(batch.count);
                 state.bytes -= batch.body.len();
+                let behind = batch.head.queue_sequence + u64::from(batch.count);
+                if self.settings.start.is_some() {
+                    state.next_offset = Some(behind);
+                }
             }
             (entry, was_over)
         };

@@ -234,11 +234,10 @@ impl Boot {
         let Stage::Opening(journal) = stage else {
             unreachable!("only a core that is ready is finished")
         };
-        let Restore {
-            catalog: own,
-            dedup,
-            ..
-        } = restore;
+        let mut restore = restore;
+        let own = restore.catalog.take();
+        let dedup = std::mem::take(&mut restore.dedup);
+        let mut groups = restore.groups;
         let catalog = catalog.or(own).expect("the core is ready");
         let router = Router::of(&catalog, &placement(&config));
         let volatile = Volatile::new(config.limits.volatile_buffers as usize);
@@ -250,10 +249,13 @@ impl Boot {
             if let Some(replay) = queues.remove(&declared.id) {
                 restore_queue(&mut state, replay, &past, effects);
             }
+            if state.queue.is_stream() {
+                state.queue.restore_groups(groups.take(declared.id));
+            }
             if damaged.contains(&state.partition) && state.durable {
                 refuse_queue(&mut state, "its partition has lost records", effects);
             }
-            let is_holding = state.queue.is_holding();
+            let is_holding = state.queue.is_holding() || state.queue.has_groups_to_record();
             let goes_by_time = state.queue.may_die() || state.queue.next_due().is_some();
             flow.add_queue(state);
             if goes_by_time {

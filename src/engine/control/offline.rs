@@ -15,7 +15,7 @@ use ringpost_wire::{FragmentHead, envelope, padded};
 
 use crate::control::catalog::Catalog;
 use crate::control::recovery::{Recovery, Status};
-use crate::control::restore::{Restore, has_lost_topology};
+use crate::control::restore::{KeptGroups, Restore, has_lost_topology};
 use crate::control::topology::queue_state;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
@@ -114,6 +114,8 @@ pub struct Opened<D> {
     pub catalog: Option<Catalog>,
     /// What the producers have stored.
     dedup: Dedup,
+    /// How far groups of streams have come.
+    groups: KeptGroups,
 }
 
 /// Opens a journal without writing to it. Damage is in [`Opened::damages`].
@@ -167,7 +169,9 @@ pub fn open<D: Disk>(
     }
     let catalog = restore.catalog.take();
     let dedup = std::mem::take(&mut restore.dedup);
+    let groups = std::mem::take(&mut restore.groups);
     Ok(Opened {
+        groups,
         journal,
         pool,
         effects,
@@ -256,6 +260,7 @@ impl<D: Disk> Opened<D> {
             queues: BTreeMap::new(),
             catalog: None,
             dedup: Dedup::default(),
+            groups: KeptGroups::default(),
         }
     }
 
@@ -429,6 +434,9 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             // By the wall clock, as it is written again.
             let same = |wall_ms| wall_ms;
             moved.queue.restore_terms(&terms, same, same);
+            if moved.queue.is_stream() {
+                moved.queue.restore_groups(source.groups.take(id));
+            }
             queues[usize::from(core.0)].insert(moved);
         }
     }

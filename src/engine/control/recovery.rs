@@ -1357,7 +1357,8 @@ impl Recovery {
             | Kind::Counts
             | Kind::Catalog
             | Kind::Adopt
-            | Kind::Sequences => {
+            | Kind::Sequences
+            | Kind::Offsets => {
                 replay.record(head, body);
             }
             Kind::Seal

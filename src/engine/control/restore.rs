@@ -16,7 +16,7 @@ use crate::data::journal::Damage;
 use crate::data::journal::record::{Kind, PARTITION_META, RecordHead, u64_at};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
-use crate::data::queue::{self, Arrival, Marking, Settings};
+use crate::data::queue::{self, Arrival, KeptOffset, Marking, Settings, decode_offsets};
 use crate::ids::Place;
 
 /// What was found so far of a large message.
@@ -36,6 +36,35 @@ pub(crate) fn has_lost_topology(catalog: Option<&Catalog>, damages: &[Damage]) -
     catalog.is_some() && damages.iter().any(|d| d.partition == PARTITION_META)
 }
 
+/// How far groups of streams have come.
+#[derive(Default)]
+pub struct KeptGroups(BTreeMap<QueueId, BTreeMap<Box<[u8]>, u64>>);
+
+impl KeptGroups {
+    /// The later one holds.
+    fn came_to(&mut self, queue: QueueId, offsets: Vec<KeptOffset>) {
+        let groups = self.0.entry(queue).or_default();
+        for KeptOffset { name, offset } in offsets {
+            match offset {
+                0 => {
+                    groups.remove(&name);
+                }
+                offset => {
+                    groups.insert(name, offset);
+                }
+            }
+        }
+    }
+
+    /// Those of a stream, by name.
+    pub fn take(&mut self, queue: QueueId) -> Vec<KeptOffset> {
+        let groups = self.0.remove(&queue).unwrap_or_default();
+        let kept = groups.into_iter();
+        kept.map(|(name, offset)| KeptOffset { name, offset })
+            .collect()
+    }
+}
+
 /// What a journal has said so far.
 pub struct Restore {
     /// The topology, if this is the meta core's journal.
@@ -44,6 +73,8 @@ pub struct Restore {
     larges: BTreeMap<(QueueId, QueueSequence), Large>,
     /// What the producers have stored.
     pub dedup: Dedup,
+    /// How far groups of streams have come.
+    pub groups: KeptGroups,
     /// What did not fit, for people: proved records that contradict each other are bugs or worse.
     contradictions: Vec<String>,
     /// Topology changes that did not fit, as those behind a lost one may.
@@ -67,6 +98,7 @@ impl Restore {
             queues: BTreeMap::new(),
             larges: BTreeMap::new(),
             dedup: Dedup::default(),
+            groups: KeptGroups::default(),
             contradictions: Vec::new(),
             topology_faults: Vec::new(),
             topology_loss_accepted: false,
@@ -168,6 +200,14 @@ impl recovery::Replay for Restore {
             None => self
                 .contradictions
                 .push("the checkpoint's producers cannot be read".to_owned()),
+        }
+        for (id, bytes) in &state.groups {
+            match decode_offsets(bytes) {
+                Some(offsets) => self.groups.came_to(QueueId(*id), offsets),
+                None => self.contradictions.push(format!(
+                    "the checkpoint of queue {id}: its groups cannot be read"
+                )),
+            }
         }
         if self.catalog.is_some() {
             match Catalog::decode(state.catalog) {
@@ -299,6 +339,10 @@ impl recovery::Replay for Restore {
                     }
                 }
                 None => self.note("a delivery count", queue, Err("its body is malformed")),
+            },
+            Kind::Offsets => match decode_offsets(body) {
+                Some(offsets) => self.groups.came_to(queue, offsets),
+                None => self.note("an offset of a group", queue, Err("its body is malformed")),
             },
             Kind::Mark => self.queue(queue).mark(head.queue_sequence),
             Kind::Sequences => match notes::decode_sequences(head.producer_sequence.0, body) {

@@ -2,9 +2,10 @@
 //! Does not know when a checkpoint is made; every number is little-endian.
 //!
 //! ```text
-//! version u32 = 1 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
+//! version u32 = 3 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
 //! producers' bytes u32 | producers (data/dedup.rs)
 //! queue count u32 | per queue: id u32, bytes u32, state (queue/replay.rs)
+//! stream count u32 | per stream with groups: id u32, bytes u32, offsets (queue/stream/groups.rs)
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,11 +14,11 @@ use ringpost_wire::ids::QueueId;
 
 use crate::control::catalog::Catalog;
 use crate::data::dedup::Dedup;
-use crate::data::flow::Queues;
-use crate::data::queue::SequenceRange;
+use crate::data::flow::{QueueState, Queues};
+use crate::data::queue::{SequenceRange, encode_offsets};
 use crate::ids::Clock;
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Whether something may be delivered after the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +64,17 @@ pub fn encode(
         }
         put_bytes(out, &bytes);
     }
+    let with_groups = |state: &&QueueState| {
+        state.queue.kept_offsets().next().is_some() && !crate::mutant!(CheckpointForgetsOffsets)
+    };
+    let streams = || durable().filter(with_groups);
+    out.extend_from_slice(&(streams().count() as u32).to_le_bytes());
+    for state in streams() {
+        out.extend_from_slice(&state.id.0.to_le_bytes());
+        bytes.clear();
+        encode_offsets(state.queue.kept_offsets(), &mut bytes);
+        put_bytes(out, &bytes);
+    }
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -80,6 +92,8 @@ pub struct State<'a> {
     pub dedup: &'a [u8],
     /// Queue ids and their states.
     pub queues: Vec<(u32, &'a [u8])>,
+    /// Streams and the offsets of their groups.
+    pub groups: Vec<(u32, &'a [u8])>,
 }
 
 /// Reads a state; `None` if the bytes are no such thing or of a later version.
@@ -96,10 +110,16 @@ pub fn decode(bytes: &[u8]) -> Option<State<'_>> {
     for _ in 0..count {
         queues.push((take_u32(&mut rest)?, take_bytes(&mut rest)?));
     }
+    let count = take_u32(&mut rest)?;
+    let mut groups = Vec::new();
+    for _ in 0..count {
+        groups.push((take_u32(&mut rest)?, take_bytes(&mut rest)?));
+    }
     rest.is_empty().then_some(State {
         catalog,
         dedup,
         queues,
+        groups,
     })
 }
 

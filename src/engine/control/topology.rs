@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_wire::control::{
     self, Bind, Body, DELETE_IF_EMPTY, DELETE_IF_UNUSED, Delete, ExchangeDeclare, Named, PolicySet,
-    QUEUE_DAMAGED, QueueDeclare,
+    QUEUE_DAMAGED, QUEUE_STREAM, QueueDeclare,
 };
 use ringpost_wire::ids::{CoreId, QueueId, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
@@ -30,6 +30,7 @@ use crate::control::routing::policy_named;
 use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::lifetime::{Leave, Mortal, Retirement};
+use crate::data::streams::{self, GroupAsker};
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Owner};
 use crate::mesh::{ChangeRequest, Changed, NOTE_BYTES, QueueFigures, Reply, Request};
@@ -141,6 +142,8 @@ enum Pending {
     },
     /// The owner purges.
     Purge { conn: ConnId, header: FrameHeader },
+    /// The owner looks at the groups of a stream.
+    Groups { conn: ConnId, header: FrameHeader },
     /// The meta core decides about a queue of this core that is to go by itself.
     Retire(Leave),
     /// The owner hears that a queue was declared again; whoever did that is told after it.
@@ -250,7 +253,8 @@ impl Topology {
                 | Pending::Page { conn: c, .. }
                 | Pending::Usage { conn: c, .. }
                 | Pending::Tenant { conn: c, .. }
-                | Pending::Purge { conn: c, .. } => *c == conn,
+                | Pending::Purge { conn: c, .. }
+                | Pending::Groups { conn: c, .. } => *c == conn,
                 Pending::Retire(_) | Pending::Keep(_) => false,
             })
     }
@@ -344,6 +348,9 @@ impl Topology {
                     flow.ask(target.core, request, waiter, effects);
                 }
             }
+            FrameKind::GroupList | FrameKind::GroupReset | FrameKind::GroupDelete => {
+                self.ask_groups(flow, conn, header, &request, effects)?;
+            }
             FrameKind::QueueDelete => {
                 let delete = Delete::decode(&request.body)?;
                 if delete.flags & (DELETE_IF_UNUSED | DELETE_IF_EMPTY) == 0 {
@@ -385,6 +392,38 @@ impl Topology {
                 }
                 self.change(flow, conn, header, request, effects);
             }
+        }
+        Ok(())
+    }
+
+    /// A request about the groups of a stream goes to who owns it.
+    //= P-85, P-86
+    fn ask_groups(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: &ChangeRequest,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (name, ask) = match streams::group_ask(header.kind, &request.body)? {
+            (name, Ok(ask)) => (name, ask),
+            (_, Err(reason)) => {
+                flow.fail(conn, header, Code::SettingInvalid, &reason, effects);
+                return Ok(());
+            }
+        };
+        let Some(target) = flow.find_queue(request.tenant, name) else {
+            unknown_queue(flow, conn, header, name, effects);
+            return Ok(());
+        };
+        if target.core == flow.config.core {
+            let asker = GroupAsker::Here { conn, header };
+            flow.ask_groups(target.queue, ask, asker, effects);
+        } else {
+            let waiter = self.wait(Pending::Groups { conn, header });
+            let queue = target.queue;
+            flow.ask(target.core, Request::Groups { queue, ask }, waiter, effects);
         }
         Ok(())
     }
@@ -947,6 +986,9 @@ impl Topology {
                 let connections = flow.connections_of(tenant);
                 flow.reply(from, id, Reply::Connections(connections), effects);
             }
+            Request::Groups { queue, ask } => {
+                flow.ask_groups(queue, ask, GroupAsker::There { core: from, id }, effects);
+            }
             Request::Purge { queue } => {
                 let outcome = flow.purge(queue);
                 flow.reply(from, id, Reply::Purged(outcome), effects);
@@ -1070,6 +1112,9 @@ impl Topology {
                 } else {
                     self.tenant_counted(flow, conn, header, connections, request, effects);
                 }
+            }
+            (Pending::Groups { conn, header }, Reply::Groups(outcome)) => {
+                flow.say_groups(conn, header, outcome, effects);
             }
             (Pending::Purge { conn, header }, Reply::Purged(outcome)) => {
                 purged(flow, conn, header, outcome, effects);
@@ -1237,6 +1282,7 @@ impl Topology {
         info.due_ms = figures.due_ms;
         info.dead = figures.dead;
         info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
+        info.flags |= if figures.is_stream { QUEUE_STREAM } else { 0 };
         let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);
         flow.say(conn, effects, |out| info.write(out, header));
     }

@@ -4,8 +4,10 @@
 use ringpost_wire::FrameHeader;
 use ringpost_wire::ids::{CoreId, QueueId, QueueSequence};
 
+use crate::data::flow::ReadAhead;
 use crate::data::hold::Holds;
 use crate::data::queue::{Ranges, Traits};
+use crate::data::route::Condition;
 use crate::data::stages::Entries;
 use crate::ids::{ConnId, Mono, Owner};
 use crate::mesh::NOTE_BYTES;
@@ -45,6 +47,10 @@ pub struct Sink {
     pub unconfirmed: u32,
     /// The frame that closed it, if that is not answered yet: its queue has let go of it.
     pub closing: Option<u64>,
+    /// Of a stream: which messages it gets, if not all.
+    pub filter: Option<Box<Condition>>,
+    /// Of a stream: what was asked for ahead of it, while messages come from disk.
+    pub ahead: ReadAhead,
 }
 
 /// A large message of which a consumer has some pieces: as many as are in memory, and as its
@@ -111,6 +117,8 @@ impl Sink {
             holds: None,
             unconfirmed: 0,
             closing: None,
+            filter: None,
+            ahead: ReadAhead::default(),
         }
     }
 }

@@ -23,14 +23,15 @@ use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{
-    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Sharing, Stretch, Traits,
+    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
+    read_consumer,
 };
-use crate::data::route::Target;
+use crate::data::route::{Condition, Target};
 use crate::data::session::Channel;
 use crate::data::stages::Stage;
 use crate::data::trace::Delivery;
 use crate::effect::Buffers;
-use crate::ids::{BufferId, ConnId, Mono, Owner, Place};
+use crate::ids::{BufferId, Clock, ConnId, Mono, Owner, Place};
 use crate::mesh::Request;
 use crate::{Effect, Effects};
 
@@ -77,8 +78,8 @@ impl Flow {
             self.fail(conn, header, Code::SettingInvalid, reason, effects);
             return Ok(());
         }
-        let traits = match Traits::read(open.arguments) {
-            Ok(traits) => traits,
+        let (traits, reading) = match read_consumer(open.arguments) {
+            Ok(asked) => asked,
             Err(reason) => {
                 self.fail(conn, header, Code::SettingInvalid, &reason, effects);
                 return Ok(());
@@ -110,7 +111,7 @@ impl Flow {
                 flags: open.flags,
                 traits,
             };
-            let outcome = self.subscribe(sink, asked);
+            let outcome = self.subscribe(sink, asked, reading.as_deref());
             let (owner, sequence) = (target.core, header.sequence);
             self.subscribed(owner, conn, header.channel, sequence, outcome, effects);
         } else {
@@ -122,6 +123,7 @@ impl Flow {
                 credit_bytes: open.credit_bytes,
                 flags: open.flags,
                 traits,
+                reading,
                 message_bytes_max: agreed.message_bytes_max,
             };
             let waiter = Waiter::Subscribe {
@@ -144,31 +146,57 @@ impl Flow {
     }
 
     /// Adds a consumer to a queue of this core.
-    pub(crate) fn subscribe(&mut self, mut sink: Sink, asked: Asked) -> Result<u64, Code> {
+    pub(crate) fn subscribe(
+        &mut self,
+        mut sink: Sink,
+        asked: Asked,
+        reading: Option<&Reading>,
+    ) -> Result<u64, (Code, &'static str)> {
         let Asked {
             credit_messages: messages,
             credit_bytes: bytes,
             flags,
             traits,
         } = asked;
+        let refused = |code| (code, subscribe_text(code));
         let queue = sink.queue;
-        let state = self.queues.get(queue).ok_or(Code::QueueUnknown)?;
+        let state = self.queues.get(queue);
+        let state = state.ok_or(refused(Code::QueueUnknown))?;
         //= P-77
         let mortal = state.mortal.as_ref();
         if mortal.is_some_and(|mortal| mortal.is_locked_for(sink.owner())) {
-            return Err(Code::ResourceLocked);
+            return Err(refused(Code::ResourceLocked));
         }
         if mortal.is_some_and(|mortal| mortal.is_leaving()) {
-            return Err(Code::QueueUnknown);
+            return Err(refused(Code::QueueUnknown));
         }
         if state.damaged {
-            return Err(Code::QueueDamaged);
+            return Err(refused(Code::QueueDamaged));
         }
         if self.failed && state.durable {
-            return Err(Code::JournalFailed);
+            return Err(refused(Code::JournalFailed));
         }
         if self.sinks.len() >= self.config.limits.consumers_max as usize {
-            return Err(Code::LimitReached);
+            return Err(refused(Code::LimitReached));
+        }
+        let is_stream = state.queue.is_stream();
+        //= P-82
+        let unfit = if reading.is_some() && !is_stream {
+            Some(
+                "settings that begin with x-stream- are for readers of streams, and the queue is none",
+            )
+        } else if is_stream && flags & CONSUMER_EXCLUSIVE != 0 {
+            Some("a stream is read by any number of consumers, so none of them is exclusive")
+        } else {
+            None
+        };
+        if let Some(reason) = unfit {
+            return Err((Code::SettingInvalid, reason));
+        }
+        if let Some(text) = reading.and_then(|reading| reading.filter.as_deref()) {
+            let condition = Condition::read(text);
+            let condition = condition.map_err(|_| refused(Code::Internal))?;
+            sink.filter = Some(Box::new(condition));
         }
         // A connection that is behind gets nothing, also no new consumer of it.
         let behind = sink.core == self.config.core
@@ -191,14 +219,31 @@ impl Flow {
             _ => Sharing::Exclusive,
         };
         let credit = Credit { messages, bytes };
+        let clock = Clock {
+            now: self.now,
+            wall_us: self.wall_us,
+        };
         let state = self.queues.get_mut(queue).expect("it was just looked at");
-        if let Err(code) = state
-            .queue
-            .add_consumer(ConsumerKey(key), credit, mode, sharing, traits)
-        {
+        let key_of_it = ConsumerKey(key);
+        let added = if is_stream {
+            let default = Reading::default();
+            let reading = reading.unwrap_or(&default);
+            state
+                .queue
+                .add_reader(key_of_it, (credit, mode), traits, reading, clock)
+        } else {
+            state
+                .queue
+                .add_consumer(key_of_it, credit, mode, sharing, traits)
+        };
+        if let Err(code) = added {
             self.sinks.remove(key);
-            return Err(code);
+            return Err(match code {
+                Code::LimitReached if is_stream => (code, STREAM_FULL),
+                code => refused(code),
+            });
         }
+        self.note_groups(queue);
         self.end_unused(queue);
         if behind {
             self.congest(key);
@@ -292,7 +337,7 @@ impl Flow {
         conn: ConnId,
         channel: u16,
         sequence: u64,
-        outcome: Result<u64, Code>,
+        outcome: Result<u64, (Code, &'static str)>,
         effects: &mut Effects,
     ) {
         let opening = self
@@ -321,10 +366,10 @@ impl Flow {
                 self.catch_up(conn, channel, effects);
                 self.step_early(early, effects);
             }
-            Err(code) => {
+            Err((code, reason)) => {
                 session.set(channel, Channel::Closed);
                 let header = FrameHeader::bare(FrameKind::ConsumerOpen, channel, sequence);
-                self.fail(conn, header, code, subscribe_text(code), effects);
+                self.fail(conn, header, code, reason, effects);
             }
         }
     }
@@ -549,6 +594,7 @@ impl Flow {
     fn let_go(&mut self, key: u64) {
         self.large_is_sent(key);
         self.holds_nothing(key);
+        self.drop_ahead(key);
         let Some(sink) = self.sinks.get_mut(key) else {
             return;
         };
@@ -561,8 +607,9 @@ impl Flow {
             let is_last = gone.is_some() && state.queue.consumers().next().is_none();
             let gone = gone.unwrap_or_default();
             self.tracer.consumer_gone(key, self.now);
-            self.stats.returned += gone.messages;
-            if gone.messages > 0 {
+            let is_returning = gone.messages > 0 && !state.queue.is_stream();
+            if is_returning {
+                self.stats.returned += gone.messages;
                 self.note_settled(queue, 0);
                 self.note_counts(queue);
             }
@@ -751,7 +798,10 @@ impl Flow {
         if state.damaged || self.is_shutting_down() || (self.failed && state.durable) {
             return false;
         }
-        let ready = state.queue.has_deliverable();
+        let ready = match state.queue.is_stream() {
+            true => state.queue.has_for(ConsumerKey(consumer)),
+            false => state.queue.has_deliverable(),
+        };
         ready
             && (sink.congested
                 || state.awake
@@ -849,6 +899,7 @@ impl Flow {
             SETTLE_REQUEUE => Outcome::Requeue,
             _ => Outcome::Reject,
         };
+        let is_stream = state.queue.is_stream();
         state.queue.set_now(self.now);
         let mut messages = 0;
         let mut verdict = Ok(());
@@ -885,7 +936,8 @@ impl Flow {
                 .push((key, sequence, died..state.queue.died()));
         }
         self.note_settled(queue, messages);
-        if outcome == Outcome::Requeue {
+        self.note_groups(queue);
+        if outcome == Outcome::Requeue && !is_stream {
             self.stats.returned += messages;
             self.note_counts(queue);
         } else {
@@ -902,12 +954,15 @@ impl Flow {
             self.wake(queue);
         }
         if let Err(code) = verdict {
-            self.end_consumer(
-                key,
-                code,
-                "a settled delivery tag is not outstanding",
-                effects,
-            );
+            let reason = match code {
+                //= P-83
+                Code::SettingInvalid => {
+                    "messages of a stream do not return, since nobody takes them: settle them, or open \
+                     the consumer again at their offset"
+                }
+                _ => "a settled delivery tag is not outstanding",
+            };
+            self.end_consumer(key, code, reason, effects);
         }
     }
 
@@ -1135,6 +1190,7 @@ impl Flow {
             false
         });
         self.settle_asks = asks;
+        self.groups_are_appended(effects);
     }
 
     /// What was settled in a volatile queue is forgotten at once: nothing on a disk says so.
@@ -1169,6 +1225,10 @@ impl Flow {
         };
         state.settling = false;
         if self.failed {
+            if state.queue.has_groups_to_record() {
+                // They are in no block and never will be.
+                state.queue.groups_recorded(u32::MAX);
+            }
             state.settled.clear();
             state.counts.clear();
             state.counts_upto = None;
@@ -1205,6 +1265,25 @@ impl Flow {
                 .extend(ranges.iter().map(|range| (block, queue, *range)));
         }
         state.settled.clear();
+        while state.queue.has_groups_to_record() {
+            self.body.clear();
+            let most = self.journal.body_bytes_max();
+            let count = state.queue.groups_to_record(most, &mut self.body);
+            let note = Note {
+                kind: Kind::Offsets,
+                head,
+                count,
+                urgency,
+            };
+            let appended = self
+                .journal
+                .append_record(buffers, effects, &note, &self.body);
+            if appended.is_err() {
+                state.settling = true;
+                return true;
+            }
+            state.queue.groups_recorded(most);
+        }
         if state.counting && state.counts.is_empty() {
             state.counting = false;
             state.counts_upto = Some(state.queue.take_counts(&mut state.counts));
@@ -1276,6 +1355,9 @@ impl Flow {
     ) {
         self.say_active(queue, effects);
         self.sweep_queue(queue, buffers, effects);
+        if let Some(state) = self.queues.get_mut(queue) {
+            state.queue.look_again();
+        }
         loop {
             let Some(state) = self.queues.get_mut(queue) else {
                 return;
@@ -1284,7 +1366,12 @@ impl Flow {
             if state.damaged || down || (self.failed && state.durable) {
                 return;
             }
-            let Some(offer) = state.queue.next_offer() else {
+            let offer = state.queue.next_offer();
+            let is_stream = state.queue.is_stream();
+            if is_stream {
+                self.say_positions(queue, effects);
+            }
+            let Some(offer) = offer else {
                 break;
             };
             if *budget == 0 {
@@ -1293,15 +1380,25 @@ impl Flow {
                 self.wake(queue);
                 return;
             }
+            if is_stream {
+                self.swap_ahead(queue, offer.key);
+            }
             let done = if offer.fragmented {
                 self.deliver_fragmented(queue, &offer, budget, buffers, effects)
             } else {
                 self.deliver_run(queue, &offer, budget, buffers, effects)
             };
-            if !done {
+            if is_stream {
+                self.swap_ahead(queue, offer.key);
+                if !done {
+                    // Its other readers do not wait for what this one needs from disk.
+                    self.reader_waits(queue, &offer);
+                }
+            } else if !done {
                 return;
             }
         }
+        self.note_groups(queue);
         self.raise_mark(queue, buffers, effects);
         // The head that expires next is another one now.
         if self
@@ -1531,6 +1628,29 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
+        let sink = self.sinks.get_mut(offer.key.0);
+        let mut most = offer.messages_max;
+        if let Some(condition) = sink.and_then(|sink| sink.filter.as_mut()) {
+            let verdict = sift(condition, run, start as usize, most);
+            let Ok(sifted) = verdict else {
+                self.damaged(queue, offer.place, offer.first, effects);
+                return false;
+            };
+            *budget = budget.saturating_sub(sifted.bytes);
+            if !sifted.holds {
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                let bytes = sifted.bytes as u64;
+                state.queue.pass_over(offer, sifted.count, start, bytes);
+                return true;
+            }
+            most = sifted.count;
+        }
+        let mut offer = *offer;
+        offer.messages_max = most;
+        let offer = &offer;
         let state = self.queues.get(queue).expect("its offer is being taken");
         let key = match key_of(state, offer, run.get(start as usize..)) {
             Ok(key) => key,
@@ -1732,6 +1852,24 @@ impl Flow {
         let Some((buffer, body)) = found else {
             return false;
         };
+        let sink = self.sinks.get_mut(offer.key.0);
+        if let Some(condition) = sink.and_then(|sink| sink.filter.as_mut()) {
+            let split = FragmentHead::split(buffers.bytes(buffer, body.clone()));
+            let message = split.and_then(|(_, piece)| envelope::open(piece));
+            let Ok(message) = message else {
+                self.damaged(queue, offer.place, offer.first, effects);
+                return false;
+            };
+            if !condition.holds(&message) {
+                *budget = budget.saturating_sub(body.len());
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                state.queue.pass_over(offer, 1, 0, 0);
+                return true;
+            }
+        }
         let state = self.queues.get(queue).expect("its offer is being taken");
         let fragment = FragmentHead::split(buffers.bytes(buffer, body));
         let found = fragment.and_then(|(fragment, piece)| {
@@ -1840,7 +1978,10 @@ impl Flow {
             }
             let durable = state.durable;
             let Some(places) = state.queue.pieces(first) else {
-                let reason = "a delivery was settled before its last piece was sent";
+                let reason = match state.queue.is_stream() {
+                    true => "retention has removed a message before its last piece was sent",
+                    false => "a delivery was settled before its last piece was sent",
+                };
                 self.end_consumer(key, Code::UnknownDelivery, reason, effects);
                 return;
             };
@@ -2152,6 +2293,43 @@ fn fitting(
     }
     Ok(end - start)
 }
+
+/// How a stretch of messages stands to a condition: so many, of so many padded bytes, are all of those,
+/// or none is.
+struct Sifted {
+    count: u32,
+    bytes: usize,
+    holds: bool,
+}
+
+/// Most messages that a condition is asked about at a time: what does not fit a frame is asked again.
+const SIFTED_MAX: u32 = 256;
+
+/// Asks a condition about the messages of a run from `start` on, as far as the answer stays the same.
+fn sift(condition: &mut Condition, run: &[u8], start: usize, most: u32) -> Result<Sifted, Code> {
+    let mut sifted = Sifted {
+        count: 0,
+        bytes: 0,
+        holds: false,
+    };
+    while sifted.count < most.min(SIFTED_MAX) {
+        let message = run.get(start + sifted.bytes..);
+        let message = message.ok_or(Code::MessageMalformed)?;
+        let length = envelope::length_of(message).ok_or(Code::MessageMalformed)?;
+        let whole = message.get(..length).ok_or(Code::MessageMalformed)?;
+        let holds = condition.holds(&envelope::open(whole)?);
+        if sifted.count == 0 {
+            sifted.holds = holds;
+        } else if holds != sifted.holds {
+            break;
+        }
+        sifted.count += 1;
+        sifted.bytes += padded(length);
+    }
+    Ok(sifted)
+}
+
+const STREAM_FULL: &str = "the stream has as many consumers or groups as it may have";
 
 fn subscribe_text(code: Code) -> &'static str {
     match code {

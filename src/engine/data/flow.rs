@@ -29,6 +29,7 @@ use crate::data::session::Session;
 use crate::data::slab::Slab;
 use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
+use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place};
@@ -126,7 +127,7 @@ impl QueueState {
     pub(crate) fn may_be_delivered(&mut self, last: QueueSequence, now: Mono) {
         let first = self.queue.durable().0 + 1;
         self.queue.durable_through(last);
-        if first <= last.0 {
+        if first <= last.0 && !self.queue.is_stream() {
             self.ready_since.enter(first, last.0, now);
         }
     }
@@ -171,6 +172,11 @@ impl QueueState {
 
     /// Notes when messages came and what they ask, if any asks for anything.
     fn note_arrivals(&mut self, first: QueueSequence, messages: &[u8], now: Mono) {
+        if self.queue.is_stream() {
+            // Whatever they ask for, and however many they are.
+            self.note_arrival(first, 1, Terms::default(), now);
+            return;
+        }
         let (mut at, mut sequence) = (0, first);
         // Messages that ask for the same, which was not said yet.
         let mut open: Option<(QueueSequence, u32, Terms)> = None;
@@ -594,6 +600,7 @@ pub struct Flow {
     pub(crate) settle_waits: VecDeque<(u64, u64, u64)>,
     pub(crate) forget_waits: VecDeque<(u64, QueueId, SequenceRange)>,
     pub(crate) count_waits: VecDeque<(u64, QueueId, CountsUpto)>,
+    pub(crate) group_waits: VecDeque<(u64, GroupAsker, bool)>,
     pub(crate) mark_waits: VecDeque<(u64, QueueId, u64)>,
     pub(crate) forwarded: VecDeque<(u64, ForwardedPublish)>,
     pub(crate) dead_waits: VecDeque<(u64, u64)>,
@@ -639,6 +646,8 @@ pub struct Flow {
     /// Settle frames that asked for an answer: consumer, sequence, and which dead messages of the queue
     /// must be done with, by the numbers of [`Queue::died`].
     pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
+    /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
+    pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -724,6 +733,8 @@ impl Flow {
             settle_waits: VecDeque::new(),
             forget_waits: VecDeque::new(),
             count_waits: VecDeque::new(),
+            group_waits: VecDeque::new(),
+            group_asks: Vec::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),
@@ -1013,6 +1024,7 @@ impl Flow {
             self.settle_waits.pop_front();
             self.settled(consumer, sequence, effects);
         }
+        self.groups_are_durable(durable, effects);
         self.dead_are_durable(durable);
         self.answer_forwarded(effects);
     }
@@ -1360,6 +1372,7 @@ impl Flow {
         self.mark_waits.clear();
         self.count_waits.clear();
         self.dead_has_failed();
+        self.fail_groups(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }
@@ -1380,6 +1393,7 @@ fn figures(state: &QueueState, now: Mono) -> QueueFigures {
         settled: counters.settled,
         consumers: counters.consumers,
         damaged: state.damaged,
+        is_stream: state.queue.is_stream(),
     }
 }
 

@@ -47,6 +47,7 @@ mod replay;
 mod retry;
 mod returned;
 mod settled;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod unacked;
@@ -69,6 +70,7 @@ use ringpost_wire::ids::{DeliveryTag, QueueSequence};
 use ringpost_wire::limits::padded;
 use ringpost_wire::{Code, SettleRange, envelope};
 use settled::SettledSet;
+use stream::Stream;
 
 pub use dead::{DeadOffer, Death};
 pub use dispatch::{
@@ -83,6 +85,10 @@ pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
+pub use stream::{
+    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS,
+    Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
+};
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +116,8 @@ pub struct Settings {
     pub rank_turn: u32,
     /// How messages are shared out among consumers.
     pub dispatch: DispatchSettings,
+    /// Of a stream: what it keeps beside the limits, which never refuse but drop its head.
+    pub stream: Option<StreamSettings>,
 }
 
 impl Settings {
@@ -128,6 +136,7 @@ impl Settings {
             rank_max: 0,
             rank_turn: 0,
             dispatch: DispatchSettings::DEFAULT,
+            stream: None,
         }
     }
 }
@@ -203,6 +212,8 @@ enum Source {
     Fresh,
     /// Returned or set apart, of that rank.
     Returned(u8),
+    /// It stays: see `stream.rs`.
+    Read,
 }
 
 /// Messages of one record of which at least one is live.
@@ -269,6 +280,8 @@ impl Offer {
         match self.source {
             Source::Fresh => Some(false),
             Source::Returned(rank) => (rank > 0 && self.delivery_count == 0).then_some(true),
+            // Each of many readers gets it.
+            Source::Read => None,
         }
     }
 
@@ -343,6 +356,8 @@ pub struct Queue {
     /// What the expiry goes by, in ms.
     now: expiry::Ms,
     marks: Marks,
+    /// Of a stream: who reads it, and its groups. Then `ready` is what is retained, from the cursor on.
+    stream: Option<Box<Stream>>,
     /// Sequence of the next message to be published.
     next: u64,
     /// Messages up to here are durable.
@@ -377,7 +392,7 @@ impl Queue {
     /// An empty queue that never held a message.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self {
+        let mut queue = Self {
             settings,
             index: RunIndex::new(),
             settled: SettledSet::new(),
@@ -390,8 +405,9 @@ impl Queue {
             now: 0,
             marks: match settings.durability {
                 Durability::Durable => Marks::durable_queue(),
-                Durability::Volatile => Marks::volatile_queue(),
+                Durability::Volatile => Marks::unmarked(),
             },
+            stream: None,
             next: 1,
             durable: 0,
             cursor: 1,
@@ -409,7 +425,9 @@ impl Queue {
             pending: 0,
             bytes: 0,
             unacked_bytes: 0,
-        }
+        };
+        queue.set_stream();
+        queue
     }
 
     /// What the queue holds.
@@ -453,6 +471,7 @@ impl Queue {
             self.consumers = Consumers::new(&settings.dispatch);
         }
         self.settings = settings;
+        self.set_stream();
     }
 
     /// The engine's clock, before the queue is asked what is to be delivered or has expired.
@@ -656,6 +675,7 @@ impl Queue {
         self.marks.abandon_from(sequence.0);
         self.pending_counts.truncate_from(sequence.0);
         self.expiry.truncate_from(sequence.0);
+        self.end_readers_at(self.next);
         self.fresh_run = None;
         self.last_record = None;
         self.clear_estimate();
@@ -670,6 +690,11 @@ impl Queue {
     /// If there are no such messages.
     pub fn arrived(&mut self, first: QueueSequence, count: u32, now: Mono, terms: Terms) {
         assert!(first.0 + u64::from(count) <= self.next);
+        if self.is_stream() {
+            // What its messages ask for is of no account: they stay as long as it says, in their order.
+            self.expiry.push(first.0, ms_of(now), 0);
+            return;
+        }
         let Terms {
             ttl_ms,
             delay_ms,
@@ -700,7 +725,8 @@ impl Queue {
     /// Whether [`Queue::arrived`] has anything to note of messages with such terms.
     #[must_use]
     pub fn heeds(&self, terms: &Terms) -> bool {
-        terms.ttl_ms > 0
+        self.is_stream()
+            || terms.ttl_ms > 0
             || terms.delay_ms > 0
             || self.settings.ttl_ms > 0
             || self.settings.rank_max > 0
@@ -807,6 +833,9 @@ impl Queue {
     /// Removes a consumer; what it holds returns to the queue, and what has returned too often is dead:
     /// settled messages go to `out`, as ranges for the ack record. `None` if there is no such consumer.
     pub fn remove_consumer(&mut self, key: ConsumerKey, out: &mut Ranges) -> Option<Settled> {
+        if self.is_stream() {
+            return self.remove_reader(key);
+        }
         let mut consumer = self.consumers.remove(key)?;
         let mut gone = Settled::default();
         let mut spans = Spans::new();
@@ -921,6 +950,9 @@ impl Queue {
     /// Whether messages are ready that are durable, as far as their bodies go.
     #[must_use]
     pub fn has_deliverable(&self) -> bool {
+        if let Some(stream) = &self.stream {
+            return stream.has_readers();
+        }
         self.returned.count() > 0 || (self.cursor <= self.durable && self.ready > 0)
     }
 
@@ -937,6 +969,9 @@ impl Queue {
     /// same again until it is taken or declined.
     #[must_use]
     pub fn next_offer(&mut self) -> Option<Offer> {
+        if self.is_stream() {
+            return self.next_read();
+        }
         if self.is_dying_full() {
             return None;
         }
@@ -1237,6 +1272,9 @@ impl Queue {
             bytes += u64::from(*each);
         }
         assert!(bytes <= offer.bytes_room || (offer.any_size && count == 1));
+        if offer.source == Source::Read {
+            return self.take_read(offer, at, bytes_each);
+        }
         self.advance(offer, count);
         self.remember(offer, count, at, bytes);
         self.ready -= u64::from(count);
@@ -1281,6 +1319,7 @@ impl Queue {
                 assert!(self.returned.first(rank).is_some_and(|s| s.first == first));
                 self.take_returned(rank, first, count);
             }
+            Source::Read => unreachable!("what is read stays where it is"),
         }
         if self.settings.rank_turn > 0 {
             self.note_passed(offer, count);
@@ -1299,7 +1338,7 @@ impl Queue {
     /// Messages were taken: whether older ones were passed over.
     fn note_passed(&mut self, offer: &Offer, count: u32) {
         let rank = match offer.source {
-            Source::Fresh => 0,
+            Source::Fresh | Source::Read => 0,
             Source::Returned(rank) => rank,
         };
         let end = self.durable.min(self.marks.durable());
@@ -1313,18 +1352,11 @@ impl Queue {
 
     /// Remembers where the message behind the taken ones starts.
     fn remember(&mut self, offer: &Offer, count: u32, at: u32, bytes: u64) {
-        let walked = u32::try_from(u64::from(at) + bytes)
-            .ok()
-            .filter(|_| !offer.fragmented)
-            .map(|offset| Walked {
-                place: offer.place,
-                base: offer.base,
-                index: offer.index + count,
-                offset,
-            });
+        let walked = walked_behind(offer, count, at, bytes);
         match offer.source {
             Source::Fresh => self.fresh_walked = walked,
             Source::Returned(_) => self.returned_walked = walked,
+            Source::Read => unreachable!("its reader remembers"),
         }
     }
 
@@ -1362,6 +1394,9 @@ impl Queue {
         outcome: Outcome,
         out: &mut Ranges,
     ) -> Result<Settled, Code> {
+        if self.is_stream() {
+            return self.settle_read(key, range, outcome);
+        }
         let slot = self.consumers.find(key).ok_or(Code::UnknownDelivery)?;
         let unacked = &mut self.consumers.get_mut(slot).unacked;
         let mut done = Settled::default();
@@ -1669,6 +1704,9 @@ impl Queue {
             assert_eq!(self.settled.count_in(span.first, span.last()), 0);
         }
         assert!(self.durable < self.next && self.cursor <= self.next);
+        if self.is_stream() {
+            self.stream_invariants();
+        }
         assert!(self.settled.ceiling() < self.next);
         let live: u64 = self.index.iter().map(|run| run.live()).sum();
         assert_eq!(live, self.held() + self.pending);
@@ -1685,13 +1723,15 @@ impl Queue {
             assert!(self.is_past(sequence) && self.is_live(QueueSequence(sequence)));
         }
         assert_eq!(live, self.next - 1 - self.dead());
-        let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
-        assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
-        let holds = |consumer: &dispatch::Consumer| consumer.outstanding_bytes;
-        assert_eq!(
-            self.unacked_bytes,
-            self.consumers.iter().map(holds).sum::<u64>()
-        );
+        if !self.is_stream() {
+            let holds = |consumer: &dispatch::Consumer| consumer.unacked.len() as u64;
+            assert_eq!(self.unacked, self.consumers.iter().map(holds).sum::<u64>());
+            let holds = |consumer: &dispatch::Consumer| consumer.outstanding_bytes;
+            assert_eq!(
+                self.unacked_bytes,
+                self.consumers.iter().map(holds).sum::<u64>()
+            );
+        }
         // What is returned and not past the cursor counts as fresh.
         let past = |span: Returned| {
             (span.first..=span.last())
@@ -1724,7 +1764,7 @@ impl Queue {
             }
         }
         let delivered = self.consumers.iter().flat_map(|c| c.unacked.iter());
-        for delivery in delivered {
+        for delivery in delivered.filter(|_| !self.is_stream()) {
             assert!(self.is_past(delivery.sequence));
             assert!(self.is_live(QueueSequence(delivery.sequence)));
         }
@@ -1742,6 +1782,18 @@ impl Queue {
         let spans = self.settled.spans();
         self.settled.floor() + spans.map(|(first, last)| last - first + 1).sum::<u64>()
     }
+}
+
+/// What is known of where the message behind the first `count` of an offer starts, which begin at `at` in
+/// the record's body.
+fn walked_behind(offer: &Offer, count: u32, at: u32, bytes: u64) -> Option<Walked> {
+    let offset = u32::try_from(u64::from(at) + bytes).ok();
+    offset.filter(|_| !offer.fragmented).map(|offset| Walked {
+        place: offer.place,
+        base: offer.base,
+        index: offer.index + count,
+        offset,
+    })
 }
 
 /// Messages that come back, to be joined where neighbours were delivered equally often.

@@ -35,6 +35,7 @@ use ringpost_wire::limits::{
 };
 use ringpost_wire::{Code, Envelope};
 
+pub use self::filter::Condition;
 use self::filter::{FilterBindings, Workspace};
 use self::headers::HeaderBindings;
 use self::memo::Memo;

@@ -18,7 +18,7 @@ use ringpost_engine::data::journal::segment::{
 };
 use ringpost_engine::data::journal::{Config, Damage};
 use ringpost_engine::data::notes;
-use ringpost_engine::data::queue::{CountRange, SequenceRange};
+use ringpost_engine::data::queue::{CountRange, SequenceRange, encode_offsets};
 use ringpost_engine::ids::{JournalId, SlotId};
 use ringpost_wire::checksum::{crc32c, crc32c_append};
 use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
@@ -179,6 +179,14 @@ fn scattered() -> Vec<(RecordHead, Vec<u8>)> {
     vec![(of_queue(Kind::Run, 10, 2, 100), both), (named, sequences)]
 }
 
+/// The record of `journal_offsets`: how far groups of a stream have come; the second is no more.
+fn offsets() -> Vec<(RecordHead, Vec<u8>)> {
+    let mut offsets = Vec::new();
+    let groups = [(&b"billing"[..], 31), (b"audit", 0)];
+    encode_offsets(groups.into_iter(), &mut offsets);
+    vec![(of_queue(Kind::Offsets, 17, 2, 0), offsets)]
+}
+
 /// A block of these records, without the zeros that fill it; and its header.
 fn block(
     records: &[(RecordHead, Vec<u8>)],
@@ -252,7 +260,8 @@ fn check_block(name: &str, header: &BlockHeader, written: &[u8], wanted: &[(Reco
 fn a_block_with_every_kind() {
     let records = records();
     let scattered = scattered();
-    let all = records.iter().chain(&scattered);
+    let offsets = offsets();
+    let all = records.iter().chain(&scattered).chain(&offsets);
     let mut kinds: Vec<Kind> = all.map(|(head, _)| head.kind).collect();
     kinds.push(Kind::Index);
     kinds.sort_unstable();
@@ -263,6 +272,8 @@ fn a_block_with_every_kind() {
     check_block("journal_block", &header, &bytes, &records);
     let (header, bytes) = block(&scattered, (0, 8192), 77, 75);
     check_block("journal_scattered", &header, &bytes, &scattered);
+    let (header, bytes) = block(&offsets, (0, 8192), 77, 75);
+    check_block("journal_offsets", &header, &bytes, &offsets);
 }
 
 fn index() -> (Vec<u8>, IndexBody) {

@@ -252,6 +252,39 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
             };
             (2, 12, 0, 0, body(info, kind))
         }
+        K::ConsumerPosition => {
+            let position = ConsumerPosition {
+                offset: 31,
+                missed: 27,
+            };
+            (2, 0, 0, 0, body(position, kind))
+        }
+        K::GroupList => (0, 27, 0, 0, named(name)),
+        K::GroupInfo => {
+            let info = GroupInfo {
+                offset: 31,
+                lag: 9,
+                members: 2,
+                reserved: 0,
+                name: b"billing",
+            };
+            (0, 27, 0, 0, body(info, kind))
+        }
+        K::GroupReset => {
+            let reset = GroupReset {
+                queue: name,
+                group: b"billing",
+                arguments: TABLE,
+            };
+            (0, 28, 0, 0, body(reset, kind))
+        }
+        K::GroupDelete => {
+            let delete = GroupDelete {
+                queue: name,
+                group: b"billing",
+            };
+            (0, 29, 0, 0, body(delete, kind))
+        }
         K::QueueDeclare => {
             let declare = QueueDeclare {
                 messages_max: 1000,

@@ -115,6 +115,26 @@ fn every_byte_of_every_control_body_counts() {
         bytes: 4,
         oldest_ms: 5,
     });
+    assert_every_byte_counts(&ConsumerPosition {
+        offset: 31,
+        missed: 27,
+    });
+    assert_every_byte_counts(&GroupInfo {
+        offset: 31,
+        lag: 9,
+        members: 2,
+        reserved: 0,
+        name,
+    });
+    assert_every_byte_counts(&GroupReset {
+        queue: name,
+        group: b"billing",
+        arguments,
+    });
+    assert_every_byte_counts(&GroupDelete {
+        queue: name,
+        group: b"billing",
+    });
     assert_every_byte_counts(&Get {
         wait_ms: 5,
         reserved: 0,
@@ -300,9 +320,14 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::TenantDeclare
         | K::TenantDelete
         | K::TenantInfo
-        | K::PolicyDelete => Named::decode(body).map(drop),
+        | K::PolicyDelete
+        | K::GroupList => Named::decode(body).map(drop),
         K::QueueDescription => QueueDescription::decode(body).map(drop),
         K::PolicySet | K::PolicyInfo => PolicySet::decode(body).map(drop),
+        K::ConsumerPosition => ConsumerPosition::decode(body).map(drop),
+        K::GroupInfo => GroupInfo::decode(body).map(drop),
+        K::GroupReset => GroupReset::decode(body).map(drop),
+        K::GroupDelete => GroupDelete::decode(body).map(drop),
         K::QueueInfo => QueueInfo::decode(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => ExchangeDeclare::decode(body).map(drop),
         K::Bind | K::Unbind | K::BindingInfo => Bind::decode(body).map(drop),

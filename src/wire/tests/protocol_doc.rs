@@ -115,6 +115,7 @@ fn flags_are_those_of_the_code() {
         ("DELETE_IF_EMPTY", DELETE_IF_EMPTY.into()),
         ("BIND_TO_EXCHANGE", BIND_TO_EXCHANGE.into()),
         ("QUEUE_DAMAGED", QUEUE_DAMAGED.into()),
+        ("QUEUE_STREAM", QUEUE_STREAM.into()),
         ("Level::None", Level::None as u64),
         ("Level::Volatile", Level::Volatile as u64),
         ("Level::Durable", Level::Durable as u64),
@@ -173,8 +174,8 @@ fn bodies_are_those_of_the_code() {
     }
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
-        ConsumerInfo ConsumerCredit Get QueueDeclare Delete Named QueueInfo QueueDescription PolicySet
-        ExchangeDeclare Bind
+        ConsumerInfo ConsumerPosition ConsumerCredit Get QueueDeclare Delete Named QueueInfo GroupInfo
+        GroupReset GroupDelete QueueDescription PolicySet ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");

@@ -20,6 +20,7 @@ use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::{Reader, STREAM};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -59,15 +60,21 @@ pub struct Consumer {
     places: BTreeSet<u64>,
     /// What arrives is not the client's any more.
     is_deaf: bool,
+    /// Of a stream: where it reads.
+    reader: Option<Reader>,
+    /// The history knows of it: it takes, or it drains.
+    is_told: bool,
 }
 
 impl Consumer {
     /// Its connection is lost, or nothing of it is believed any more.
     pub fn lost(&mut self, scene: &mut Scene) {
         self.is_deaf = true;
-        scene.event(Event::ConsumerLost {
-            consumer: self.number,
-        });
+        if self.is_told {
+            scene.event(Event::ConsumerLost {
+                consumer: self.number,
+            });
+        }
     }
 
     /// The broker has forgotten it.
@@ -139,7 +146,11 @@ impl Client {
             if steady.is_empty() {
                 return;
             }
-            let name = self.random.pick(&steady).clone();
+            let streams = steady.iter().filter(|name| *name == STREAM);
+            let name = match streams.count() > 0 && self.random.below(3) == 0 {
+                true => STREAM.to_owned(),
+                false => self.random.pick(&steady).clone(),
+            };
             let messages = if scene.plan.faults.has(Fault::TinyCredit) {
                 1
             } else if self.random.below(6) == 0 {
@@ -153,12 +164,12 @@ impl Client {
                 0
             };
             // What is sent to nobody must not settle the dead.
-            let mode = if name != GRAVES && self.random.below(12) == 0 {
+            let mode = if name != GRAVES && name != STREAM && self.random.below(12) == 0 {
                 AckMode::OnSend
             } else {
                 AckMode::Acks
             };
-            let exclusive = self.random.below(15) == 0;
+            let exclusive = self.random.below(15) == 0 && name != STREAM;
             self.open_consumer(&name, messages, bytes, mode, exclusive, scene);
         } else if !open.is_empty() && self.random.below(3) == 0 {
             let channel = *self.random.pick(&open);
@@ -188,7 +199,17 @@ impl Client {
             flags |= control::CONSUMER_EXCLUSIVE;
         }
         let consumer_no = scene.new_consumer();
-        let arguments = standing(self.seed, u64::from(consumer_no.0));
+        let mut arguments = standing(self.seed, u64::from(consumer_no.0));
+        let mut reader = None;
+        let is_drain = self.drain.is_some();
+        if name == STREAM {
+            let (one, its_own) = match is_drain {
+                true => Reader::of_drain(scene.streams.undrained(number)),
+                false => Reader::draw(&mut self.random),
+            };
+            (reader, arguments) = (Some(one), its_own);
+        }
+        let is_told = reader.is_none() || is_drain;
         let body = ConsumerOpen {
             credit_bytes: bytes,
             credit_messages: messages,
@@ -219,6 +240,8 @@ impl Client {
             is_active: false,
             places: BTreeSet::new(),
             is_deaf: false,
+            reader,
+            is_told,
         };
         say!(
             scene,
@@ -226,11 +249,13 @@ impl Client {
             self.id,
             consumer.number.0
         );
-        scene.event(Event::Consumer {
-            consumer: consumer.number,
-            queue: number,
-            mode,
-        });
+        if is_told {
+            scene.event(Event::Consumer {
+                consumer: consumer.number,
+                queue: number,
+                mode,
+            });
+        }
         self.channels
             .insert(channel, Channel::Consumer(Box::new(consumer)));
         Some(channel)
@@ -245,7 +270,9 @@ impl Client {
         consumer.state = State::Leaving;
         consumer.is_deaf = true;
         let number = consumer.number;
-        scene.event(Event::ConsumerClosed { consumer: number });
+        if consumer.is_told {
+            scene.event(Event::ConsumerClosed { consumer: number });
+        }
     }
 
     /// Changes a consumer's credit.
@@ -312,12 +339,15 @@ impl Client {
     }
 
     /// A queue has said how many messages it could deliver.
-    pub(super) fn told_of_food(&mut self, name: &str, ready: u64) {
+    pub(super) fn told_of_food(&mut self, name: &str, ready: u64, published: u64) {
         for channel in self.channels.values_mut() {
             if let Channel::Consumer(consumer) = channel
                 && consumer.queue_name == name
             {
-                consumer.is_fed = ready == 0;
+                consumer.is_fed = match &consumer.reader {
+                    None => ready == 0,
+                    Some(reader) => reader.has_all_of(published),
+                };
             }
         }
     }
@@ -331,7 +361,12 @@ impl Client {
                 let has_room = held < consumer.credit.0 as usize
                     && (consumer.credit.1 == 0 || held == 0)
                     && consumer.mode == AckMode::Acks;
-                let may = consumer.sharing != Sharing::Single || consumer.is_active;
+                let is_of_many = consumer
+                    .reader
+                    .as_ref()
+                    .is_some_and(|reader| reader.group.is_some());
+                let takes_turns = consumer.sharing == Sharing::Single || is_of_many;
+                let may = !takes_turns || consumer.is_active;
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
@@ -409,7 +444,14 @@ impl Client {
             Some(consumer) => consumer.outstanding.keys().copied().collect(),
             None => return,
         };
-        let requeued = scene.plan.requeue_percent;
+        let is_reader = self
+            .consumer(channel)
+            .is_some_and(|consumer| consumer.reader.is_some());
+        // Nothing returns to a stream: who asks for that is ended.
+        let requeued = match is_reader {
+            true => 0,
+            false => scene.plan.requeue_percent,
+        };
         let outcome = match self.random.below(100) {
             draw if draw < requeued => header::SETTLE_REQUEUE,
             draw if draw < requeued + 10 => header::SETTLE_REJECT,
@@ -494,6 +536,13 @@ impl Client {
         let queue = consumer.queue;
         let name = consumer.queue_name.clone();
         let mut messages = Vec::new();
+        let mut offsets = Vec::new();
+        if let Some(reader) = &mut consumer.reader {
+            offsets = reader.settle(settled);
+            if let Some(group) = reader.group {
+                scene.streams.settled(queue, group, &offsets);
+            }
+        }
         for tag in settled {
             if let Some(Some(message)) = consumer.outstanding.remove(tag) {
                 messages.push((queue, message));
@@ -529,6 +578,7 @@ impl Client {
             self.request(Request::Settle {
                 channel,
                 messages,
+                offsets,
                 rejects: is_reject.then_some(name),
                 returned,
             })
@@ -625,8 +675,37 @@ impl Client {
                     other => Err(format!("GetDone answers {other:?}")),
                 }
             }
+            FrameKind::ConsumerPosition => {
+                let position = control::ConsumerPosition::decode(body);
+                let position = position.map_err(|code| format!("ConsumerPosition: {code}"))?;
+                let queue = consumer.queue;
+                let Some(reader) = &mut consumer.reader else {
+                    return Err("a consumer of a queue was told of a position".into());
+                };
+                if position.missed > 0 {
+                    scene.marks.hit("reader missed some");
+                }
+                let told = scene
+                    .streams
+                    .goes_on(queue, reader, position.offset, position.missed);
+                match scene.tolerates_losses() || consumer.is_deaf {
+                    true => Ok(()),
+                    false => told,
+                }
+            }
             FrameKind::ConsumerActive => {
-                if consumer.sharing != Sharing::Single {
+                let group = consumer
+                    .reader
+                    .as_mut()
+                    .filter(|reader| reader.group.is_some());
+                let is_member = group.is_some();
+                if let Some(reader) = group
+                    && head.flags & header::CONSUMER_IS_ACTIVE != 0
+                {
+                    scene.marks.hit("member active");
+                    reader.is_active();
+                }
+                if consumer.sharing != Sharing::Single && !is_member {
                     return Err("a consumer is active where all are".into());
                 }
                 let is_active = head.flags & header::CONSUMER_IS_ACTIVE != 0;
@@ -769,8 +848,22 @@ impl Client {
                 ));
             }
         }
+        let place = deliver.queue_sequence + u64::from(idx);
+        let (queue, is_told) = (consumer.queue, consumer.is_told);
+        let is_reader = consumer.reader.is_some();
+        if let Some(reader) = &mut consumer.reader {
+            scene.marks.hit("read from a stream");
+            let body_bytes = envelope.payload_bytes();
+            let given =
+                scene
+                    .streams
+                    .given(queue, reader, (delivery_tag, place), (message, body_bytes));
+            if !scene.tolerates_losses() {
+                given?;
+            }
+        }
         if consumer.mode == AckMode::Acks {
-            let message = note.is_none().then_some(message);
+            let message = (note.is_none() && !is_reader).then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
@@ -807,17 +900,25 @@ impl Client {
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }
-        scene.event(Event::Delivered(delivery));
+        if is_told {
+            scene.event(Event::Delivered(delivery));
+        }
+        if is_told && is_reader {
+            // It has seen it, whatever becomes of its connection.
+            scene.streams.drains(queue, place);
+            scene.event(Event::Acked { queue, message });
+        }
         Ok(())
     }
 
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
             Some(Request::Settle {
+                channel,
                 messages,
+                offsets,
                 rejects,
                 returned,
-                ..
             }) => {
                 if let Some(back) = returned {
                     let Return {
@@ -826,6 +927,11 @@ impl Client {
                         messages,
                     } = back;
                     scene.return_is_confirmed(self.tenant, &queue, &messages, at);
+                }
+                if let Some(consumer) = self.consumer(channel)
+                    && let Some(reader) = &mut consumer.reader
+                {
+                    scene.streams.is_safe(consumer.queue, reader, &offsets);
                 }
                 for (queue, message) in messages {
                     if let Some(name) = &rejects {
@@ -871,7 +977,10 @@ impl Client {
             let is_reasonable = match code {
                 Code::QueueDeleted | Code::ShuttingDown => true,
                 Code::QueueDamaged => scene.plan.mode == Mode::Detect,
-                Code::UnknownDelivery => self.is_guilty || consumer.mode == AckMode::OnSend,
+                // Retention does not wait for the last piece of a large message.
+                Code::UnknownDelivery => {
+                    self.is_guilty || consumer.mode == AckMode::OnSend || consumer.reader.is_some()
+                }
                 Code::JournalFailed => scene.journal_failed,
                 Code::HoldExceeded => consumer.sharing == Sharing::Bounded,
                 _ => false,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ringpost_check::AckMode;
+use ringpost_check::{AckMode, Event};
 use ringpost_wire::Code;
 use ringpost_wire::control::{QUEUE_DAMAGED, QueueInfo};
 
@@ -11,6 +11,7 @@ use super::Client;
 use crate::model::{Change, Condition, GRAVES, Standing};
 use crate::plan::Mode;
 use crate::scene::Scene;
+use crate::streams::{self, STREAM};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -94,6 +95,10 @@ impl Client {
                         stage
                     };
                 }
+                if name == STREAM && streams::retained(scene.plan.seed) > 0 {
+                    let number = queue.number;
+                    scene.event(Event::Dropped { queue: number });
+                }
                 let credit = self.random.scale(1..=200) as u32;
                 let credit = credit.min(self.welcome.credit_messages_max);
                 match self.open_consumer(name, credit, 0, AckMode::Acks, false, scene) {
@@ -141,7 +146,15 @@ impl Client {
             let dies = dies.is_some_and(|queue| queue.settings.deaths.is_some());
             let is_stuck = dies && scene.damage_reported && scene.plan.mode == Mode::Detect;
             let is_left = info.unacked + info.dead > 0 && !is_stuck;
-            *stage = if info.ready + info.delayed == 0 && !is_left && !is_early {
+            let is_read = name == STREAM
+                && scene.models[self.tenant]
+                    .queues
+                    .get(name)
+                    .is_some_and(|queue| scene.streams.undrained(queue.number) > info.published);
+            *stage = if is_read {
+                scene.marks.hit("stream drained");
+                Stage::Done
+            } else if info.ready + info.delayed == 0 && !is_left && !is_early {
                 scene.marks.hit("queue drained");
                 Stage::Done
             } else {

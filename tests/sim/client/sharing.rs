@@ -5,6 +5,7 @@ use ringpost_wire::checksum;
 use ringpost_wire::table::{TableWriter, Value};
 
 use crate::random::mix;
+use crate::streams::{self, STREAM};
 
 /// What a queue of a world asks for beside its limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +18,8 @@ pub enum Sharing {
     Single,
     /// Who holds a message for too long loses it.
     Bounded,
+    /// It is a stream.
+    Stream,
 }
 
 /// How long a consumer of a [`Sharing::Bounded`] queue may hold a message, in ms.
@@ -26,6 +29,9 @@ impl Sharing {
     /// What the queue of this name asks for in every life of it.
     #[must_use]
     pub fn of(seed: u64, tenant: usize, queue: &str, is_slow: bool) -> Self {
+        if queue == STREAM {
+            return Self::Stream;
+        }
         let name = u64::from(checksum::crc32c(queue.as_bytes()));
         match mix(seed ^ name << 8 ^ tenant as u64) % 12 {
             0 => Self::Policy("random"),
@@ -44,6 +50,7 @@ impl Sharing {
     pub fn arguments(self) -> Vec<u8> {
         match self {
             Self::Plain => Vec::new(),
+            Self::Stream => streams::arguments(),
             Self::Policy(word) => table(&[("x-dispatch", Value::Text(word.as_bytes()))]),
             Self::Single => table(&[("x-single-active-consumer", Value::Bool(true))]),
             Self::Bounded => table(&[("x-consumer-hold-max", Value::I64(HOLD_MAX_MS))]),

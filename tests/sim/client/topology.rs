@@ -2,8 +2,8 @@
 //! every way to look at it. Does not know messages.
 
 use ringpost_wire::control::{
-    self, Bind, Body, Delete, Durability, ExchangeDeclare, ExchangeKind, Named, QueueDeclare,
-    QueueInfo,
+    self, Bind, Body, Delete, Durability, ExchangeDeclare, ExchangeKind, Named, QUEUE_STREAM,
+    QueueDeclare, QueueInfo,
 };
 use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
@@ -17,6 +17,7 @@ use crate::plan::Fault;
 use crate::random::Random;
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::{self, STREAM};
 use crate::times::{Retry, Timing};
 
 /// A routing key, or a binding key with wildcards.
@@ -110,6 +111,16 @@ impl Client {
         {
             return Change::DeclareQueue(GRAVES.into(), graves(scene));
         }
+        if streams::is_in(scene.plan.seed)
+            && !has_steady(scene, self.tenant, STREAM)
+            && random.coin()
+        {
+            let settings = QueueSettings {
+                messages_max: streams::retained(scene.plan.seed),
+                ..graves(scene)
+            };
+            return Change::DeclareQueue(STREAM.into(), settings);
+        }
         let new_queue = queue_name(random.index(scene.plan.queue_names));
         let exchange = format!("x{}", random.index(scene.plan.exchange_names));
         let condition = match random.below(4) {
@@ -176,6 +187,7 @@ impl Client {
                 self.tenant,
             )),
             11 => Change::FindQueue(existing_queue),
+            12..16 if existing_queue == STREAM => Change::FindQueue(existing_queue),
             12..14 => Change::PurgeQueue(existing_queue),
             14..16 => Change::DeleteQueue(existing_queue, condition),
             16 => Change::DeleteExchange(
@@ -402,7 +414,7 @@ impl Client {
             if let Some(Request::Inspect(_)) = self.requests.get(&head.sequence) {
                 self.requests.remove(&head.sequence);
                 let name = String::from_utf8_lossy(info.name).into_owned();
-                self.told_of_food(&name, info.ready);
+                self.told_of_food(&name, info.ready, info.published);
                 self.drained_info(&name, &info, scene);
                 return Ok(());
             }
@@ -424,7 +436,9 @@ fn check_bounds(info: &QueueInfo<'_>, scene: &Scene) -> Result<(), String> {
     let held = info.ready + info.unacked + info.delayed + info.dead;
     let is_over = (info.messages_max > 0 && held > info.messages_max)
         || (info.bytes_max > 0 && info.bytes > info.bytes_max);
-    if scene.starts == 1 && is_over {
+    // A stream refuses nothing, and looks at what it retains when that is durable.
+    let is_stream = info.flags & QUEUE_STREAM != 0;
+    if scene.starts == 1 && is_over && !is_stream {
         return Err(format!("a queue holds more than it may: {info:?}"));
     }
     Ok(())
@@ -443,8 +457,12 @@ const GRAVES_MAX: u64 = 12;
 
 /// Whether the queue for the dead is there for good.
 fn has_graves(scene: &Scene, tenant: usize) -> bool {
-    let graves = scene.models[tenant].queues.get(GRAVES);
-    graves.is_some_and(super::super::model::Queue::is_steady)
+    has_steady(scene, tenant, GRAVES)
+}
+
+fn has_steady(scene: &Scene, tenant: usize, name: &str) -> bool {
+    let queue = scene.models[tenant].queues.get(name);
+    queue.is_some_and(super::super::model::Queue::is_steady)
 }
 
 /// The queue for the dead: in some worlds it takes few at a time.

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use ringpost_client::{
     ByteSize, Client, Consumer, ErrorKind, HeaderValue, Headers, Message, QueueConfig, Settlement,
+    Start,
 };
 use ringpost_wire::header::{
     SETTLE_ACK, SETTLE_CONFIRM, SETTLE_OUTCOME, SETTLE_REJECT, SETTLE_REQUEUE,
 };
 use ringpost_wire::{
     Code, DeliverHead, FrameHeader, FrameKind, SettleRange, control, control::Body,
-    control::ConsumerCredit, control::ConsumerInfo, control::ConsumerOpen, frame,
+    control::ConsumerCredit, control::ConsumerInfo, control::ConsumerOpen,
+    control::ConsumerPosition, frame,
 };
 
 use crate::builder;
@@ -541,4 +543,121 @@ async fn a_consumer_says_its_priority_and_weight() {
     };
     let (consumer, _peer) = tokio::join!(asks, opening);
     assert!(consumer.is_ok());
+}
+
+/// Opens what asks next; what its arguments were.
+async fn opened(peer: &mut Peer) -> (u16, Headers) {
+    let (header, _) = peer.expect(FrameKind::Attach).await;
+    peer.bare(FrameKind::Attached, 0, header.sequence).await;
+    let (header, body) = peer.expect(FrameKind::ConsumerOpen).await;
+    let open = ConsumerOpen::decode(&body).unwrap();
+    let arguments = Headers::from_encoded(open.arguments.to_vec()).unwrap();
+    peer.bare(FrameKind::ConsumerOpened, header.channel, 0)
+        .await;
+    (header.channel, arguments)
+}
+
+async fn tell_position(peer: &mut Peer, channel: u16, offset: u64, missed: u64) {
+    let position = ConsumerPosition { offset, missed };
+    let header = FrameHeader::bare(FrameKind::ConsumerPosition, channel, 0);
+    peer.send_body(header, &position).await;
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_behind_what_it_handed_out() {
+    for group in [None, Some("g")] {
+        let door = Door::open().await;
+        let (client, _main) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+        let client = client.unwrap();
+        let mut asks = client.stream("q").from(Start::Offset(5)).filter("a = 1");
+        if let Some(name) = group {
+            asks = asks.group(name);
+        }
+        let opening = async {
+            let mut peer = door.welcome().await;
+            let (channel, arguments) = opened(&mut peer).await;
+            (peer, channel, arguments)
+        };
+        let (reader, (mut peer, channel, arguments)) = tokio::join!(asks.subscribe(), opening);
+        let mut reader = reader.unwrap();
+        assert_eq!(
+            arguments.get("x-stream-offset"),
+            Some(HeaderValue::Integer(5))
+        );
+        assert_eq!(arguments.get("x-stream-filter"), Some("a = 1".into()));
+        assert_eq!(
+            arguments.get("x-stream-group"),
+            group.map(HeaderValue::from)
+        );
+        tell_position(&mut peer, channel, 31, 26).await;
+        let head = DeliverHead {
+            queue_sequence: 31,
+            delivery_count: 0,
+        };
+        let two = [message(b"a"), message(b"b")].concat();
+        peer.send(&deliver_frame(channel, 1, 2, 0, &head, &two))
+            .await;
+        let batch = reader.next_batch().await.unwrap().unwrap();
+        assert_eq!(
+            batch.iter().next().map(|one| one.queue_sequence()),
+            Some(31)
+        );
+        assert_eq!((reader.position(), reader.missed()), (Some(31), 26));
+        drop(peer);
+        let mut peer = door.welcome().await;
+        let (channel, arguments) = opened(&mut peer).await;
+        // Where a group is the broker knows.
+        let again = if group.is_some() { 5 } else { 33 };
+        assert_eq!(
+            arguments.get("x-stream-offset"),
+            Some(HeaderValue::Integer(again))
+        );
+        assert_eq!(arguments.get("x-stream-filter"), Some("a = 1".into()));
+        tell_position(&mut peer, channel, 40, 7).await;
+        let head = DeliverHead {
+            queue_sequence: 40,
+            delivery_count: 0,
+        };
+        let one = message(b"c");
+        peer.send(&deliver_frame(channel, 1, 1, 0, &head, &one))
+            .await;
+        reader.next_batch().await.unwrap().unwrap();
+        assert_eq!((reader.position(), reader.missed()), (Some(40), 33));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_was_given_nothing_begins_where_it_began() {
+    let door = Door::open().await;
+    let (client, _main) = tokio::join!(builder(&door.address()).connect(), door.welcome());
+    let client = client.unwrap();
+    let opening = async {
+        let mut peer = door.welcome().await;
+        let (channel, arguments) = opened(&mut peer).await;
+        (peer, channel, arguments)
+    };
+    let asks = client.stream("q").subscribe();
+    let (reader, (mut peer, channel, arguments)) = tokio::join!(asks, opening);
+    let reader = reader.unwrap();
+    assert_eq!(arguments.get("x-stream-offset"), Some("next".into()));
+    tell_position(&mut peer, channel, 12, 0).await;
+    while reader.position().is_none() {
+        tokio::task::yield_now().await;
+    }
+    drop(peer);
+    let mut peer = door.welcome().await;
+    let (_, arguments) = opened(&mut peer).await;
+    // Else what came meanwhile were left out.
+    assert_eq!(
+        arguments.get("x-stream-offset"),
+        Some(HeaderValue::Integer(12))
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_is_none_is_refused_here() {
+    let fake = Fake::start().await;
+    let client = builder(&fake.address).connect().await.unwrap();
+    let refused = client.stream("q").from(Start::Offset(0)).subscribe().await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
 }

@@ -73,7 +73,11 @@ const OPTIONS: [(&str, Subject); 15] = [
 ];
 
 /// The options that none may set, and why.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 10] = [
+    (
+        "x-queue-type",
+        "the messages of a live queue are taken or read",
+    ),
     (
         "x-max-priority",
         "messages of a live queue were ranked by it",

@@ -19,6 +19,8 @@
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
+//! | `x-queue-type` | `classic` (default) or `stream` | |
+//! | `x-max-age` | of a stream: how old a message may become, in ms | 1,000 to 315,360,000,000 |
 //! | `x-expires` | how long it may be unused before it is deleted, in ms | 1 to 4,294,967,295 |
 //! | `x-auto-delete` | whether it goes with its last consumer | |
 //! | `x-exclusive` | whether it belongs to the connection that declares it | only volatile |
@@ -29,8 +31,8 @@ use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::data::dead_letter::DeadLetterTo;
 use crate::data::lifetime::Lifetime;
 use crate::data::queue::{
-    Backoff, DispatchSettings, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry,
-    Settings,
+    Backoff, DispatchSettings, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
+    RETRY_DELAY_MIN_MS, Retry, Settings, StreamSettings,
 };
 use crate::options::Options;
 
@@ -92,11 +94,17 @@ impl QueueSettings {
             ));
         }
         let is_limited = limits != (0, 0);
+        let is_stream = settings.queue.stream.is_some();
         let drops_head = settings.queue.overflow == Overflow::DropHead;
-        if drops_head && !is_limited {
+        if drops_head && !is_limited && !is_stream {
             return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
         }
-        options.done("a queue")?;
+        options.done(if is_stream { "a stream" } else { "a queue" })?;
+        if is_stream && durability == Durability::Volatile {
+            return Err(
+                "a stream is durable: what is only in memory cannot be read again".to_owned(),
+            );
+        }
         if settings.lifetime.is_exclusive && durability == Durability::Durable {
             return Err(
                 "x-exclusive needs a volatile queue: it goes with its connection, so nothing of it \
@@ -119,6 +127,10 @@ impl QueueSettings {
     ) -> Result<Self, String> {
         let messages_max = options.declared_limit("x-max-length", messages_max, LENGTHS)?;
         let bytes_max = options.declared_limit("x-max-length-bytes", bytes_max, LENGTHS)?;
+        let kinds = [("classic", Kind::Classic), ("stream", Kind::Stream)];
+        if options.word("x-queue-type", &kinds)? == Some(Kind::Stream) {
+            return Self::stream_under(options, (messages_max, bytes_max));
+        }
         let ttl_ms = options.limit("x-message-ttl", 1..=u64::from(u32::MAX))?;
         let words = [
             ("reject-publish", Overflow::Refuse),
@@ -186,6 +198,82 @@ fn retry(options: &mut Options<'_>) -> Result<Option<Retry>, String> {
     }))
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Classic,
+    Stream,
+}
+
+/// Settings of queues that make no sense on a stream, and why.
+//= P-81
+const NOT_OF_STREAMS: [(&str, &str); 16] = [
+    ("x-message-ttl", "x-max-age says how long it keeps messages"),
+    ("x-overflow", "its limits always remove the oldest messages"),
+    (
+        "x-dead-letter-exchange",
+        "what retention removes was not refused by anybody",
+    ),
+    ("x-dead-letter-routing-key", "it has no dead letters"),
+    ("x-delivery-limit", "its messages do not come back"),
+    ("x-dispatch", "every consumer gets every message"),
+    ("x-sticky-header", "every consumer gets every message"),
+    (
+        "x-single-active-consumer",
+        "members of a group take turns (x-stream-group)",
+    ),
+    (
+        "x-consumer-hold-max",
+        "who holds a message keeps nobody from it",
+    ),
+    (
+        "x-max-priority",
+        "its messages are in the order in which they came",
+    ),
+    (
+        "x-priority-turn",
+        "its messages are in the order in which they came",
+    ),
+    ("x-retry", "its messages do not come back"),
+    ("x-retry-delay", "its messages do not come back"),
+    ("x-retry-delay-max", "its messages do not come back"),
+    ("x-retry-jitter", "its messages do not come back"),
+    ("x-exclusive", "it is read by any number of consumers"),
+];
+
+impl QueueSettings {
+    /// Reads the settings of a stream. What policies say of those that make no sense there does nothing.
+    fn stream_under(
+        options: &mut Options<'_>,
+        (messages_max, bytes_max): (u64, u64),
+    ) -> Result<Self, String> {
+        let max_age_ms = options.number("x-max-age", MAX_AGE_MS)?;
+        for (name, why) in NOT_OF_STREAMS {
+            if options.own(name).is_some() {
+                return Err(format!("{name} makes no sense on a stream: {why}"));
+            }
+        }
+        let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
+        let lifetime = Lifetime {
+            expires_ms: expires_ms.map_or(0, |ms| ms as u32),
+            is_auto_delete: options.flag("x-auto-delete")?,
+            is_exclusive: false,
+        };
+        Ok(Self {
+            queue: Settings {
+                messages_max,
+                bytes_max,
+                overflow: Overflow::DropHead,
+                stream: Some(StreamSettings {
+                    max_age_ms: max_age_ms.unwrap_or(0),
+                }),
+                ..Settings::plain(Durability::Durable)
+            },
+            dead_letter: None,
+            lifetime,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +335,7 @@ mod tests {
                     is_single_active: true,
                     hold_max_ms: 1_000,
                 },
+                stream: None,
             },
             dead_letter: Some(DeadLetterTo {
                 exchange: b""[..].into(),
@@ -262,6 +351,55 @@ mod tests {
         let none = read(0, &[]).expect("nothing is needed");
         assert_eq!(none.queue, Settings::plain(Durability::Durable));
         assert_eq!(none.dead_letter, None);
+    }
+
+    //= P-81
+    #[test]
+    fn a_stream_is_read_and_what_makes_no_sense_there_is_refused() {
+        let stream = ("x-queue-type", Value::Text(b"stream"));
+        let settings = read(5, &[stream, ("x-max-age", Value::I32(60_000))]).expect("it is right");
+        let expected = Settings {
+            messages_max: 5,
+            overflow: Overflow::DropHead,
+            stream: Some(StreamSettings { max_age_ms: 60_000 }),
+            ..Settings::plain(Durability::Durable)
+        };
+        assert_eq!(settings.queue, expected);
+        let classic = read(0, &[("x-queue-type", Value::Text(b"classic"))]);
+        assert_eq!(classic.map(|read| read.queue.stream), Ok(None));
+        for (name, why) in NOT_OF_STREAMS {
+            let refused = read(0, &[stream, (name, Value::I8(1))]);
+            assert_eq!(
+                refused,
+                Err(format!("{name} makes no sense on a stream: {why}"))
+            );
+        }
+        for (entry, reason) in [
+            (
+                ("x-max-age", Value::I32(999)),
+                "x-max-age is 999, not 1000 to 315360000000",
+            ),
+            (
+                ("x-max-ages", Value::I32(1_000)),
+                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, x-expires, \
+                 x-auto-delete",
+            ),
+        ] {
+            assert_eq!(read(0, &[stream, entry]), Err(reason.to_owned()));
+        }
+        let reason = "'x-max-age' is no setting of a queue";
+        let refused = read(0, &[("x-max-age", Value::I32(1_000))]);
+        assert!(refused.is_err_and(|text| text.starts_with(reason)));
+        let arguments = {
+            let mut bytes = Vec::new();
+            let mut writer = TableWriter::new(&mut bytes);
+            writer.put(b"x-queue-type", Value::Text(b"stream"));
+            writer.finish().expect("a small table");
+            bytes
+        };
+        let volatile = QueueSettings::read(Durability::Volatile, (0, 0), &arguments);
+        let reason = "a stream is durable: what is only in memory cannot be read again";
+        assert_eq!(volatile, Err(reason.to_owned()));
     }
 
     #[test]

@@ -124,6 +124,8 @@ kinds! {
     /// The sequences of the run before it, which are not consecutive: how far each is behind the
     /// head's, u32 each. That run names no producer (ADR 0014).
     Sequences = 21,
+    /// How far groups of a stream have come, or that they are no more (queue/stream/groups.rs).
+    Offsets = 24,
 }
 
 impl Kind {
@@ -164,7 +166,8 @@ impl Kind {
             | Kind::Loss
             | Kind::Index
             | Kind::Adopt
-            | Kind::Sequences => false,
+            | Kind::Sequences
+            | Kind::Offsets => false,
             Kind::Seal
             | Kind::Body
             | Kind::Entry

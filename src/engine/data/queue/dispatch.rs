@@ -13,7 +13,7 @@ mod single;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::unacked::Unacked;
 use line::Line;
@@ -81,7 +81,13 @@ pub(crate) struct Consumer {
     traits: Traits,
     /// How many consumers the queue had before it.
     joined: u64,
-    /// Of the consumers of its queue only one gets messages, and that is another.
+    /// It has nothing to read for now: see [`super::stream`].
+    parked: bool,
+    /// Those of whom one gets messages, of which it is one; `NONE` if it shares with all.
+    team: u32,
+    /// How it stands among those.
+    rank_in_team: i8,
+    /// Of its team only one gets messages, and that is another.
     idle: bool,
     /// Neighbours in a ring, or its place in another kind of line and nothing; `NONE` if it is in none.
     before: u32,
@@ -110,7 +116,16 @@ impl Consumer {
     }
 
     fn is_eligible(&self) -> bool {
-        !self.blocked && !self.short && !self.idle && self.room() > 0 && self.bytes_room() > 0
+        !self.blocked
+            && !self.short
+            && !self.idle
+            && !self.parked
+            && self.room() > 0
+            && self.bytes_room() > 0
+    }
+
+    pub(crate) const fn is_parked(&self) -> bool {
+        self.parked
     }
 
     fn is_in_line(&self) -> bool {
@@ -190,8 +205,13 @@ pub(crate) struct Consumers {
     exclusive: bool,
     /// By priority, the highest first: those that have consumers.
     lines: Vec<Line>,
-    /// Of a queue with a single active consumer.
-    single: Option<Box<Single>>,
+    /// Teams of which one consumer at a time gets messages: the only one of a queue with a single active
+    /// consumer, the groups of a stream.
+    teams: Vec<Single>,
+    /// Whether all consumers are of the first one.
+    is_one_team: bool,
+    /// Who is to be told that it is active, or is no longer. Of one consumer at most two in a row.
+    notices: VecDeque<(ConsumerKey, bool)>,
     random: Random,
     /// Consumers that ever joined.
     joined: u64,
@@ -209,7 +229,9 @@ impl Consumers {
             last_found: None,
             exclusive: false,
             lines: Vec::new(),
-            single: settings.is_single_active.then(Box::default),
+            teams: Vec::new(),
+            is_one_team: settings.is_single_active,
+            notices: VecDeque::new(),
             random: Random::new(0),
             joined: 0,
             credit_sum: 0,
@@ -241,6 +263,32 @@ impl Consumers {
         sharing: Sharing,
         traits: Traits,
     ) -> Result<(), Code> {
+        let joins = self.is_one_team.then_some((0, traits.priority));
+        self.add_to(key, credit, (mode, sharing), traits, joins)
+            .map(|_| ())
+    }
+
+    /// Adds a consumer that reads a stream, to a team if it is of one, with its rank there. Returns its
+    /// slot.
+    pub(crate) fn add_member(
+        &mut self,
+        key: ConsumerKey,
+        credit: Credit,
+        mode: AckMode,
+        traits: Traits,
+        joins: Option<(u32, i8)>,
+    ) -> Result<u32, Code> {
+        self.add_to(key, credit, (mode, Sharing::Shared), traits, joins)
+    }
+
+    fn add_to(
+        &mut self,
+        key: ConsumerKey,
+        credit: Credit,
+        (mode, sharing): (AckMode, Sharing),
+        traits: Traits,
+        joins: Option<(u32, i8)>,
+    ) -> Result<u32, Code> {
         assert!(!self.by_key.contains_key(&key));
         if self.exclusive || (sharing == Sharing::Exclusive && self.len() > 0) {
             return Err(Code::InUse);
@@ -265,7 +313,10 @@ impl Consumers {
             short: false,
             traits,
             joined,
-            idle: self.single.is_some(),
+            parked: false,
+            team: joins.map_or(NONE, |(team, _)| team),
+            rank_in_team: joins.map_or(0, |(_, rank)| rank),
+            idle: joins.is_some(),
             before: NONE,
             after: NONE,
             rank: (0, 0),
@@ -284,16 +335,25 @@ impl Consumers {
         }
         self.lines[at].joins(slot, joined);
         self.refresh(slot);
-        if let Some(single) = &mut self.single {
-            single.joins(priority, joined, slot);
-            self.elect();
+        if let Some((team, rank)) = joins {
+            if self.teams.len() <= team as usize {
+                self.teams.resize_with(team as usize + 1, Single::default);
+            }
+            self.teams[team as usize].joins(rank, joined, slot);
+            self.elect(team);
         }
-        Ok(())
+        Ok(slot)
     }
 
     pub(crate) fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         let slot = self.by_key.remove(&key)?;
-        let Consumer { traits, joined, .. } = *self.slots.get(slot);
+        let Consumer {
+            traits,
+            joined,
+            team,
+            rank_in_team,
+            ..
+        } = *self.slots.get(slot);
         let at = self.line_of(traits.priority);
         let line = &mut self.lines[at];
         if self.slots.get(slot).is_in_line() {
@@ -309,9 +369,11 @@ impl Consumers {
         let consumer = self.slots.0[slot as usize].take();
         let consumer = consumer.expect("a key's slot is in use");
         self.credit_sum -= u64::from(consumer.credit.messages) + u64::from(consumer.granted);
-        if let Some(single) = &mut self.single {
-            single.parts(key, traits.priority, joined, slot);
-            self.elect();
+        if team != NONE {
+            self.teams[team as usize].parts(rank_in_team, joined, slot);
+            // Its key may be that of another when they are told.
+            self.notices.retain(|(told, _)| *told != key);
+            self.elect(team);
         }
         Some(consumer)
     }
@@ -325,6 +387,10 @@ impl Consumers {
         let slot = *self.by_key.get(&key)?;
         self.last_found = Some((key, slot));
         Some(slot)
+    }
+
+    pub(crate) fn slot_of(&self, key: ConsumerKey) -> Option<u32> {
+        self.by_key.get(&key).copied()
     }
 
     pub(crate) fn get(&self, slot: u32) -> &Consumer {
@@ -366,6 +432,11 @@ impl Consumers {
         self.refresh(slot);
     }
 
+    pub(crate) fn set_parked(&mut self, slot: u32, parked: bool) {
+        self.get_mut(slot).parked = parked;
+        self.refresh(slot);
+    }
+
     /// A consumer cannot take the next message until it settles something.
     pub(crate) fn set_short(&mut self, slot: u32) {
         self.get_mut(slot).short = true;
@@ -378,13 +449,14 @@ impl Consumers {
         consumer.outstanding_bytes -= bytes;
         consumer.short = false;
         let (is_in_line, priority) = (consumer.is_in_line(), consumer.traits.priority);
+        let team = consumer.team;
         if is_in_line {
             let at = self.line_of(priority);
             self.lines[at].holds_less(&mut self.slots, slot);
         }
         self.refresh(slot);
-        if self.single.is_some() {
-            self.elect();
+        if team != NONE {
+            self.elect(team);
         }
     }
 
@@ -418,6 +490,12 @@ impl Consumers {
         self.refresh(slot);
     }
 
+    /// The one whose turn it was has passed over messages, which is a part of its turn.
+    pub(crate) fn passed(&mut self, slot: u32, messages: u32) {
+        let at = self.line_of(self.get(slot).traits.priority);
+        self.lines[at].took(&mut self.slots, slot, messages);
+    }
+
     /// Where the line of a priority stands; the highest comes first, and mostly there is no other.
     fn line_of(&self, priority: i8) -> usize {
         let at = self.lines.iter().position(|line| line.priority == priority);
@@ -439,12 +517,11 @@ impl Consumers {
         }
     }
 
-    /// Sees who is the one consumer that gets messages.
-    fn elect(&mut self) {
-        let Some(single) = &mut self.single else {
-            return;
-        };
-        for (slot, is_idle) in single.elect(&self.slots).into_iter().flatten() {
+    /// Sees who of a team is the one that gets messages.
+    fn elect(&mut self, team: u32) {
+        let single = &mut self.teams[team as usize];
+        let changes = single.elect(&self.slots, &mut self.notices);
+        for (slot, is_idle) in changes.into_iter().flatten() {
             self.slots.get_mut(slot).idle = is_idle;
             self.refresh(slot);
         }
@@ -453,13 +530,18 @@ impl Consumers {
     /// Takes the next of those that became the active consumer, or are it no longer, and were not told;
     /// whether it is.
     pub(crate) fn take_notice(&mut self) -> Option<(ConsumerKey, bool)> {
-        self.single.as_mut()?.notices.pop_front()
+        self.notices.pop_front()
     }
 
     /// Whether somebody is to be told.
     pub(crate) fn has_notice(&self) -> bool {
-        let single = self.single.as_ref();
-        single.is_some_and(|single| !single.notices.is_empty())
+        !self.notices.is_empty()
+    }
+
+    /// The consumer of a team whose turn it is, also while another waits to take over.
+    pub(crate) fn active_of(&self, team: u32) -> Option<ConsumerKey> {
+        let slot = self.teams.get(team as usize)?.active_slot()?;
+        Some(self.get(slot).key)
     }
 
     /// Whether a consumer may get messages: it shares the queue, or is the active one.
@@ -493,8 +575,9 @@ impl Consumers {
             assert!(line.members > 0);
             line.invariants(&self.slots);
         }
-        if let Some(single) = &self.single {
-            single.invariants(&self.slots, self.by_key.len());
+        for (team, single) in self.teams.iter().enumerate() {
+            let is_in = |consumer: &&Consumer| consumer.team as usize == team;
+            single.invariants(&self.slots, self.iter().filter(is_in).count());
         }
     }
 }

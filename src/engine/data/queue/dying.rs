@@ -15,6 +15,9 @@ use ringpost_wire::ids::QueueSequence;
 /// head waits, and a queue that drops its head refuses publishes.
 pub const DEAD_MAX: u64 = 65_536;
 
+/// A stream may hold more than its limits by one part in so many.
+const RETAINED_SLACK: u64 = 64;
+
 /// Messages that died.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Buried {
@@ -106,26 +109,28 @@ impl Queue {
     /// Whether a message of it expires at some time.
     #[must_use]
     pub fn expires(&self) -> bool {
-        !self.expiry.is_idle()
+        !self.expiry.is_idle() || self.next_paced().is_some()
     }
 
     /// When the next message at the head of its rank expires, if nothing happens before.
     pub fn next_expiry(&mut self) -> Option<Mono> {
+        let paced = self.next_paced();
         if self.expiry.is_idle() {
-            return None;
+            return paced;
         }
         let durable = self.durable;
         let ranks = 0..=self.returned.rank_max();
         let heads = ranks.filter_map(|rank| self.head_of(rank, durable));
         let heads: Vec<u64> = heads.map(|head| head.first).collect();
         let ends = heads.into_iter().filter_map(|first| self.expiry.of(first));
-        Some(mono_of(ends.min()? + 1))
+        let end = ends.min().map(|end| mono_of(end + 1));
+        [end, paced].into_iter().flatten().min()
     }
 
     /// Whether messages of it may die at the head: it costs nothing to ask.
     #[must_use]
     pub fn may_die(&self) -> bool {
-        !self.expiry.is_idle() || self.settings.overflow == Overflow::DropHead
+        !self.expiry.is_idle() || self.is_stream() || self.settings.overflow == Overflow::DropHead
     }
 
     /// Lets up to `max` ready messages die from the heads of the ranks on: those that have expired, and
@@ -185,15 +190,21 @@ impl Queue {
         if overflow != Overflow::DropHead {
             return 0;
         }
+        // A stream lets go of many at a time: a record for each turn's few would be dear.
+        let slack = |max: u64| match self.is_stream() {
+            true => max / RETAINED_SLACK,
+            false => 0,
+        };
         let messages = match messages_max {
             0 => 0,
-            max => self.ready.saturating_sub(max),
+            max if self.ready <= max + slack(max) => 0,
+            max => self.ready - max,
         };
         // Of what waits for its time only the mean is known.
         let all = u128::from(self.ready + self.delayed_count()).max(1);
         let bytes = u128::from(self.ready_bytes()) * u128::from(self.ready) / all;
         let bytes = bytes as u64;
-        if bytes_max == 0 || bytes <= bytes_max {
+        if bytes_max == 0 || bytes <= bytes_max + slack(bytes_max) {
             return messages;
         }
         let share = u128::from(bytes - bytes_max) * u128::from(self.ready) / u128::from(bytes);

@@ -30,22 +30,38 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(crate) struct Expiry {
     /// What the queue allows, 0 = any time.
-    queue_ttl_ms: u32,
-    /// In order; empty while no message expires.
+    queue_ttl_ms: Ms,
+    /// In order; empty while no message expires, unless all arrivals are kept.
     spans: VecDeque<Span>,
+    /// All arrivals are kept: messages that arrive within a cell of so many ms share a span.
+    grid: Option<Ms>,
 }
+
+/// Most spans where all arrivals are kept. With one more cells become twice as wide, so that a span is
+/// never wider than about a 512th of the time that is kept.
+const KEPT_MAX: usize = 1024;
+/// Width of the narrowest cell, in ms.
+const GRID_MIN: Ms = 10;
 
 impl Expiry {
     pub(crate) const fn new(queue_ttl_ms: u32) -> Self {
         Self {
-            queue_ttl_ms,
+            queue_ttl_ms: queue_ttl_ms as Ms,
             spans: VecDeque::new(),
+            grid: None,
         }
+    }
+
+    /// Of a stream, whose messages may become `max_age_ms` old, 0 = as old as they like, and whose
+    /// arrivals are all kept.
+    pub(crate) fn keep_all(&mut self, max_age_ms: u64) {
+        self.queue_ttl_ms = Ms::try_from(max_age_ms).unwrap_or(Ms::MAX);
+        self.grid.get_or_insert(GRID_MIN);
     }
 
     /// What the queue allows from now on, also those that are here.
     pub(crate) const fn set_queue_ttl(&mut self, queue_ttl_ms: u32) {
-        self.queue_ttl_ms = queue_ttl_ms;
+        self.queue_ttl_ms = queue_ttl_ms as Ms;
     }
 
     /// Messages from `first` on are here of which nobody knows when they came: now.
@@ -69,8 +85,8 @@ impl Expiry {
         self.spans.len()
     }
 
-    fn limit(&self, ttl_ms: u32) -> u32 {
-        match (self.queue_ttl_ms, ttl_ms) {
+    fn limit(&self, ttl_ms: u32) -> Ms {
+        match (self.queue_ttl_ms, Ms::from(ttl_ms)) {
             (0, own) => own,
             (queue, 0) => queue,
             (queue, own) => queue.min(own),
@@ -79,12 +95,16 @@ impl Expiry {
 
     /// Messages from `first` on arrived, behind all others, and may live `ttl_ms`, 0 = any time.
     pub(crate) fn push(&mut self, first: u64, arrived: Ms, ttl_ms: u32) {
+        if self.grid.is_some() {
+            self.keep(first, arrived);
+            return;
+        }
         let limit = self.limit(ttl_ms);
         if limit == 0 && self.spans.is_empty() {
             return;
         }
         // Later ends of a grid: what falls between two of them shares a span.
-        let grid = Ms::from((limit / LATE_PART).max(1));
+        let grid = (limit / Ms::from(LATE_PART)).max(1);
         let arrived = arrived.div_euclid(grid) * grid + if grid == 1 { 0 } else { grid - 1 };
         let span = Span {
             first,
@@ -99,8 +119,80 @@ impl Expiry {
         }
     }
 
+    /// Messages from `first` on arrived, behind all others.
+    fn keep(&mut self, first: u64, arrived: Ms) {
+        let grid = self.grid.expect("all arrivals are kept");
+        // A clock that goes back stands still.
+        let arrived = match self.spans.back_mut() {
+            Some(last) if last.arrived.div_euclid(grid) >= arrived.div_euclid(grid) => {
+                last.arrived = last.arrived.max(arrived);
+                return;
+            }
+            _ => arrived,
+        };
+        self.spans.push_back(Span {
+            first,
+            arrived,
+            ttl_ms: 0,
+        });
+        if self.spans.len() > KEPT_MAX {
+            self.widen();
+        } else if self.spans.len() < KEPT_MAX / 4 && grid > GRID_MIN {
+            self.grid = Some(grid / 2);
+        }
+    }
+
+    /// Makes cells wider until there are markedly fewer spans.
+    fn widen(&mut self) {
+        while self.spans.len() > KEPT_MAX / 4 * 3 {
+            let grid = self.grid.expect("all arrivals are kept").saturating_mul(2);
+            self.grid = Some(grid);
+            let mut wide: VecDeque<Span> = VecDeque::with_capacity(KEPT_MAX + 1);
+            for span in self.spans.drain(..) {
+                match wide.back_mut() {
+                    Some(last)
+                        if last.arrived.div_euclid(grid) == span.arrived.div_euclid(grid) =>
+                    {
+                        last.arrived = span.arrived;
+                    }
+                    _ => wide.push_back(span),
+                }
+            }
+            self.spans = wide;
+        }
+    }
+
+    /// The first message that may have arrived at a time or later; `None` if none has.
+    pub(crate) fn first_since(&self, at: Ms) -> Option<u64> {
+        let before = self.spans.partition_point(|span| span.arrived < at);
+        self.spans.get(before).map(|span| span.first)
+    }
+
+    /// When a message arrived, as well as that is known: within a span evenly. Never before one with a
+    /// lower number.
+    pub(crate) fn arrival_of(&self, sequence: u64) -> Ms {
+        let behind = self.spans.partition_point(|span| span.first <= sequence);
+        let Some(own) = behind.checked_sub(1) else {
+            return self.spans.front().map_or(0, |span| span.arrived);
+        };
+        let span = self.spans[own];
+        let Some(next) = self.spans.get(behind) else {
+            return span.arrived;
+        };
+        let grid = self.grid.unwrap_or(1);
+        let cell = span.arrived.div_euclid(grid) * grid;
+        let before = own.checked_sub(1).map_or(cell, |at| self.spans[at].arrived);
+        let from = cell.max(before).min(span.arrived);
+        let share = i128::from(sequence - span.first + 1) * i128::from(span.arrived - from);
+        from + (share / i128::from(next.first - span.first)) as Ms
+    }
+
     /// A span of an earlier life.
     pub(crate) fn restore(&mut self, span: Span) {
+        if self.grid.is_some() {
+            self.keep(span.first, span.arrived);
+            return;
+        }
         if self.limit(span.ttl_ms) > 0 || !self.spans.is_empty() {
             self.spans.push_back(span);
         }
@@ -115,7 +207,7 @@ impl Expiry {
     fn end(&self, span: &Span) -> Option<Ms> {
         match self.limit(span.ttl_ms) {
             0 => None,
-            limit => Some(span.arrived + Ms::from(limit)),
+            limit => Some(span.arrived.saturating_add(limit)),
         }
     }
 
@@ -166,6 +258,10 @@ impl Expiry {
     pub(crate) fn invariants(&self) {
         let firsts = self.spans.iter().map(|span| span.first);
         assert!(firsts.is_sorted(), "spans are in order");
+        if self.grid.is_some() {
+            assert!(self.spans.len() <= KEPT_MAX);
+            assert!(self.spans.iter().is_sorted_by_key(|span| span.arrived));
+        }
     }
 }
 
@@ -237,6 +333,54 @@ mod tests {
         }
         assert!(expiry.len() <= 258, "{} spans", expiry.len());
         expiry.invariants();
+    }
+
+    #[test]
+    fn where_all_arrivals_are_kept_a_time_is_found_and_little_memory_is_used() {
+        let mut expiry = Expiry::new(0);
+        expiry.keep_all(0);
+        let arrived = |sequence: u64| sequence as Ms * 7 / 3;
+        for sequence in 1..=1_000_000 {
+            expiry.push(sequence, arrived(sequence), 55);
+        }
+        expiry.invariants();
+        assert!(expiry.of(1).is_none() && !expiry.is_over(1, Ms::MAX));
+        let grid = arrived(1_000_000) / 512;
+        for sequence in [1, 2, 500, 99_999, 500_000, 999_999, 1_000_000] {
+            let exact = arrived(sequence);
+            let found = expiry.first_since(exact).expect("it has arrived");
+            assert!(found <= sequence, "nothing is left out");
+            assert!(exact - arrived(found) <= grid, "and little is too much");
+            assert!((expiry.arrival_of(sequence) - exact).abs() <= grid);
+        }
+        assert_eq!(expiry.first_since(arrived(1_000_000) + 1), None);
+        let all: Vec<Ms> = (1..=10_000).map(|at| expiry.arrival_of(at * 100)).collect();
+        assert!(all.is_sorted());
+        // When what is kept is young, it is known better.
+        let mut settled = SettledSet::new();
+        settled.insert_new(1, 999_000);
+        expiry.forget(&settled);
+        for sequence in 1_000_001..=1_000_200 {
+            expiry.push(sequence, arrived(sequence), 0);
+        }
+        assert!(expiry.grid < Some(grid));
+        expiry.keep_all(1_000);
+        assert_eq!(expiry.of(1_000_200), Some(arrived(1_000_200) + 1_000));
+    }
+
+    #[test]
+    fn arrivals_that_are_few_are_known_exactly() {
+        let mut expiry = Expiry::new(0);
+        expiry.keep_all(0);
+        for (sequence, at) in [(1, 0), (2, 5_000), (3, 5_001), (4, 9_000_000)] {
+            expiry.push(sequence, at, 0);
+        }
+        assert_eq!(
+            [1, 2, 4].map(|sequence| expiry.arrival_of(sequence)),
+            [0, 5_000, 9_000_000]
+        );
+        let starts = [-1, 0, 1, 5_001, 5_002, 9_000_001].map(|at| expiry.first_since(at));
+        assert_eq!(starts, [Some(1), Some(1), Some(2), Some(2), Some(4), None]);
     }
 
     #[test]

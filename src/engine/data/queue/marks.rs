@@ -38,8 +38,8 @@ impl Marks {
         }
     }
 
-    /// A queue that never recovers needs no marks.
-    pub(crate) const fn volatile_queue() -> Self {
+    /// A queue that never recovers needs no marks, nor does one of which nothing is taken.
+    pub(crate) const fn unmarked() -> Self {
         Self {
             durable: u64::MAX,
             asked: u64::MAX,

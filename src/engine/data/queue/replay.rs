@@ -162,7 +162,11 @@ impl Queue {
     /// far they go. `acked` are the ranges whose ack record is appended and not yet known durable:
     /// the checkpoint becomes valid only when it is, and replay starts behind it.
     pub fn encode_state(&self, clock: Clock, acked: &[SequenceRange], out: &mut Vec<u8>) {
-        self.encode(self.marks.asked(), clock, acked, out);
+        let mark = match self.is_stream() {
+            true => 0,
+            false => self.marks.asked(),
+        };
+        self.encode(mark, clock, acked, out);
     }
 
     /// The same when nothing is delivered any more, in a checkpoint behind the last record: what
@@ -199,7 +203,7 @@ impl Queue {
         for span in back.chain(self.pending_counts.iter()) {
             add(span.first, span.last(), span.deliveries);
         }
-        for consumer in self.consumers.iter() {
+        for consumer in self.consumers.iter().filter(|_| !self.is_stream()) {
             for delivery in consumer.unacked.iter().filter(|d| d.earlier > 0) {
                 add(delivery.sequence, delivery.sequence, delivery.earlier);
             }
@@ -280,6 +284,9 @@ impl Queue {
             });
         }
         self.expiry.forget(&self.settled);
+        if self.is_stream() {
+            return;
+        }
         let rank_max = self.settings.rank_max;
         let mut behind = 1;
         for (first, (last, rank)) in kept.ranks.range(..next) {

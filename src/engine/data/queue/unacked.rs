@@ -45,6 +45,11 @@ impl Unacked {
         self.ring.front().map(|delivery| delivery.tag)
     }
 
+    /// The message of the oldest delivery not settled.
+    pub(crate) fn front_sequence(&self) -> Option<u64> {
+        self.ring.front().map(|delivery| delivery.sequence)
+    }
+
     /// Number of deliveries not settled.
     pub(crate) fn len(&self) -> usize {
         self.ring.len() - self.holes

@@ -16,6 +16,8 @@ mod parse;
 mod program;
 mod value;
 
+use ringpost_wire::Envelope;
+use ringpost_wire::ids::TenantId;
 use ringpost_wire::limits::{FILTER_BODY_BYTES_MAX, FILTER_BYTES_MAX};
 use ringpost_wire::properties::Properties;
 use ringpost_wire::table as fields;
@@ -154,10 +156,21 @@ impl FilterBindings {
     }
 
     pub fn bind(&mut self, hop: Hop, binding: &Binding<'_>, work: &mut Workspace) {
+        let parsed = parsed(binding.arguments).expect("the binding was checked");
+        self.add(hop, (binding.key, binding.arguments), parsed, work);
+    }
+
+    fn add(
+        &mut self,
+        hop: Hop,
+        (key, arguments): (&[u8], &[u8]),
+        parsed: Parsed,
+        work: &mut Workspace,
+    ) {
         let Parsed {
             mut program,
             fields,
-        } = parsed(binding.arguments).expect("the binding was checked");
+        } = parsed;
         let slots: Vec<u32> = fields.iter().map(|field| self.take(field)).collect();
         for step in &mut program.steps {
             if let Step::Load(field) = step {
@@ -166,13 +179,13 @@ impl FilterBindings {
         }
         let filter = Filter {
             order: hop.order(),
-            key: binding.key.into(),
-            arguments: binding.arguments.into(),
+            key: key.into(),
+            arguments: arguments.into(),
             hop,
             program,
             fields,
         };
-        let at = self.place(filter.order, binding);
+        let at = self.place(filter.order, (key, arguments));
         let at = at.expect_err("the binding is new");
         self.filters.insert(at, filter);
         work.values.reserve(self.uses.len());
@@ -183,15 +196,15 @@ impl FilterBindings {
     }
 
     pub fn unbind(&mut self, hop: Hop, binding: &Binding<'_>) {
-        let at = self.place(hop.order(), binding);
+        let at = self.place(hop.order(), (binding.key, binding.arguments));
         let filter = self.filters.remove(at.expect("the binding exists"));
         for field in &filter.fields {
             self.give_back(field);
         }
     }
 
-    fn place(&self, order: (bool, u32), binding: &Binding<'_>) -> Result<usize, usize> {
-        let key = (order, binding.key, binding.arguments);
+    fn place(&self, order: (bool, u32), (key, arguments): (&[u8], &[u8])) -> Result<usize, usize> {
+        let key = (order, key, arguments);
         self.filters
             .binary_search_by(|filter| (filter.order, &*filter.key, &*filter.arguments).cmp(&key))
     }
@@ -265,6 +278,11 @@ fn parsed(arguments: &[u8]) -> Result<Parsed, String> {
     let with_body = options.flag("x-filter-body")?;
     options.done("a binding of kind filter")?;
     let text = text.ok_or("a binding to a filter exchange has its condition in x-filter")?;
+    checked(text, with_body, "x-filter-body")
+}
+
+/// A condition that looks at bodies only if the argument of that name says so.
+fn checked(text: &[u8], with_body: bool, argument: &str) -> Result<Parsed, String> {
     let parsed = parse::parse(text)?;
     let body = parsed.fields.iter().find_map(|field| match field {
         Field::Body(path) => Some(path.join(&b'.')),
@@ -272,10 +290,61 @@ fn parsed(arguments: &[u8]) -> Result<Parsed, String> {
     });
     match body {
         Some(path) if !with_body => Err(format!(
-            "body.{} is looked at only with x-filter-body true",
+            "body.{} is looked at only with {argument} true",
             String::from_utf8_lossy(&path).escape_debug()
         )),
         _ => Ok(parsed),
+    }
+}
+
+/// A condition by itself: of who reads a stream.
+pub struct Condition {
+    only: FilterBindings,
+    work: Workspace,
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Condition").finish_non_exhaustive()
+    }
+}
+
+impl Condition {
+    /// Checks the text of a condition; one that looks at bodies must say so beside.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn check(text: &[u8], with_body: bool) -> Result<(), String> {
+        checked(text, with_body, "x-stream-filter-body").map(|_| ())
+    }
+
+    /// A condition of this text.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn read(text: &[u8]) -> Result<Self, String> {
+        let mut condition = Self {
+            only: FilterBindings::new(),
+            work: Workspace::default(),
+        };
+        let parsed = parse::parse(text)?;
+        let Self { only, work } = &mut condition;
+        only.add(Hop::Exchange(0), (b"", b""), parsed, work);
+        Ok(condition)
+    }
+
+    /// Whether a message is one of those. Of a large one the first piece is enough.
+    pub fn holds(&mut self, message: &Envelope<'_>) -> bool {
+        let address = memo::Address {
+            tenant: TenantId(0),
+            exchange: message.exchange(),
+            key: message.routing_key(),
+        };
+        let mut holds = false;
+        let facts = Facts::of(message, 0);
+        self.only
+            .matches(&address, &facts, &mut self.work, |_| holds = true);
+        holds
     }
 }
 

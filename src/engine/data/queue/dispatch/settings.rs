@@ -128,19 +128,13 @@ impl Default for Traits {
 }
 
 impl Traits {
-    /// Reads a consumer's arguments.
+    /// Reads them among a consumer's arguments.
     ///
     /// # Errors
     /// What is wrong with them.
-    //= P-50
-    pub fn read(arguments: &[u8]) -> Result<Self, String> {
-        if arguments.is_empty() {
-            return Ok(Self::default());
-        }
-        let mut options = Options::of(arguments)?;
+    pub fn take(options: &mut Options<'_>) -> Result<Self, String> {
         let priority = options.signed("x-priority", PRIORITIES)?;
         let weight = options.number("x-weight", WEIGHTS)?;
-        options.done("a consumer")?;
         Ok(Self {
             priority: priority.map_or(0, |priority| priority as i8),
             weight: weight.map_or(1, |weight| weight as u8),

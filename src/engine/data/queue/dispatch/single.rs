@@ -1,4 +1,4 @@
-//! The one consumer of a queue that gets messages, and who is next. Does not know credit.
+//! The one consumer of a team that gets messages, and who is next. Does not know credit.
 //!
 //! ```text
 //!   first of the order ──► active ──── a higher priority comes ────► leaving
@@ -13,11 +13,9 @@ use super::{ConsumerKey, Slots};
 
 #[derive(Default)]
 pub(super) struct Single {
-    /// Every consumer: the highest priority first (its negative), then the one that came first.
+    /// Every member: the highest priority first (its negative), then the one that came first.
     order: BTreeSet<(i8, u64, u32)>,
     active: Option<Active>,
-    /// Who is to be told that it is active, or is no longer. Of one consumer at most two in a row.
-    pub(super) notices: VecDeque<(ConsumerKey, bool)>,
 }
 
 #[derive(Clone, Copy)]
@@ -33,15 +31,22 @@ impl Single {
         self.order.insert((-priority, joined, slot));
     }
 
-    pub(super) fn parts(&mut self, key: ConsumerKey, priority: i8, joined: u64, slot: u32) {
+    pub(super) fn parts(&mut self, priority: i8, joined: u64, slot: u32) {
         self.order.remove(&(-priority, joined, slot));
         self.active = self.active.filter(|active| active.slot != slot);
-        // Its key may be that of another when they are told.
-        self.notices.retain(|(told, _)| *told != key);
+    }
+
+    /// The one whose turn it is, also while it is leaving.
+    pub(super) fn active_slot(&self) -> Option<u32> {
+        self.active.map(|active| active.slot)
     }
 
     /// Sees who is to be active. Says whose messages stop or start: (slot, gets none).
-    pub(super) fn elect(&mut self, slots: &Slots) -> [Option<(u32, bool)>; 2] {
+    pub(super) fn elect(
+        &mut self,
+        slots: &Slots,
+        notices: &mut VecDeque<(ConsumerKey, bool)>,
+    ) -> [Option<(u32, bool)>; 2] {
         let mut changes = [None; 2];
         let Some(first) = self
             .order
@@ -56,7 +61,7 @@ impl Single {
                 active.is_leaving = is_leaving;
                 changes[0] = Some((active.slot, is_leaving));
                 let key = slots.get(active.slot).key;
-                self.notices.push_back((key, !is_leaving));
+                notices.push_back((key, !is_leaving));
             }
             let holds = slots.get(active.slot).unacked.len();
             if !is_leaving || (holds > 0 && !crate::mutant!(ActiveBeforeSettled)) {
@@ -70,7 +75,7 @@ impl Single {
             is_leaving: false,
         });
         changes[1] = Some((slot, false));
-        self.notices.push_back((slots.get(slot).key, true));
+        notices.push_back((slots.get(slot).key, true));
         changes
     }
 

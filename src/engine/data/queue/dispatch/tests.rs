@@ -589,8 +589,13 @@ fn settings_are_read_and_bounded() {
     ] {
         assert!(read(entries).is_err());
     }
-    let traits = |entries: &[(&str, Value<'_>)]| Traits::read(&table(entries));
-    assert_eq!(Traits::read(b""), Ok(Traits::default()));
+    let traits = |entries: &[(&str, Value<'_>)]| {
+        let arguments = table(entries);
+        let mut options = Options::of(&arguments)?;
+        let traits = Traits::take(&mut options)?;
+        options.done("a consumer").map(|()| traits)
+    };
+    assert_eq!(traits(&[]), Ok(Traits::default()));
     let both = [
         ("x-priority", Value::I32(-10)),
         ("x-weight", Value::I8(100)),
