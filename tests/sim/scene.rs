@@ -453,11 +453,15 @@ impl Scene {
     }
 
     /// Whether the end of a journal may be gone without a trace, and what was declared there with it: a
-    /// drive took back what it had synced, or never wrote where it said it did.
+    /// drive took back what it had synced, or never wrote where it said it did; or a bit has rotted in what
+    /// was written last before the journal failed, behind which nothing could say that it was synced.
     #[must_use]
     pub fn may_have_lost_the_end(&self) -> bool {
         let untraced = [Fault::LyingSync, Fault::Dropped, Fault::Misdirected];
-        self.tolerates_losses() && untraced.iter().any(|fault| self.plan.faults.has(*fault))
+        let has = |fault: &Fault| self.plan.faults.has(*fault);
+        let fails = [Fault::WriteError, Fault::WriteShort, Fault::FileError];
+        let rots = has(&Fault::BitRot) && fails.iter().any(has);
+        self.tolerates_losses() && (rots || untraced.iter().any(has))
     }
 
     /// A number for a queue that is about to be declared.

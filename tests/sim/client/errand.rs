@@ -375,7 +375,9 @@ impl Client {
                 mortal.may_be_there &= act != Act::Find;
             }
             (Act::Open(channel), Ok(_)) => {
-                if !mortal.may_be_there && now > mortal.doubted_until {
+                // Its deletion may have been said before the journal failed that never got it.
+                let may_stay = scene.journal_failed || mortal.may_be_there;
+                if !may_stay && now > mortal.doubted_until {
                     return Err("it is there, and nobody has declared it".into());
                 }
                 mortal.channel = Some(channel);
