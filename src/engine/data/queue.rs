@@ -1521,6 +1521,9 @@ impl Queue {
                 self.expiry.clear();
             }
         }
+        if self.index.run_count() == 0 {
+            self.ranks.clear();
+        }
     }
 
     /// Drops every message that nobody holds, delayed ones too; their sequences go to `out`, as ranges
@@ -1847,6 +1850,18 @@ struct Home<'a> {
 impl Home<'_> {
     fn take_back(&mut self, span: Returned) {
         let retry = self.retry.filter(|_| !crate::mutant!(RetryAtOnce));
+        // What came back together does not all come again together.
+        let is_spread = retry.is_some_and(|retry| retry.jitter_percent > 0);
+        let mut left = Some(span);
+        while let Some(span) = left {
+            let last = if is_spread { span.first } else { span.last() };
+            left = span.from(last + 1);
+            self.take_back_alike(span.upto(last), retry);
+        }
+    }
+
+    /// Takes back messages that wait equally long.
+    fn take_back_alike(&mut self, span: Returned, retry: Option<Retry>) {
         let due = retry.map(|retry| self.now + 1 + retry.wait_ms(span.first, span.deliveries));
         let hold = self.hold && !crate::mutant!(CountBeforeSync);
         match due {
@@ -1881,7 +1896,7 @@ fn due_ms(arrived: expiry::Ms, delay_ms: u32) -> expiry::Ms {
 }
 
 fn mono_of(ms: expiry::Ms) -> Mono {
-    Mono(u64::try_from(ms).unwrap_or(0) * 1_000_000)
+    Mono(u64::try_from(ms).unwrap_or(0).saturating_mul(1_000_000))
 }
 
 fn ms_of(now: Mono) -> expiry::Ms {

@@ -185,6 +185,7 @@ impl Queue {
             messages_max,
             bytes_max,
             overflow,
+            rank_max,
             ..
         } = self.settings;
         if overflow != Overflow::DropHead {
@@ -195,20 +196,28 @@ impl Queue {
             true => max / RETAINED_SLACK,
             false => 0,
         };
+        // What cannot die yet makes no message of a higher rank die for it.
+        let ready = match rank_max {
+            0 => self.ready,
+            _ => {
+                let late = self.next - 1 - self.durable + self.returned.held_ready();
+                self.ready.saturating_sub(late)
+            }
+        };
         let messages = match messages_max {
             0 => 0,
-            max if self.ready <= max + slack(max) => 0,
-            max => self.ready - max,
+            max if ready <= max.saturating_add(slack(max)) => 0,
+            max => ready - max,
         };
         // Of what waits for its time only the mean is known.
         let all = u128::from(self.ready + self.delayed_count()).max(1);
-        let bytes = u128::from(self.ready_bytes()) * u128::from(self.ready) / all;
+        let bytes = u128::from(self.ready_bytes()) * u128::from(ready) / all;
         let bytes = bytes as u64;
-        if bytes_max == 0 || bytes <= bytes_max + slack(bytes_max) {
+        if bytes_max == 0 || bytes <= bytes_max.saturating_add(slack(bytes_max)) {
             return messages;
         }
-        let share = u128::from(bytes - bytes_max) * u128::from(self.ready) / u128::from(bytes);
-        messages.max((share as u64).clamp(1, self.ready))
+        let share = u128::from(bytes - bytes_max) * u128::from(ready) / u128::from(bytes);
+        messages.max((share as u64).clamp(1, ready))
     }
 
     /// The first `count` messages of the head die.

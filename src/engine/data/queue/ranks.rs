@@ -60,6 +60,11 @@ impl Ranks {
         }
     }
 
+    /// Nothing is live any more.
+    pub(crate) fn clear(&mut self) {
+        self.spans.clear();
+    }
+
     /// Messages from `sequence` on are gone.
     pub(crate) fn truncate_from(&mut self, sequence: u64) {
         while self.spans.back().is_some_and(|span| span.0 >= sequence) {

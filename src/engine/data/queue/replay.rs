@@ -252,13 +252,13 @@ impl Queue {
         let ahead = (clock.wall_us / 1_000) as i64 - ms_of(clock.now);
         for span in self.expiry.iter() {
             number(span.first);
-            number((span.arrived + ahead) as u64);
+            number((span.arrived + ahead).max(0) as u64);
             number(u64::from(span.ttl_ms));
         }
         for (first, last, due) in waits {
             number(first);
             number(last - first + 1);
-            number((due + ahead) as u64);
+            number((due + ahead).max(0) as u64);
         }
         for (first, rank) in self.ranks.iter() {
             number(first);

@@ -230,6 +230,11 @@ impl ReturnedSet {
         self.held_delayed
     }
 
+    /// Messages that go once their counts are durable.
+    pub(crate) fn held_ready(&self) -> u64 {
+        self.held_count - self.held_delayed
+    }
+
     /// Deliverable messages.
     pub(crate) fn ready_count(&self) -> u64 {
         self.ready_count

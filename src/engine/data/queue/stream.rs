@@ -246,7 +246,8 @@ impl Queue {
             Start::Next => self.next,
             Start::Offset(offset) => offset,
             Start::Time(wall_s) => {
-                let ago = (clock.wall_us / 1_000) as i64 - wall_s.saturating_mul(1_000) as i64;
+                let wall_ms = i64::try_from(wall_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+                let ago = ((clock.wall_us / 1_000) as i64).saturating_sub(wall_ms);
                 let at = ms_of(clock.now).saturating_sub(ago);
                 self.expiry.first_since(at).unwrap_or(self.next)
             }

@@ -565,17 +565,9 @@ impl Model {
         };
         let (over, back): (Vec<u64>, Vec<u64>) =
             held.iter().partition(|sequence| is_over(self, sequence));
-        // What came back together waits together: as the first of those that are neighbours and were
-        // delivered equally often.
-        let mut open: Option<(u64, u64, u32)> = None;
         for sequence in back {
             let told = self.messages[&sequence].told;
-            let first = match open {
-                Some((first, last, count)) if last + 1 == sequence && count == told => first,
-                _ => sequence,
-            };
-            open = Some((first, sequence, told));
-            let wait = retry.map(|retry| retry.wait_ms(first, told.saturating_add(1)));
+            let wait = retry.map(|retry| retry.wait_ms(sequence, told.saturating_add(1)));
             self.came_back(sequence, wait);
         }
         if !over.is_empty() {
@@ -657,7 +649,15 @@ impl Model {
         let before = self.queue.counters();
         let max = 1 + self.random.below(50);
         let (mut expired, mut dropped) = (Vec::new(), Vec::new());
-        let mut ready = before.ready;
+        // What cannot die yet makes no message of a higher rank die for it.
+        let late = match self.settings.rank_max {
+            0 => 0,
+            _ => {
+                let held = self.messages.values().filter(|m| m.state == State::Held);
+                self.next() - 1 - self.durable + held.count() as u64
+            }
+        };
+        let mut ready = before.ready.saturating_sub(late);
         for heads in &heads {
             for head in heads {
                 if (expired.len() + dropped.len()) as u64 == max {
@@ -672,7 +672,7 @@ impl Model {
                 } else {
                     break;
                 }
-                ready -= 1;
+                ready = ready.saturating_sub(1);
             }
         }
         let mut out = Ranges::new();
