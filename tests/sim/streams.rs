@@ -175,17 +175,14 @@ pub struct Streams {
     drained: BTreeMap<QueueNo, u64>,
     /// Messages may be removed before anybody has read them.
     removes: bool,
-    /// Clients may hear long after it was said where they go on, when others have gone further.
-    is_late: bool,
 }
 
 impl Streams {
     /// The streams of a world of this seed.
     #[must_use]
-    pub fn of(seed: u64, is_late: bool) -> Self {
+    pub fn of(seed: u64) -> Self {
         Self {
             removes: retained(seed) > 0,
-            is_late,
             ..Self::default()
         }
     }
@@ -232,12 +229,7 @@ impl Streams {
             (Some(_), _) => {}
             (None, Some(group)) => {
                 let group = self.groups.entry((queue, group)).or_default();
-                if before < group.safe && !self.is_late {
-                    return Err(format!(
-                        "a group goes on at {before}: all below {} is settled for good",
-                        group.safe
-                    ));
-                }
+                // It may have been told before others went further: that it is behind them is no fault.
                 let skipped = (1..before).find(|offset| !group.done.contains(offset));
                 // The first that is there when it is made may be any.
                 if let (Some(skipped), false) = (skipped, self.removes) {
