@@ -66,6 +66,9 @@ struct Mortal {
     /// It must be there until then; for ever while it is used.
     until: u64,
     may_be_there: bool,
+    /// The declare that has created it was answered, so every core knows it. One that was found may
+    /// be under way to others.
+    is_everywhere: bool,
     /// A declare without an answer may still be under way until then.
     doubted_until: u64,
     /// A step is out, since when.
@@ -129,6 +132,7 @@ impl Errands {
                 durability,
                 until: 0,
                 may_be_there: false,
+                is_everywhere: false,
                 doubted_until: 0,
                 since: None,
                 channel: None,
@@ -351,6 +355,7 @@ impl Client {
                 // Nobody has consumed from it.
                 mortal.until = lives(mortal);
                 mortal.may_be_there = true;
+                mortal.is_everywhere = true;
             }
             (Act::Declare | Act::Find, Ok(_)) => {
                 if !mortal.may_be_there && now > mortal.doubted_until {
@@ -361,7 +366,8 @@ impl Client {
                 }
             }
             (Act::Find | Act::Open(_), Err(Code::QueueUnknown)) => {
-                if must_be_there {
+                let is_everywhere = std::mem::take(&mut mortal.is_everywhere);
+                if must_be_there && (is_everywhere || act == Act::Find) {
                     return Err(format!("it is gone before {} ns", mortal.until));
                 }
                 scene.marks.hit("mortal queue gone");
