@@ -370,7 +370,7 @@ impl Scene {
         Self {
             now: 0,
             models: vec![Model::default(); plan.tenants],
-            streams: Streams::of(plan.seed),
+            streams: Streams::of(plan.seed, plan.faults.has(Fault::SlowReader)),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),

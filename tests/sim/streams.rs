@@ -175,14 +175,17 @@ pub struct Streams {
     drained: BTreeMap<QueueNo, u64>,
     /// Messages may be removed before anybody has read them.
     removes: bool,
+    /// Clients may hear long after it was said where they go on, when others have gone further.
+    is_late: bool,
 }
 
 impl Streams {
     /// The streams of a world of this seed.
     #[must_use]
-    pub fn of(seed: u64) -> Self {
+    pub fn of(seed: u64, is_late: bool) -> Self {
         Self {
             removes: retained(seed) > 0,
+            is_late,
             ..Self::default()
         }
     }
@@ -229,7 +232,7 @@ impl Streams {
             (Some(_), _) => {}
             (None, Some(group)) => {
                 let group = self.groups.entry((queue, group)).or_default();
-                if before < group.safe {
+                if before < group.safe && !self.is_late {
                     return Err(format!(
                         "a group goes on at {before}: all below {} is settled for good",
                         group.safe

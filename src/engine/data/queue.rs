@@ -708,7 +708,8 @@ impl Queue {
             false => priority.min(self.settings.rank_max),
         };
         self.ranks.push(first.0, rank);
-        if delay_ms == 0 && rank == 0 {
+        // Who reads a stream reads it in its order.
+        if (delay_ms == 0 && rank == 0) || self.is_stream() {
             return;
         }
         let span = Returned::new(first.0, count, 0);
@@ -727,7 +728,7 @@ impl Queue {
     pub fn heeds(&self, terms: &Terms) -> bool {
         self.is_stream()
             || terms.ttl_ms > 0
-            || terms.delay_ms > 0
+            || (terms.delay_ms > 0 && !self.is_stream())
             || self.settings.ttl_ms > 0
             || self.settings.rank_max > 0
             || !self.expiry.is_idle()

@@ -896,7 +896,9 @@ impl Client {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
-        scene.check_times(self.tenant, &queue_name, &delivery)?;
+        if queue_name != STREAM {
+            scene.check_times(self.tenant, &queue_name, &delivery)?;
+        }
         if delivery.redelivered {
             scene.marks.hit("redelivered");
         }

@@ -304,7 +304,7 @@ impl Queue {
         if rank_max == 0 {
             apart.retain(|(_, _, why)| matches!(why, Apart::Until(_)));
         }
-        if !apart.is_empty() {
+        if !apart.is_empty() && !self.is_stream() {
             self.set_apart(&apart, due);
         }
     }
