@@ -16,7 +16,7 @@ use crate::graves::Graves;
 use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
-use crate::streams::{STREAM, Streams};
+use crate::streams::Streams;
 use crate::times::{Times, Timing};
 
 /// How often each thing that a set of seeds should reach was reached.
@@ -515,10 +515,6 @@ impl Scene {
         name: &str,
         delivery: &Delivery,
     ) -> Result<(), String> {
-        if name == STREAM {
-            // It keeps what came in the order in which it came.
-            return Ok(());
-        }
         let queue = self.models[tenant].queues.get(name);
         let is_sure = !self.tolerates_losses();
         let is_it = |queue: &&Queue| is_sure && queue.is_steady() && queue.number == delivery.queue;
