@@ -230,6 +230,8 @@ fn streams_and_their_groups_are_where_they_were() {
             let tag = read[0].tag;
             wire.settle_surely(3, 0, &[(tag + 25, tag + 26), (tag, tag + 19)]);
             wire.close_consumer(3);
+            // What it had credit for again when it had settled.
+            wire.deliveries_before_end(3);
             wire.until(name, |info| info.consumers == 0);
         }
         published += 30;

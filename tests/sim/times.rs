@@ -167,9 +167,11 @@ impl Times {
             .purged
             .get(&queue)
             .is_some_and(|purged| *purged >= sent.first);
+        //= P-58
         if now < due && !has_jumped && !(may_be_back && starts > 1) {
             return Err(format!("{message} was delayed until {due} ns at least"));
         }
+        //= P-59
         let rank = sent.priority.min(timing.rank_max);
         if delivery.count == 0 && sent.delay_ms == 0 && timing.rank_turn == 0 {
             let given = self.given.entry(delivery.consumer).or_default();

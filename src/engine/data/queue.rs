@@ -708,8 +708,7 @@ impl Queue {
             false => priority.min(self.settings.rank_max),
         };
         self.ranks.push(first.0, rank);
-        // Who reads a stream reads it in its order.
-        if (delay_ms == 0 && rank == 0) || self.is_stream() {
+        if delay_ms == 0 && rank == 0 {
             return;
         }
         let span = Returned::new(first.0, count, 0);
@@ -728,7 +727,7 @@ impl Queue {
     pub fn heeds(&self, terms: &Terms) -> bool {
         self.is_stream()
             || terms.ttl_ms > 0
-            || (terms.delay_ms > 0 && !self.is_stream())
+            || terms.delay_ms > 0
             || self.settings.ttl_ms > 0
             || self.settings.rank_max > 0
             || !self.expiry.is_idle()
