@@ -241,7 +241,7 @@ class Client(unittest.TestCase):
         self.assertEqual(self.errors, [])
 
     def test_roundtrip(self):
-        self.assertEqual(roundtrip.roundtrip("127.0.0.1", self.port, 300), 301)
+        self.assertEqual(roundtrip.roundtrip("127.0.0.1", self.port, 300, has_streams=False), 301)
 
     def test_one_call_may_publish_more_than_the_credit(self):
         with r.connect("127.0.0.1", self.port, timeout=5) as connection:
@@ -266,7 +266,7 @@ class Client(unittest.TestCase):
         Toy.deliver = lossy
         try:
             with self.assertRaisesRegex(AssertionError, "message 19"):
-                roundtrip.roundtrip("127.0.0.1", self.port, 100)
+                roundtrip.roundtrip("127.0.0.1", self.port, 100, has_streams=False)
         finally:
             Toy.deliver = deliver
 
