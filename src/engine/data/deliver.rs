@@ -23,7 +23,7 @@ use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{
-    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
+    AckMode, ConsumerKey, Credit, KeyReader, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
     read_consumer,
 };
 use crate::data::route::{Condition, Target};
@@ -187,6 +187,9 @@ impl Flow {
             )
         } else if is_stream && flags & CONSUMER_EXCLUSIVE != 0 {
             Some("a stream is read by any number of consumers, so none of them is exclusive")
+        } else if state.queue.settings().dispatch.is_grouped && flags & CONSUMER_NO_ACK != 0 {
+            //= P-110
+            Some("a queue with message groups needs acks: they say when a key is free")
         } else {
             None
         };
@@ -1423,6 +1426,7 @@ impl Flow {
         let delays = state.queue.next_due().is_some();
         if state.queue.may_die() || delays || state.expires_at.is_some() {
             state.queue.set_now(self.now);
+            let is_grouped = state.queue.has_groups();
             let released = state.queue.release_due(SWEEP_MESSAGES_MAX);
             let died = state
                 .queue
@@ -1440,7 +1444,7 @@ impl Flow {
             if died > 0 {
                 self.note_settled(queue, died);
             }
-            if died == SWEEP_MESSAGES_MAX || released > 0 {
+            if died == SWEEP_MESSAGES_MAX || released > 0 || (died > 0 && is_grouped) {
                 self.wake(queue);
             }
         }
@@ -1659,7 +1663,24 @@ impl Flow {
                 return false;
             }
         };
-        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
+        let offer = match key {
+            None => *offer,
+            Some((_, key)) => {
+                let length = run.get(start as usize..).and_then(envelope::length_of);
+                let length = padded(length.unwrap_or(0));
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                let at = (start, length as u32);
+                let Some(offer) = state.queue.address(offer, key, at) else {
+                    *budget = budget.saturating_sub(length);
+                    return true;
+                };
+                offer
+            }
+        };
+        let offer = &offer;
         let sink = self
             .sinks
             .get(offer.key.0)
@@ -1880,7 +1901,20 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
-        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
+        let offer = match key {
+            None => *offer,
+            Some((_, key)) => {
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                let Some(offer) = state.queue.address(offer, key, (0, 0)) else {
+                    return true;
+                };
+                offer
+            }
+        };
+        let offer = &offer;
         let key = offer.key.0;
         let sink = self.sinks.get(key);
         if sink.is_some_and(|sink| fragment.message_bytes > sink.message_bytes_max) {
@@ -2241,12 +2275,12 @@ fn key_of(
     state: &QueueState,
     offer: &Offer,
     message: Option<&[u8]>,
-) -> Result<Option<(KeySource, u64)>, Code> {
-    match state.queue.key_source() {
-        Some(source) if offer.key == ConsumerKey::BY_KEY => {
-            let hash = message.and_then(|message| source.of(message));
-            let hash = hash.ok_or(Code::MessageMalformed)?;
-            Ok(Some((source, hash)))
+) -> Result<Option<(KeyReader, u64)>, Code> {
+    match state.queue.key_reader() {
+        Some(reader) if offer.key == ConsumerKey::BY_KEY => {
+            let key = message.and_then(|message| reader.of(message));
+            let key = key.ok_or(Code::MessageMalformed)?;
+            Ok(Some((reader, key)))
         }
         _ => Ok(None),
     }
@@ -2263,7 +2297,7 @@ fn fitting(
     start: usize,
     offer: &Offer,
     (budget, message_bytes_max): (usize, usize),
-    key: Option<(KeySource, u64)>,
+    key: Option<(KeyReader, u64)>,
     lengths: &mut Vec<u32>,
 ) -> Result<usize, Code> {
     let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
@@ -2284,7 +2318,7 @@ fn fitting(
             break;
         }
         let fits = offer.fits(taken, (end - start) as u64, length as u32)
-            && key.is_none_or(|(source, hash)| taken == 0 || source.of(&run[end..]) == Some(hash));
+            && key.is_none_or(|(reader, key)| taken == 0 || reader.of(&run[end..]) == Some(key));
         if !fits || (taken > 0 && end + length - start > room) {
             break;
         }

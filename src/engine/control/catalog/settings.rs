@@ -17,6 +17,8 @@
 //! | `x-priority-turn` | after so many that passed it the oldest message goes; 0 = never | 0 to 1,000,000 |
 //! | `x-dispatch` | which consumer with room is next | a word |
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
+//! | `x-message-groups` | no two consumers hold messages of one key, and each key is in order | |
+//! | `x-group-ahead` | how many messages may wait for their keys before the head does | 1 to 1,000,000 |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 //! | `x-queue-type` | `classic` (default) or `stream` | |
@@ -144,6 +146,30 @@ impl QueueSettings {
         let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
         let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(options)?;
+        //= P-110
+        if dispatch.is_grouped && rank_max.is_some() {
+            return Err(
+                "x-message-groups does not go with x-max-priority: a higher priority would pass \
+                 earlier messages of its key"
+                    .to_owned(),
+            );
+        }
+        let mut overflow = overflow.unwrap_or(Overflow::Refuse);
+        if dispatch.is_grouped && overflow == Overflow::DropHead {
+            let is_own = options
+                .sources()
+                .iter()
+                .any(|source| source.name == "x-overflow" && source.policy.is_none());
+            if is_own {
+                return Err(
+                    "x-message-groups does not go with x-overflow drop-head: the oldest message may \
+                     wait for its key"
+                        .to_owned(),
+                );
+            }
+            // What a policy says of it does nothing here.
+            overflow = Overflow::Refuse;
+        }
         //= P-76
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
         let lifetime = Lifetime {
@@ -155,7 +181,7 @@ impl QueueSettings {
             queue: Settings {
                 messages_max,
                 bytes_max,
-                overflow: overflow.unwrap_or(Overflow::Refuse),
+                overflow,
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
@@ -206,7 +232,7 @@ enum Kind {
 
 /// Settings of queues that make no sense on a stream, and why.
 //= P-81
-const NOT_OF_STREAMS: [(&str, &str); 16] = [
+const NOT_OF_STREAMS: [(&str, &str); 18] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
     (
@@ -217,6 +243,14 @@ const NOT_OF_STREAMS: [(&str, &str); 16] = [
     ("x-delivery-limit", "its messages do not come back"),
     ("x-dispatch", "every consumer gets every message"),
     ("x-sticky-header", "every consumer gets every message"),
+    (
+        "x-message-groups",
+        "every consumer gets every message in order",
+    ),
+    (
+        "x-group-ahead",
+        "every consumer gets every message in order",
+    ),
     (
         "x-single-active-consumer",
         "members of a group take turns (x-stream-group)",
@@ -334,6 +368,7 @@ mod tests {
                     policy: Policy::LeastOutstanding,
                     is_single_active: true,
                     hold_max_ms: 1_000,
+                    ..DispatchSettings::DEFAULT
                 },
                 stream: None,
             },
