@@ -7,6 +7,7 @@ pub mod client;
 pub mod disk;
 pub mod engine;
 pub mod graves;
+pub mod groups;
 pub mod ledger;
 pub mod memory;
 pub mod model;

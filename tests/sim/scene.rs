@@ -13,6 +13,7 @@ use ringpost_wire::Code;
 
 use crate::client::Producer;
 use crate::graves::Graves;
+use crate::groups::Groups;
 use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
@@ -340,6 +341,8 @@ pub struct Scene {
     pub streams: Streams,
     /// When what may be delivered.
     pub times: Times,
+    /// In which order keys come.
+    pub groups: Groups,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -385,6 +388,7 @@ impl Scene {
             handed_on: Vec::new(),
             graves: Graves::default(),
             times: Times::default(),
+            groups: Groups::default(),
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
@@ -775,6 +779,7 @@ impl Scene {
         {
             let (number, now) = (queue.number, self.now);
             self.times.purged(number, now);
+            self.groups.purged(number);
         }
         if !self.models[tenant].begin(change, fresh) {
             return false;

@@ -154,6 +154,11 @@ impl Client {
                         }
                     }
                 };
+                let (seed, tenant) = (self.seed, self.tenant);
+                let settings = match Sharing::of(seed, tenant, &new_queue, self.is_slow) {
+                    Sharing::Groups(_) => of_groups(settings),
+                    _ => settings,
+                };
                 Change::DeclareQueue(new_queue, settings)
             }
             4..6 => {
@@ -588,6 +593,24 @@ fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSett
         } else {
             control::PARTITION_BY_NAME
         },
+    }
+}
+
+/// Settings without what message groups refuse.
+fn of_groups(settings: QueueSettings) -> QueueSettings {
+    let deaths = settings.deaths.map(|deaths| Deaths {
+        drops_head: false,
+        ..deaths
+    });
+    let times = settings.times.map(|times| Timing {
+        rank_max: 0,
+        rank_turn: 0,
+        ..times
+    });
+    QueueSettings {
+        deaths,
+        times: times.filter(|times| *times != Timing::default()),
+        ..settings
     }
 }
 
