@@ -93,9 +93,15 @@ struct Settings {
     /// Which consumer with room gets the next messages [default: round-robin]
     #[arg(long, value_enum, value_name = "policy")]
     dispatch: Option<Policy>,
-    /// With sticky: the header whose value is the key [default: the routing key]
+    /// With sticky or groups: the header that is the key [default: the routing key]
     #[arg(long, value_name = "name")]
     sticky_header: Option<String>,
+    /// Keep each key in order: one consumer at a time has messages of it
+    #[arg(long)]
+    message_groups: bool,
+    /// How many messages may wait for their keys before the head does [default: 4096]
+    #[arg(long, value_name = "count", requires = "message_groups")]
+    group_ahead: Option<u32>,
     /// Let one consumer at a time get messages, the next when it goes
     #[arg(long)]
     single_active: bool,
@@ -248,6 +254,12 @@ impl Settings {
         }
         if let Some(name) = &self.sticky_header {
             config = config.sticky_header(name);
+        }
+        if self.message_groups {
+            config = config.message_groups();
+        }
+        if let Some(messages) = self.group_ahead {
+            config = config.group_ahead(messages);
         }
         if self.single_active {
             config = config.single_active_consumer();

@@ -608,10 +608,11 @@ impl Queue {
             }
         };
         let most = if key == FREE { FREE_MAX } else { u32::MAX };
+        let offer = self.offer_to(slot, offer);
         Some(Offer {
             messages_max: offer.messages_max.min(most),
             group: Some(key),
-            ..self.offer_to(slot, offer)
+            ..offer
         })
     }
 

@@ -30,6 +30,8 @@ struct World {
     delayed: BTreeSet<u64>,
     /// Consumer: tag, message.
     held: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// Consumer: its credit in messages.
+    credits: BTreeMap<u64, u32>,
     places: BTreeMap<u64, Place>,
     key_last: u64,
     now_ms: u64,
@@ -69,6 +71,7 @@ impl World {
             messages: BTreeMap::new(),
             delayed: BTreeSet::new(),
             held: BTreeMap::new(),
+            credits: BTreeMap::new(),
             places: BTreeMap::new(),
             key_last: 0,
             now_ms: 1_000,
@@ -132,6 +135,7 @@ impl World {
             .add_consumer(key, credit, AckMode::Explicit, Sharing::Shared, traits)
             .expect("it is shared");
         self.held.insert(self.key_last, BTreeMap::new());
+        self.credits.insert(self.key_last, credit.messages);
     }
 
     fn leave(&mut self) {
@@ -207,6 +211,8 @@ impl World {
                 let held = self.held.get_mut(&offer.key.0).expect("it is there");
                 held.insert(tag.0 + nth, first + nth);
             }
+            let most = self.credits[&offer.key.0] as usize;
+            assert!(self.held[&offer.key.0].len() <= most, "credit passed");
             self.delivered += u64::from(count);
             self.queue.invariants();
         }
