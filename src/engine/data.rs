@@ -14,6 +14,7 @@ pub mod notes;
 pub mod producer;
 pub mod publish;
 pub mod queue;
+pub mod recent;
 pub mod route;
 pub mod session;
 pub mod slab;
