@@ -687,6 +687,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::PolicyList
         | K::GroupList
         | K::GroupReset
-        | K::GroupDelete => false,
+        | K::GroupDelete
+        | K::QueueBrowse
+        | K::QueueCancel
+        | K::QueueMove => false,
     }
 }

@@ -138,6 +138,11 @@ impl Client {
                     Some(settings) if random.below(4) > 0 => settings,
                     same => {
                         let drawn = draw_settings(random, scene, self.tenant);
+                        let (seed, tenant) = (self.seed, self.tenant);
+                        let drawn = match Sharing::of(seed, tenant, &new_queue, self.is_slow) {
+                            Sharing::Groups(_) => of_groups(drawn),
+                            _ => drawn,
+                        };
                         // Who names any argument names them all.
                         let before = same.as_ref().and_then(|same| same.deaths);
                         let times = same.and_then(|same| same.times);
@@ -153,11 +158,6 @@ impl Client {
                             ..drawn
                         }
                     }
-                };
-                let (seed, tenant) = (self.seed, self.tenant);
-                let settings = match Sharing::of(seed, tenant, &new_queue, self.is_slow) {
-                    Sharing::Groups(_) => of_groups(settings),
-                    _ => settings,
                 };
                 Change::DeclareQueue(new_queue, settings)
             }
