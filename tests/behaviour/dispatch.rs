@@ -313,8 +313,8 @@ const GROUPS: [(&str, Value<'_>); 2] = [
     ("x-sticky-header", Value::Text(b"customer")),
 ];
 
-//= P-110
-/// P-110
+//= P-55
+/// P-55
 fn groups_keep_a_key_at_one_consumer_in_order(setup: &Setup) {
     everywhere(setup, &GROUPS, |wire, _| {
         for channel in 1..=2 {
@@ -358,8 +358,8 @@ fn groups_keep_a_key_at_one_consumer_in_order(setup: &Setup) {
     });
 }
 
-//= P-110
-/// P-110
+//= P-55
+/// P-55
 fn what_groups_cannot_go_with_is_refused(setup: &Setup) {
     let mut wire = setup.wire();
     for (entry, reason) in [

@@ -188,7 +188,7 @@ impl Flow {
         } else if is_stream && flags & CONSUMER_EXCLUSIVE != 0 {
             Some("a stream is read by any number of consumers, so none of them is exclusive")
         } else if state.queue.settings().dispatch.is_grouped && flags & CONSUMER_NO_ACK != 0 {
-            //= P-110
+            //= P-55
             Some("a queue with message groups needs acks: they say when a key is free")
         } else {
             None

@@ -146,7 +146,7 @@ impl QueueSettings {
         let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
         let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(options)?;
-        //= P-110
+        //= P-55
         if dispatch.is_grouped && rank_max.is_some() {
             return Err(
                 "x-message-groups does not go with x-max-priority: a higher priority would pass \

@@ -122,7 +122,7 @@ impl DispatchSettings {
         }
         let hold_max_ms = options.limit("x-consumer-hold-max", HOLD_MAX_MS)?;
         let is_single_active = options.flag("x-single-active-consumer")?;
-        //= P-110
+        //= P-55
         if is_grouped && !matches!(policy, Policy::Sticky(_)) {
             return Err(
                 "x-message-groups goes with x-dispatch sticky: the key of a message says who gets it"
