@@ -286,6 +286,7 @@ impl Running {
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
             || self.topology.wants_turn(flow)
             || flow.dead.wants_turn()
+            || flow.places.wants_turn()
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -698,7 +699,10 @@ impl Running {
             | FrameKind::PolicyList
             | FrameKind::GroupList
             | FrameKind::GroupReset
-            | FrameKind::GroupDelete => {
+            | FrameKind::GroupDelete
+            | FrameKind::QueueBrowse
+            | FrameKind::QueueCancel
+            | FrameKind::QueueMove => {
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
@@ -736,6 +740,8 @@ impl Running {
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
+            | FrameKind::QueueBrowsed
+            | FrameKind::QueueOutcome
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -788,7 +794,9 @@ impl Running {
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
-        let is_asking = self.topology.is_asking(conn) || flow.is_asking_groups(conn);
+        let is_asking = self.topology.is_asking(conn)
+            || flow.is_asking_groups(conn)
+            || flow.is_asking_places(conn);
         if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
@@ -943,6 +951,7 @@ impl Running {
             | Request::Inspect { .. }
             | Request::Connections { .. }
             | Request::Purge { .. }
+            | Request::Places { .. }
             | Request::Groups { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }
@@ -1046,7 +1055,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::PolicyList
         | FrameKind::GroupList
         | FrameKind::GroupReset
-        | FrameKind::GroupDelete => true,
+        | FrameKind::GroupDelete
+        | FrameKind::QueueBrowse
+        | FrameKind::QueueCancel
+        | FrameKind::QueueMove => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1078,7 +1090,9 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
         | FrameKind::PolicyInfo
-        | FrameKind::GroupInfo => false,
+        | FrameKind::GroupInfo
+        | FrameKind::QueueBrowsed
+        | FrameKind::QueueOutcome => false,
     }
 }
 

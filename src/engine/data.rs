@@ -11,6 +11,7 @@ pub mod hold;
 pub mod journal;
 pub mod lifetime;
 pub mod notes;
+pub mod places;
 pub mod producer;
 pub mod publish;
 pub mod queue;

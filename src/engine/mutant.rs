@@ -68,6 +68,10 @@ mutants! {
     DelayIgnored = "delay-ignored", Mutation;
     /// A message that is given back is offered again at once, whatever the retry policy.
     RetryAtOnce = "retry-at-once", Mutation;
+    /// A delayed message that is taken back is taken out of memory only.
+    CancelForgotten = "cancel-forgotten", Mutation;
+    /// A message that is moved leaves its queue before others have it.
+    MovedEarly = "moved-early", Mutation;
     /// A message of a group passes one that was given back and waits.
     GroupPassesBack = "group-passes-back", Mutation;
     /// A key whose consumer has no room goes to another one.

@@ -1194,6 +1194,7 @@ impl Flow {
         });
         self.settle_asks = asks;
         self.groups_are_appended(effects);
+        self.places_are_appended(effects);
     }
 
     /// What was settled in a volatile queue is forgotten at once: nothing on a disk says so.
@@ -1335,6 +1336,7 @@ impl Flow {
             .unsent_bytes_total
             .saturating_sub(self.unsent);
         let mut budget = DISPATCH_BYTES_PER_TURN.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.step_places(buffers, effects);
         self.send_larges(&mut budget, buffers, effects);
         let mut left = self.awake.len();
         while left > 0 && budget > 0 {
@@ -2089,6 +2091,7 @@ impl Flow {
     /// first. Queues whose messages lie between each other's so stay close, and what is read for one
     /// is there for all.
     pub(crate) fn read_done(&mut self) {
+        self.places_read();
         let mut reading = std::mem::take(&mut self.reading);
         reading.sort_unstable();
         for (_, queue) in reading.drain(..) {

@@ -21,6 +21,7 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::lifetime::{Leave, Mortal};
+use crate::data::places::Places;
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
@@ -596,6 +597,8 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    /// What is asked about messages by their places.
+    pub(crate) places: Places,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) router: Router,
@@ -737,6 +740,7 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             router,
@@ -1047,6 +1051,7 @@ impl Flow {
             self.settled(consumer, sequence, effects);
         }
         self.groups_are_durable(durable, effects);
+        self.places_are_durable(durable, effects);
         self.dead_are_durable(durable);
         self.answer_forwarded(effects);
     }
@@ -1428,6 +1433,7 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.fail_places(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

@@ -44,6 +44,7 @@ mod expiry;
 mod groups;
 mod index;
 mod marks;
+mod places;
 mod ranks;
 mod replay;
 mod retry;
@@ -84,6 +85,7 @@ pub use dying::DEAD_MAX;
 pub use groups::KeyReader;
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
+pub use places::{Cancelling, Look, Picked, Seen};
 pub use ranks::RANK_MAX;
 pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
@@ -321,8 +323,8 @@ pub fn walk(body: &[u8], from_index: u32, from_offset: u32, index: u32) -> Optio
 }
 
 /// A message of a record whose start is known.
-#[derive(Clone, Copy)]
-struct Walked {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walked {
     place: Place,
     /// Queue sequence of the record's first message: places are used again, sequences are not.
     base: u64,

@@ -79,6 +79,34 @@ impl Delayed {
         Some(Returned::new(first, wait.count, wait.deliveries))
     }
 
+    /// The entry behind one, in order of time; the first one behind `None`.
+    pub(crate) fn next_behind(&self, at: Option<(Ms, u64)>) -> Option<(Ms, Returned)> {
+        let from = match at {
+            None => std::ops::Bound::Unbounded,
+            Some(at) => std::ops::Bound::Excluded(at),
+        };
+        let entry = self
+            .by_time
+            .range((from, std::ops::Bound::Unbounded))
+            .next();
+        entry.map(|((due, first), wait)| (*due, Returned::new(*first, wait.count, wait.deliveries)))
+    }
+
+    /// Takes some messages, in ascending order, out of an entry.
+    pub(crate) fn take_out(&mut self, due: Ms, entry: Returned, taken: &[u64]) {
+        let known = self.by_time.remove(&(due, entry.first));
+        debug_assert!(known.is_some());
+        self.count -= u64::from(entry.count);
+        let mut from = entry.first;
+        for sequence in taken.iter().copied().chain([entry.last() + 1]) {
+            if from < sequence {
+                let span = Returned::new(from, (sequence - from) as u32, entry.deliveries);
+                self.insert(due, span);
+            }
+            from = sequence + 1;
+        }
+    }
+
     /// Takes all of them.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Ms, Returned)) {
         for ((due, first), wait) in std::mem::take(&mut self.by_time) {

@@ -364,6 +364,12 @@ impl Groups {
         self.by_sequence.contains(&sequence)
     }
 
+    /// How often a parked message was delivered.
+    pub(super) fn parked_deliveries(&self, sequence: u64) -> Option<u32> {
+        let note = self.notes.get(*self.by_sequence.get(&sequence)?);
+        (note.state == State::Parked).then_some(note.deliveries)
+    }
+
     /// Parked messages with how often they were delivered, in no order.
     pub(super) fn iter_parked(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         let parked = |note: &&Note| note.state == State::Parked;
