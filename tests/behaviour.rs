@@ -13,6 +13,7 @@
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
+//! | `places.rs` | P-55, P-111 to P-113: browsing, cancelling, moving |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `resident.rs` | the memory of a loaded broker |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
@@ -48,6 +49,8 @@ mod hostile;
 mod large;
 #[path = "behaviour/malformed.rs"]
 mod malformed;
+#[path = "behaviour/places.rs"]
+mod places;
 #[path = "behaviour/pressure.rs"]
 mod pressure;
 #[path = "behaviour/process.rs"]

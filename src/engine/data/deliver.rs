@@ -1149,10 +1149,12 @@ impl Flow {
         }
         self.forgetting = forgetting;
         if !self.are_acks_due() {
+            self.places_are_appended(effects);
             return;
         }
         // What was gathered has waited enough.
-        let urgency = match (self.settling_since.take(), self.settle_asks.is_empty()) {
+        let nobody_asks = self.settle_asks.is_empty() && !self.places.has_asks();
+        let urgency = match (self.settling_since.take(), nobody_asks) {
             (None, true) => Urgency::Trickle,
             (Some(_), _) | (_, false) => Urgency::Now,
         };

@@ -117,6 +117,11 @@ impl Places {
         !self.ready.is_empty()
     }
 
+    /// Whether somebody waits for an ack to be in a block.
+    pub(crate) fn has_asks(&self) -> bool {
+        !self.asks.is_empty()
+    }
+
     /// Where a message is to be moved that is on its way.
     pub(super) fn moves_to(&self, queue: QueueId, sequence: QueueSequence) -> Option<MoveTo> {
         let number = self.moving.get(&(queue, sequence))?;
@@ -361,6 +366,8 @@ impl Flow {
                     work.outcome.late = cancelling.left();
                     self.is_settling_urgent = true;
                     self.places.asks.push((queue, asker, work.outcome));
+                    // Where nothing is to be written this is the end of it.
+                    self.places_are_appended(effects);
                     return;
                 }
                 Next::Again
