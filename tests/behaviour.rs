@@ -10,6 +10,7 @@
 //! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
 //! | `routing.rs` | P-64 to P-66, P-70 to P-75: every kind of exchange, the default one, exchanges bound to exchanges, internal and alternate ones |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
+//! | `block.rs` | P-114: full queues that hold back credit |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
@@ -29,6 +30,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+#[path = "behaviour/block.rs"]
+mod block;
 #[path = "behaviour/broker.rs"]
 mod broker;
 #[path = "behaviour/client.rs"]

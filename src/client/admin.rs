@@ -336,6 +336,8 @@ pub enum Overflow {
     Refuse,
     /// The oldest ready messages make room, and are dead; only ready messages count.
     DropHead,
+    /// It is taken, and its producer waits for credit until there is room.
+    Block,
 }
 
 impl Overflow {
@@ -343,6 +345,7 @@ impl Overflow {
         match self {
             Self::Refuse => "reject-publish",
             Self::DropHead => "drop-head",
+            Self::Block => "block",
         }
     }
 }

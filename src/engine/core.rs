@@ -311,13 +311,15 @@ impl Running {
         let traces = flow.tracer.next_deadline();
         let expiry = flow.expiring.first().map(|(at, _)| *at);
         let dead = flow.dead.next_deadline();
+        let room = flow.blocks.next_deadline();
         let unused = flow.unused_until.first().map(|(until, _)| *until);
-        let (expiry, dead, unused) = match flow.is_shutting_down() {
-            true => (None, None, None),
-            false => (expiry, dead, unused),
+        let (expiry, dead, unused, room) = match flow.is_shutting_down() {
+            true => (None, None, None, None),
+            false => (expiry, dead, unused, room),
         };
         [
             sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead, unused,
+            room,
         ]
         .into_iter()
         .flatten()
@@ -442,6 +444,7 @@ impl Running {
                 .poll(now, journal, &mut Residents { queues }, buffers, effects);
         }
         flow.journal.turn_end(now, buffers, effects);
+        flow.look_at_blocks(effects);
         flow.feed_hungry();
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
@@ -452,6 +455,7 @@ impl Running {
         flow.wake_expiring();
         flow.dispatch(buffers, effects);
         flow.publish_dead_letters(buffers, effects);
+        flow.look_at_blocks(effects);
         flow.finish_gets(effects);
         flow.end_holders(effects);
         flow.forward_outgoing(effects);
@@ -898,6 +902,10 @@ impl Running {
                 flow.set_credit(consumer, messages, bytes);
                 flow.reply(from, id, Reply::Done, effects);
             }
+            Request::Room { queue } => {
+                let has_room = !flow.is_blocking(queue);
+                flow.reply(from, id, Reply::Room(has_room), effects);
+            }
             Request::ConsumerInspect { consumer, sequence } => {
                 flow.inspect_consumer(consumer, sequence, effects);
                 flow.reply(from, id, Reply::Done, effects);
@@ -968,9 +976,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, producer);
+                }
                 flow.keep_parcel(bytes);
                 flow.peers[usize::from(from.0)].publish_answered(sent);
                 if let Some(producer) = flow.producers.get_mut(producer) {
@@ -990,9 +1002,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, rest.key);
+                }
                 flow.peers[usize::from(from.0)].publish_answered(0);
                 if let Some(producer) = flow.producers.get_mut(rest.key) {
                     producer.answered(rest.span, outcome, taken);
@@ -1013,6 +1029,9 @@ impl Running {
             (Waiter::Forward { consumer, number }, Reply::Forwarded { room, bytes }) => {
                 flow.keep_parcel(bytes);
                 flow.forward_answered(from, (consumer, number), room);
+            }
+            (Waiter::Room { queue }, Reply::Room(has_room)) => {
+                flow.room_is_answered(from, queue, has_room);
             }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);

@@ -225,6 +225,11 @@ pub enum Request {
         /// The queue.
         queue: QueueId,
     },
+    /// Say whether a queue of yours, which has blocked producers, has room.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
     /// Do something about messages of a queue; answered when that is done and durable.
     Places {
         /// The queue.
@@ -346,6 +351,7 @@ impl Request {
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }
+            | Self::Room { .. }
             | Self::Retire(_)
             | Self::Keep { .. }
             | Self::OwnerGone { .. }
@@ -425,6 +431,8 @@ pub enum Reply {
         outcome: Result<(), Code>,
         /// If it did: how many at the start of them every queue took.
         taken: u32,
+        /// One of the queues, if that is full and blocks who publishes into it.
+        full: Option<QueueId>,
         /// The vector that came with the request, emptied unless it is a large message.
         bytes: Vec<u8>,
     },
@@ -457,6 +465,8 @@ pub enum Reply {
     },
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
+    /// To `Room`: whether there is some.
+    Room(bool),
     /// To `Places`.
     Places(Result<PlaceAnswer, (Code, &'static str)>),
     /// To `Groups`.

@@ -68,6 +68,8 @@ mutants! {
     DelayIgnored = "delay-ignored", Mutation;
     /// A message that is given back is offered again at once, whatever the retry policy.
     RetryAtOnce = "retry-at-once", Mutation;
+    /// Producers that a full queue has blocked are not looked at when it has room.
+    BlockForgotten = "block-forgotten", Mutation;
     /// A delayed message that is taken back is taken out of memory only.
     CancelForgotten = "cancel-forgotten", Mutation;
     /// A message that is moved leaves its queue before others have it.

@@ -1,5 +1,8 @@
-//! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
-//! one by one.
+//! `ringpost queue`: declares, shows, empties and deletes queues. What it does to messages one by one is
+//! in files of its own.
+
+mod browse;
+mod redrive;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -25,10 +28,12 @@ Examples:
   ringpost queue ensure events --type stream --max-age 168h
   ringpost queue ensure replies --volatile --expires 30min
   ringpost queue list --json
+  ringpost queue browse orders --count 5 --json
+  ringpost queue redrive undelivered --to-source --rate 100/s
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
 
-/// Declare, list, purge and delete queues
+/// Declare, list, browse, purge and delete queues
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -60,6 +65,12 @@ enum Command {
         /// The queue
         name: String,
     },
+    /// Show messages of a queue without taking them
+    Browse(browse::BrowseArgs),
+    /// Take delayed messages back before they are due
+    Cancel(browse::CancelArgs),
+    /// Move messages elsewhere, such as dead letters back to where they died
+    Redrive(redrive::Args),
     /// Show all queues
     List(FormatArgs),
     /// Show one queue
@@ -110,9 +121,9 @@ struct Settings {
     /// How long a consumer may hold a message, such as 5min [default: for ever]
     #[arg(long, value_name = "duration", value_parser = link::span)]
     consumer_hold_max: Option<Duration>,
-    /// What makes room when a limit is passed: `refuse` the publish, or `drop-head` drops the oldest
-    /// messages
-    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head"])]
+    /// What happens when a limit is passed: `refuse` the publish, `drop-head` drops the oldest messages,
+    /// `block` gives producers no credit
+    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head", "block"])]
     overflow: Option<String>,
     /// How long a message may wait to be delivered, such as 30s
     #[arg(long, value_name = "time", value_parser = link::span)]
@@ -219,6 +230,7 @@ impl Settings {
         }
         match self.overflow.as_deref() {
             Some("drop-head") => config = config.overflow(Overflow::DropHead),
+            Some("block") => config = config.overflow(Overflow::Block),
             Some(_) => config = config.overflow(Overflow::Refuse),
             None => {}
         }
@@ -484,6 +496,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 let messages = output::counted(messages, "message");
                 output::line(&format!("queue {name} purged of {messages}"))?;
             }
+            Command::Browse(args) => browse::browse(&client, &args).await?,
+            Command::Cancel(args) => browse::cancel(&client, &args).await?,
+            Command::Redrive(args) => redrive::run(&client, &args).await?,
             Command::List(format) => {
                 let described = client.describe_queues().await?.into_iter();
                 let mut options: HashMap<u32, Vec<QueueOption>> =

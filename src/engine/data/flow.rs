@@ -12,6 +12,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
+use crate::data::block::Blocks;
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
@@ -498,6 +499,11 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// Producers that are blocked by a queue of the other core.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -515,6 +521,8 @@ pub struct ForwardedPublish {
     pub outcome: Result<(), Code>,
     /// If it is a refusal: how many messages at the start were taken all the same.
     pub taken: u32,
+    /// One of its queues, if that is full and blocks.
+    pub full: Option<QueueId>,
     /// The vector to give back.
     pub bytes: Vec<u8>,
 }
@@ -597,6 +605,8 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    /// Who is blocked by full queues.
+    pub(crate) blocks: Blocks,
     /// What is asked about messages by their places.
     pub(crate) places: Places,
     pub(crate) queues: Queues,
@@ -740,6 +750,7 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            blocks: Blocks::default(),
             places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
@@ -1222,6 +1233,7 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_blocks();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.

@@ -154,7 +154,16 @@ pub enum Overflow {
     Refuse,
     /// The oldest ready messages make room; only what is ready counts.
     DropHead,
+    /// It is taken, and its producer gets no credit until there is room: see [`Queue::blocks`]. What is far
+    /// beyond a limit is refused.
+    Block,
 }
+
+/// Messages that a queue which blocks takes beyond its limit, so that producers may use the credit that they
+/// have.
+pub const BLOCK_MESSAGES_MAX: u64 = 65_536;
+/// Bytes that it takes beyond its limit.
+pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
 
 /// What a queue holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -519,7 +528,27 @@ impl Queue {
         };
         let others = self.delayed_count() + self.dead.count();
         let messages = self.ready + unacked + others;
+        if self.settings.overflow == Overflow::Block {
+            let Settings {
+                messages_max,
+                bytes_max,
+                ..
+            } = self.settings;
+            let most = messages_max.saturating_add(BLOCK_MESSAGES_MAX);
+            let most_bytes = bytes_max.saturating_add(BLOCK_BYTES_MAX);
+            return (messages_max > 0 && messages + u64::from(count) > most)
+                || (bytes_max > 0 && self.bytes + bytes > most_bytes);
+        }
         self.passes_limit(messages, self.bytes, count, bytes)
+    }
+
+    /// Whether it blocks who publishes so much into it: that passes a limit, and a queue that blocks takes it
+    /// all the same.
+    #[must_use]
+    pub fn blocks(&self, count: u32, bytes: u64) -> bool {
+        let messages = self.held();
+        self.settings.overflow == Overflow::Block
+            && self.passes_limit(messages, self.bytes, count, bytes)
     }
 
     /// Messages that wait for their time.

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `x-message-ttl` | how long a message may wait, in ms | 1 to 4,294,967,295 |
 //! | `x-max-length`, `x-max-length-bytes` | limits, in policies only: a declaration has fields for them | 1 to 2⁶³ − 1 |
-//! | `x-overflow` | `reject-publish` (default) or `drop-head` | |
+//! | `x-overflow` | `reject-publish` (default), `drop-head` or `block` | |
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
@@ -101,6 +101,9 @@ impl QueueSettings {
         if drops_head && !is_limited && !is_stream {
             return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
         }
+        if settings.queue.overflow == Overflow::Block && !is_limited {
+            return Err("x-overflow block needs a limit of messages or bytes".to_owned());
+        }
         options.done(if is_stream { "a stream" } else { "a queue" })?;
         if is_stream && durability == Durability::Volatile {
             return Err(
@@ -137,6 +140,7 @@ impl QueueSettings {
         let words = [
             ("reject-publish", Overflow::Refuse),
             ("drop-head", Overflow::DropHead),
+            ("block", Overflow::Block),
         ];
         let overflow = options.word("x-overflow", &words)?;
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
@@ -560,7 +564,7 @@ mod tests {
             (
                 1,
                 &[("x-overflow", Value::Text(b"drop-tail"))],
-                "x-overflow is 'drop-tail', not one of reject-publish, drop-head",
+                "x-overflow is 'drop-tail', not one of reject-publish, drop-head, block",
             ),
             (
                 0,

@@ -328,7 +328,7 @@ impl Queue {
                 !self.is_dying_full()
                     || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
             }
-            Overflow::Refuse => {
+            Overflow::Refuse | Overflow::Block => {
                 let own_bytes = self.dead.bytes();
                 let others_bytes = self.bytes.saturating_sub(own_bytes);
                 let here = self.ready + self.unacked + self.delayed_count();
