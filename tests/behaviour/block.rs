@@ -4,9 +4,7 @@ use ringpost_wire::control::{ExchangeKind, Level, PRODUCER_DOWNGRADE, QueueDecla
 use ringpost_wire::table::{TableWriter, Value};
 use ringpost_wire::{Code, FrameKind, padded};
 
-use crate::wire::{
-    Producer, Wire, consumer, exchange, filler, queue_on, to, to_queue, volatile,
-};
+use crate::wire::{Producer, Wire, consumer, exchange, filler, queue_on, to, to_queue, volatile};
 use crate::{Setup, on_cores};
 
 on_cores! {

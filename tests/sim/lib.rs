@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod memory;
 pub mod model;
 pub mod network;
+pub mod places;
 pub mod plan;
 pub mod random;
 pub mod run;

@@ -846,6 +846,10 @@ impl Client {
             true => death_of(envelope.headers()),
             false => None,
         };
+        let is_moved = consumer.queue_name == GRAVES
+            && note.is_none()
+            && scene.places.was_moved(self.tenant, message);
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let delivery_tag = head.sequence + u64::from(idx);
         if delivery_tag != consumer.tag_last + 1 {
             return Err(format!(
@@ -901,7 +905,7 @@ impl Client {
             }
         }
         if consumer.mode == AckMode::Acks {
-            let message = (note.is_none() && !is_reader).then_some(message);
+            let message = (note.is_none() && !is_reader && !is_moved).then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
@@ -930,8 +934,19 @@ impl Client {
                 *given += 1;
             }
         }
+        if is_moved {
+            scene.marks.hit("moved one delivered");
+            scene.places.found(self.tenant, message, delivery.place);
+            return Ok(());
+        }
         if let Some((queue, reason)) = note {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
+        }
+        if !is_reader {
+            let verdict = scene.places.delivered(delivery.queue, message);
+            if !scene.tolerates_losses() {
+                verdict?;
+            }
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
         if queue_name != STREAM {
@@ -1020,6 +1035,7 @@ impl Client {
                     if let Some(name) = &rejects {
                         scene.reject_is_confirmed(self.tenant, name, queue, message);
                     }
+                    scene.places.gone(queue, message, scene.now);
                     scene.event(Event::AckConfirmed { queue, message });
                 }
                 Ok(())

@@ -4,6 +4,7 @@
 use ringpost_wire::table::{Table, TableWriter, Value};
 use ringpost_wire::{Envelope, checksum};
 
+use crate::model::GRAVES;
 use crate::random::mix;
 use crate::streams::{self, STREAM};
 
@@ -20,6 +21,8 @@ pub enum Sharing {
     Bounded,
     /// No two consumers hold messages of one key, and each key is in order.
     Groups(Key),
+    /// A full one gives producers no credit.
+    Blocks,
     /// It is a stream.
     Stream,
 }
@@ -75,6 +78,7 @@ impl Sharing {
             6 if !is_slow => Self::Bounded,
             7 => Self::Groups(Key::Routing),
             8 => Self::Groups(Key::Header),
+            9 if queue != GRAVES => Self::Blocks,
             _ => Self::Plain,
         }
     }
@@ -94,6 +98,7 @@ impl Sharing {
                 }
                 table(&entries)
             }
+            Self::Blocks => table(&[("x-overflow", Value::Text(b"block"))]),
             Self::Single => table(&[("x-single-active-consumer", Value::Bool(true))]),
             Self::Bounded => table(&[("x-consumer-hold-max", Value::I64(HOLD_MAX_MS))]),
         }

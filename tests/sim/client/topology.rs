@@ -141,6 +141,7 @@ impl Client {
                         let (seed, tenant) = (self.seed, self.tenant);
                         let drawn = match Sharing::of(seed, tenant, &new_queue, self.is_slow) {
                             Sharing::Groups(_) => of_groups(drawn),
+                            Sharing::Blocks => of_blocks(drawn),
                             _ => drawn,
                         };
                         // Who names any argument names them all.
@@ -301,7 +302,8 @@ impl Client {
 
     /// Looks at something.
     pub(super) fn look(&mut self, scene: &mut Scene) {
-        match self.random.below(6) {
+        match self.random.below(9) {
+            6.. => self.browse(scene),
             0 => {
                 let name = self.queue_name(scene);
                 self.inspect(&name);
@@ -413,6 +415,9 @@ impl Client {
                 let deaths = queue.settings.deaths;
                 queue.is_steady() && !deaths.is_some_and(|deaths| deaths.drops_head)
             });
+            // One that blocks takes what it has given credit for.
+            let sharing = Sharing::of(self.seed, self.tenant, &name, self.is_slow);
+            let refuses = refuses && sharing != Sharing::Blocks;
             if refuses {
                 check_bounds(&info, scene)?;
             }
@@ -593,6 +598,23 @@ fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSett
         } else {
             control::PARTITION_BY_NAME
         },
+    }
+}
+
+/// Settings of a queue that blocks: it has a limit, and drops nothing.
+fn of_blocks(settings: QueueSettings) -> QueueSettings {
+    let deaths = settings.deaths.map(|deaths| Deaths {
+        drops_head: false,
+        ..deaths
+    });
+    let messages_max = match settings.messages_max + settings.bytes_max {
+        0 => 5,
+        _ => settings.messages_max,
+    };
+    QueueSettings {
+        deaths,
+        messages_max,
+        ..settings
     }
 }
 
