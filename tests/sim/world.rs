@@ -1574,10 +1574,10 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self
-                    .clients
-                    .iter()
-                    .any(|client| client.waits_for_broker() || client.waits_for_messages());
+                let is_blocked = self.cores.iter().any(|core| core.engine.is_blocking());
+                let waits = self.clients.iter().any(|client| {
+                    client.waits_for_broker(is_blocked) || client.waits_for_messages()
+                });
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
