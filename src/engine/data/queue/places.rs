@@ -121,13 +121,16 @@ impl Queue {
         }
         let is_end = looked < most;
         look.next = (!is_end).then_some(QueueSequence(at));
+        if !look.open.is_empty() && self.dead.count() > 0 {
+            self.look_at_dead(&mut look);
+        }
         if !look.open.is_empty() && self.unacked > 0 {
             self.look_at_held(&mut look);
         }
         look
     }
 
-    /// How a message stands, unless a consumer holds it, or it is delayed or done with.
+    /// How a message stands, unless it is dead, a consumer holds it, or it is delayed or done with.
     fn standing(&self, sequence: u64) -> Option<(BrowsedState, u32)> {
         if self.is_stream() {
             return (sequence >= self.cursor).then_some((BrowsedState::Ready, 0));
@@ -141,13 +144,24 @@ impl Queue {
         if let Some(deliveries) = self.parked(sequence) {
             return Some((BrowsedState::Grouped, deliveries));
         }
-        if let Some(held) = self.returned.find_held(sequence)
-            && held.due.is_none()
-        {
-            return Some((BrowsedState::Ready, held.span.deliveries));
+        let held = self.returned.find_held(sequence)?;
+        let is_ready = held.due.is_none();
+        is_ready.then_some((BrowsedState::Ready, held.span.deliveries))
+    }
+
+    fn look_at_dead(&self, look: &mut Look) {
+        for (sequence, dying) in self.dead.iter() {
+            if let Ok(at) = look.open.binary_search(&sequence) {
+                look.open.remove(at);
+                look.found.push(Seen {
+                    sequence: QueueSequence(sequence),
+                    state: BrowsedState::Dead,
+                    deliveries: dying.deliveries,
+                    due: None,
+                    holder: None,
+                });
+            }
         }
-        let dying = self.dead.find(sequence)?;
-        Some((BrowsedState::Dead, dying.deliveries))
     }
 
     fn parked(&self, sequence: u64) -> Option<u32> {
