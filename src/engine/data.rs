@@ -5,6 +5,7 @@ pub mod consumer;
 pub mod dead_letter;
 pub mod dedup;
 pub mod deliver;
+pub mod fanout;
 pub mod fence;
 pub mod flow;
 pub mod hold;

@@ -15,6 +15,7 @@ use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
+use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
@@ -705,6 +706,7 @@ pub struct Flow {
     // Scratch, kept for its memory.
     pub(crate) targets: Vec<Target>,
     pub(crate) targets_other: Vec<Target>,
+    pub(crate) fanout: Fanout,
     pub(crate) address_decides: bool,
     pub(crate) words: Vec<Word>,
     pub(crate) parcels: Vec<Vec<u8>>,
@@ -797,6 +799,7 @@ impl Flow {
             unsent: 0,
             targets: Vec::new(),
             targets_other: Vec::new(),
+            fanout: Fanout::default(),
             address_decides: true,
             words: Vec::new(),
             parcels: Vec::new(),
