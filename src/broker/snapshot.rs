@@ -143,6 +143,8 @@ pub struct Counters {
     pub dead_letters: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_letters_unroutable: u64,
+    /// Messages that a queue shares with others instead of having a copy.
+    pub shared: u64,
     /// Turns of the core's loop.
     pub turns: u64,
 }

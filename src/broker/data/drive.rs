@@ -438,6 +438,7 @@ impl Drive {
             deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
+            shared: stats.shared,
             turns: running.turns,
         };
         let (free, live) = flow.slots();

@@ -79,6 +79,7 @@ impl Flow {
                 block = block.max(self.appended(head.queue));
             }
             done += count;
+            self.stats.shared += count as u64 * u64::from(group.count);
         }
         sharing.truncate(done);
         self.fanout.queues = sharing;

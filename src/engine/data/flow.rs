@@ -548,6 +548,8 @@ pub struct Stats {
     pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+    /// Messages that a queue shares with others instead of having a copy; once for each of the queues.
+    pub shared: u64,
     /// Messages that died and that their dead-letter exchange has dealt with.
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
