@@ -211,6 +211,33 @@ fn an_empty_text_is_nothing_to_try() {
 }
 
 #[test]
+fn the_tour_shows_every_feature_and_checks_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path().to_str().expect("a path");
+    let tour = [
+        "try", "--tour", "--dir", here, "--cores", "2", "--memory", "256MiB",
+    ];
+    let output = ringpost(directory.path(), &tour).output().expect("runs");
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    for word in [
+        "Topic exchange",
+        "attempt 3",
+        "a reader: third",
+        "the next one: third",
+    ] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    let left = std::fs::read_dir(directory.path()).expect("lists").count();
+    assert_eq!(left, 0, "nothing is left behind");
+    fails(
+        &["try", "--tour", "--count", "5"],
+        2,
+        &["--tour", "--count"],
+    );
+}
+
+#[test]
 fn doctor_judges_what_it_is_told() {
     let output = run(&["doctor", "--no-measure", "--memory", "16MiB", "--json"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));

@@ -16,8 +16,9 @@ use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 use crate::Effects;
 use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
+use crate::data::journal::record::RECORD_HEAD_BYTES;
 use crate::data::journal::volatile::is_volatile;
-use crate::data::journal::{NoRoom, RunHead};
+use crate::data::journal::{Journal, NoRoom, RunHead};
 use crate::data::producer::{Assembly, Held, Room, Span};
 use crate::data::publish::Group;
 use crate::data::queue::Marking;
@@ -286,12 +287,14 @@ impl Flow {
             return Err(Code::DiskFull);
         }
         // A single queue can be told which messages it took.
-        let disk = if targets.len() > 1 || pieces > 1 {
-            durable
-        } else {
+        let disk_bytes = if targets.len() == 1 && pieces == 1 {
             0
+        } else if pieces == 1 && Journal::sharing_pays(durable, bytes) {
+            bytes + durable * RECORD_HEAD_BYTES as usize
+        } else {
+            durable * bytes
         };
-        self.has_space(disk * bytes, volatile, bytes, pieces, buffers)
+        self.has_space(disk_bytes, volatile, bytes, pieces, buffers)
     }
 
     pub(super) fn has_space<B: Buffers>(
