@@ -914,6 +914,18 @@ impl Running {
                 flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
             }
+            Request::Members(said) => {
+                flow.members_are(*said, effects);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Lead {
+                queue,
+                group,
+                member,
+            } => {
+                flow.lead(queue, &group, member);
+                flow.reply(from, id, Reply::Done, effects);
+            }
             Request::Change(_)
             | Request::Apply { .. }
             | Request::Retire(_)
@@ -988,6 +1000,7 @@ impl Running {
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
+            (Waiter::Members(queue), Reply::Done) => flow.members_said(queue, effects),
             (Waiter::Nobody, Reply::Forwarded { bytes, .. }) => flow.keep_parcel(bytes),
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),

@@ -13,6 +13,7 @@ use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
+use crate::data::coordinator::{Coordinators, LaneOf};
 use crate::data::dedup::Dedup;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
@@ -89,6 +90,10 @@ pub struct QueueState {
     pub expires_at: Option<Mono>,
     /// When it goes by itself, if it does.
     pub mortal: Option<Box<Mortal>>,
+    /// Which lane of a stream of several it is.
+    pub lane: Option<LaneOf>,
+    /// The core that decides who reads it was told who its members are, and has not answered.
+    pub is_saying_members: bool,
 }
 
 impl QueueState {
@@ -118,6 +123,8 @@ impl QueueState {
             dead_letter: None,
             expires_at: None,
             mortal: None,
+            lane: None,
+            is_saying_members: false,
         }
     }
 }
@@ -475,6 +482,8 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// A lane that has said who the members of its groups are.
+    Members(QueueId),
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -576,6 +585,7 @@ pub struct Flow {
     pub(crate) dead: DeadLetters,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
+    pub(crate) coordinators: Coordinators,
     pub(crate) router: Router,
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
@@ -717,6 +727,7 @@ impl Flow {
             dead: DeadLetters::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
+            coordinators: Coordinators::default(),
             router,
             journal,
             volatile,
@@ -1084,6 +1095,7 @@ impl Flow {
         for key in keys {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
+        self.say_members(id, effects);
         self.tracer.deleted(id, self.now);
         if let Some(at) = self
             .queues

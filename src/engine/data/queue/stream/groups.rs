@@ -53,6 +53,16 @@ pub(super) struct Group {
     pub(super) members: u32,
     /// The member that reads.
     pub(super) active: Option<ConsumerKey>,
+    /// In a lane: the member that is to read, once the one before has settled everything.
+    pub(super) led: Option<u64>,
+    /// From here on no member was given anything: what is given below may be given again.
+    pub(super) given: u64,
+}
+
+impl Group {
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
 }
 
 /// The groups of one stream, by number; numbers of those that are gone are used again.
@@ -94,6 +104,8 @@ impl Groups {
             is_due: false,
             members: 0,
             active: None,
+            led: None,
+            given: 0,
         });
         self.names.insert(name.into(), number as u32);
         number as u32
@@ -110,7 +122,10 @@ impl Groups {
     /// where it is now is recorded, or those that take their numbers were passed over one day.
     pub(super) fn restore(&mut self, name: &[u8], offset: u64, next: u64) {
         let number = self.insert(name, offset.min(next));
-        self.get_mut(number).recorded = offset.min(next);
+        let group = self.get_mut(number);
+        group.recorded = offset.min(next);
+        // Nobody knows how far members were given something.
+        group.given = next;
         if offset > next {
             self.set_due(number);
         }
@@ -202,6 +217,7 @@ impl Groups {
     pub(super) fn end_at(&mut self, next: u64) {
         for group in self.list.iter_mut().flatten() {
             group.offset = group.offset.min(next);
+            group.given = group.given.min(next);
         }
     }
 
@@ -222,14 +238,15 @@ impl Groups {
         figures.collect()
     }
 
-    pub(super) fn invariants(&self) {
+    pub(super) fn invariants(&self, are_led: bool) {
         let groups = self.list.iter().flatten();
         assert_eq!(groups.clone().count(), self.names.len());
         assert!(self.names.len() <= GROUPS_MAX);
         let due = groups.clone().filter(|group| group.is_due).count();
         assert_eq!(due as u32, self.due);
         for group in groups {
-            assert_eq!(group.members > 0, group.active.is_some());
+            assert!(group.members > 0 || group.active.is_none());
+            assert!(are_led || group.members == 0 || group.active.is_some());
         }
     }
 }
@@ -290,7 +307,7 @@ mod tests {
             let some = decode_offsets(&bytes).expect("it was just written");
             assert_eq!(some.len(), count as usize);
             groups.recorded(BODY_BYTES_MAX);
-            groups.invariants();
+            groups.invariants(false);
             all.extend(some);
         }
         all
