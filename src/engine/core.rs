@@ -172,6 +172,15 @@ impl Core {
         }
     }
 
+    /// Groups of streams of several lanes of whose members this core says who reads what.
+    #[must_use]
+    pub fn groups_coordinated(&self) -> usize {
+        match &self.stage {
+            Stage::Running(running) => running.flow.coordinators.len(),
+            Stage::Booting(_) | Stage::Failed => 0,
+        }
+    }
+
     /// Whether the shell shall read from a connection now; else it asks again in each turn. Bytes that
     /// were received must be given all the same.
     #[must_use]

@@ -1093,7 +1093,7 @@ impl Change {
                 entry_bytes(name, b"") + exchanges.sum::<u64>()
             }
             Self::ExchangeCreated(exchange) => exchange.bytes(),
-            Self::QueueCreated(queue) => (1 + u64::from(queue.lanes())) * queue.bytes(),
+            Self::QueueCreated(queue) => queue.bytes() + queue.lanes_bytes(),
             Self::Bound { binding, .. } => binding.bytes(),
             Self::PolicySet(policy) => policy.bytes(),
             Self::TenantDeleted { .. }

@@ -14,7 +14,7 @@ use ringpost_wire::limits::NAME_BYTES_MAX;
 use ringpost_wire::table::Table;
 
 use super::plan::Refusal;
-use super::{ApplyError, Catalog, Queue, Tenant, require};
+use super::{ApplyError, Catalog, NAME_COPIES, Queue, Tenant, require};
 use crate::control::words::quoted;
 use crate::data::queue::LANES_MAX;
 
@@ -47,6 +47,13 @@ impl Queue {
             Some(lanes @ 2..) if is_stream => lanes.min(i64::from(LANES_MAX)) as u8,
             _ => 0,
         }
+    }
+
+    /// Memory that its lanes take, at most.
+    pub(super) fn lanes_bytes(&self) -> u64 {
+        let digits = u64::from(LANES_MAX).to_string().len() as u64;
+        let each = self.bytes() + NAME_COPIES * (1 + digits);
+        u64::from(self.lanes()) * each
     }
 
     /// The lanes that it owns, in order. `partitions` is how many there are.
