@@ -12,6 +12,7 @@ use ringpost_wire::table::{Table, Value};
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
+use crate::recent::Recent;
 use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result, Start};
 
 /// Whether a queue or exchange outlives the broker's process.
@@ -585,6 +586,8 @@ pub struct QueueInfo {
     pub is_stream: bool,
     /// Lanes of a stream of several, whose figures are the sums of theirs; 0 of any other queue.
     pub lanes: u32,
+    /// What it did lately.
+    pub recent: Recent,
 }
 
 /// What a group of a stream is.
@@ -879,6 +882,7 @@ fn queue_info(body: &Bytes) -> Result<QueueInfo> {
         is_damaged: info.flags & QUEUE_DAMAGED != 0,
         is_stream: info.flags & QUEUE_STREAM != 0,
         lanes: u32::from(info.lanes),
+        recent: Recent::of(&info),
     })
 }
 

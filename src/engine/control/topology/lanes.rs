@@ -169,6 +169,9 @@ pub(super) fn fold_lanes(catalog: &Catalog, figures: &mut Vec<QueueFigures>) {
         sum.settled += lane.settled;
         sum.consumers += lane.consumers;
         sum.damaged |= lane.damaged;
+        sum.recent.span_ms = sum.recent.span_ms.max(lane.recent.span_ms);
+        sum.recent.arrived += lane.recent.arrived;
+        sum.recent.left += lane.recent.left;
         false
     });
     figures.extend(sums.into_values());
