@@ -254,6 +254,8 @@ impl Flow {
                 code => refused(code),
             });
         }
+        // Whoever makes a group waits for its record.
+        self.is_settling_urgent |= state.queue.has_new_groups();
         self.note_groups(queue);
         self.end_unused(queue);
         if behind {
@@ -1292,7 +1294,10 @@ impl Flow {
                 state.settling = true;
                 return true;
             }
-            state.queue.groups_recorded(most);
+            if let Some(record) = state.queue.groups_recorded(most) {
+                let block = self.journal.open_block().0;
+                self.new_groups.push_back((block, queue, record));
+            }
         }
         if state.counting && state.counts.is_empty() {
             state.counting = false;

@@ -683,6 +683,8 @@ pub struct Flow {
     pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
     pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
+    /// Blocks with records of new groups: of which stream, and which of them.
+    pub(crate) new_groups: VecDeque<(u64, QueueId, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -772,6 +774,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             group_waits: VecDeque::new(),
             group_asks: Vec::new(),
+            new_groups: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),

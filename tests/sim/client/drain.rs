@@ -90,7 +90,8 @@ impl Client {
                     return Stage::Done;
                 };
                 if queue.is_tangled {
-                    let delete = Change::DeleteQueue(name.into(), Condition::Always);
+                    let stream = streams::base(name).into();
+                    let delete = Change::DeleteQueue(stream, Condition::Always);
                     return if self.ask_change(delete, scene) {
                         Stage::Asking
                     } else {

@@ -55,6 +55,8 @@ enum Wait {
     More,
     /// What it needs is being read from disk.
     Disk,
+    /// Its group is new, and no record of it is on disk.
+    Group,
     /// Its pace: until then.
     Until(Ms),
 }
@@ -333,6 +335,7 @@ impl Queue {
             Wait::Nothing => unreachable!("nobody waits for nothing"),
             Wait::More => stream.at_end.push(slot),
             Wait::Disk => stream.at_disk.push(slot),
+            Wait::Group => {}
             Wait::Until(at) => {
                 stream.paced.insert((at, slot));
             }
@@ -346,6 +349,7 @@ impl Queue {
         let wait = std::mem::replace(&mut reader.wait, Wait::Nothing);
         match wait {
             Wait::Nothing => return,
+            Wait::Group => {}
             Wait::More => stream.at_end.retain(|other| *other != slot),
             Wait::Disk => stream.at_disk.retain(|other| *other != slot),
             Wait::Until(at) => {
@@ -420,6 +424,13 @@ impl Queue {
                 Turn::Of(slot, turn) => (slot, turn),
                 Turn::ByKey => unreachable!("readers are not chosen by key"),
             };
+            let stream = self.stream();
+            if let Some(group) = stream.reader(slot).group
+                && !stream.groups.is_kept(group)
+            {
+                self.park(slot, Wait::Group);
+                continue;
+            }
             let at = self.go_on(slot);
             if at > self.durable {
                 let stream = self.stream();
@@ -593,8 +604,35 @@ impl Queue {
     }
 
     /// What [`Queue::groups_to_record`] said last, with the same bound, is in a block.
-    pub fn groups_recorded(&mut self, bytes_max: u32) {
-        self.stream().groups.recorded(bytes_max as usize);
+    /// Its number, if there are new groups in it: answer with [`Queue::groups_kept`] when it is on disk.
+    pub fn groups_recorded(&mut self, bytes_max: u32) -> Option<u64> {
+        self.stream().groups.recorded(bytes_max as usize)
+    }
+
+    /// The record of this number and those before it are on disk: members of new groups are given what
+    /// they ask for.
+    pub fn groups_kept(&mut self, record: u64) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.groups.kept_through(record);
+        let groups = &stream.groups;
+        let readers = stream.readers.iter().enumerate();
+        let waiting = readers.filter_map(|(slot, reader)| {
+            let reader = reader.as_ref()?;
+            let is_kept = groups.is_kept(reader.group?);
+            (reader.wait == Wait::Group && is_kept).then_some(slot as u32)
+        });
+        for slot in waiting.collect::<Vec<_>>() {
+            self.unpark(slot);
+        }
+    }
+
+    /// Whether a group was made that no record is written of.
+    #[must_use]
+    pub fn has_new_groups(&self) -> bool {
+        let stream = self.stream.as_ref();
+        stream.is_some_and(|stream| stream.groups.has_new())
     }
 
     /// Whether offsets of groups are to be recorded.

@@ -57,6 +57,19 @@ pub(super) struct Group {
     pub(super) led: Option<u64>,
     /// From here on no member was given anything: what is given below may be given again.
     pub(super) given: u64,
+    kept: Kept,
+}
+
+/// Whether a record of a group is on disk: until then its members are given nothing, since a crash might
+/// forget that they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kept {
+    /// None is written.
+    No,
+    /// One of these is in a block.
+    In(u64),
+    /// It is.
+    Yes,
 }
 
 impl Group {
@@ -74,6 +87,8 @@ pub(super) struct Groups {
     gone: VecDeque<Box<[u8]>>,
     /// Groups that are to be recorded.
     due: u32,
+    /// Counts the records that have new groups in them.
+    batch: u64,
 }
 
 impl Groups {
@@ -106,6 +121,7 @@ impl Groups {
             active: None,
             led: None,
             given: 0,
+            kept: Kept::No,
         });
         self.names.insert(name.into(), number as u32);
         number as u32
@@ -126,6 +142,7 @@ impl Groups {
         group.recorded = offset.min(next);
         // Nobody knows how far members were given something.
         group.given = next;
+        group.kept = Kept::Yes;
         if offset > next {
             self.set_due(number);
         }
@@ -188,8 +205,47 @@ impl Groups {
         gone.chain(due.map(|group| (&*group.name, group.offset)))
     }
 
-    /// What [`Groups::to_record`] said last is in a block.
-    pub(super) fn recorded(&mut self, bytes_max: usize) {
+    /// The records up to the one of this number are on disk.
+    pub(super) fn kept_through(&mut self, batch: u64) {
+        for group in self.list.iter_mut().flatten() {
+            if matches!(group.kept, Kept::In(own) if own <= batch) {
+                group.kept = Kept::Yes;
+            }
+        }
+    }
+
+    /// Whether there is a group that no record is written of.
+    pub(super) fn has_new(&self) -> bool {
+        let mut groups = self.list.iter().flatten();
+        groups.any(|group| group.kept == Kept::No)
+    }
+
+    /// Whether a record of a group is on disk.
+    pub(super) fn is_kept(&self, number: u32) -> bool {
+        let group = self.list[number as usize].as_ref();
+        group.is_some_and(|group| group.kept == Kept::Yes)
+    }
+
+    /// As if all groups had been recorded, and that were on disk.
+    #[cfg(test)]
+    pub(super) fn keep_all(&mut self) {
+        for group in self.list.iter_mut().flatten() {
+            group.kept = Kept::Yes;
+        }
+    }
+
+    /// What [`Groups::to_record`] said last is in a block. Its number, if there are new groups in it:
+    /// answer with [`Groups::kept_through`] when it is on disk.
+    pub(super) fn recorded(&mut self, bytes_max: usize) -> Option<u64> {
+        let batch = self.batch + 1;
+        self.take_recorded(bytes_max, batch);
+        let is_in = |group: &Group| group.kept == Kept::In(batch);
+        let has_new = self.list.iter().flatten().any(is_in);
+        self.batch += u64::from(has_new);
+        has_new.then_some(batch)
+    }
+
+    fn take_recorded(&mut self, bytes_max: usize, batch: u64) {
         let mut room = bytes_max.min(GROUP_RECORD_BYTES_MAX);
         let mut fits = |name: &[u8]| {
             let bytes = entry_bytes(name);
@@ -209,6 +265,9 @@ impl Groups {
             }
             group.is_due = false;
             group.recorded = group.offset;
+            if group.kept == Kept::No {
+                group.kept = Kept::In(batch);
+            }
             self.due -= 1;
         }
     }

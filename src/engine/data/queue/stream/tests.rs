@@ -55,6 +55,8 @@ struct Machine {
     /// Groups of readers, and how far any of their members was given something.
     group_of: BTreeMap<u64, Box<[u8]>>,
     given: BTreeMap<Box<[u8]>, u64>,
+    /// A new group is as if a record of it were on disk.
+    keeps_groups: bool,
 }
 
 impl Machine {
@@ -69,6 +71,7 @@ impl Machine {
             kept: BTreeMap::new(),
             group_of: BTreeMap::new(),
             given: BTreeMap::new(),
+            keeps_groups: true,
         }
     }
 
@@ -122,7 +125,10 @@ impl Machine {
         while self.queue.has_groups_to_record() {
             let mut body = Vec::new();
             self.queue.groups_to_record(u32::MAX, &mut body);
-            self.queue.groups_recorded(u32::MAX);
+            let record = self.queue.groups_recorded(u32::MAX);
+            if let Some(record) = record {
+                self.queue.groups_kept(record);
+            }
             for KeptOffset { name, offset } in decode_offsets(&body).expect("just written") {
                 match offset {
                     0 => self.kept.remove(&name),
@@ -148,7 +154,11 @@ impl Machine {
             Traits::default(),
             reading,
             clock,
-        )
+        )?;
+        if self.keeps_groups {
+            self.queue.stream().groups.keep_all();
+        }
+        Ok(())
     }
 
     /// Takes at most `count` messages: whose they are, their tag and the first of them.
@@ -756,4 +766,38 @@ fn a_group_has_a_limit_of_members_in_a_lane() {
     assert_eq!(machine.open(most + 1, 1, &group), Err(Code::LimitReached));
     let other = member("h", Start::First);
     assert_eq!(machine.open(most + 1, 1, &other), Ok(()));
+}
+
+#[test]
+fn a_new_group_is_given_nothing_before_a_record_of_it_is_on_disk() {
+    let mut machine = Machine::new(settings(0, 0));
+    machine.keeps_groups = false;
+    machine.publish(5);
+    machine.sync();
+    for (key, group) in [(1, "g"), (2, "h")] {
+        let group = member(group, Start::First);
+        machine.open(key, 4, &group).expect("there is room");
+    }
+    machine.open(3, 1, &from(Start::First)).expect("there is room");
+    assert_eq!(machine.take(9).map(|taken| taken.0), Some(3));
+    assert_eq!(machine.take(9), None);
+    assert!(machine.queue.has_new_groups());
+    machine.queue.invariants();
+    let mut body = Vec::new();
+    machine.queue.groups_to_record(u32::MAX, &mut body);
+    let first = machine.queue.groups_recorded(u32::MAX).expect("they are new");
+    assert!(!machine.queue.has_new_groups());
+    machine.open(4, 4, &member("i", Start::First)).expect("there is room");
+    machine.queue.groups_to_record(u32::MAX, &mut body);
+    let second = machine.queue.groups_recorded(u32::MAX).expect("one is new");
+    assert_eq!(machine.take(9), None, "it is in a block");
+    machine.queue.groups_kept(first);
+    machine.queue.invariants();
+    let mut given = [machine.take(9), machine.take(9)].map(|taken| taken.map(|taken| taken.0));
+    given.sort_unstable();
+    assert_eq!(given, [Some(1), Some(2)]);
+    assert_eq!(machine.take(9), None);
+    machine.queue.groups_kept(second);
+    assert_eq!(machine.take(9).map(|taken| taken.0), Some(4));
+    machine.queue.invariants();
 }
