@@ -12,6 +12,7 @@
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
+//! | `lanes.rs` | P-87, P-88, P-120: streams of several lanes, through the client crate |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `resident.rs` | the memory of a loaded broker |
@@ -44,6 +45,8 @@ mod dispatch;
 mod handshake;
 #[path = "behaviour/hostile.rs"]
 mod hostile;
+#[path = "behaviour/lanes.rs"]
+mod lanes;
 #[path = "behaviour/large.rs"]
 mod large;
 #[path = "behaviour/malformed.rs"]

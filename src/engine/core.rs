@@ -192,6 +192,15 @@ impl Core {
         }
     }
 
+    /// Groups of streams of several lanes of whose members this core says who reads what.
+    #[must_use]
+    pub fn groups_coordinated(&self) -> usize {
+        match &self.stage {
+            Stage::Running(running) => running.flow.coordinators.len(),
+            Stage::Booting(_) | Stage::Failed => 0,
+        }
+    }
+
     /// Whether the shell shall read from a connection now; else it asks again in each turn. Bytes that
     /// were received must be given all the same.
     #[must_use]
@@ -934,6 +943,18 @@ impl Running {
                 flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
             }
+            Request::Members(said) => {
+                flow.members_are(*said, effects);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Lead {
+                queue,
+                group,
+                member,
+            } => {
+                flow.lead(queue, &group, member);
+                flow.reply(from, id, Reply::Done, effects);
+            }
             Request::Change(_)
             | Request::Apply { .. }
             | Request::Retire(_)
@@ -1008,6 +1029,7 @@ impl Running {
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
+            (Waiter::Members(queue), Reply::Done) => flow.members_said(queue, effects),
             (Waiter::Nobody, Reply::Forwarded { bytes, .. }) => flow.keep_parcel(bytes),
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),

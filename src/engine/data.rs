@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod consumer;
+pub mod coordinator;
 pub mod dead_letter;
 pub mod dedup;
 pub mod deliver;

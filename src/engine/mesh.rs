@@ -8,6 +8,7 @@
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
+use crate::data::coordinator::Members;
 use crate::data::dedup::Known;
 use crate::data::lifetime::Leave;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
@@ -231,6 +232,18 @@ pub enum Request {
         /// What.
         ask: GroupAsk,
     },
+    /// These are the members of a group in a lane of the asking core: decide who reads (asked of the
+    /// core of the stream's first lane).
+    Members(Box<Members>),
+    /// This member of a group reads a lane of yours, and no other one.
+    Lead {
+        /// The lane.
+        queue: QueueId,
+        /// The group.
+        group: Box<[u8]>,
+        /// The member; nobody if it has none.
+        member: Option<u64>,
+    },
 }
 
 /// What is asked about the groups of a stream.
@@ -284,6 +297,8 @@ impl Request {
             | Self::Purge { .. } => Some(0),
             // Names and starts are as small as the notes that are counted anyway.
             Self::Groups { .. } => Some(0),
+            // Of a lane one at a time, and what follows from it.
+            Self::Members(_) | Self::Lead { .. } => None,
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }

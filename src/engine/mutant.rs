@@ -180,6 +180,14 @@ mutants! {
     RefusedCreditLost = "refused-credit-lost", Mutation;
     /// A group of a stream has come as far as messages were delivered, not as far as they were settled.
     OffsetOfDelivered = "offset-of-delivered", Peer("Kafka: commits before the work is done");
+    /// A message goes to a lane of its stream by lot, whatever its key.
+    KeyInManyLanes = "key-in-many-lanes", Mutation;
+    /// A lane changes hands while the member before still holds messages of it.
+    LaneBeforeSettled = "lane-before-settled", Peer("Kafka: rebalances before commits");
+    /// The coordinator of a group does not hear that a member has left a lane.
+    MemberStays = "member-stays", Mutation;
+    /// What a member of a group may have had is given to another one as if nobody had.
+    TakenOverUnflagged = "taken-over-unflagged", Mutation;
     /// A checkpoint leaves out how far groups of streams have come.
     CheckpointForgetsOffsets = "checkpoint-forgets-offsets", Mutation;
     /// A consumer becomes the active one while the one before still holds messages.

@@ -380,8 +380,8 @@ bodies! {
         durability: u8,
         /// Bit 0: refuses service because of a damaged range. Bit 1: it is a stream.
         flags: u8,
-        /// Zero.
-        reserved: u16,
+        /// Lanes of a stream of several, whose figures are the sums of theirs; 0 of any other queue.
+        lanes: u16,
         ;
         /// Name.
         name (name_bytes) max NAME_BYTES_MAX,

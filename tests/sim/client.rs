@@ -23,6 +23,7 @@ use crate::plan::{Fault, Leaning};
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::Seat;
 
 pub use consume::Consumer;
 pub use drain::Drain;
@@ -70,6 +71,8 @@ enum Request {
         messages: Vec<(QueueNo, MessageId)>,
         /// Of a stream: where they lie.
         offsets: Vec<u64>,
+        /// One of these that another member of the group was given before they were settled.
+        taken: Option<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
         /// If they went back to their queue.
@@ -167,6 +170,8 @@ pub struct Client {
     /// Sockets take so little at a time that a large message is longer on its way than consumers may
     /// hold one.
     is_slow: bool,
+    /// As whom it joins a group while it does.
+    seat: Option<Seat>,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -214,6 +219,7 @@ impl Client {
             id,
             seed: scene.plan.seed,
             is_slow: scene.plan.socket_bytes < 4096,
+            seat: None,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },

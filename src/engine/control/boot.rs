@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId};
 
 use crate::config::{CoreConfig, META};
-use crate::control::catalog::Catalog;
+use crate::control::catalog::{self, Catalog};
 use crate::control::recovery::{Recovery, Status};
 use crate::control::restore::Restore;
 use crate::control::topology::{Topology, queue_state};
@@ -244,7 +244,9 @@ impl Boot {
         let mut flow = Flow::new(config, now, router, *journal, volatile);
         flow.dedup = dedup;
         let past = Past::new(now, wall_us, last_wall_us, effects);
-        for declared in catalog.all_queues() {
+        // A stream of several lanes holds nothing itself.
+        let holding = |queue: &&catalog::Queue| catalog.lanes_of(queue.id) == 0;
+        for declared in catalog.all_queues().filter(holding) {
             let mut state = queue_state(&catalog, declared);
             if let Some(replay) = queues.remove(&declared.id) {
                 restore_queue(&mut state, replay, &past, effects);

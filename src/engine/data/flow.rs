@@ -14,6 +14,7 @@ use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
+use crate::data::coordinator::{Coordinators, LaneOf};
 use crate::data::dedup::Dedup;
 use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
@@ -94,6 +95,10 @@ pub struct QueueState {
     pub expires_at: Option<Mono>,
     /// When it goes by itself, if it does.
     pub mortal: Option<Box<Mortal>>,
+    /// Which lane of a stream of several it is.
+    pub lane: Option<LaneOf>,
+    /// The core that decides who reads it was told who its members are, and has not answered.
+    pub is_saying_members: bool,
 }
 
 impl QueueState {
@@ -124,6 +129,8 @@ impl QueueState {
             dead_letter: None,
             expires_at: None,
             mortal: None,
+            lane: None,
+            is_saying_members: false,
         }
     }
 }
@@ -498,6 +505,8 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// A lane that has said who the members of its groups are.
+    Members(QueueId),
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -601,6 +610,7 @@ pub struct Flow {
     pub(crate) dead: DeadLetters,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
+    pub(crate) coordinators: Coordinators,
     pub(crate) router: Router,
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
@@ -673,6 +683,8 @@ pub struct Flow {
     pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
     pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
+    /// Blocks with records of new groups: of which stream, and which of them.
+    pub(crate) new_groups: VecDeque<(u64, QueueId, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -743,6 +755,7 @@ impl Flow {
             dead: DeadLetters::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
+            coordinators: Coordinators::default(),
             router,
             journal,
             volatile,
@@ -761,6 +774,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             group_waits: VecDeque::new(),
             group_asks: Vec::new(),
+            new_groups: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),
@@ -1111,6 +1125,7 @@ impl Flow {
         for key in keys {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
+        self.say_members(id, effects);
         self.tracer.deleted(id, self.now);
         if let Some(at) = self
             .queues

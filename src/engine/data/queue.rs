@@ -86,8 +86,8 @@ pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
-    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS,
-    Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
+    GROUPS_MAX, GroupFigures, KeptOffset, LANES_MAX, MAX_AGE_MS, MEMBERS, MEMBERS_MAX, Pace,
+    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
 };
 
 /// What a queue was declared to be.

@@ -333,7 +333,7 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
                 partition: 22,
                 durability: Durability::Durable as u8,
                 flags: QUEUE_DAMAGED,
-                reserved: 0,
+                lanes: 0,
                 name,
             };
             (0, 17, 0, 0, body(info, kind))

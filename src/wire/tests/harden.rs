@@ -178,7 +178,7 @@ fn every_byte_of_every_control_body_counts() {
         partition: 11,
         durability: 1,
         flags: 0,
-        reserved: 0,
+        lanes: 0,
         name,
     });
     assert_every_byte_counts(&QueueDescription {

@@ -5,7 +5,7 @@ use ringpost_wire::checksum;
 use ringpost_wire::table::{TableWriter, Value};
 
 use crate::random::mix;
-use crate::streams::{self, STREAM};
+use crate::streams;
 
 /// What a queue of a world asks for beside its limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +18,8 @@ pub enum Sharing {
     Single,
     /// Who holds a message for too long loses it.
     Bounded,
-    /// It is a stream.
-    Stream,
+    /// It is a stream, of so many lanes.
+    Stream(u8),
 }
 
 /// How long a consumer of a [`Sharing::Bounded`] queue may hold a message, in ms.
@@ -29,8 +29,8 @@ impl Sharing {
     /// What the queue of this name asks for in every life of it.
     #[must_use]
     pub fn of(seed: u64, tenant: usize, queue: &str, is_slow: bool) -> Self {
-        if queue == STREAM {
-            return Self::Stream;
+        if streams::is_stream(queue) {
+            return Self::Stream(streams::lanes(seed));
         }
         let name = u64::from(checksum::crc32c(queue.as_bytes()));
         match mix(seed ^ name << 8 ^ tenant as u64) % 12 {
@@ -50,7 +50,7 @@ impl Sharing {
     pub fn arguments(self) -> Vec<u8> {
         match self {
             Self::Plain => Vec::new(),
-            Self::Stream => streams::arguments(),
+            Self::Stream(lanes) => streams::arguments(lanes),
             Self::Policy(word) => table(&[("x-dispatch", Value::Text(word.as_bytes()))]),
             Self::Single => table(&[("x-single-active-consumer", Value::Bool(true))]),
             Self::Bounded => table(&[("x-consumer-hold-max", Value::I64(HOLD_MAX_MS))]),

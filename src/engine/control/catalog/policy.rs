@@ -329,7 +329,7 @@ impl Catalog {
     }
 
     fn options_in<'a>(&'a self, queue: &'a Queue) -> Options<'a> {
-        let layers = self.layers(queue.tenant, Subject::Queues, &queue.name);
+        let layers = self.layers(queue.tenant, Subject::Queues, self.common_name(queue));
         Options::layered(&queue.arguments, layers)
             .expect("a declaration is checked before it holds")
     }
