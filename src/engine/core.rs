@@ -237,6 +237,7 @@ impl Core {
                         checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
+                    running.flow.resume_transactions(effects);
                     for (from, message) in held {
                         running.mesh(from, message, buffers, effects);
                     }
@@ -381,6 +382,7 @@ impl Running {
         let now = flow.now;
         flow.take_held(buffers, effects);
         flow.place_spread(buffers, effects);
+        flow.work_transactions(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -405,8 +407,9 @@ impl Running {
                 catalog,
                 &flow.dedup,
                 &flow.queues,
+                &flow.transactions,
                 acked,
-                (moment, Clock { now, wall_us }),
+                (moment, Clock { now, wall_us }, flow.config.core),
                 &mut bytes,
             );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
@@ -552,7 +555,10 @@ impl Running {
             }
             if !matches!(
                 header.kind,
-                FrameKind::Publish | FrameKind::PublishFragment | FrameKind::Heartbeat
+                FrameKind::Publish
+                    | FrameKind::PublishFragment
+                    | FrameKind::TransactionPublish
+                    | FrameKind::Heartbeat
             ) {
                 self.flow.press(Some(conn));
             }
@@ -601,6 +607,11 @@ impl Running {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionPublish
+                | FrameKind::TransactionSettle
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -611,6 +622,9 @@ impl Running {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
             FrameKind::Settle => return flow.settle(conn, header, body, effects),
+            FrameKind::TransactionPublish => {
+                return flow.transaction_publish(conn, header, body);
+            }
             FrameKind::PublishFragment => {
                 return flow.publish_fragment(conn, header, body, buffers, effects);
             }
@@ -654,6 +668,20 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::TransactionOpen => flow.transaction_open(conn, header, body, effects),
+            FrameKind::TransactionSettle => flow.transaction_settle(conn, header, body, effects),
+            FrameKind::TransactionCommit => {
+                no_body(body)?;
+                flow.transaction_commit(conn, header, effects)
+            }
+            FrameKind::TransactionRollback => {
+                no_body(body)?;
+                flow.transaction_rollback(conn, header, effects)
+            }
+            FrameKind::TransactionClose => {
+                no_body(body)?;
+                flow.transaction_close(conn, header, effects)
+            }
             FrameKind::ConsumerInspect => {
                 no_body(body)?;
                 flow.consumer_inspect(conn, header, effects)
@@ -716,6 +744,10 @@ impl Running {
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
+            | FrameKind::TransactionOpened
+            | FrameKind::TransactionDone
+            | FrameKind::TransactionClosed
+            | FrameKind::TransactionPublish
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -910,6 +942,9 @@ impl Running {
                 };
                 flow.hear_forward(forward, effects);
             }
+            Request::Transaction(ask) => {
+                flow.take_transaction(from, id, *ask, buffers, effects);
+            }
             Request::Resume { conn } => {
                 flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
@@ -985,6 +1020,9 @@ impl Running {
                 flow.keep_parcel(bytes);
                 flow.forward_answered(from, (consumer, number), room);
             }
+            (Waiter::Transaction(waiter), reply) => {
+                flow.transaction_answered(from, waiter, reply, effects);
+            }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
@@ -1026,7 +1064,11 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::PolicyList
         | FrameKind::GroupList
         | FrameKind::GroupReset
-        | FrameKind::GroupDelete => true,
+        | FrameKind::GroupDelete
+        | FrameKind::TransactionOpen
+        | FrameKind::TransactionCommit
+        | FrameKind::TransactionRollback
+        | FrameKind::TransactionClose => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1058,7 +1100,12 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
         | FrameKind::PolicyInfo
-        | FrameKind::GroupInfo => false,
+        | FrameKind::GroupInfo
+        | FrameKind::TransactionOpened
+        | FrameKind::TransactionPublish
+        | FrameKind::TransactionSettle
+        | FrameKind::TransactionDone
+        | FrameKind::TransactionClosed => false,
     }
 }
 
@@ -1073,6 +1120,10 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionOpen
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

@@ -76,6 +76,8 @@ mutants! {
     MarkBeforeSync = "mark-before-sync", Mutation;
     /// A checkpoint leaves out the acks of the block it is cut behind.
     CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A checkpoint leaves out the shares of transactions that are prepared.
+    CheckpointForgetsPrepared = "prepare-forgotten", Mutation;
     /// A checkpoint leaves out the topology of the block it is cut behind.
     CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
     /// Refused is said though another target took it.

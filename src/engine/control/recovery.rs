@@ -23,6 +23,7 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
+    PARTITION_TRANSACTIONS,
     RecordFault, RecordHead, align_record, u32_at, u64_at,
 };
 use crate::data::journal::segment::{
@@ -1151,7 +1152,7 @@ impl Recovery {
         let mask = behind.map_or(u64::MAX, |index| self.seen[index].header.prev_partitions);
         let is_suspect = |partition: &u16| mask & partition_bit(*partition) != 0;
         let suspects = (0..self.config.partitions)
-            .chain([PARTITION_META.0])
+            .chain([PARTITION_META.0, PARTITION_TRANSACTIONS.0])
             .chain(self.partitions.keys().copied())
             .filter(is_suspect)
             .collect();
@@ -1358,6 +1359,8 @@ impl Recovery {
             | Kind::Catalog
             | Kind::Adopt
             | Kind::Sequences
+            | Kind::Prepare
+            | Kind::Decide
             | Kind::Offsets => {
                 replay.record(head, body);
             }
@@ -1365,8 +1368,6 @@ impl Recovery {
             | Kind::Body
             | Kind::Entry
             | Kind::HardState
-            | Kind::Prepare
-            | Kind::Decide
             | Kind::Expire
             | Kind::Purge => unreachable!("a block with a reserved kind is not replayed"),
         }

@@ -31,6 +31,7 @@ use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
+use crate::data::transaction::{TransactionWaiter, Transactions};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -475,6 +476,8 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// A part of a transaction, or its outcome.
+    Transaction(TransactionWaiter),
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -574,6 +577,7 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    pub(crate) transactions: Transactions,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) router: Router,
@@ -715,6 +719,7 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            transactions: Transactions::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             router,
@@ -793,6 +798,7 @@ impl Flow {
             && self.count_waits.is_empty()
             && self.underway.is_none()
             && self.spread.is_empty()
+            && self.transactions.is_idle()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other
@@ -1026,6 +1032,7 @@ impl Flow {
         }
         self.groups_are_durable(durable, effects);
         self.dead_are_durable(durable);
+        self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
     }
 
@@ -1162,6 +1169,7 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_transactions();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
@@ -1273,6 +1281,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
+        self.expire_transactions(effects);
         if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
@@ -1373,6 +1382,7 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.transactions_have_failed(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

@@ -50,6 +50,7 @@ mod settled;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod unacked;
 
 use std::collections::VecDeque;
@@ -89,6 +90,7 @@ pub use stream::{
     GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS,
     Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
 };
+pub use transaction::Taken;
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
