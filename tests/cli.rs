@@ -1083,6 +1083,11 @@ fn the_example_of_the_queue_life_page() {
 }
 
 #[test]
+fn the_example_of_the_transactions_page() {
+    runs_the_example_of("docs/concepts/transactions.md");
+}
+
+#[test]
 fn the_example_of_the_streams_page() {
     runs_the_example_of("docs/concepts/streams.md");
 }

@@ -59,6 +59,8 @@ pub struct ConsumerBuilder {
     start: Option<Start>,
     /// The broker keeps how far its group has come.
     has_group: bool,
+    /// Whose connection it gets.
+    beside: Option<Settler>,
 }
 
 impl ConsumerBuilder {
@@ -73,6 +75,7 @@ impl ConsumerBuilder {
             arguments: Headers::new(),
             start: None,
             has_group: false,
+            beside: None,
         }
     }
 
@@ -121,6 +124,14 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Gives it the connection of another consumer, so that one transaction can acknowledge the
+    /// deliveries of both ([`crate::TransactorBuilder::beside`]). Messages of its queue may have a longer
+    /// way then.
+    pub fn beside(mut self, other: &impl crate::Settles) -> Self {
+        self.beside = Some(other.handle().clone());
+        self
+    }
+
     /// Starts a consumer to which messages are pushed.
     ///
     /// # Errors
@@ -165,10 +176,10 @@ impl ConsumerBuilder {
                 ),
             ));
         }
-        let lease = if self.is_auto {
-            self.shared.own(&self.queue).await?
-        } else {
-            self.shared.attached(&self.queue).await?
+        let lease = match &self.beside {
+            Some(other) => other.lease()?,
+            None if self.is_auto => self.shared.own(&self.queue).await?,
+            None => self.shared.attached(&self.queue).await?,
         };
         let connection = Arc::clone(lease.connection());
         let limits = connection.limits();
@@ -318,6 +329,32 @@ impl Settler {
         self.handle.lease.connection()
     }
 
+    /// One more use of its connection.
+    pub(crate) fn lease(&self) -> Result<Lease> {
+        self.handle.lease.again()
+    }
+
+    pub(crate) fn lease_connection(&self) -> &Arc<Connection> {
+        self.handle.lease.connection()
+    }
+
+    /// The session and channel that a transaction finds these deliveries on, and their tags; none if some
+    /// are of an older session.
+    pub(crate) fn ranges_of(
+        &self,
+        what: &impl Settleable,
+    ) -> Result<(u32, u16, Option<Vec<SettleRange>>)> {
+        let Some(aim) = self.aim(what)? else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the consumer's deliveries are settled by being sent",
+            ));
+        };
+        let ranges = what.spans().filter_map(|span| aim.range(span));
+        let ranges = (!aim.has_stale).then(|| ranges.collect());
+        Ok((aim.session, aim.channel, ranges))
+    }
+
     async fn settle(&self, outcome: u8, what: impl Settleable) -> Result<Settlement> {
         let Some(aim) = self.aim(&what)? else {
             return Ok(Settlement::NotNeeded);
@@ -461,6 +498,10 @@ impl fmt::Debug for Settler {
 macro_rules! settling {
     ($name:ident) => {
         impl $name {
+            pub(crate) const fn as_settler(&self) -> &Settler {
+                &self.settler
+            }
+
             /// Acks deliveries: they are done with and never delivered again. Takes a batch, one
             /// delivery, a tag, a range of tags or a slice of them. Acks that follow each other are
             /// sent as one.
