@@ -249,7 +249,7 @@ pub trait Settles: Handles {}
 impl<T: Handles> Settles for T {}
 
 mod sealed {
-    use crate::consumer::Consumer;
+    use crate::consumer::{Consumer, PullConsumer, Settler};
 
     /// What is common to consumers.
     pub trait Handles {

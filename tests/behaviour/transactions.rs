@@ -222,18 +222,18 @@ fn what_was_not_committed_comes_again(setup: &Setup) {
         producer.wait(&mut wire);
         open(&mut wire, 2, 0);
         wire.consume(3, &consumer(b"in", 10));
-        assert_eq!(wire.deliveries(3, 1)[0].delivery_count, 0);
+        assert_eq!(wire.deliveries(3, 1)[0].count, 0);
         settle(&mut wire, 2, 1, 3, (1, 1));
         assert_eq!(end(&mut wire, FrameKind::TransactionRollback, 2, 1), Ok(false));
         let again = wire.deliveries(3, 1);
-        assert_eq!((again[0].delivery_count, again[0].queue_sequence), (1, 1));
+        assert_eq!((again[0].count, again[0].queue_sequence), (1, 1));
         // Its connection goes before it is committed.
         settle(&mut wire, 2, 2, 3, (2, 2));
         wire.drop_dead();
         let mut wire = setup.wire();
         wire.consume(3, &consumer(b"in", 10));
         let again = wire.deliveries(3, 1);
-        assert_eq!((again[0].delivery_count, again[0].queue_sequence), (2, 1));
+        assert_eq!((again[0].count, again[0].queue_sequence), (2, 1));
         wire.delete(b"in");
     }
 }

@@ -17,6 +17,7 @@ use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::streams::Streams;
+use crate::transactions::Ledger;
 use crate::times::{Times, Timing};
 
 /// How often each thing that a set of seeds should reach was reached.
@@ -179,6 +180,14 @@ impl Marks {
         "tiny-turns",
         "topology",
         "topology_read_only",
+        "transaction committed",
+        "transaction moves",
+        "transaction refused",
+        "transaction rolled back",
+        "transaction without an answer",
+        "transactions",
+        "transactions judged",
+        "transactions judged in doubt",
         "unexpected_frame",
         "unknown_delivery",
         "unroutable",
@@ -338,6 +347,8 @@ pub struct Scene {
     pub graves: Graves,
     /// What was read of streams.
     pub streams: Streams,
+    /// What transactions have done, by client.
+    pub ledgers: BTreeMap<usize, Ledger>,
     /// When what may be delivered.
     pub times: Times,
     checker: Checker,
@@ -371,6 +382,7 @@ impl Scene {
             now: 0,
             models: vec![Model::default(); plan.tenants],
             streams: Streams::of(plan.seed),
+            ledgers: BTreeMap::new(),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),

@@ -370,7 +370,7 @@ impl Client {
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         })
     }
 

@@ -54,6 +54,7 @@ impl Drain {
 impl Client {
     pub(super) fn act_drain(&mut self, scene: &mut Scene) {
         self.drain_errands(scene);
+        self.drain_desks(scene);
         let names: Vec<String> = scene.models[self.tenant].queues.keys().cloned().collect();
         let drain = self.drain.as_mut().expect("a drainer drains");
         drain.has_begun = true;

@@ -1269,8 +1269,9 @@ impl Client {
     /// message and a piece, or for the next piece of a large message (P-33). For the end of a world.
     #[must_use]
     pub fn waits_for_broker(&self) -> bool {
+        let has_transaction = self.waits_for_transaction();
         self.link == Link::Open
-            && self.producers.iter().any(|producer| {
+            && (has_transaction || self.producers.iter().any(|producer| {
                 let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
                 let has_piece = producer.credit_bytes >= producer.bytes + FRAGMENT_BYTES_MAX as u64;
                 let has_message = producer.credit_messages > producer.messages;
@@ -1284,6 +1285,6 @@ impl Client {
                     } else {
                         !has_message || !has_piece
                     }
-            })
+            }))
     }
 }
