@@ -6,7 +6,7 @@ use ringpost_wire::control::{Body, Level, TransactionOpen, TransactionOpened, Tr
 use ringpost_wire::header::TRANSACTION_COMMITTED;
 use ringpost_wire::{
     Code, FrameHeader, FrameKind, SettleRange, TRANSACTION_CHANNELS_MAX, TRANSACTION_MESSAGES_MAX,
-    TRANSACTION_MS_DEFAULT, TRANSACTION_MS_MAX,
+    TRANSACTION_MS_DEFAULT, TRANSACTION_MS_MAX, padded,
 };
 
 use crate::client::talk;
@@ -38,10 +38,11 @@ fn open(wire: &mut Wire, channel: u16, timeout_ms: u32) -> TransactionOpened {
 
 /// Publishes with the transaction `number` of a channel.
 fn publish(wire: &mut Wire, channel: u16, number: u64, flags: u8, payloads: &[(&[u8], &[u8])]) {
-    let body: Vec<u8> = payloads
-        .iter()
-        .flat_map(|(queue, payload)| message(&to_queue(queue, payload)))
-        .collect();
+    let mut body = Vec::new();
+    for (queue, payload) in payloads {
+        body.extend(message(&to_queue(queue, payload)));
+        body.resize(padded(body.len()), 0);
+    }
     let header = FrameHeader {
         flags,
         count: payloads.len() as u32,
@@ -160,6 +161,7 @@ fn what_is_wrong_with_it_is_said_at_the_commit(setup: &Setup) {
     // What is no message ends the connection.
     let mut body = message(&to_queue(b"q", b"x"));
     body[64] ^= 1;
+    body.resize(padded(body.len()), 0);
     let header = FrameHeader {
         count: 1,
         ..FrameHeader::bare(FrameKind::TransactionPublish, 1, 4)

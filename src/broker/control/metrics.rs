@@ -225,6 +225,24 @@ pub const METRICS: &[Metric] = {
             Counter,
             "Of those, the ones that it routed to no queue: they are dropped.",
         ),
+        metric(
+            "transactions_committed_total",
+            Both,
+            Counter,
+            "Transactions that connections of the core have committed.",
+        ),
+        metric(
+            "transactions_rolled_back_total",
+            Both,
+            Counter,
+            "Transactions of which nothing has happened: rolled back, failed, or of unknown outcome.",
+        ),
+        metric(
+            "transactions_prepared",
+            Both,
+            Gauge,
+            "Shares of transactions over several cores that wait for the decision of another core.",
+        ),
         labelled(
             "refusals_total",
             Both,
@@ -424,6 +442,9 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         }
         "dead_letters_total" => counters.dead_letters,
         "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
+        "transactions_committed_total" => counters.transactions_committed,
+        "transactions_rolled_back_total" => counters.transactions_rolled_back,
+        "transactions_prepared" => core.transactions_prepared,
         "refusals_total" => {
             let refused = |code: &Code| {
                 core.refusals

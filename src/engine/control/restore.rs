@@ -154,6 +154,9 @@ impl Restore {
     fn note_prepared(&mut self, body: &[u8]) {
         match Share::decode(body) {
             Some((id, share)) => {
+                // Who could take a message proves that nothing came of those that had taken it before:
+                // for that nothing is written (presumed abort).
+                self.prepared.retain(|_, before| !before.shares_with(&share));
                 self.prepared.insert(id, share);
             }
             None => self

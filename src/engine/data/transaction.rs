@@ -130,6 +130,7 @@ impl Transactions {
                     at.is_ok()
                 });
             }
+            share.taken.retain(|(_, taken)| !taken.is_empty());
             self.bytes -= before - share.memory();
         }
     }

@@ -88,6 +88,18 @@ impl Share {
         self.runs.is_empty() && self.taken.is_empty()
     }
 
+    /// Whether both acknowledge a message.
+    #[must_use]
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.taken.iter().any(|(queue, taken)| {
+            let same = other.taken.iter().filter(|(of, _)| of == queue);
+            same.flat_map(|(_, others)| others).any(|one| {
+                let at = taken.binary_search_by_key(&one.sequence, |own| own.sequence);
+                at.is_ok()
+            })
+        })
+    }
+
     /// Bytes of memory that it takes, roughly.
     #[must_use]
     pub fn memory(&self) -> u64 {
@@ -318,7 +330,12 @@ mod tests {
         share.encode(ID, &mut body);
         assert_eq!(body.len(), share.body_bytes());
         assert!(share.group_bytes(3) >= u64::from(group_bytes(body.len())));
-        assert_eq!(Share::decode(&body), Some((ID, share)));
+        assert_eq!(Share::decode(&body), Some((ID, share.clone())));
+        assert!(share.shares_with(&share));
+        let mut other = share;
+        other.taken[0].1.remove(0);
+        other.taken[0].1[0].sequence = 8;
+        assert!(!self::share().shares_with(&other));
         for length in 0..body.len() {
             assert_eq!(Share::decode(&body[..length]), None, "cut at {length}");
         }

@@ -422,7 +422,13 @@ impl Flow {
 
     fn wait_transaction(&mut self, wait: Wait, effects: &mut Effects) {
         let block = self.journal.open_block().0;
-        if block <= self.journal.durable_block().0 {
+        let is_early = match wait {
+            Wait::Whole(_) => crate::mutant!(CommittedBeforeSync),
+            Wait::Prepared(..) => crate::mutant!(PreparedBeforeSync),
+            Wait::Decided { .. } => crate::mutant!(DecidedBeforeSync),
+            Wait::Applied(_) => false,
+        };
+        if block <= self.journal.durable_block().0 || is_early {
             self.transaction_is_durable(wait, effects);
         } else {
             self.transactions.waits.push_back((block, wait));

@@ -116,6 +116,7 @@ struct Place {
     reads: u64,
     read_bytes: u64,
     written_bytes: u64,
+    writes: u64,
     checkpoints: u64,
     /// Its device answers nothing.
     is_stalled: bool,
@@ -215,6 +216,7 @@ impl Machine {
                 reads: 0,
                 read_bytes: 0,
                 written_bytes: 0,
+                writes: 0,
                 checkpoints: 0,
                 is_stalled: false,
                 is_read_stalled: false,
@@ -361,6 +363,11 @@ impl Machine {
         self.places[core].written_bytes
     }
 
+    /// Writes to the journal's segments so far.
+    pub fn writes(&self, core: usize) -> u64 {
+        self.places[core].writes
+    }
+
     /// Reads from the device so far, and their bytes.
     pub fn reads(&self, core: usize) -> (u64, u64) {
         (self.places[core].reads, self.places[core].read_bytes)
@@ -450,6 +457,7 @@ impl Place {
                     }
                     self.slots[slot.0 as usize][at..at + bytes.len()].copy_from_slice(bytes);
                     self.written_bytes += bytes.len() as u64;
+                    self.writes += 1;
                     self.pool.holders[buffer.0 as usize] += 1;
                     let result = match self.is_failing {
                         true => Err(IoFault::Error(5)),
