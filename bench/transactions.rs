@@ -95,7 +95,10 @@ fn in_memory(layout: Layout, payload: usize) -> Cost {
         reserved: 0,
     };
     let mut bytes = Vec::new();
-    open.write(&mut bytes, FrameHeader::bare(FrameKind::TransactionOpen, 1, 1));
+    open.write(
+        &mut bytes,
+        FrameHeader::bare(FrameKind::TransactionOpen, 1, 1),
+    );
     machine.send(0, conn, &bytes);
     wait(&mut machine, conn);
     let body = messages(payload);
@@ -171,7 +174,9 @@ async fn of_broker(
     }
     let rate = f64::from(count) / start.elapsed().as_secs_f64();
     for number in 0..QUEUES {
-        client.delete_queue(&queue_name(number), DeleteIf::Always).await?;
+        client
+            .delete_queue(&queue_name(number), DeleteIf::Always)
+            .await?;
     }
     client.close().await?;
     Ok(rate)

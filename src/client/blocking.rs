@@ -642,7 +642,8 @@ impl Transaction<'_> {
     /// # Errors
     /// As there.
     pub fn ack(&mut self, by: &Consumer, what: impl Settleable) -> Result<()> {
-        self.driver.block_on(self.transaction.ack(&by.consumer, what))
+        self.driver
+            .block_on(self.transaction.ack(&by.consumer, what))
     }
 
     /// See [`crate::Transaction::commit`].

@@ -457,9 +457,7 @@ impl Transactor {
 
 impl Drop for Transactor {
     fn drop(&mut self) {
-        self.lease
-            .connection()
-            .close_book(self.channel, &self.book);
+        self.lease.connection().close_book(self.channel, &self.book);
     }
 }
 
@@ -576,7 +574,9 @@ impl Transaction<'_> {
             };
             let mut body = Vec::new();
             settle.encode(&mut body);
-            self.transactor.connection().tell(self.session, header, &body);
+            self.transactor
+                .connection()
+                .tell(self.session, header, &body);
         }
         self.transactor.connection().flushed(self.session).await;
         Ok(())
@@ -654,7 +654,11 @@ impl Transaction<'_> {
         if self.count > 0 {
             let header = FrameHeader {
                 count: self.count,
-                flags: if self.is_mandatory { PUBLISH_MANDATORY } else { 0 },
+                flags: if self.is_mandatory {
+                    PUBLISH_MANDATORY
+                } else {
+                    0
+                },
                 ..self.header(FrameKind::TransactionPublish)
             };
             self.transactor

@@ -88,7 +88,10 @@ fn channels_have_bounds(setup: &Setup) {
     let opened = open(&mut wire, 1, 0);
     assert_eq!(opened.timeout_ms, TRANSACTION_MS_DEFAULT);
     assert_eq!(opened.messages_max, TRANSACTION_MESSAGES_MAX);
-    assert_eq!(open(&mut wire, 2, TRANSACTION_MS_MAX).timeout_ms, TRANSACTION_MS_MAX);
+    assert_eq!(
+        open(&mut wire, 2, TRANSACTION_MS_MAX).timeout_ms,
+        TRANSACTION_MS_MAX
+    );
     let late = TransactionOpen {
         timeout_ms: TRANSACTION_MS_MAX + 1,
         reserved: 0,
@@ -127,7 +130,10 @@ fn numbers_go_up_by_one(setup: &Setup) {
     open(&mut wire, 1, 0);
     publish(&mut wire, 1, 1, 0, &[(b"q", b"x")]);
     assert_eq!(commit(&mut wire, 1, 1), Ok(true));
-    assert_eq!(end(&mut wire, FrameKind::TransactionRollback, 1, 2), Ok(false));
+    assert_eq!(
+        end(&mut wire, FrameKind::TransactionRollback, 1, 2),
+        Ok(false)
+    );
     // The next one begins when that before has ended.
     publish(&mut wire, 1, 3, 0, &[(b"q", b"y")]);
     let mut both = Vec::new();
@@ -196,7 +202,13 @@ fn messages_and_acknowledgements_go_together(setup: &Setup) {
     }
     for core in 0..cores {
         let out = format!("out{core}");
-        publish(&mut wire, 9, 1, 1, &[(out.as_bytes(), b"a"), (out.as_bytes(), b"b")]);
+        publish(
+            &mut wire,
+            9,
+            1,
+            1,
+            &[(out.as_bytes(), b"a"), (out.as_bytes(), b"b")],
+        );
         settle(&mut wire, 9, 1, 20 + core, (1, 2));
     }
     assert_eq!(commit(&mut wire, 9, 1), Ok(true));
@@ -204,7 +216,9 @@ fn messages_and_acknowledgements_go_together(setup: &Setup) {
         let name = format!("out{core}");
         wire.until(name.as_bytes(), |info| info.ready == 2);
         let name = format!("in{core}");
-        wire.until(name.as_bytes(), |info| info.settled == 2 && info.unacked == 1);
+        wire.until(name.as_bytes(), |info| {
+            info.settled == 2 && info.unacked == 1
+        });
         wire.consume(40 + core, &consumer(format!("out{core}").as_bytes(), 10));
         let delivered = wire.deliveries(40 + core, 2);
         assert_eq!(payloads(&delivered), [b"a", b"b"]);
@@ -226,7 +240,10 @@ fn what_was_not_committed_comes_again(setup: &Setup) {
         wire.consume(3, &consumer(b"in", 10));
         assert_eq!(wire.deliveries(3, 1)[0].count, 0);
         settle(&mut wire, 2, 1, 3, (1, 1));
-        assert_eq!(end(&mut wire, FrameKind::TransactionRollback, 2, 1), Ok(false));
+        assert_eq!(
+            end(&mut wire, FrameKind::TransactionRollback, 2, 1),
+            Ok(false)
+        );
         let again = wire.deliveries(3, 1);
         assert_eq!((again[0].count, again[0].queue_sequence), (1, 1));
         // Its connection goes before it is committed.
@@ -264,11 +281,15 @@ fn a_client_transforms_exactly_once(setup: &Setup) {
                         let payload = order.payload().to_vec();
                         let bill = Message::new("bills", payload.clone());
                         transaction.publish("", &bill).await?;
-                        transaction.publish("", &Message::new("mails", payload)).await?;
+                        transaction
+                            .publish("", &Message::new("mails", payload))
+                            .await?;
                     }
                     if is_refused {
                         // No queue takes it, so nothing of the batch is done.
-                        transaction.publish("", &Message::new("nowhere", "x")).await?;
+                        transaction
+                            .publish("", &Message::new("nowhere", "x"))
+                            .await?;
                     }
                     Ok(())
                 })
@@ -322,7 +343,10 @@ fn a_client_rolls_back(setup: &Setup) {
         assert_eq!(error.expect_err("it is another").kind(), ErrorKind::Invalid);
         let large = Message::new("q", vec![0; 200 << 10]);
         let error = transaction.publish("", &large).await;
-        assert_eq!(error.expect_err("it is too large").kind(), ErrorKind::TooLarge);
+        assert_eq!(
+            error.expect_err("it is too large").kind(),
+            ErrorKind::TooLarge
+        );
         transaction.rollback().await?;
         consumer.ack(&batch).await?;
         client.close().await

@@ -410,7 +410,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.run_errand(scene) || self.transact(scene) || (self.random.coin() && self.take_on(scene)) {
+            if self.run_errand(scene)
+                || self.transact(scene)
+                || (self.random.coin() && self.take_on(scene))
+            {
                 continue;
             }
             let model = &scene.models[self.tenant];

@@ -17,8 +17,8 @@ use crate::model::{Change, Headers, Model, Outcome, Queue};
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::streams::Streams;
-use crate::transactions::Ledger;
 use crate::times::{Times, Timing};
+use crate::transactions::Ledger;
 
 /// How often each thing that a set of seeds should reach was reached.
 #[derive(Clone, Default, Debug)]

@@ -98,7 +98,9 @@ impl Ledger {
         let known = self.numbers.get_mut(&number);
         let known = known.ok_or_else(|| format!("number {number} was never fed"))?;
         if known.fed == Fate::No {
-            return Err(format!("number {number} comes, whose transaction has come to nothing"));
+            return Err(format!(
+                "number {number} comes, whose transaction has come to nothing"
+            ));
         }
         if known.moved == Fate::Yes {
             return Err(format!("number {number} comes again, and was moved"));

@@ -23,8 +23,7 @@ use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
 use crate::data::journal::record::Kind;
 use crate::data::journal::{
-    Appended, Config, Damage, Fetch, GroupBy, GroupRecord, Journal, Located, NoRoom,
-    RunHead,
+    Appended, Config, Damage, Fetch, GroupBy, GroupRecord, Journal, Located, NoRoom, RunHead,
 };
 use crate::data::queue::{self, LiveRun, Ranges, SequenceRange};
 use crate::data::transaction::{Share, TransactionId, Transactions};

@@ -23,8 +23,7 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    PARTITION_TRANSACTIONS,
-    RecordFault, RecordHead, align_record, u32_at, u64_at,
+    PARTITION_TRANSACTIONS, RecordFault, RecordHead, align_record, u32_at, u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,

@@ -156,7 +156,8 @@ impl Restore {
             Some((id, share)) => {
                 // Who could take a message proves that nothing came of those that had taken it before:
                 // for that nothing is written (presumed abort).
-                self.prepared.retain(|_, before| !before.shares_with(&share));
+                self.prepared
+                    .retain(|_, before| !before.shares_with(&share));
                 self.prepared.insert(id, share);
             }
             None => self

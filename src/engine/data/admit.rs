@@ -962,8 +962,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        let is_next =
-            self.waiting.is_empty() && !self.spread.is_stuck() && !self.is_share_due();
+        let is_next = self.waiting.is_empty() && !self.spread.is_stuck() && !self.is_share_due();
         if self.underway.is_some() || !is_next {
             self.waiting.push_back((from, id, publish));
         } else {

@@ -37,8 +37,8 @@ use block::{
 use cache::{Cache, Origin, Window};
 use reading::FailedReads;
 use record::{
-    FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META, PARTITION_TRANSACTIONS,
-    RECORD_HEAD_BYTES, RecordHead, align_record,
+    FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record,
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
 

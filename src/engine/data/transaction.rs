@@ -20,8 +20,8 @@ use ringpost_wire::{
 
 use crate::Effects;
 use crate::data::flow::Flow;
-use crate::data::queue::Taken;
 use crate::data::publish::check_transaction_batch;
+use crate::data::queue::Taken;
 use crate::data::session::Channel;
 use crate::data::slab::Slab;
 use crate::data::transaction::commit::Coordinated;
@@ -236,8 +236,11 @@ impl Flow {
             timeout_ms,
             reserved: 0,
         };
-        let header =
-            FrameHeader::bare(FrameKind::TransactionOpened, header.channel, header.sequence);
+        let header = FrameHeader::bare(
+            FrameKind::TransactionOpened,
+            header.channel,
+            header.sequence,
+        );
         self.say(conn, effects, |out| opened.write(out, header));
         Ok(())
     }
@@ -450,8 +453,8 @@ impl Flow {
         if transaction.doomed.is_none() {
             transaction.doomed = Some(code);
         }
-        let freed = transaction.messages.len() as u64
-            + transaction.batches.len() as u64 * NOTE_BYTES;
+        let freed =
+            transaction.messages.len() as u64 + transaction.batches.len() as u64 * NOTE_BYTES;
         transaction.messages = Vec::new();
         transaction.batches = Vec::new();
         transaction.published = 0;
@@ -485,11 +488,7 @@ impl Flow {
         let Some(transaction) = self.transactions.open.get_mut(key) else {
             return;
         };
-        let (conn, channel, number) = (
-            transaction.conn,
-            transaction.channel,
-            transaction.number,
-        );
+        let (conn, channel, number) = (transaction.conn, transaction.channel, transaction.number);
         self.transactions.bytes -= transaction.memory;
         *transaction = Transaction {
             number: number + 1,

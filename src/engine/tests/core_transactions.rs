@@ -83,7 +83,10 @@ impl Client {
             arguments: b"",
         };
         let mut bytes = Vec::new();
-        open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, channel, 7));
+        open.write(
+            &mut bytes,
+            FrameHeader::bare(FrameKind::ConsumerOpen, channel, 7),
+        );
         machine.send(self.core, self.conn, &bytes);
     }
 
@@ -475,11 +478,18 @@ fn limits_are_answered() {
         };
         assert_eq!(client.outcome(&mut machine), expected, "{bytes} bytes");
     }
-    let used = machine.core(0).flow().expect("it runs").transaction_figures();
+    let used = machine
+        .core(0)
+        .flow()
+        .expect("it runs")
+        .transaction_figures();
     assert_eq!(used.bytes, 0);
     // Too long a time.
     let mut late = Client::open_for(&mut machine, 0, 3_600_001);
-    assert_eq!(late.outcome(&mut machine), Told::Failed(1, Code::SettingInvalid));
+    assert_eq!(
+        late.outcome(&mut machine),
+        Told::Failed(1, Code::SettingInvalid)
+    );
 }
 
 #[test]
@@ -497,7 +507,11 @@ fn what_is_open_for_too_long_leaves_nothing() {
         machine.turn();
     }
     client.hear(&mut machine);
-    let figures = machine.core(0).flow().expect("it runs").transaction_figures();
+    let figures = machine
+        .core(0)
+        .flow()
+        .expect("it runs")
+        .transaction_figures();
     assert_eq!(figures.bytes, 0);
     assert_eq!(client.payloads(), ["1", "1"], "it came again");
     client.publish(&mut machine, "a", &["late"]);
@@ -538,7 +552,11 @@ fn who_goes_leaves_nothing() {
             }
             machine.hang_up(core, conn);
             turns(&mut machine, 100);
-            let figures = machine.core(0).flow().expect("it runs").transaction_figures();
+            let figures = machine
+                .core(0)
+                .flow()
+                .expect("it runs")
+                .transaction_figures();
             assert_eq!((figures.bytes, figures.channels), (0, 0));
             let a = contents(&mut machine, 0, "a").len();
             let b = contents(&mut machine, usize::from(cores) - 1, "b").len();
@@ -551,6 +569,50 @@ fn who_goes_leaves_nothing() {
             assert!(is_at_rest(&machine, cores));
         }
     }
+}
+
+/// For what came to nothing nothing is written, so that a start finds it prepared again, although others
+/// have taken what it acknowledged.
+#[test]
+fn a_share_of_nothing_gives_way_to_a_later_one() {
+    let layout = LAYOUTS[3];
+    let mut machine = Machine::start(size(layout.cores));
+    declare(&mut machine, "in", layout.input, 0);
+    declare(&mut machine, "a", layout.outputs[0], 0);
+    declare(&mut machine, "b", layout.outputs[1], 0);
+    fill(&mut machine, "in", &["1", "3"]);
+    for round in 0..4 {
+        let mut client = Client::open(&mut machine, layout.client);
+        client.consume(&mut machine, CONSUMER, "in");
+        turns(&mut machine, 100);
+        client.hear(&mut machine);
+        assert_eq!(client.payloads(), ["1", "3"], "round {round}");
+        client.publish(&mut machine, "a", &["x", "y"]);
+        client.publish(&mut machine, "b", &["z"]);
+        client.settle(&mut machine, &[(1, 2)]);
+        client.end(&mut machine, FrameKind::TransactionCommit);
+        if round == 3 {
+            assert_eq!(client.outcome(&mut machine), Told::Committed(1));
+            break;
+        }
+        while machine
+            .core(1)
+            .flow()
+            .expect("it runs")
+            .transaction_figures()
+            .prepared
+            == 0
+        {
+            machine.turn();
+        }
+        // It is on the disk of one core, and nobody has decided.
+        machine = machine.restart();
+        turns(&mut machine, 100);
+        invariants(&machine, layout.cores);
+        assert!(is_at_rest(&machine, layout.cores));
+    }
+    let mut machine = machine.restart();
+    assert!(assert_whole(&mut machine, layout, None, "after all"));
 }
 
 #[test]

@@ -11,8 +11,7 @@ use ringpost_engine::data::journal::block::{
 };
 use ringpost_engine::data::journal::record::{
     FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    PARTITION_TRANSACTIONS,
-    RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
 };
 use ringpost_engine::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry,

@@ -312,9 +312,7 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::Refused
         | K::ProducerClosed
         | K::ConsumerClosed
-        | K::TransactionClosed => {
-            Failure::decode(body).map(drop)
-        }
+        | K::TransactionClosed => Failure::decode(body).map(drop),
         K::ProducerOpen => ProducerOpen::decode(body).map(drop),
         K::ProducerOpened => ProducerOpened::decode(body).map(drop),
         K::Confirm | K::ProducerCredit => ProducerCredit::decode(body).map(drop),

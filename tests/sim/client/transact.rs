@@ -232,12 +232,11 @@ impl Client {
             ending.feeds.extend(ledger.next_number());
         }
         let moves = self.desk.random.below(5).min(self.desk.held.len() as u64);
-        let from = self.desk.random.below(self.desk.held.len() as u64 - moves + 1) as usize;
-        let taken: Vec<(u64, u32)> = self
+        let from = self
             .desk
-            .held
-            .drain(from..from + moves as usize)
-            .collect();
+            .random
+            .below(self.desk.held.len() as u64 - moves + 1) as usize;
+        let taken: Vec<(u64, u32)> = self.desk.held.drain(from..from + moves as usize).collect();
         ending.moves = taken.iter().map(|(_, number)| *number).collect();
         if ending.feeds.is_empty() && taken.is_empty() {
             return;
@@ -294,7 +293,11 @@ impl Client {
             };
             settle.write(&mut self.out, header);
         }
-        say!(scene, "client {}: transaction {number} {kind:?}: {ending:?}", self.id);
+        say!(
+            scene,
+            "client {}: transaction {number} {kind:?}: {ending:?}",
+            self.id
+        );
         frame::write_bare(&mut self.out, kind, channel, number);
         self.desk.number += 1;
         scene.ledgers.entry(self.id).or_default().begin(&ending);
@@ -412,10 +415,17 @@ impl Client {
         let (place, messages) = DeliverHead::split(body).map_err(|code| code.to_string())?;
         for (at, message) in (0..).zip(Messages::new(messages)) {
             let message = message.map_err(|code| code.to_string())?;
-            message.envelope.check_crc().map_err(|code| code.to_string())?;
+            message
+                .envelope
+                .check_crc()
+                .map_err(|code| code.to_string())?;
             let number = number_of(message.envelope.payload())?;
             if self.drain.is_none() {
-                scene.ledgers.entry(self.id).or_default().delivered(number)?;
+                scene
+                    .ledgers
+                    .entry(self.id)
+                    .or_default()
+                    .delivered(number)?;
                 self.desk.held.push((head.sequence + at, number));
                 continue;
             }
@@ -483,7 +493,11 @@ impl Client {
         let desk = &mut self.desk;
         if let Some(ending) = desk.ending.take() {
             if ending.is_vain {
-                scene.ledgers.entry(self.id).or_default().end(&ending, Fate::No);
+                scene
+                    .ledgers
+                    .entry(self.id)
+                    .or_default()
+                    .end(&ending, Fate::No);
             } else {
                 scene.marks.hit("transaction without an answer");
             }
@@ -505,13 +519,21 @@ impl Client {
         let tenant = self.tenant;
         let tenants = scene.plan.tenants;
         let all = scene.ledgers.keys().copied();
-        let clients = self.desk.drain.clients.get_or_insert_with(|| {
-            all.filter(|id| tenants == 1 || id % 2 == tenant).collect()
-        });
+        let clients = self
+            .desk
+            .drain
+            .clients
+            .get_or_insert_with(|| all.filter(|id| tenants == 1 || id % 2 == tenant).collect());
         let Some(client) = clients.last().copied() else {
             return;
         };
-        if self.desk.drain.queues.iter().all(|one| one.stage == Stage::Done) {
+        if self
+            .desk
+            .drain
+            .queues
+            .iter()
+            .all(|one| one.stage == Stage::Done)
+        {
             return self.judge_desk(client, scene);
         }
         for which in 0..LETTERS.len() {

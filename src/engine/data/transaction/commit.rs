@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use ringpost_wire::ids::{CoreId, QueueId};
 use ringpost_wire::{Code, Messages};
 
+use crate::Effects;
 use crate::data::flow::{Flow, Waiter};
 use crate::data::route::{Facts, lot_of};
+use crate::data::transaction::Stage;
 use crate::data::transaction::part::{Decision, Part, PartAck, PartRun, Share, TransactionId};
 use crate::data::transaction::share::{Answer, What, Work};
-use crate::data::transaction::Stage;
 use crate::effect::{Buffers, Effect, Severity};
 use crate::mesh::{Reply, Request};
-use crate::Effects;
 
 /// What one core asks another about a transaction.
 #[derive(Clone, Hash, Debug)]

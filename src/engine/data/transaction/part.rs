@@ -205,10 +205,14 @@ impl Share {
                 bytes: u32_at(one, 8),
                 earlier: u32_at(one, 12),
             });
-            share.taken.push((QueueId(u32_at(queue, 0)), taken.collect()));
+            share
+                .taken
+                .push((QueueId(u32_at(queue, 0)), taken.collect()));
         }
         let is_ordered = share.taken.iter().all(|(_, taken)| {
-            let rises = taken.windows(2).all(|pair| pair[0].sequence < pair[1].sequence);
+            let rises = taken
+                .windows(2)
+                .all(|pair| pair[0].sequence < pair[1].sequence);
             rises && taken.first().is_some_and(|first| first.sequence > 0)
         });
         (rest.is_empty() && is_ordered).then_some((id, share))

@@ -39,7 +39,11 @@ pub(super) enum What {
         id: TransactionId,
     },
     /// The decision, and the share of the core that decides; the other cores have theirs prepared.
-    Decide { key: u64, number: u64, cores: Vec<CoreId> },
+    Decide {
+        key: u64,
+        number: u64,
+        cores: Vec<CoreId>,
+    },
     /// A prepared share that was decided.
     Apply(TransactionId),
 }
@@ -162,8 +166,7 @@ impl Flow {
                 effects.sample(crate::data::stages::Stage::Held, ns, count);
             });
         if self.tracer.is_armed() {
-            self.tracer
-                .settled(ack.consumer, range, Outcome::Ack, now);
+            self.tracer.settled(ack.consumer, range, Outcome::Ack, now);
         }
         // Its consumer has room again.
         self.wake(queue);
@@ -322,7 +325,11 @@ impl Flow {
         effects: &mut Effects,
     ) -> Result<(), NoRoom> {
         if share.is_empty() && decision.is_none() {
-            return if self.failed { Err(NoRoom::Closed) } else { Ok(()) };
+            return if self.failed {
+                Err(NoRoom::Closed)
+            } else {
+                Ok(())
+            };
         }
         let mut records = Vec::with_capacity(share.runs.len() + share.taken.len() + 1);
         let mut appended = Vec::with_capacity(share.runs.len());
@@ -382,7 +389,10 @@ impl Flow {
         let places = self.journal.append_group(buffers, effects, by, &records)?;
         let heads: Vec<RunHead> = records.iter().map(|record| record.head).collect();
         for (((run, body), place), head) in appended.iter().zip(places).zip(heads) {
-            let state = self.queues.get_mut(run.queue).expect("it was just looked at");
+            let state = self
+                .queues
+                .get_mut(run.queue)
+                .expect("it was just looked at");
             let to = Appended::New(place);
             state.took(head.queue_sequence, run.count, body, to, self.now);
             if self.tracer.is_armed() {

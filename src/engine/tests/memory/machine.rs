@@ -178,7 +178,10 @@ impl Machine {
     fn boot(size: Size, now: Mono, found: Vec<Disk>) -> Self {
         let place = |(core, (slots, files)): (usize, Disk)| {
             let core = core as u16;
-            let heads = slots.iter().enumerate().filter(|(_, slot)| !slot.is_empty());
+            let heads = slots
+                .iter()
+                .enumerate()
+                .filter(|(_, slot)| !slot.is_empty());
             let heads = heads.map(|(number, slot)| SlotHead {
                 slot: SlotId(number as u32),
                 head: slot[..4096].to_vec(),
