@@ -7,6 +7,7 @@
 
 use hdrhistogram::Histogram;
 use ringpost_engine::data::trace::{NotFollowed, TraceId, Traced};
+use ringpost_engine::mesh::BusyQueue;
 use ringpost_wire::Code;
 
 use crate::stages::StageTimes;
@@ -22,14 +23,28 @@ pub enum AdminRequest {
     Snapshot {
         /// Where to.
         reply: flume::Sender<CoreSnapshot>,
-        /// With the histograms of its stages: copying them takes a core some 50 µs.
-        has_stages: bool,
+        /// What beside the counters.
+        asked: Asked,
     },
     /// Follow the next message of a queue.
     Follow(Box<FollowRequest>),
     /// Serve nobody any more, write everything down, and end.
     Shutdown,
 }
+
+/// What a snapshot has beside counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Nothing.
+    Counters,
+    /// The histograms of its stages: copying them takes a core some 50 µs.
+    Stages,
+    /// Its busiest queues, at most [`BUSIEST_MAX`]: finding them takes some 20 ns for each queue.
+    Queues,
+}
+
+/// Queues that a core tells of.
+pub const BUSIEST_MAX: usize = 32;
 
 /// Asks a core to follow a message. The core waits for nobody: an event that finds no room ends the
 /// trace, as does whoever stops listening.
@@ -132,6 +147,8 @@ pub struct Counters {
     pub transactions_committed: u64,
     /// Transactions of which nothing has happened, or nobody knows.
     pub transactions_rolled_back: u64,
+    /// Messages that a queue shares with others instead of having a copy.
+    pub shared: u64,
     /// Turns of the core's loop.
     pub turns: u64,
 }
@@ -228,4 +245,6 @@ pub struct CoreSnapshot {
     pub queues: QueuesSnapshot,
     /// Shares of transactions that wait for the decision of another core.
     pub transactions_prepared: u64,
+    /// The busiest of them, if that was asked for.
+    pub busiest: Vec<BusyQueue>,
 }

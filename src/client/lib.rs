@@ -120,6 +120,7 @@ mod observe;
 mod options;
 mod policy;
 mod producer;
+mod recent;
 mod stats;
 mod transaction;
 
@@ -139,6 +140,7 @@ pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
 pub use policy::{AppliesTo, Policy};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
+pub use recent::Recent;
 pub use stats::Stats;
 pub use transaction::{Settles, Transaction, Transactor, TransactorBuilder};
 

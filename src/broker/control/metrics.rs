@@ -243,6 +243,12 @@ pub const METRICS: &[Metric] = {
             Gauge,
             "Shares of transactions over several cores that wait for the decision of another core.",
         ),
+        metric(
+            "messages_shared_total",
+            Both,
+            Counter,
+            "Messages that a queue shares with others of its core instead of having a copy, once for each of them.",
+        ),
         labelled(
             "refusals_total",
             Both,
@@ -445,6 +451,7 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         "transactions_committed_total" => counters.transactions_committed,
         "transactions_rolled_back_total" => counters.transactions_rolled_back,
         "transactions_prepared" => core.transactions_prepared,
+        "messages_shared_total" => counters.shared,
         "refusals_total" => {
             let refused = |code: &Code| {
                 core.refusals

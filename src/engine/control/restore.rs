@@ -457,13 +457,10 @@ impl recovery::Replay for Restore {
             | Kind::Truncate
             | Kind::Loss
             | Kind::Index
-            | Kind::Adopt => {}
-            Kind::Seal
+            | Kind::Adopt
             | Kind::Body
-            | Kind::Entry
-            | Kind::HardState
-            | Kind::Expire
-            | Kind::Purge => self.note(
+            | Kind::Entry => {}
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => self.note(
                 "a record",
                 queue,
                 Err("this version does not read its kind"),
