@@ -225,6 +225,7 @@ fn the_tour_shows_every_feature_and_checks_it() {
         "attempt 3",
         "a reader: third",
         "the next one: third",
+        "to bills and parcels: done",
     ] {
         assert!(shown.contains(word), "{word} in {shown}");
     }

@@ -61,6 +61,9 @@ pub struct Part {
     pub acks: Vec<PartAck>,
 }
 
+/// Messages that a transaction acknowledges, queue by queue.
+pub type TakenOf = Vec<(QueueId, Vec<Taken>)>;
+
 /// What a transaction does on one core: the messages that it acknowledges belong to it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Share {
@@ -68,8 +71,8 @@ pub struct Share {
     pub runs: Vec<PartRun>,
     /// These, back to back.
     pub messages: Vec<u8>,
-    /// What it acknowledges, queue by queue.
-    pub taken: Vec<(QueueId, Vec<Taken>)>,
+    /// What it acknowledges.
+    pub taken: TakenOf,
 }
 
 /// Bytes of an id and of a count beside it.

@@ -14,7 +14,7 @@ use crate::data::journal::{Appended, GroupBy, GroupRecord, NoRoom, Note, RunHead
 use crate::data::notes;
 use crate::data::queue::{ConsumerKey, Outcome, SequenceRange, Taken};
 use crate::data::transaction::commit::TransactionAsk;
-use crate::data::transaction::part::{Decision, Part, PartAck, Share, TransactionId};
+use crate::data::transaction::part::{Decision, Part, PartAck, Share, TakenOf, TransactionId};
 use crate::effect::Buffers;
 use crate::mesh::{Reply, Request};
 
@@ -127,7 +127,7 @@ impl Flow {
         &mut self,
         acks: &[PartAck],
         effects: &mut Effects,
-    ) -> (Vec<(QueueId, Vec<Taken>)>, Result<(), Code>) {
+    ) -> (TakenOf, Result<(), Code>) {
         let mut all: BTreeMap<QueueId, Vec<Taken>> = BTreeMap::new();
         let mut verdict = Ok(());
         for ack in acks {
@@ -179,7 +179,7 @@ impl Flow {
         self.give_back_taken(share.taken);
     }
 
-    fn give_back_taken(&mut self, taken: Vec<(QueueId, Vec<Taken>)>) {
+    fn give_back_taken(&mut self, taken: TakenOf) {
         for (queue, taken) in taken {
             // With its queue they are gone.
             let Some(state) = self.queues.get_mut(queue) else {
