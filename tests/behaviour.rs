@@ -22,6 +22,7 @@
 //! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `stages.rs` | the histograms of stages count every message once |
 //! | `trace.rs` | a message that is followed, on its own core and another, and what is not followed |
+//! | `transactions.rs` | P-94 to P-100: channels, numbers and limits of transactions, and the client's |
 //! | `twin.rs` | the engines decide by nothing but their inputs: recorded and repeated |
 //! | `client.rs` | the same broker through the client crate |
 //!
@@ -71,6 +72,8 @@ mod stalled;
 mod topology;
 #[path = "behaviour/trace.rs"]
 mod trace;
+#[path = "behaviour/transactions.rs"]
+mod transactions;
 #[path = "behaviour/twin.rs"]
 mod twin;
 #[path = "behaviour/wire.rs"]

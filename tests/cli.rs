@@ -225,6 +225,7 @@ fn the_tour_shows_every_feature_and_checks_it() {
         "attempt 3",
         "a reader: third",
         "the next one: third",
+        "to bills and parcels: done",
     ] {
         assert!(shown.contains(word), "{word} in {shown}");
     }
@@ -1107,6 +1108,11 @@ fn the_example_of_the_delay_page() {
 #[test]
 fn the_example_of_the_queue_life_page() {
     runs_the_example_of("docs/concepts/queue-life.md");
+}
+
+#[test]
+fn the_example_of_the_transactions_page() {
+    runs_the_example_of("docs/concepts/transactions.md");
 }
 
 #[test]

@@ -266,6 +266,7 @@ impl Core {
                         checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
+                    running.flow.resume_transactions(effects);
                     for (from, message) in held {
                         running.mesh(from, message, buffers, effects);
                     }
@@ -410,6 +411,7 @@ impl Running {
         let now = flow.now;
         flow.take_held(buffers, effects);
         flow.place_spread(buffers, effects);
+        flow.work_transactions(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -434,8 +436,9 @@ impl Running {
                 catalog,
                 &flow.dedup,
                 &flow.queues,
+                &flow.transactions,
                 acked,
-                (moment, Clock { now, wall_us }),
+                (moment, Clock { now, wall_us }, flow.config.core),
                 &mut bytes,
             );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
@@ -581,7 +584,10 @@ impl Running {
             }
             if !matches!(
                 header.kind,
-                FrameKind::Publish | FrameKind::PublishFragment | FrameKind::Heartbeat
+                FrameKind::Publish
+                    | FrameKind::PublishFragment
+                    | FrameKind::TransactionPublish
+                    | FrameKind::Heartbeat
             ) {
                 self.flow.press(Some(conn));
             }
@@ -630,6 +636,11 @@ impl Running {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionPublish
+                | FrameKind::TransactionSettle
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -640,6 +651,9 @@ impl Running {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
             FrameKind::Settle => return flow.settle(conn, header, body, effects),
+            FrameKind::TransactionPublish => {
+                return flow.transaction_publish(conn, header, body);
+            }
             FrameKind::PublishFragment => {
                 return flow.publish_fragment(conn, header, body, buffers, effects);
             }
@@ -683,6 +697,20 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::TransactionOpen => flow.transaction_open(conn, header, body, effects),
+            FrameKind::TransactionSettle => flow.transaction_settle(conn, header, body, effects),
+            FrameKind::TransactionCommit => {
+                no_body(body)?;
+                flow.transaction_commit(conn, header, effects)
+            }
+            FrameKind::TransactionRollback => {
+                no_body(body)?;
+                flow.transaction_rollback(conn, header, effects)
+            }
+            FrameKind::TransactionClose => {
+                no_body(body)?;
+                flow.transaction_close(conn, header, effects)
+            }
             FrameKind::ConsumerInspect => {
                 no_body(body)?;
                 flow.consumer_inspect(conn, header, effects)
@@ -745,6 +773,10 @@ impl Running {
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
+            | FrameKind::TransactionOpened
+            | FrameKind::TransactionDone
+            | FrameKind::TransactionClosed
+            | FrameKind::TransactionPublish
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -939,6 +971,9 @@ impl Running {
                 };
                 flow.hear_forward(forward, effects);
             }
+            Request::Transaction(ask) => {
+                flow.take_transaction(from, id, *ask, buffers, effects);
+            }
             Request::Resume { conn } => {
                 flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
@@ -1026,6 +1061,9 @@ impl Running {
                 flow.keep_parcel(bytes);
                 flow.forward_answered(from, (consumer, number), room);
             }
+            (Waiter::Transaction(waiter), reply) => {
+                flow.transaction_answered(from, waiter, reply, effects);
+            }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
@@ -1068,7 +1106,11 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::PolicyList
         | FrameKind::GroupList
         | FrameKind::GroupReset
-        | FrameKind::GroupDelete => true,
+        | FrameKind::GroupDelete
+        | FrameKind::TransactionOpen
+        | FrameKind::TransactionCommit
+        | FrameKind::TransactionRollback
+        | FrameKind::TransactionClose => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1100,7 +1142,12 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
         | FrameKind::PolicyInfo
-        | FrameKind::GroupInfo => false,
+        | FrameKind::GroupInfo
+        | FrameKind::TransactionOpened
+        | FrameKind::TransactionPublish
+        | FrameKind::TransactionSettle
+        | FrameKind::TransactionDone
+        | FrameKind::TransactionClosed => false,
     }
 }
 
@@ -1115,6 +1162,10 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionOpen
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

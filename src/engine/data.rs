@@ -25,3 +25,4 @@ pub mod stages;
 pub mod streams;
 pub mod table;
 pub mod trace;
+pub mod transaction;

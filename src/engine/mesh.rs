@@ -14,6 +14,7 @@ use crate::data::lifetime::Leave;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
 use crate::data::recent::RecentFigures;
 use crate::data::trace::Arrival;
+use crate::data::transaction::{OutcomeOf, TransactionAsk};
 use crate::ids::{ConnId, Owner};
 
 /// A message between two cores.
@@ -220,6 +221,8 @@ pub enum Request {
         /// The tenant.
         tenant: ringpost_wire::ids::TenantId,
     },
+    /// Something about a transaction.
+    Transaction(Box<TransactionAsk>),
     /// Drop the ready messages of a queue.
     Purge {
         /// The queue.
@@ -286,6 +289,8 @@ impl Request {
         match self {
             Self::Settle { ranges, .. } => Some(size_of_val(ranges.as_slice()) as u64),
             Self::Change(request) => Some(request.body.len() as u64),
+            // What was gathered is counted there.
+            Self::Transaction(_) => None,
             Self::Fence { .. }
             | Self::Subscribe { .. }
             | Self::Unsubscribe { .. }
@@ -411,6 +416,10 @@ pub enum Reply {
         /// So often.
         attempts: u32,
     },
+    /// To a `Transaction` that is to be done or kept: whether it is, durably.
+    Transaction(Result<(), Code>),
+    /// To a `Transaction` of which the outcome is asked.
+    TransactionOutcome(OutcomeOf),
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
     /// To `Groups`.

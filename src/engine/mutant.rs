@@ -82,6 +82,14 @@ mutants! {
     MarkBeforeSync = "mark-before-sync", Mutation;
     /// A checkpoint leaves out the acks of the block it is cut behind.
     CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A core says that its share of a transaction is prepared before that is synced.
+    PreparedBeforeSync = "prepared-before-sync", Mutation;
+    /// The other cores hear that a transaction has happened before the decision is synced.
+    DecidedBeforeSync = "decided-before-sync", Mutation;
+    /// A commit is answered before it is synced.
+    CommittedBeforeSync = "committed-before-sync", Mutation;
+    /// A checkpoint leaves out the shares of transactions that are prepared.
+    CheckpointForgetsPrepared = "prepare-forgotten", Mutation;
     /// A checkpoint leaves out the topology of the block it is cut behind.
     CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
     /// Refused is said though another target took it.

@@ -10,6 +10,7 @@ use rkyv::bytecheck::CheckBytes;
 
 use crate::limits::{
     HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX,
+    TRANSACTION_RANGES_BYTES_MAX,
 };
 use crate::table::Table;
 use crate::{Code, FrameHeader, FrameKind, frame, header};
@@ -420,6 +421,39 @@ bodies! {
         queue (queue_bytes) max NAME_BYTES_MAX,
         /// The group.
         group (group_bytes) max NAME_BYTES_MAX,
+    }
+
+    /// Opens a channel for transactions.
+    TransactionOpen TransactionOpenArchived {
+        /// How long a transaction may be open, in ms; 0 = 60,000.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// What a transaction of the channel may be.
+    TransactionOpened TransactionOpenedArchived {
+        /// Most messages that one may publish, and most that it may acknowledge.
+        messages_max: u32,
+        /// Most padded bytes that one may publish to the queues of one core.
+        bytes_max: u32,
+        /// How long one may be open, in ms.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// Acknowledges deliveries of a consumer of the same connection with a transaction.
+    TransactionSettle<'a> TransactionSettleArchived {
+        /// Channel of the consumer.
+        consumer: u16,
+        /// Zero.
+        reserved: u16,
+        ;
+        /// [`crate::SettleRange`] each.
+        ranges (ranges_bytes) max TRANSACTION_RANGES_BYTES_MAX,
     }
 
     /// What a queue was declared to be, and what it is (P-80).

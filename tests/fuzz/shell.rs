@@ -654,7 +654,10 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::BindingInfo
         | K::TenantInfo
         | K::QueueDescription
-        | K::PolicyInfo => true,
+        | K::PolicyInfo
+        | K::TransactionOpened
+        | K::TransactionDone
+        | K::TransactionClosed => true,
         K::Hello
         | K::Attach
         | K::ProducerOpen
@@ -687,6 +690,12 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::PolicyList
         | K::GroupList
         | K::GroupReset
-        | K::GroupDelete => false,
+        | K::GroupDelete
+        | K::TransactionOpen
+        | K::TransactionPublish
+        | K::TransactionSettle
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionClose => false,
     }
 }

@@ -11,6 +11,7 @@ mod errand;
 mod produce;
 mod sharing;
 mod topology;
+mod transact;
 
 use std::collections::BTreeMap;
 
@@ -62,6 +63,7 @@ enum Request {
     },
     Attach,
     Errand(errand::Step),
+    Desk(transact::Step),
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
@@ -106,6 +108,8 @@ enum Channel {
     Consumer(Box<Consumer>),
     /// A consumer of an errand.
     Guest,
+    /// Transactions, or a consumer of their queues.
+    Desk,
 }
 
 /// How often a client does what, as weights.
@@ -193,6 +197,7 @@ pub struct Client {
     /// How often it dialled.
     dials: u32,
     errands: errand::Errands,
+    desk: transact::Desk,
 }
 
 /// What `Welcome` said.
@@ -238,6 +243,7 @@ impl Client {
             is_founding: false,
             dials: 0,
             errands: errand::Errands::new(id, scene.plan.seed),
+            desk: transact::Desk::new(id, scene.plan.seed),
         }
     }
 
@@ -342,7 +348,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
-                Channel::Fenced | Channel::Guest => {}
+                Channel::Fenced | Channel::Guest | Channel::Desk => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }
@@ -353,6 +359,7 @@ impl Client {
         }
         self.link = Link::None;
         self.errands_over(scene);
+        self.desk_over(scene);
         if let Some(drain) = &mut self.drain {
             drain.start_again();
         }
@@ -389,6 +396,7 @@ impl Client {
         if let Some(drain) = &mut self.drain {
             *drain = Drain::default();
             self.forget_errands();
+            self.forget_desks();
         }
     }
 
@@ -408,7 +416,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.run_errand(scene) || (self.random.coin() && self.take_on(scene)) {
+            if self.run_errand(scene)
+                || self.transact(scene)
+                || (self.random.coin() && self.take_on(scene))
+            {
                 continue;
             }
             let model = &scene.models[self.tenant];
@@ -658,6 +669,7 @@ impl Client {
     fn frame(&mut self, header: &FrameHeader, body: &[u8], scene: &mut Scene) {
         scene.marks.hit(frame_mark(header.kind));
         let checked = match header.kind {
+            _ if self.is_of_desk(header) => self.on_desk_frame(header, body, scene),
             _ if self.is_of_errand(header) => self.on_errand_frame(header, body, scene),
             FrameKind::Welcome => self.on_welcome(body, scene),
             FrameKind::Close => self.on_close(body, scene),
@@ -785,7 +797,9 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
-            Request::Errand(_) => unreachable!("those were looked at before"),
+            Request::Errand(_) | Request::Desk(_) => {
+                unreachable!("those were looked at before")
+            }
             Request::Inspect(name) => {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
@@ -889,7 +903,9 @@ impl Client {
     /// Whether it waits for nothing: for the judgement that nothing is stuck.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(Drain::is_done) && self.errands_are_drained()
+        self.drain.as_ref().is_some_and(Drain::is_done)
+            && self.errands_are_drained()
+            && self.desks_are_drained()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Damage, Journal};
-use crate::data::queue::{self, Ranges};
+use crate::data::queue::{self, Ranges, Taken};
 use crate::data::route::Router;
 use crate::effect::{Buffers, FailCause, Severity};
 use crate::ids::{JournalId, Mono};
@@ -237,19 +237,29 @@ impl Boot {
         let mut restore = restore;
         let own = restore.catalog.take();
         let dedup = std::mem::take(&mut restore.dedup);
-        let mut groups = restore.groups;
+        let mut groups = std::mem::take(&mut restore.groups);
         let catalog = catalog.or(own).expect("the core is ready");
         let router = Router::of(&catalog, &placement(&config));
         let volatile = Volatile::new(config.limits.volatile_buffers as usize);
+        let transactions = restore.take_transactions(journal.damages());
+        let mut taken: BTreeMap<QueueId, Vec<Taken>> = BTreeMap::new();
+        for (_, share) in transactions.prepared() {
+            for (queue, messages) in &share.taken {
+                taken.entry(*queue).or_default().extend(messages);
+            }
+        }
         let mut flow = Flow::new(config, now, router, *journal, volatile);
         flow.dedup = dedup;
+        flow.transactions = transactions;
         let past = Past::new(now, wall_us, last_wall_us, effects);
         // A stream of several lanes holds nothing itself.
         let holding = |queue: &&catalog::Queue| catalog.lanes_of(queue.id) == 0;
         for declared in catalog.all_queues().filter(holding) {
             let mut state = queue_state(&catalog, declared);
             if let Some(replay) = queues.remove(&declared.id) {
-                restore_queue(&mut state, replay, &past, effects);
+                let taken = taken.remove(&declared.id).unwrap_or_default();
+                let there = restore_queue(&mut state, replay, &taken, &past, effects);
+                flow.transactions.keep_taken(declared.id, &there);
             }
             if state.queue.is_stream() {
                 state.queue.restore_groups(groups.take(declared.id));
@@ -328,9 +338,10 @@ impl Past {
 fn restore_queue(
     state: &mut QueueState,
     mut replay: queue::Replay,
+    taken: &[Taken],
     past: &Past,
     effects: &mut Effects,
-) {
+) -> Vec<Taken> {
     let settings = *state.queue.settings();
     let terms = replay.take_terms();
     state.queue = match replay.finish() {
@@ -352,7 +363,12 @@ fn restore_queue(
         |wall_ms| past.arrived(wall_ms),
         |wall_ms| past.due(wall_ms),
     );
+    let there = match taken.is_empty() {
+        true => Vec::new(),
+        false => state.queue.restore_taken(taken),
+    };
     state.queue.hold_restored();
+    there
 }
 
 const fn content_failure(reason: String) -> Effect {

@@ -504,7 +504,7 @@ impl Flow {
     ) -> Result<(), Code> {
         if matches!(
             request.kind,
-            FrameKind::ProducerOpen | FrameKind::ConsumerOpen
+            FrameKind::ProducerOpen | FrameKind::ConsumerOpen | FrameKind::TransactionOpen
         ) {
             // Frames may be on their way to the channel already (P-10).
             let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
@@ -535,9 +535,13 @@ impl Flow {
                 Ok(None)
             }
             Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
-            Some(Channel::ProducerOpening(_) | Channel::Producer(_) | Channel::Free) | None => {
-                Err(Code::UnexpectedFrame)
-            }
+            Some(
+                Channel::ProducerOpening(_)
+                | Channel::Producer(_)
+                | Channel::Transaction(_)
+                | Channel::Free,
+            )
+            | None => Err(Code::UnexpectedFrame),
         }
     }
 
@@ -2224,6 +2228,9 @@ impl Flow {
                     self.openings.remove(key);
                 }
                 Channel::Producer(key) => self.drop_producer(key),
+                Channel::Transaction(key) => {
+                    self.drop_transaction(key);
+                }
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
                 Channel::ConsumerOpening { .. }
                 | Channel::ConsumerClosing { .. }

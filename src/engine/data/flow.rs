@@ -13,8 +13,8 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
-use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::coordinator::{Coordinators, LaneOf};
+use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
 use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
@@ -35,6 +35,7 @@ use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
+use crate::data::transaction::{TransactionWaiter, Transactions};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place, SegmentIdx};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -507,6 +508,8 @@ pub enum Waiter {
     },
     /// A lane that has said who the members of its groups are.
     Members(QueueId),
+    /// A part of a transaction, or its outcome.
+    Transaction(TransactionWaiter),
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -608,6 +611,7 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    pub(crate) transactions: Transactions,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) coordinators: Coordinators,
@@ -753,6 +757,7 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            transactions: Transactions::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             coordinators: Coordinators::default(),
@@ -834,6 +839,7 @@ impl Flow {
             && self.count_waits.is_empty()
             && self.underway.is_none()
             && self.spread.is_empty()
+            && self.transactions.is_idle()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other
@@ -1067,6 +1073,7 @@ impl Flow {
         }
         self.groups_are_durable(durable, effects);
         self.dead_are_durable(durable);
+        self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
     }
 
@@ -1237,6 +1244,7 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_transactions();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
@@ -1348,6 +1356,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
+        self.expire_transactions(effects);
         if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
@@ -1448,6 +1457,7 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.transactions_have_failed(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

@@ -938,6 +938,16 @@ impl Flow {
     }
 }
 
+/// Checks the messages of a frame of a transaction.
+pub(super) fn check_transaction_batch(count: u32, bytes: &[u8]) -> Result<(), Code> {
+    check_batch(Group {
+        first: 0,
+        count,
+        bytes,
+        mandatory: false,
+    })
+}
+
 /// Checks the messages of a frame, or of the rest of one.
 fn check_batch(batch: Group<'_>) -> Result<(), Code> {
     let mut seen = 0;

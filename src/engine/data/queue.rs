@@ -50,6 +50,7 @@ mod settled;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod unacked;
 
 use std::collections::VecDeque;
@@ -87,8 +88,10 @@ pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
     GROUPS_MAX, GroupFigures, KeptOffset, LANES_MAX, MAX_AGE_MS, MEMBERS, MEMBERS_MAX, Pace,
-    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
+    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets,
+    read_consumer,
 };
+pub use transaction::Taken;
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

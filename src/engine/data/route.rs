@@ -40,9 +40,9 @@ use ringpost_wire::limits::{
 use ringpost_wire::{Code, Envelope};
 
 pub use self::filter::Condition;
-pub use self::lanes::Lanes;
 use self::filter::{FilterBindings, Workspace};
 use self::headers::HeaderBindings;
+pub use self::lanes::Lanes;
 use self::memo::Memo;
 use self::settings::{HashOf, Settings};
 use self::shares::Shares;

@@ -392,7 +392,7 @@ impl Client {
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         })
     }
 
@@ -403,7 +403,7 @@ impl Client {
         };
         let consumers = self.channels.values().filter_map(|channel| match channel {
             Channel::Consumer(consumer) => Some(consumer),
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         });
         consumers.filter(is_open).filter_map(|consumer| {
             let reader = consumer.reader.as_ref()?;
@@ -580,7 +580,9 @@ impl Client {
             offsets = reader.settle(settled);
             if let Some(group) = reader.group {
                 let number = consumer.number;
-                taken = scene.streams.taken_meanwhile(queue, reader, number, &offsets);
+                taken = scene
+                    .streams
+                    .taken_meanwhile(queue, reader, number, &offsets);
                 scene.streams.settled((queue, reader.lane), group, &offsets);
             }
         }
@@ -904,15 +906,16 @@ impl Client {
             if is_again {
                 scene.marks.hit("group read on");
             }
-            let given = scene
-                .streams
-                .lies(queue, lane, envelope.routing_key())
-                .and(scene.streams.given(
-                    queue,
-                    (reader, consumer.number),
-                    (delivery_tag, place, is_again),
-                    (message, body_bytes),
-                ));
+            let given =
+                scene
+                    .streams
+                    .lies(queue, lane, envelope.routing_key())
+                    .and(scene.streams.given(
+                        queue,
+                        (reader, consumer.number),
+                        (delivery_tag, place, is_again),
+                        (message, body_bytes),
+                    ));
             if !scene.tolerates_losses() {
                 given?;
             }
@@ -985,7 +988,9 @@ impl Client {
                 if let Some(taken) = taken
                     && !scene.tolerates_losses()
                 {
-                    return Err(format!("two members of a group had {taken} of a lane at once"));
+                    return Err(format!(
+                        "two members of a group had {taken} of a lane at once"
+                    ));
                 }
                 if let Some(back) = returned {
                     let Return {

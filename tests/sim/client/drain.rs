@@ -62,6 +62,7 @@ fn readable(seed: u64, name: &str) -> Vec<String> {
 impl Client {
     pub(super) fn act_drain(&mut self, scene: &mut Scene) {
         self.drain_errands(scene);
+        self.drain_desks(scene);
         let queues = scene.models[self.tenant].queues.keys();
         let names: Vec<String> = queues.flat_map(|name| self.readable(name)).collect();
         let drain = self.drain.as_mut().expect("a drainer drains");

@@ -40,10 +40,11 @@ use crate::ids::{Clock, Mono};
 use groups::Groups;
 use pace::Pacer;
 
-pub use lane::MEMBERS_MAX;
 pub use groups::{GROUPS_MAX, GroupFigures, KeptOffset, decode_offsets, encode_offsets};
+pub use lane::MEMBERS_MAX;
 pub use settings::{
-    LANES_MAX, MAX_AGE_MS, MEMBERS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings, read_consumer,
+    LANES_MAX, MAX_AGE_MS, MEMBERS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings,
+    read_consumer,
 };
 
 /// Why a reader is not offered anything.
