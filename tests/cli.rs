@@ -1096,6 +1096,16 @@ fn the_example_of_the_dispatch_page() {
 }
 
 #[test]
+fn the_example_of_the_messages_in_place_page() {
+    runs_the_example_of("docs/concepts/messages-in-place.md");
+}
+
+#[test]
+fn the_example_of_the_message_groups_page() {
+    runs_the_example_of("docs/concepts/message-groups.md");
+}
+
+#[test]
 fn the_example_of_the_priorities_page() {
     runs_the_example_of("docs/concepts/priorities.md");
 }

@@ -296,6 +296,7 @@ impl Running {
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
             || self.topology.wants_turn(flow)
             || flow.dead.wants_turn()
+            || flow.places.wants_turn()
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -320,13 +321,15 @@ impl Running {
         let traces = flow.tracer.next_deadline();
         let expiry = flow.expiring.first().map(|(at, _)| *at);
         let dead = flow.dead.next_deadline();
+        let room = flow.blocks.next_deadline();
         let unused = flow.unused_until.first().map(|(until, _)| *until);
-        let (expiry, dead, unused) = match flow.is_shutting_down() {
-            true => (None, None, None),
-            false => (expiry, dead, unused),
+        let (expiry, dead, unused, room) = match flow.is_shutting_down() {
+            true => (None, None, None, None),
+            false => (expiry, dead, unused, room),
         };
         [
             sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead, unused,
+            room,
         ]
         .into_iter()
         .flatten()
@@ -453,6 +456,7 @@ impl Running {
                 .poll(now, journal, &mut Residents { queues }, buffers, effects);
         }
         flow.journal.turn_end(now, buffers, effects);
+        flow.look_at_blocks(effects);
         flow.feed_hungry();
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
@@ -463,6 +467,7 @@ impl Running {
         flow.wake_expiring();
         flow.dispatch(buffers, effects);
         flow.publish_dead_letters(buffers, effects);
+        flow.look_at_blocks(effects);
         flow.finish_gets(effects);
         flow.end_holders(effects);
         flow.forward_outgoing(effects);
@@ -735,7 +740,10 @@ impl Running {
             | FrameKind::PolicyList
             | FrameKind::GroupList
             | FrameKind::GroupReset
-            | FrameKind::GroupDelete => {
+            | FrameKind::GroupDelete
+            | FrameKind::QueueBrowse
+            | FrameKind::QueueCancel
+            | FrameKind::QueueMove => {
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
@@ -777,6 +785,8 @@ impl Running {
             | FrameKind::TransactionDone
             | FrameKind::TransactionClosed
             | FrameKind::TransactionPublish
+            | FrameKind::QueueBrowsed
+            | FrameKind::QueueOutcome
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -829,7 +839,9 @@ impl Running {
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
-        let is_asking = self.topology.is_asking(conn) || flow.is_asking_groups(conn);
+        let is_asking = self.topology.is_asking(conn)
+            || flow.is_asking_groups(conn)
+            || flow.is_asking_places(conn);
         if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
@@ -931,6 +943,10 @@ impl Running {
                 flow.set_credit(consumer, messages, bytes);
                 flow.reply(from, id, Reply::Done, effects);
             }
+            Request::Room { queue } => {
+                let has_room = !flow.is_blocking(queue);
+                flow.reply(from, id, Reply::Room(has_room), effects);
+            }
             Request::ConsumerInspect { consumer, sequence } => {
                 flow.inspect_consumer(consumer, sequence, effects);
                 flow.reply(from, id, Reply::Done, effects);
@@ -999,6 +1015,7 @@ impl Running {
             | Request::Inspect { .. }
             | Request::Connections { .. }
             | Request::Purge { .. }
+            | Request::Places { .. }
             | Request::Groups { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }
@@ -1015,9 +1032,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, producer);
+                }
                 flow.keep_parcel(bytes);
                 flow.peers[usize::from(from.0)].publish_answered(sent);
                 if let Some(producer) = flow.producers.get_mut(producer) {
@@ -1037,9 +1058,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, rest.key);
+                }
                 flow.peers[usize::from(from.0)].publish_answered(0);
                 if let Some(producer) = flow.producers.get_mut(rest.key) {
                     producer.answered(rest.span, outcome, taken);
@@ -1063,6 +1088,9 @@ impl Running {
             }
             (Waiter::Transaction(waiter), reply) => {
                 flow.transaction_answered(from, waiter, reply, effects);
+            }
+            (Waiter::Room { queue }, Reply::Room(has_room)) => {
+                flow.room_is_answered(from, queue, has_room);
             }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
@@ -1110,7 +1138,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::TransactionOpen
         | FrameKind::TransactionCommit
         | FrameKind::TransactionRollback
-        | FrameKind::TransactionClose => true,
+        | FrameKind::TransactionClose
+        | FrameKind::QueueBrowse
+        | FrameKind::QueueCancel
+        | FrameKind::QueueMove => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1147,7 +1178,9 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::TransactionPublish
         | FrameKind::TransactionSettle
         | FrameKind::TransactionDone
-        | FrameKind::TransactionClosed => false,
+        | FrameKind::TransactionClosed
+        | FrameKind::QueueBrowsed
+        | FrameKind::QueueOutcome => false,
     }
 }
 

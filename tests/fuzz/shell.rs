@@ -655,6 +655,8 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::TenantInfo
         | K::QueueDescription
         | K::PolicyInfo
+        | K::QueueBrowsed
+        | K::QueueOutcome
         | K::TransactionOpened
         | K::TransactionDone
         | K::TransactionClosed => true,
@@ -696,6 +698,9 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::TransactionSettle
         | K::TransactionCommit
         | K::TransactionRollback
-        | K::TransactionClose => false,
+        | K::TransactionClose
+        | K::QueueBrowse
+        | K::QueueCancel
+        | K::QueueMove => false,
     }
 }

@@ -362,6 +362,7 @@ impl Queue {
 
     /// More is durable, or was read from disk, or time has passed: readers that wait look again.
     pub fn look_again(&mut self) {
+        self.look_at_groups_again();
         let (durable, now) = (self.durable, self.now);
         let Some(stream) = &mut self.stream else {
             return;
