@@ -40,9 +40,13 @@ pub(crate) struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Says something to a connection.
+    /// Says something to a connection; also to one that the core has just ended, behind whose last words
+    /// its close comes.
     pub(super) fn say(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
-        self.flow.say(conn, self.effects, write);
+        let bytes = self.effects.send(conn, write);
+        if self.flow.sessions.get(conn).is_some() {
+            self.flow.note_unsent(conn, bytes);
+        }
     }
 }
 
