@@ -42,7 +42,7 @@ fn messages_go_from_one_client_to_another() {
     let mut consumer = Client::with_channel(&mut machine, 1);
     confirm(&mut publisher, &mut machine);
     for (number, durable) in (0..12u8).zip([true, false].into_iter().cycle()) {
-        let queue = [b'q', number];
+        let queue = [b'q', b'a' + number];
         declared(&mut publisher, &mut machine, &queue, durable);
         for body in [&b"one"[..], b"two", b""] {
             publisher.put_publish(1, b"", &queue, body);
@@ -256,14 +256,15 @@ fn a_confirm_and_a_close_wait_for_the_disk() {
 fn ends_with(machine: &mut Machine, client: &mut Client) -> Option<u16> {
     let mut code = None;
     for _ in 0..100 {
-        if let Some(frame) = client.next_within(machine, 1)
-            && frame.kind == FrameType::Method
-            && let Method::ConnectionClose { reply_code, .. } = frame.method()
-        {
-            code = Some(reply_code);
-        }
-        if machine.is_closed(client.core, client.conn) {
-            return code;
+        match client.next_within(machine, 1) {
+            Some(frame) if frame.kind == FrameType::Method => {
+                if let Method::ConnectionClose { reply_code, .. } = frame.method() {
+                    code = Some(reply_code);
+                }
+            }
+            Some(_) => {}
+            None if machine.is_closed(client.core, client.conn) => return code,
+            None => {}
         }
     }
     panic!("the connection does not end")

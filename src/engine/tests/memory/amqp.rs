@@ -1,5 +1,7 @@
 //! A client that speaks AMQP to a machine. Does not know the broker.
 
+#![allow(dead_code)]
+
 use std::collections::VecDeque;
 
 use ringpost_amqp::{Cut, FRAME_BYTES_MAX, FrameType, Method, PROTOCOL_HEADER, cut, frame};
@@ -122,6 +124,11 @@ impl Client {
     pub fn send(&mut self, machine: &mut Machine) {
         machine.send(self.core, self.conn, &self.out);
         self.out.clear();
+    }
+
+    /// What was put, which is not sent then.
+    pub fn take_put(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
     }
 
     /// Sends what was put in two parts, the first of so many whole frames.
