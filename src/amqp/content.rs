@@ -97,7 +97,11 @@ impl<'a> ContentHeader<'a> {
         let is_early = Property::ContentType.flag() | Property::ContentEncoding.flag();
         let early = values_are_whole(flags & is_early, before);
         let late = values_are_whole(flags & !is_early & !HEADERS_FLAG, after);
-        if early && late { Ok(header) } else { Err(wrong) }
+        if early && late {
+            Ok(header)
+        } else {
+            Err(wrong)
+        }
     }
 
     /// The property `headers`.
@@ -205,8 +209,10 @@ pub fn encode(message: &Envelope<'_>, out: &mut Vec<u8>) {
     let has_headers = flags & HEADERS_FLAG != 0;
     // What only the envelope says. Those of AMQP clients say it in both places.
     let lacks = |property: Property| properties.flags() & property.flag() == 0;
-    let priority = (message.priority() > 0 && lacks(Property::Priority)).then(|| message.priority());
-    let expiration = (message.ttl_ms() > 0 && lacks(Property::Expiration)).then(|| message.ttl_ms());
+    let priority =
+        (message.priority() > 0 && lacks(Property::Priority)).then(|| message.priority());
+    let expiration =
+        (message.ttl_ms() > 0 && lacks(Property::Expiration)).then(|| message.ttl_ms());
     let seconds = message.timestamp_us() / 1_000_000;
     let timestamp = (seconds > 0 && lacks(Property::Timestamp)).then_some(seconds);
     let put_headers = |out: &mut Vec<u8>| {

@@ -51,14 +51,30 @@ macro_rules! rust_type {
 }
 
 macro_rules! field_type {
-    (bit) => { FieldType::Bit };
-    (octet) => { FieldType::Octet };
-    (short) => { FieldType::Short };
-    (long) => { FieldType::Long };
-    (longlong) => { FieldType::LongLong };
-    (shortstr) => { FieldType::ShortStr };
-    (longstr) => { FieldType::LongStr };
-    (table) => { FieldType::Table };
+    (bit) => {
+        FieldType::Bit
+    };
+    (octet) => {
+        FieldType::Octet
+    };
+    (short) => {
+        FieldType::Short
+    };
+    (long) => {
+        FieldType::Long
+    };
+    (longlong) => {
+        FieldType::LongLong
+    };
+    (shortstr) => {
+        FieldType::ShortStr
+    };
+    (longstr) => {
+        FieldType::LongStr
+    };
+    (table) => {
+        FieldType::Table
+    };
 }
 
 macro_rules! methods {

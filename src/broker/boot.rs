@@ -328,7 +328,10 @@ fn listen_for_amqp(
                     && addr.is_ipv6()
                     && config.amqp_listen.len() > 1 =>
             {
-                tracing::warn!("this machine has no {}: AMQP is not spoken there", addr.ip());
+                tracing::warn!(
+                    "this machine has no {}: AMQP is not spoken there",
+                    addr.ip()
+                );
                 continue;
             }
             claimed => claimed.map_err(|error| cannot_listen(addr, error))?,

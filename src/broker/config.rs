@@ -311,7 +311,10 @@ impl Config {
         let mut taken = vec![("listen", self.listen)];
         let amqp = self.amqp_listen.iter();
         let amqp = amqp.map(|address| ("amqp_listen", *address));
-        for (key, address) in [("admin_listen", self.admin_listen)].into_iter().chain(amqp) {
+        for (key, address) in [("admin_listen", self.admin_listen)]
+            .into_iter()
+            .chain(amqp)
+        {
             let other = taken.iter().find(|(_, other)| *other == address);
             if let Some((other, _)) = other
                 && address.port() != 0

@@ -260,9 +260,9 @@ impl Core {
 /// A core that could not be recovered serves nobody.
 fn refuse(input: Input<'_>, effects: &mut Effects) {
     match input {
-        Input::Opened { conn }
-        | Input::OpenedAmqp { conn, .. }
-        | Input::Adopted { conn, .. } => effects.push(Effect::Close { conn }),
+        Input::Opened { conn } | Input::OpenedAmqp { conn, .. } | Input::Adopted { conn, .. } => {
+            effects.push(Effect::Close { conn })
+        }
         _ => {}
     }
 }

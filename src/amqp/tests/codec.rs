@@ -191,7 +191,9 @@ fn message_of(header: &ContentHeader<'_>, body: &[u8]) -> Vec<u8> {
     let mut parts = header.parts(&mut scratch).expect("it fits a message");
     parts.routing_key = b"key";
     let mut bytes = Vec::new();
-    parts.begin(body.len(), &mut bytes).expect("parts are small");
+    parts
+        .begin(body.len(), &mut bytes)
+        .expect("parts are small");
     bytes.extend_from_slice(body);
     envelope::finish(&mut bytes, 0);
     bytes

@@ -447,7 +447,14 @@ mod tests {
         let both = parse("127.0.0.1:5672, [::1]:5672").expect("two addresses");
         let shown: Vec<String> = both.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:5672", "[::1]:5672"]);
-        for text in ["", "on", "localhost:5672", "127.0.0.1", "[::1]:1,[::1]:1", "[::1]:1,"] {
+        for text in [
+            "",
+            "on",
+            "localhost:5672",
+            "127.0.0.1",
+            "[::1]:1,[::1]:1",
+            "[::1]:1,",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -59,7 +59,12 @@ fn messages_go_from_one_client_to_another() {
             told = delivery_tag;
         }
         let ok = consumer.ask(&mut machine, 1, &consume(&queue, false));
-        assert_eq!(ok.method(), Method::BasicConsumeOk { consumer_tag: b"tag" });
+        assert_eq!(
+            ok.method(),
+            Method::BasicConsumeOk {
+                consumer_tag: b"tag"
+            }
+        );
         for body in [&b"one"[..], b"two", b""] {
             let (method, found) = consumer.content(&mut machine);
             let Method::BasicDeliver {
@@ -86,7 +91,12 @@ fn messages_go_from_one_client_to_another() {
             no_wait: false,
         };
         let ok = consumer.ask(&mut machine, 1, &cancel);
-        assert_eq!(ok.method(), Method::BasicCancelOk { consumer_tag: b"tag" });
+        assert_eq!(
+            ok.method(),
+            Method::BasicCancelOk {
+                consumer_tag: b"tag"
+            }
+        );
     }
     for core in 0..2 {
         machine.core(core).invariants();
@@ -124,7 +134,9 @@ fn contents_are_put_together_however_they_come() {
                 immediate: false,
             };
             let mut bytes = Vec::new();
-            frame::write(&mut bytes, FrameType::Method, channel, |out| publish.encode(out));
+            frame::write(&mut bytes, FrameType::Method, channel, |out| {
+                publish.encode(out)
+            });
             frames.push(bytes);
             let mut bytes = Vec::new();
             frame::write(&mut bytes, FrameType::Header, channel, |out| {
@@ -166,17 +178,26 @@ fn large_messages_are_sent_whole_and_nothing_comes_between() {
     let sizes = [150_000usize, 196_000, 196_700, 700_000, 1_500_000];
     for queue in [&b"large"[..], b"other"] {
         declared(&mut client, &mut machine, queue, true);
-        let ok = consumer.ask(&mut machine, 1, &Method::BasicConsume {
-            reserved_1: 0,
-            queue,
-            consumer_tag: queue,
-            no_local: false,
-            no_ack: false,
-            exclusive: false,
-            no_wait: false,
-            arguments: b"",
-        });
-        assert_eq!(ok.method(), Method::BasicConsumeOk { consumer_tag: queue });
+        let ok = consumer.ask(
+            &mut machine,
+            1,
+            &Method::BasicConsume {
+                reserved_1: 0,
+                queue,
+                consumer_tag: queue,
+                no_local: false,
+                no_ack: false,
+                exclusive: false,
+                no_wait: false,
+                arguments: b"",
+            },
+        );
+        assert_eq!(
+            ok.method(),
+            Method::BasicConsumeOk {
+                consumer_tag: queue
+            }
+        );
     }
     for size in sizes {
         let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
@@ -187,15 +208,23 @@ fn large_messages_are_sent_whole_and_nothing_comes_between() {
         let mut found = Vec::new();
         for _ in 0..3 {
             let (method, bytes) = consumer.content(&mut machine);
-            let Method::BasicDeliver { consumer_tag, delivery_tag, .. } = method.method() else {
+            let Method::BasicDeliver {
+                consumer_tag,
+                delivery_tag,
+                ..
+            } = method.method()
+            else {
                 panic!("{:?}", method.method())
             };
             assert!(bytes == body || bytes == b"small", "{} bytes", bytes.len());
             found.push((consumer_tag.to_vec(), bytes.len()));
-            consumer.put(1, &Method::BasicAck {
-                delivery_tag,
-                multiple: false,
-            });
+            consumer.put(
+                1,
+                &Method::BasicAck {
+                    delivery_tag,
+                    multiple: false,
+                },
+            );
         }
         consumer.send(&mut machine);
         found.sort();
@@ -273,7 +302,12 @@ fn ends_with(machine: &mut Machine, client: &mut Client) -> Option<u16> {
 #[test]
 fn other_protocols_are_told_which_one_this_is() {
     let mut machine = start(1);
-    for header in [&b"AMQP\0\0\x09\0"[..], b"GET / HT", b"AMQP\x03\x01\0\0", b"\x16\x03\x01\0\0\0\0\0"] {
+    for header in [
+        &b"AMQP\0\0\x09\0"[..],
+        b"GET / HT",
+        b"AMQP\x03\x01\0\0",
+        b"\x16\x03\x01\0\0\0\0\0",
+    ] {
         let client = Client::connect(&mut machine, 0);
         machine.send(0, client.conn, header);
         machine.turn();
@@ -344,13 +378,16 @@ fn connections_end_with_the_code_of_the_specification() {
         raw(1, channel, &payload)
     };
     let content = [
-        method(1, &Method::BasicPublish {
-            reserved_1: 0,
-            exchange: b"",
-            routing_key: b"q",
-            mandatory: false,
-            immediate: false,
-        }),
+        method(
+            1,
+            &Method::BasicPublish {
+                reserved_1: 0,
+                exchange: b"",
+                routing_key: b"q",
+                mandatory: false,
+                immediate: false,
+            },
+        ),
         raw(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0"),
     ]
     .concat();
@@ -361,23 +398,59 @@ fn connections_end_with_the_code_of_the_specification() {
         (502, raw(1, 1, b"\0\x3c\0\x50\0"), "a method cut short"),
         (502, raw(1, 1, b"\0"), "less than a number"),
         (503, raw(1, 1, b"\0\x3c\0\x63"), "a method of no number"),
-        (503, method(1, &Method::BasicGetEmpty { reserved_1: b"" }), "a broker's method"),
+        (
+            503,
+            method(1, &Method::BasicGetEmpty { reserved_1: b"" }),
+            "a broker's method",
+        ),
         (503, method(0, &TUNE_OK), "a method of the handshake"),
         (503, method(0, &OPEN), "another open"),
         (504, method(0, &CHANNEL_CLOSE), "a method of no channel"),
-        (504, method(7, &declare(b"q", true)), "a channel that is not open"),
-        (504, method(1, &Method::ChannelOpen { reserved_1: b"" }), "another open channel"),
+        (
+            504,
+            method(7, &declare(b"q", true)),
+            "a channel that is not open",
+        ),
+        (
+            504,
+            method(1, &Method::ChannelOpen { reserved_1: b"" }),
+            "another open channel",
+        ),
         (505, raw(3, 1, b"x"), "a body of nothing"),
-        (505, raw(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0"), "a header of nothing"),
+        (
+            505,
+            raw(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0"),
+            "a header of nothing",
+        ),
         (504, raw(3, 5, b"x"), "a body on a channel that is not open"),
         (505, [&content[..], &raw(2, 1, b"")].concat(), "two headers"),
-        (505, [&content[..], &method(1, &declare(b"q", true))].concat(), "a method for a body"),
-        (501, [&content[..], &raw(3, 1, b"abc")].concat(), "a body that is too long"),
-        (530, method(2048, &Method::ChannelOpen { reserved_1: b"" }), "channel above the most"),
+        (
+            505,
+            [&content[..], &method(1, &declare(b"q", true))].concat(),
+            "a method for a body",
+        ),
+        (
+            501,
+            [&content[..], &raw(3, 1, b"abc")].concat(),
+            "a body that is too long",
+        ),
+        (
+            530,
+            method(2048, &Method::ChannelOpen { reserved_1: b"" }),
+            "channel above the most",
+        ),
         (540, method(1, &publish), "immediate"),
         (540, method(1, &Method::TxSelect {}), "transactions"),
-        (540, method(1, &Method::ChannelFlow { active: false }), "flow"),
-        (540, method(1, &Method::BasicRecover { requeue: false }), "recover without requeue"),
+        (
+            540,
+            method(1, &Method::ChannelFlow { active: false }),
+            "flow",
+        ),
+        (
+            540,
+            method(1, &Method::BasicRecover { requeue: false }),
+            "recover without requeue",
+        ),
     ];
     for (code, bytes, what) in cases {
         let mut client = Client::with_channel(&mut machine, 0);
@@ -393,7 +466,12 @@ fn connections_end_with_the_code_of_the_specification() {
 #[test]
 fn methods_that_come_too_early_end_the_connection() {
     let mut machine = start(1);
-    let early = [&start_ok(b"\0guest\0guest"), &TUNE_OK, &OPEN, &declare(b"q", true)];
+    let early = [
+        &start_ok(b"\0guest\0guest"),
+        &TUNE_OK,
+        &OPEN,
+        &declare(b"q", true),
+    ];
     for said in 0..3 {
         for (number, method) in early.iter().enumerate().filter(|(at, _)| *at != said) {
             let mut client = Client::connect(&mut machine, 0);
@@ -443,7 +521,12 @@ fn every_method_cut_at_every_byte_ends_its_connection() {
             client.put_bytes(&bytes);
             client.send(&mut machine);
             let code = ends_with(&mut machine, &mut client);
-            assert_eq!(code, Some(ReplyCode::SyntaxError.number()), "{} at {length}", info.name);
+            assert_eq!(
+                code,
+                Some(ReplyCode::SyntaxError.number()),
+                "{} at {length}",
+                info.name
+            );
         }
     }
     assert!(other.is_alive(&mut machine));
@@ -472,10 +555,19 @@ fn a_fault_of_a_channel_leaves_the_others() {
         client.put(1, &declare(b"never", true));
         client.send(&mut machine);
         let close = client.next(&mut machine);
-        let Method::ChannelClose { reply_code, class_id, method_id, reply_text } = close.method() else {
+        let Method::ChannelClose {
+            reply_code,
+            class_id,
+            method_id,
+            reply_text,
+        } = close.method()
+        else {
             panic!("{:?}", close.method())
         };
-        assert_eq!((close.channel, reply_code, class_id, method_id), (1, 406, 60, 80));
+        assert_eq!(
+            (close.channel, reply_code, class_id, method_id),
+            (1, 406, 60, 80)
+        );
         assert_eq!(reply_text, b"PRECONDITION_FAILED - unknown delivery tag 99");
         client.put(1, &Method::ChannelCloseOk {});
         let ok = client.ask(&mut machine, 1, &open);
@@ -489,7 +581,13 @@ fn a_fault_of_a_channel_leaves_the_others() {
         client.put(1, &get);
         client.send(&mut machine);
         let (got, body) = client.content(&mut machine);
-        assert!(matches!(got.method(), Method::BasicGetOk { redelivered: true, .. }));
+        assert!(matches!(
+            got.method(),
+            Method::BasicGetOk {
+                redelivered: true,
+                ..
+            }
+        ));
         assert_eq!(body, b"held");
     }
     assert!(client.is_alive(&mut machine));
@@ -504,7 +602,13 @@ fn a_fault_of_a_channel_leaves_the_others() {
         arguments: b"",
     };
     let close = client.ask(&mut machine, 2, &passive);
-    assert!(matches!(close.method(), Method::ChannelClose { reply_code: 404, .. }));
+    assert!(matches!(
+        close.method(),
+        Method::ChannelClose {
+            reply_code: 404,
+            ..
+        }
+    ));
     machine.core(0).invariants();
 }
 
@@ -549,7 +653,10 @@ fn what_is_sent_without_waiting_takes_effect_in_order() {
         }
     }
     names.retain(|name| *name != "basic.ack");
-    assert_eq!(names, ["queue.declare-ok", "basic.consume-ok", "basic.deliver"]);
+    assert_eq!(
+        names,
+        ["queue.declare-ok", "basic.consume-ok", "basic.deliver"]
+    );
     assert_eq!(bodies, [b"bound"]);
 }
 
@@ -570,11 +677,17 @@ fn a_client_that_is_not_read_waits_and_loses_nothing() {
         client.send(&mut machine);
         machine.turn();
     }
-    assert!(!machine.core(0).is_read(client.conn), "credit is not endless");
+    assert!(
+        !machine.core(0).is_read(client.conn),
+        "credit is not endless"
+    );
     machine.stall(0, false);
     for _ in 0..2_000 {
         machine.turn();
     }
-    assert!(machine.core(0).is_read(client.conn), "there is credit again");
+    assert!(
+        machine.core(0).is_read(client.conn),
+        "there is credit again"
+    );
     machine.core(0).invariants();
 }

@@ -225,7 +225,14 @@ impl Catalog {
         }
         // Who asked for no name in particular was given one (P-60).
         let is_given = asked.name.starts_with(b"amq.gen-");
-        check_name("queue", if is_given { &asked.name[4..] } else { asked.name })?;
+        check_name(
+            "queue",
+            if is_given {
+                &asked.name[4..]
+            } else {
+                asked.name
+            },
+        )?;
         check_room("queues", self.queues.len(), 1, QUEUES_MAX)?;
         check_number(self.queue_next)?;
         let partition = if by_name {

@@ -164,7 +164,9 @@ fn age_ms(age: &Value<'_>) -> Result<i64, String> {
     if let Some(ms) = age.as_integer() {
         return Ok(ms);
     }
-    let text = age.as_text().and_then(|text| core::str::from_utf8(text).ok());
+    let text = age
+        .as_text()
+        .and_then(|text| core::str::from_utf8(text).ok());
     let wrong = "invalid arg 'x-max-age': it is no number with one of Y, M, D, h, m, s";
     let text = text.ok_or(wrong)?;
     let unit = text.chars().last().ok_or(wrong)?;

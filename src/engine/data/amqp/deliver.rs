@@ -132,7 +132,14 @@ impl Session {
                 let payload_at = at + (message.length() - payload.len()) as u32;
                 let source = source.map(|(buffer, from)| (buffer, from + payload_at));
                 let redelivered = header.flags & DELIVER_REDELIVERED != 0;
-                self.tell_content(native, number, (delivery, redelivered), &message, source, talk);
+                self.tell_content(
+                    native,
+                    number,
+                    (delivery, redelivered),
+                    &message,
+                    source,
+                    talk,
+                );
             }
             at += bytes;
         }
@@ -222,14 +229,28 @@ impl Session {
             let redelivered = header.flags & DELIVER_REDELIVERED != 0;
             let channel = self.channels.get_mut(&number).expect("it was looked at");
             if channel.streams == 0 {
-                self.tell_content(native, number, (delivery, redelivered), &message, source, talk);
+                self.tell_content(
+                    native,
+                    number,
+                    (delivery, redelivered),
+                    &message,
+                    source,
+                    talk,
+                );
                 let channel = self.channels.get_mut(&number).expect("it was looked at");
                 channel.streams = native;
                 return;
             }
             // It comes behind the one that is being sent, and may not be cut by what waits with it.
             let before = std::mem::take(&mut channel.held);
-            self.tell_content(native, number, (delivery, redelivered), &message, None, talk);
+            self.tell_content(
+                native,
+                number,
+                (delivery, redelivered),
+                &message,
+                None,
+                talk,
+            );
             let channel = self.channels.get_mut(&number).expect("it was looked at");
             let apart = std::mem::replace(&mut channel.held, before);
             if let Some(consumer) = self.consumer_of(native) {

@@ -193,7 +193,8 @@ impl Session {
         let most = agreed.map_or(0, |agreed| agreed.message_bytes_max as usize);
         let channel = self.channels.get_mut(&number).expect("it is open");
         let before = parts.length() + channel.address.len();
-        let total = usize::try_from(header.body_bytes).map_or(usize::MAX, |b| b.saturating_add(before));
+        let total =
+            usize::try_from(header.body_bytes).map_or(usize::MAX, |b| b.saturating_add(before));
         if total > most {
             let why = format!(
                 "message size {} is larger than configured max size {most}",

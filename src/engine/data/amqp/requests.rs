@@ -64,7 +64,11 @@ enum Then {
     /// How much does the queue hold that is to be got from?
     GetInspect { no_ack: bool },
     /// The consumer for gets is open.
-    GetOpen { native: u16, no_ack: bool, left: u32 },
+    GetOpen {
+        native: u16,
+        no_ack: bool,
+        left: u32,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -287,7 +291,16 @@ impl Session {
                     false => routing_key,
                 };
                 let answer = Answer::QueueBind;
-                self.bind(number, exchange, &target, key, arguments, (no_wait, answer), of, talk);
+                self.bind(
+                    number,
+                    exchange,
+                    &target,
+                    key,
+                    arguments,
+                    (no_wait, answer),
+                    of,
+                    talk,
+                );
             }
             Method::QueueUnbind {
                 queue,
@@ -299,7 +312,16 @@ impl Session {
                 let target = self.queue_name(number, queue, of)?;
                 let answer = Answer::QueueUnbind;
                 let key = routing_key;
-                self.bind(number, exchange, &target, key, arguments, (false, answer), of, talk);
+                self.bind(
+                    number,
+                    exchange,
+                    &target,
+                    key,
+                    arguments,
+                    (false, answer),
+                    of,
+                    talk,
+                );
             }
             Method::QueuePurge { queue, no_wait, .. } => {
                 let queue = self.queue_name(number, queue, of)?;
@@ -426,7 +448,10 @@ impl Session {
         }
         let unfit = |why: String| Fault::new(ReplyCode::PreconditionFailed, &why, of);
         let arguments = arguments::consumer(arguments).map_err(unfit)?;
-        let prefetch = self.channels.get(&number).map_or(0, |channel| channel.prefetch);
+        let prefetch = self
+            .channels
+            .get(&number)
+            .map_or(0, |channel| channel.prefetch);
         let no_acks = if no_ack { CONSUMER_NO_ACK } else { 0 };
         let alone = if exclusive { CONSUMER_EXCLUSIVE } else { 0 };
         let body = ConsumerOpen {

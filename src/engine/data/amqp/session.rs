@@ -304,7 +304,9 @@ impl Session {
                 break;
             }
             let verdict = match cut(&bytes[at..], self.frame_bytes_max) {
-                Cut::Complete { frame, length } => self.frame(frame, talk).map(|step| (step, length)),
+                Cut::Complete { frame, length } => {
+                    self.frame(frame, talk).map(|step| (step, length))
+                }
                 // Whoever received them cut them, by a larger bound.
                 Cut::Incomplete { .. } => break,
                 Cut::Malformed(error) => Err((0, error.into())),
@@ -409,11 +411,7 @@ impl Session {
         }
     }
 
-    fn connection_method(
-        &mut self,
-        method: &Method<'_>,
-        talk: &mut Talk<'_>,
-    ) -> Result<(), Fault> {
+    fn connection_method(&mut self, method: &Method<'_>, talk: &mut Talk<'_>) -> Result<(), Fault> {
         let of = method.number();
         match (self.stage, method) {
             (_, Method::ConnectionClose { .. }) => {
@@ -542,7 +540,11 @@ impl Session {
             return Err(above("channel_max", channels.into(), CHANNELS_MAX.into()));
         }
         if frame_bytes as usize > FRAME_BYTES_MAX {
-            return Err(above("frame_max", frame_bytes.into(), FRAME_BYTES_MAX as u64));
+            return Err(above(
+                "frame_max",
+                frame_bytes.into(),
+                FRAME_BYTES_MAX as u64,
+            ));
         }
         if frame_bytes != 0 && (frame_bytes as usize) < FRAME_BYTES_MIN {
             let why = format!(
@@ -552,7 +554,11 @@ impl Session {
             return Err(Fault::new(ReplyCode::NotAllowed, &why, of));
         }
         // 0 is no limit of the client's.
-        self.channels_max = if channels == 0 { CHANNELS_MAX } else { channels };
+        self.channels_max = if channels == 0 {
+            CHANNELS_MAX
+        } else {
+            channels
+        };
         self.frame_bytes_max = match frame_bytes as usize {
             0 => FRAME_BYTES_MAX,
             bytes => bytes,
@@ -862,7 +868,9 @@ impl Session {
                     self.tail = Some(header);
                     return;
                 }
-                ringpost_wire::Cut::Malformed(code) => unreachable!("the core writes frames: {code}"),
+                ringpost_wire::Cut::Malformed(code) => {
+                    unreachable!("the core writes frames: {code}")
+                }
             }
         }
     }

@@ -157,10 +157,13 @@ impl Session {
         let settling = std::mem::take(&mut self.settling);
         let mut rest = settling.as_slice();
         while let Some(first) = rest.first() {
-            let is_like = |one: &Settling| {
-                one.native == first.native && one.outcome == first.outcome
-            };
-            let count = rest.iter().take(SETTLE_RANGES_MAX).take_while(|one| is_like(one)).count();
+            let is_like =
+                |one: &Settling| one.native == first.native && one.outcome == first.outcome;
+            let count = rest
+                .iter()
+                .take(SETTLE_RANGES_MAX)
+                .take_while(|one| is_like(one))
+                .count();
             let (these, others) = rest.split_at(count);
             self.scratch.clear();
             for one in these {

@@ -175,7 +175,8 @@ impl Client {
 
     /// The next frame.
     pub fn next(&mut self, machine: &mut Machine) -> Received {
-        self.next_within(machine, TURNS_MAX).expect("it is answered")
+        self.next_within(machine, TURNS_MAX)
+            .expect("it is answered")
     }
 
     /// Sends a method and takes the next frame.
@@ -189,13 +190,19 @@ impl Client {
     pub fn content(&mut self, machine: &mut Machine) -> (Received, Vec<u8>) {
         let method = self.next(machine);
         let header = self.next(machine);
-        assert_eq!((header.kind, header.channel), (FrameType::Header, method.channel));
+        assert_eq!(
+            (header.kind, header.channel),
+            (FrameType::Header, method.channel)
+        );
         let body_bytes = header.payload[4..12].try_into().expect("eight bytes");
         let body_bytes = u64::from_be_bytes(body_bytes) as usize;
         let mut body = Vec::new();
         while body.len() < body_bytes {
             let piece = self.next(machine);
-            assert_eq!((piece.kind, piece.channel), (FrameType::Body, method.channel));
+            assert_eq!(
+                (piece.kind, piece.channel),
+                (FrameType::Body, method.channel)
+            );
             body.extend_from_slice(&piece.payload);
         }
         (method, body)
