@@ -211,6 +211,33 @@ fn an_empty_text_is_nothing_to_try() {
 }
 
 #[test]
+fn the_tour_shows_every_feature_and_checks_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path().to_str().expect("a path");
+    let tour = [
+        "try", "--tour", "--dir", here, "--cores", "2", "--memory", "256MiB",
+    ];
+    let output = ringpost(directory.path(), &tour).output().expect("runs");
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    for word in [
+        "Topic exchange",
+        "attempt 3",
+        "a reader: third",
+        "the next one: third",
+    ] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    let left = std::fs::read_dir(directory.path()).expect("lists").count();
+    assert_eq!(left, 0, "nothing is left behind");
+    fails(
+        &["try", "--tour", "--count", "5"],
+        2,
+        &["--tour", "--count"],
+    );
+}
+
+#[test]
 fn doctor_judges_what_it_is_told() {
     let output = run(&["doctor", "--no-measure", "--memory", "16MiB", "--json"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
@@ -1168,6 +1195,55 @@ fn the_example_of_the_policies_page() {
 #[test]
 fn the_example_of_the_definitions_page() {
     runs_the_example_of("docs/concepts/definitions.md");
+}
+
+#[test]
+fn the_example_of_the_queue_numbers_page() {
+    runs_the_example_of("docs/concepts/queue-numbers.md");
+}
+
+#[test]
+fn a_queue_says_its_numbers_wherever_it_is_looked_at() {
+    let broker = Served::start(&["--cores", "2"]);
+    broker.succeeds(&["queue", "ensure", "red", "--messages-max", "1000"]);
+    broker.succeeds(&["pub", "--key", "red", "--message", "hello", "--count", "10"]);
+    broker.succeeds(&["get", "red", "--count", "4"]);
+    // The queue is done with a message when its ack is on disk.
+    let inspected = (0..1_000).map(|_| {
+        let inspected = broker.succeeds(&["queue", "inspect", "red", "--json"]);
+        serde_json::from_str(&inspected).expect("JSON")
+    });
+    let is_done = |queue: &serde_json::Value| queue["numbers"]["service_rate"] != 0.0;
+    let inspected = inspected.skip_while(|queue| !is_done(queue)).next();
+    let inspected = inspected.expect("acks are written");
+    let status = |flags: &[&str]| {
+        let mut command = ringpost(
+            broker.directory.path(),
+            &["status", "--admin", &broker.admin],
+        );
+        text(&command.args(flags).output().expect("runs").stdout)
+    };
+    let told: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
+    for queue in [&inspected, &told["queues"][0]] {
+        assert_eq!(
+            (&queue["name"], &queue["ready"]),
+            (&"red".into(), &6.into())
+        );
+        let numbers = &queue["numbers"];
+        let number = |name: &str| numbers[name].as_f64().unwrap_or(-1.0);
+        assert_eq!(numbers["waits"], 4);
+        assert!(number("wait_p50_ms") <= number("wait_max_ms"), "{numbers}");
+        assert!(number("arrival_rate") > number("service_rate"), "{numbers}");
+        assert!(number("full_in_s") > 0.0 && numbers["empty_in_s"].is_null());
+        assert!(number("littles_wait_ms") > 0.0);
+    }
+    let shown = broker.succeeds(&["queue", "inspect", "red"]);
+    assert!(shown.contains("outlook     full in "), "{shown}");
+    let shown = status(&[]);
+    assert!(
+        shown.contains("full in ") && shown.contains("wait p99"),
+        "{shown}"
+    );
 }
 
 /// Runs `apply` with a file of this text.

@@ -738,3 +738,122 @@ fn functions_and_tests_named_in_documents_exist() {
         "these are named and not there: name what is\n{missing}"
     );
 }
+
+/// The cells of the rows of every table whose first line begins with `head`.
+fn rows_below<'a>(page: &'a str, head: &str) -> Vec<Vec<&'a str>> {
+    let mut rows = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with(head) {
+            let table = lines.by_ref().skip(1);
+            let table = table.take_while(|line| line.starts_with('|'));
+            rows.extend(table.map(|line| {
+                let cells = line.trim_matches('|').split('|');
+                cells.map(str::trim).collect::<Vec<_>>()
+            }));
+        }
+    }
+    rows
+}
+
+/// What a row of docs/comparison.md says shows its feature: how many tests, and what is not there.
+/// Tests stand before the file that they are in, words with a hyphen are planted bugs.
+fn tests_shown(shown: &str, code: &BTreeMap<String, String>, bugs: &str) -> (usize, Vec<String>) {
+    let (mut count, mut missing) = (0, Vec::new());
+    let mut names: Vec<&str> = Vec::new();
+    for word in quoted(shown) {
+        if word.ends_with(".rs") {
+            for name in names.drain(..) {
+                let is_there = code
+                    .get(word)
+                    .is_some_and(|code| has_word(code, &format!("fn {name}")));
+                if is_there {
+                    count += 1;
+                } else {
+                    missing.push(format!("no `fn {name}` in {word}"));
+                }
+            }
+        } else if word.contains('-') {
+            if !bugs.contains(&format!("\"{word}\"")) {
+                missing.push(format!("no planted bug {word} in src/engine/mutant.rs"));
+            }
+        } else {
+            names.push(word);
+        }
+    }
+    let without_a_file = names.iter().map(|name| format!("no file behind {name}"));
+    missing.extend(without_a_file);
+    (count, missing)
+}
+
+#[test]
+fn every_yes_of_the_comparison_names_its_test() {
+    let page = read("docs/comparison.md");
+    let code: BTreeMap<String, String> = sources()
+        .into_iter()
+        .map(|source| (source.path, source.code))
+        .collect();
+    let bugs = read("src/engine/mutant.rs");
+    let answers: BTreeMap<&str, &str> = rows_below(&page, "| Feature | Ringpost |")
+        .iter()
+        .map(|row| (row[0], row[1]))
+        .collect();
+    let shown: BTreeMap<&str, &str> = rows_below(&page, "| Feature | What there is | Shown by |")
+        .iter()
+        .map(|row| (row[0], row[2]))
+        .collect();
+    assert!(answers.len() > 30, "the features are found: {answers:?}");
+    let mut wrong = String::new();
+    for feature in shown.keys() {
+        if !answers.contains_key(feature) {
+            writeln!(wrong, "  {feature}: no row beside the peers").expect("it is memory");
+        }
+    }
+    for (feature, answer) in &answers {
+        let Some(shown) = shown.get(feature) else {
+            writeln!(wrong, "  {feature}: no row of what shows it").expect("it is memory");
+            continue;
+        };
+        let (count, missing) = tests_shown(shown, &code, &bugs);
+        for what in missing {
+            writeln!(wrong, "  {feature}: {what}").expect("it is memory");
+        }
+        let is_right = match *answer {
+            "yes" | "partly" => count > 0,
+            "no" => shown.is_empty(),
+            _ => false,
+        };
+        if !is_right {
+            writeln!(wrong, "  {feature}: {answer}, with {count} tests").expect("it is memory");
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "docs/comparison.md: yes and partly name tests before the file they are in, no names \
+         none:\n{wrong}"
+    );
+}
+
+#[test]
+fn a_yes_without_its_test_is_seen() {
+    let code = BTreeMap::from([("a.rs".to_owned(), "fn one() {} fn two() {}".to_owned())]);
+    let bugs = "\"left-out\"";
+    let check = |shown| {
+        let (count, missing) = tests_shown(shown, &code, bugs);
+        (count, missing.len())
+    };
+    assert_eq!(
+        check("`one`, `two` in `a.rs`; planted bug `left-out`"),
+        (2, 0)
+    );
+    assert_eq!(check("planted bug `left-out`"), (0, 0));
+    assert_eq!(check("`one`"), (0, 1));
+    assert_eq!(check("`one`, `three` in `a.rs`; `two` in `b.rs`"), (1, 2));
+    assert_eq!(check("`one` in `a.rs`; planted bug `put-in`"), (1, 1));
+    let page =
+        "| A | B |\n|---|---|\n| x | no | |\n| y | yes |\n\n| A | C |\n|---|---|\n| z | no |\n";
+    assert_eq!(
+        rows_below(page, "| A | B |"),
+        [vec!["x", "no", ""], vec!["y", "yes"]]
+    );
+}

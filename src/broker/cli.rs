@@ -20,6 +20,7 @@ mod group;
 mod link;
 mod man;
 mod message;
+mod numbers;
 mod output;
 mod policy;
 mod prove;

@@ -6,3 +6,4 @@ pub mod flight;
 pub mod identity;
 pub mod log;
 pub mod metrics;
+pub mod numbers;

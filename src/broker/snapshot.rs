@@ -7,6 +7,7 @@
 
 use hdrhistogram::Histogram;
 use ringpost_engine::data::trace::{NotFollowed, TraceId, Traced};
+use ringpost_engine::mesh::BusyQueue;
 use ringpost_wire::Code;
 
 use crate::stages::StageTimes;
@@ -22,14 +23,28 @@ pub enum AdminRequest {
     Snapshot {
         /// Where to.
         reply: flume::Sender<CoreSnapshot>,
-        /// With the histograms of its stages: copying them takes a core some 50 µs.
-        has_stages: bool,
+        /// What beside the counters.
+        asked: Asked,
     },
     /// Follow the next message of a queue.
     Follow(Box<FollowRequest>),
     /// Serve nobody any more, write everything down, and end.
     Shutdown,
 }
+
+/// What a snapshot has beside counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Nothing.
+    Counters,
+    /// The histograms of its stages: copying them takes a core some 50 µs.
+    Stages,
+    /// Its busiest queues, at most [`BUSIEST_MAX`]: finding them takes some 20 ns for each queue.
+    Queues,
+}
+
+/// Queues that a core tells of.
+pub const BUSIEST_MAX: usize = 32;
 
 /// Asks a core to follow a message. The core waits for nobody: an event that finds no room ends the
 /// trace, as does whoever stops listening.
@@ -128,6 +143,8 @@ pub struct Counters {
     pub dead_letters: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_letters_unroutable: u64,
+    /// Messages that a queue shares with others instead of having a copy.
+    pub shared: u64,
     /// Turns of the core's loop.
     pub turns: u64,
 }
@@ -222,4 +239,6 @@ pub struct CoreSnapshot {
     pub rings: Vec<RingSnapshot>,
     /// The queues it owns.
     pub queues: QueuesSnapshot,
+    /// The busiest of them, if that was asked for.
+    pub busiest: Vec<BusyQueue>,
 }

@@ -12,6 +12,7 @@ use ringpost_wire::table::{Table, Value};
 use ringpost_wire::{Code, FrameKind};
 
 use crate::connection::{Answer, Reply};
+use crate::recent::Recent;
 use crate::{ByteSize, Client, Error, ErrorKind, HeaderValue, Headers, Result, Start};
 
 /// Whether a queue or exchange outlives the broker's process.
@@ -572,6 +573,8 @@ pub struct QueueInfo {
     pub is_damaged: bool,
     /// It is a stream: what is ready is what it retains.
     pub is_stream: bool,
+    /// What it did lately.
+    pub recent: Recent,
 }
 
 /// What a group of a stream is.
@@ -863,6 +866,7 @@ fn queue_info(body: &Bytes) -> Result<QueueInfo> {
         core: info.core,
         is_damaged: info.flags & QUEUE_DAMAGED != 0,
         is_stream: info.flags & QUEUE_STREAM != 0,
+        recent: Recent::of(&info),
     })
 }
 

@@ -114,6 +114,7 @@ mod observe;
 mod options;
 mod policy;
 mod producer;
+mod recent;
 mod stats;
 
 pub use admin::{
@@ -132,6 +133,7 @@ pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
 pub use policy::{AppliesTo, Policy};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
+pub use recent::Recent;
 pub use stats::Stats;
 
 /// The example of the README, compiled with those of the crate.

@@ -25,7 +25,7 @@ use crate::data::trace::{NotFollowed, TraceId, Wanted};
 use crate::effect::Buffers;
 use crate::ids::{Clock, ConnId, Mono, Owner};
 use crate::input::{Found, Input};
-use crate::mesh::{ChangeRequest, MeshMessage, Reply, Request};
+use crate::mesh::{BusyQueue, ChangeRequest, MeshMessage, Reply, Request};
 use crate::{Effect, Effects};
 
 /// One core of a broker.
@@ -167,6 +167,26 @@ impl Core {
         let tenant = running.topology.tenant(&wanted.tenant);
         let tenant = tenant.ok_or(NotFollowed::TenantUnknown)?;
         running.flow.follow(tenant, wanted)
+    }
+
+    /// The busiest queues of this core, at most `count`, with what they hold and what they did lately.
+    /// Looks at every queue.
+    #[must_use]
+    pub fn busiest(&self, count: usize) -> Vec<BusyQueue> {
+        let Stage::Running(running) = &self.stage else {
+            return Vec::new();
+        };
+        let found = running.flow.busiest(count);
+        let known = found.filter_map(|(state, figures)| {
+            Some(BusyQueue {
+                tenant: running.topology.tenant_name(state.tenant)?.into(),
+                name: state.name.clone(),
+                messages_max: state.queue.settings().messages_max,
+                bytes_max: state.queue.settings().bytes_max,
+                figures,
+            })
+        });
+        known.collect()
     }
 
     /// Nobody wants to hear of a trace any more.

@@ -11,6 +11,7 @@ use ringpost_wire::{Code, FragmentHead, SettleRange};
 use crate::data::dedup::Known;
 use crate::data::lifetime::Leave;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
+use crate::data::recent::RecentFigures;
 use crate::data::trace::Arrival;
 use crate::ids::{ConnId, Owner};
 
@@ -337,6 +338,23 @@ pub struct QueueFigures {
     pub damaged: bool,
     /// It is a stream.
     pub is_stream: bool,
+    /// What it did lately.
+    pub recent: RecentFigures,
+}
+
+/// A queue to which much has happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BusyQueue {
+    /// Name of its tenant; empty is the default one.
+    pub tenant: Box<[u8]>,
+    /// Its name.
+    pub name: Box<[u8]>,
+    /// Most messages, 0 = no limit.
+    pub messages_max: u64,
+    /// Most padded bytes, 0 = no limit.
+    pub bytes_max: u64,
+    /// What it holds, and what it did lately.
+    pub figures: QueueFigures,
 }
 
 /// Answers.

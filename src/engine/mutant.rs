@@ -54,6 +54,12 @@ mutants! {
     DeliverBeforeSync = "deliver-before-sync", Peer("RocketMQ #8239");
     /// Settles are confirmed before they are durable.
     SettledBeforeSync = "settled-before-sync", Mutation;
+    /// What queues share counts as live for one of them only.
+    SharedCountedOnce = "shared-counted-once", Mutation;
+    /// An entry whose body is damaged is passed over.
+    EntryWithoutBodyIgnored = "entry-without-body-ignored", Mutation;
+    /// The entries of a body that was joined name as many messages as before.
+    JoinedNotEntered = "joined-not-entered", Mutation;
     /// A completed write counts although an earlier one is still in flight.
     PrefixSkipsHole = "prefix-skips-hole", Mutation;
     /// A failed write is taken for a completed one.

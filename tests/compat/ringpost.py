@@ -130,8 +130,10 @@ BODIES = {
                      "name arguments"),
     "Delete": ("I", "flags", "name"),
     "Named": ("", "", "name"),
-    "QueueInfo": ("QQQQQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max "
-                  "bytes_max delayed due_ms dead id consumers core partition durability flags reserved", "name"),
+    "QueueInfo": ("QQQQQQQQQQQQQQQQQQIIHHBBH", "ready unacked bytes published settled messages_max "
+                  "bytes_max delayed due_ms dead recent_ms recent_arrived recent_left recent_taken "
+                  "wait_mean_us wait_p50_us wait_p99_us wait_max_us "
+                  "id consumers core partition durability flags reserved", "name"),
     "GroupInfo": ("QQII", "offset lag members reserved", "name"),
     "GroupReset": ("", "", "queue group arguments"),
     "GroupDelete": ("", "", "queue group"),

@@ -90,8 +90,10 @@ FRAMES = {
     "QueueList": (0, 17, 0, 0, b""),
     "QueueInfo": (0, 17, 0, 0, ("QueueInfo", {
         "ready": 1, "unacked": 2, "bytes": 3, "published": 4, "settled": 5, "messages_max": 6,
-        "bytes_max": 7, "delayed": 8, "due_ms": 9, "dead": 10, "id": 11, "consumers": 12, "core": 13,
-        "partition": 14, "durability": 1, "flags": 1, "name": NAME})),
+        "bytes_max": 7, "delayed": 8, "due_ms": 9, "dead": 10, "recent_ms": 11,
+        "recent_arrived": 12, "recent_left": 13, "recent_taken": 14, "wait_mean_us": 15,
+        "wait_p50_us": 16, "wait_p99_us": 17, "wait_max_us": 18, "id": 19, "consumers": 20, "core": 21,
+        "partition": 22, "durability": 1, "flags": 1, "name": NAME})),
     "ExchangeDeclare": (0, 18, 0, 0, ("ExchangeDeclare", {
         "kind": 3, "durability": 1, "flags": 1, "name": b"shop", "arguments": b""})),
     "ExchangeDelete": (0, 19, 0, 0, ("Delete", {"flags": 1, "name": b"shop"})),

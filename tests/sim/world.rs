@@ -616,6 +616,10 @@ impl World {
         self.life += 1;
         let mut writes = 0;
         for core in 0..self.cores.len() {
+            let flow = self.cores.get(core).and_then(|core| core.engine.flow());
+            if flow.is_some_and(|flow| flow.stats().shared > 0) {
+                self.scene.marks.hit("crash after messages were shared");
+            }
             let wreck = self.disks[core].crash(&mut self.random_disk);
             let since_hole = self.cores.get(core).and_then(|core| core.writes_since_hole);
             self.has_lost_an_end |= since_hole.is_some_and(|writes| writes <= UNTRACED_MAX);

@@ -2,6 +2,7 @@
 //! them.
 
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -178,6 +179,39 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A latency in ns, with three digits.
+#[must_use]
+pub fn latency(ns: u64) -> String {
+    let ns = ns as f64;
+    let (value, unit) = match ns {
+        ns if ns < 1e3 => return format!("{ns:.0} ns"),
+        ns if ns < 1e6 => (ns / 1e3, "us"),
+        ns if ns < 1e9 => (ns / 1e6, "ms"),
+        _ => (ns / 1e9, "s"),
+    };
+    let digits = match value {
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// A span, with its two largest units.
+#[must_use]
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600, seconds / 60);
+    match () {
+        () if days > 9_999 => "years".into(),
+        () if days > 0 => format!("{days} d {} h", hours % 24),
+        () if hours > 0 => format!("{hours} h {} min", minutes % 60),
+        () if minutes > 0 => format!("{minutes} min {} s", seconds % 60),
+        () if seconds > 0 => format!("{:.1} s", span.as_secs_f64()),
+        () => latency(span.as_nanos() as u64),
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,10 @@ use serde::Serialize;
 
 use super::Failure;
 use super::link::{self, BrokerArgs};
+use super::numbers;
 use super::output::{self, FormatArgs};
 use crate::config::value::bytes_from;
+use crate::control::numbers::Numbers;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -288,6 +290,7 @@ struct Row {
     core: u16,
     stream: bool,
     damaged: bool,
+    numbers: Numbers,
     /// What is in force, and the policy that says so.
     options: BTreeMap<String, Setting>,
 }
@@ -332,6 +335,7 @@ impl Row {
     fn of(info: QueueInfo, options: Vec<QueueOption>) -> Self {
         let options = options.into_iter();
         Row {
+            numbers: Numbers::of(&info),
             options: options
                 .map(|option| (option.name.clone(), option.into()))
                 .collect(),
@@ -392,6 +396,47 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
+/// What `inspect` shows beside [`HEADS`].
+const NUMBER_HEADS: [&str; 11] = [
+    "due in",
+    "mean bytes",
+    "rates over",
+    "in/s",
+    "out/s",
+    "wait mean",
+    "wait p50",
+    "wait p99",
+    "wait max",
+    "by Little",
+    "outlook",
+];
+
+fn number_cells(row: &Row) -> Vec<String> {
+    let numbers = &row.numbers;
+    let [arrives, leaves, p50, p99, little, outlook] = numbers::cells(numbers, row.damaged);
+    let measured = |ms| match numbers.waits {
+        0 => "-".into(),
+        _ => numbers::latency(ms),
+    };
+    let span = |ms| match ms {
+        0 => "-".into(),
+        ms => output::span(Duration::from_millis(ms)),
+    };
+    vec![
+        span(row.due_ms),
+        numbers.mean_bytes.to_string(),
+        span(numbers.span_ms),
+        arrives,
+        leaves,
+        measured(numbers.wait_mean_ms),
+        p50,
+        p99,
+        measured(numbers.wait_max_ms),
+        little,
+        outlook,
+    ]
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
     link::block_on(async {
@@ -444,7 +489,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Command::Inspect { name, format } => {
                 let described = client.describe_queue(&name).await?;
                 let row = Row::of(client.inspect_queue(&name).await?, described.options);
-                output::rows(format, &HEADS, &[row], cells)?;
+                if format.json {
+                    output::rows(format, &HEADS, &[row], cells)?;
+                } else {
+                    let heads = [&HEADS[..], &NUMBER_HEADS].concat();
+                    let all = [cells(&row), number_cells(&row)].concat();
+                    output::write_all(output::fitted(&heads, &[all], 0).as_bytes())?;
+                }
             }
         }
         Ok(client.close().await?)

@@ -3,10 +3,13 @@
 
 use super::Failure;
 use super::admin_port::AdminArgs;
+use super::numbers;
 use super::output::{self, FormatArgs};
 use crate::control::admin::{CoreStatus, Status};
+use crate::control::numbers::QueueStatus;
 
 const EXAMPLES: &str = "\
+Shows the cores and the 32 busiest queues; `ringpost queue list` has all.
 Ends with 0 if every core serves durable queues, else with 1 and the reason.
 
 Examples:
@@ -46,12 +49,39 @@ pub fn run(args: Args) -> Result<(), Failure> {
             "p99 us",
         ];
         output::rows(args.format, &heads, &status.cores, cells)?;
+        if !status.queues.is_empty() {
+            output::line("")?;
+            let heads = [&QUEUE_HEADS[..], &numbers::HEADS].concat();
+            output::rows(args.format, &heads, &status.queues, queue_cells)?;
+        }
     }
     if status.ready {
         Ok(())
     } else {
         Err(Failure::failed(status.reasons.join("\n")))
     }
+}
+
+const DEFAULT_TENANT: &str = "default";
+
+const QUEUE_HEADS: [&str; 6] = ["queue", "core", "ready", "unacked", "bytes", "consumers"];
+
+fn queue_cells(queue: &QueueStatus) -> Vec<String> {
+    // Names of the default tenant stand for themselves.
+    let name = match queue.tenant.as_str() {
+        DEFAULT_TENANT => queue.name.clone(),
+        tenant => format!("{tenant}/{}", queue.name),
+    };
+    let mut cells = vec![
+        name,
+        queue.core.to_string(),
+        queue.ready.to_string(),
+        queue.unacked.to_string(),
+        queue.bytes.to_string(),
+        queue.consumers.to_string(),
+    ];
+    cells.extend(numbers::cells(&queue.numbers, queue.damaged));
+    cells
 }
 
 fn cells(core: &CoreStatus) -> Vec<String> {

@@ -5,6 +5,7 @@ mod listener;
 pub mod stages;
 pub mod trace;
 
+use std::cmp::Reverse;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use tokio::sync::{Semaphore, oneshot};
 use self::listener::{Asking, BoundedListener};
 use super::metrics::{self, Answer, ProcessSnapshot};
 use crate::budget::Budget;
+use crate::control::numbers::QueueStatus;
 use crate::rt;
-use crate::snapshot::{AdminRequest, QueuesSnapshot};
+use crate::snapshot::{AdminRequest, Asked, BUSIEST_MAX, QueuesSnapshot};
 
 /// How long a core may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -317,7 +319,7 @@ async fn index() -> &'static str {
 
 /// `/metrics`
 async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
-    let answers = shared.ask_all(true).await;
+    let answers = shared.ask_all(Asked::Stages).await;
     let text = metrics::render(&shared.process(), &answers);
     (
         [(
@@ -331,20 +333,20 @@ async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
 
 /// `/healthz`
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    let status = shared.status().await;
+    let status = shared.status(Asked::Counters).await;
     let healthy = status.cores.iter().all(|core| core.answered);
     with_status(healthy, &status)
 }
 
 /// `/readyz`
 async fn readiness(State(shared): State<Arc<Shared>>) -> Response {
-    let status = shared.status().await;
+    let status = shared.status(Asked::Counters).await;
     with_status(status.ready, &status)
 }
 
 /// `/status`
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
-    with_status(true, &shared.status().await)
+    with_status(true, &shared.status(Asked::Queues).await)
 }
 
 fn with_status(good: bool, status: &Status) -> Response {
@@ -357,7 +359,7 @@ fn with_status(good: bool, status: &Status) -> Response {
 }
 
 /// The JSON of `/status`, `/readyz` and `/healthz`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the broker.
     pub version: String,
@@ -369,6 +371,10 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// The cores, by number.
     pub cores: Vec<CoreStatus>,
+    /// Of `/status` the busiest queues, the busiest first; of those to which nothing has happened lately
+    /// the fullest.
+    #[serde(default)]
+    pub queues: Vec<QueueStatus>,
 }
 
 /// What `/status` says of a core. A figure that a broker of another version does not say is 0.
@@ -425,13 +431,13 @@ pub struct CoreStatus {
 
 impl Shared {
     /// Asks every core at once and waits for all, no longer than `answer_within`.
-    async fn ask_all(&self, has_stages: bool) -> Vec<Answer> {
+    async fn ask_all(&self, asked: Asked) -> Vec<Answer> {
         let _round = self.round.acquire().await; // never closed; without it we would only ask more
         let asked: Vec<_> = self
             .options
             .cores
             .iter()
-            .map(|port| ask(port, has_stages))
+            .map(|port| ask(port, asked))
             .collect();
         let deadline = tokio::time::Instant::now() + self.options.answer_within;
         let mut answers = Vec::with_capacity(asked.len());
@@ -449,8 +455,8 @@ impl Shared {
     }
 
     /// What `/status` says.
-    async fn status(&self) -> Status {
-        let answers = self.ask_all(false).await;
+    async fn status(&self, asked: Asked) -> Status {
+        let answers = self.ask_all(asked).await;
         let mut reasons = Vec::new();
         for (core, answer) in answers.iter().enumerate() {
             let why = match answer {
@@ -473,6 +479,7 @@ impl Shared {
                 .enumerate()
                 .map(|(core, answer)| core_status(core, answer))
                 .collect(),
+            queues: busiest(&answers),
         }
     }
 
@@ -494,10 +501,10 @@ impl Shared {
 /// Sends a question to a core; the channel on which it answers, or why there will be none.
 fn ask(
     port: &CorePort,
-    has_stages: bool,
+    asked: Asked,
 ) -> Result<flume::Receiver<crate::snapshot::CoreSnapshot>, Answer> {
     let (reply, receiver) = flume::bounded(1);
-    let request = AdminRequest::Snapshot { reply, has_stages };
+    let request = AdminRequest::Snapshot { reply, asked };
     match port.requests.try_send(request) {
         Ok(()) => {
             port.bell.ring();
@@ -506,6 +513,26 @@ fn ask(
         Err(flume::TrySendError::Full(_)) => Err(Answer::Silent),
         Err(flume::TrySendError::Disconnected(_)) => Err(Answer::Gone),
     }
+}
+
+/// The busiest queues of all cores.
+fn busiest(answers: &[Answer]) -> Vec<QueueStatus> {
+    let mut queues = Vec::new();
+    for (core, answer) in answers.iter().enumerate() {
+        if let Answer::Snapshot(snapshot) = answer {
+            queues.extend(snapshot.busiest.iter().map(|queue| (core, queue)));
+        }
+    }
+    queues.sort_by_key(|(_, queue)| {
+        let figures = &queue.figures;
+        let moved = figures.recent.arrived.saturating_add(figures.recent.left);
+        (Reverse((moved, figures.ready)), figures.queue)
+    });
+    queues.truncate(BUSIEST_MAX);
+    let each = queues
+        .iter()
+        .map(|(core, queue)| QueueStatus::of(*core, queue));
+    each.collect()
 }
 
 fn core_status(core: usize, answer: &Answer) -> CoreStatus {
@@ -576,9 +603,9 @@ mod tests {
         std::thread::spawn(move || {
             for request in requests {
                 match request {
-                    AdminRequest::Snapshot { reply, has_stages } => {
+                    AdminRequest::Snapshot { reply, asked } => {
                         let mut snapshot = snapshot.clone();
-                        snapshot.stages = has_stages.then(Box::default);
+                        snapshot.stages = (asked == Asked::Stages).then(Box::default);
                         // Whoever asked may have given up.
                         drop(reply.send(snapshot));
                     }

@@ -225,6 +225,12 @@ pub const METRICS: &[Metric] = {
             Counter,
             "Of those, the ones that it routed to no queue: they are dropped.",
         ),
+        metric(
+            "messages_shared_total",
+            Both,
+            Counter,
+            "Messages that a queue shares with others of its core instead of having a copy, once for each of them.",
+        ),
         labelled(
             "refusals_total",
             Both,
@@ -424,6 +430,7 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         }
         "dead_letters_total" => counters.dead_letters,
         "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
+        "messages_shared_total" => counters.shared,
         "refusals_total" => {
             let refused = |code: &Code| {
                 core.refusals

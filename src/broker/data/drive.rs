@@ -23,7 +23,8 @@ use crate::rt::net::{Connection, Listener};
 use crate::rt::time::{Monotonic, wall_us};
 use crate::rt::{Events, Poller, Token};
 use crate::snapshot::{
-    AdminRequest, CoreSnapshot, Counters, FollowRequest, Phase, RingSnapshot, latency_histogram,
+    AdminRequest, Asked, BUSIEST_MAX, CoreSnapshot, Counters, FollowRequest, Phase, RingSnapshot,
+    latency_histogram,
 };
 use crate::stages::StageTimes;
 
@@ -380,9 +381,13 @@ impl Drive {
 
     fn obey(&mut self, running: &mut Running, now: Mono, request: AdminRequest) {
         match request {
-            AdminRequest::Snapshot { reply, has_stages } => {
+            AdminRequest::Snapshot { reply, asked } => {
                 let mut snapshot = self.snapshot(running);
-                snapshot.stages = has_stages.then(|| Box::new(running.stages.clone()));
+                match asked {
+                    Asked::Counters => {}
+                    Asked::Stages => snapshot.stages = Some(Box::new(running.stages.clone())),
+                    Asked::Queues => snapshot.busiest = running.engine.busiest(BUSIEST_MAX),
+                }
                 // Who asked may have stopped waiting.
                 let _ = reply.try_send(snapshot);
             }
@@ -447,6 +452,7 @@ impl Drive {
             deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
+            shared: stats.shared,
             turns: running.turns,
         };
         let (free, live) = flow.slots();

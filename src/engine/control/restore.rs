@@ -387,10 +387,10 @@ impl recovery::Replay for Restore {
             | Kind::Truncate
             | Kind::Loss
             | Kind::Index
-            | Kind::Adopt => {}
-            Kind::Seal
+            | Kind::Adopt
             | Kind::Body
-            | Kind::Entry
+            | Kind::Entry => {}
+            Kind::Seal
             | Kind::HardState
             | Kind::Prepare
             | Kind::Decide

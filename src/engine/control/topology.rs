@@ -237,6 +237,12 @@ impl Topology {
         self.catalog.tenant_by_name(name).map(|tenant| tenant.id)
     }
 
+    /// The name of a tenant.
+    #[must_use]
+    pub fn tenant_name(&self, tenant: TenantId) -> Option<&[u8]> {
+        self.catalog.tenant(tenant).map(|tenant| &*tenant.name)
+    }
+
     /// Whether a connection waits for an answer.
     #[must_use]
     pub fn is_asking(&self, conn: ConnId) -> bool {
@@ -1281,6 +1287,15 @@ impl Topology {
         info.delayed = figures.delayed;
         info.due_ms = figures.due_ms;
         info.dead = figures.dead;
+        let recent = &figures.recent;
+        info.recent_ms = recent.span_ms;
+        info.recent_arrived = recent.arrived;
+        info.recent_left = recent.left;
+        info.recent_taken = recent.taken;
+        info.wait_mean_us = recent.wait_mean_us;
+        info.wait_p50_us = recent.wait_p50_us;
+        info.wait_p99_us = recent.wait_p99_us;
+        info.wait_max_us = recent.wait_max_us;
         info.flags = if figures.damaged { QUEUE_DAMAGED } else { 0 };
         info.flags |= if figures.is_stream { QUEUE_STREAM } else { 0 };
         let header = FrameHeader::bare(FrameKind::QueueInfo, 0, header.sequence);

@@ -1200,16 +1200,15 @@ impl Flow {
         };
         state.settling = false;
         let volatile = &mut self.volatile;
-        state
-            .queue
-            .forget(state.settled.as_slice(), &mut |segment, count| {
-                volatile.drop_live(Place { segment, offset: 0 }, count, effects);
-            });
+        let mut settled = std::mem::take(&mut state.settled);
+        state.forget(settled.as_slice(), self.now, &mut |segment, count| {
+            volatile.drop_live(Place { segment, offset: 0 }, count, effects);
+        });
         if self.tracer.is_armed() {
-            let ranges = state.settled.as_slice();
-            self.tracer.forgotten(queue, ranges, self.now);
+            self.tracer.forgotten(queue, settled.as_slice(), self.now);
         }
-        state.settled.clear();
+        settled.clear();
+        state.settled = settled;
     }
 
     /// Journals what was settled in one durable queue. Returns whether something is left for the next turn.

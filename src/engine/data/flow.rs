@@ -1,7 +1,8 @@
 //! The state that messages flow through on one core, and the helpers its stages share.
 //! The stages are `publish.rs` and `deliver.rs`; does not know topology requests, recovery or checkpoints.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Range;
 
 use ringpost_wire::control::{Durability, write_failure};
@@ -14,6 +15,7 @@ use crate::data::admit::{LargeRest, Underway};
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
+use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
@@ -24,6 +26,7 @@ use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
 };
+use crate::data::recent::{Recent, RecentFigures};
 use crate::data::route::{Router, Target};
 use crate::data::session::Session;
 use crate::data::slab::Slab;
@@ -32,7 +35,7 @@ use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
 use crate::effect::{Buffers, Severity};
-use crate::ids::{ConnId, Mono, Owner, Place};
+use crate::ids::{ConnId, Mono, Owner, Place, SegmentIdx};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
 use crate::{Effect, Effects};
 
@@ -83,6 +86,8 @@ pub struct QueueState {
     pub spread_at: u32,
     /// Since when messages that were not delivered yet may be.
     pub ready_since: Entries,
+    /// What it did lately.
+    pub recent: Recent,
     /// Where its dead messages go.
     pub dead_letter: Option<Box<DeadLetterTo>>,
     /// When it wants to be looked at because a message expires.
@@ -115,6 +120,7 @@ impl QueueState {
             ahead: ReadAhead::default(),
             spread_at: 0,
             ready_since: Entries::default(),
+            recent: Recent::default(),
             dead_letter: None,
             expires_at: None,
             mortal: None,
@@ -127,9 +133,24 @@ impl QueueState {
     pub(crate) fn may_be_delivered(&mut self, last: QueueSequence, now: Mono) {
         let first = self.queue.durable().0 + 1;
         self.queue.durable_through(last);
-        if first <= last.0 && !self.queue.is_stream() {
-            self.ready_since.enter(first, last.0, now);
+        if first <= last.0 {
+            self.recent.arrived(last.0 - first + 1, now);
+            if !self.queue.is_stream() {
+                self.ready_since.enter(first, last.0, now);
+            }
         }
+    }
+
+    /// Messages are done with for good; see [`Queue::forget`].
+    pub(crate) fn forget(
+        &mut self,
+        ranges: &[SequenceRange],
+        now: Mono,
+        per_segment: &mut impl FnMut(SegmentIdx, u32),
+    ) {
+        self.queue.forget(ranges, per_segment);
+        let count = ranges.iter().map(SequenceRange::count).sum();
+        self.recent.left(count, now);
     }
 
     /// Messages are ready no longer: a consumer holds them.
@@ -143,9 +164,11 @@ impl QueueState {
         // What was delayed, or was delivered before, was not ready all that time.
         if let Some(is_apart) = offer.was_ready() {
             let (first, last) = (offer.first.0, offer.first.0 + u64::from(count) - 1);
+            let recent = &mut self.recent;
             self.ready_since
                 .leave(first, last, is_apart, now, |ns, count| {
                     effects.sample(Stage::Ready, ns, count);
+                    recent.taken(count, ns, now);
                 });
         }
     }
@@ -525,6 +548,8 @@ pub struct Stats {
     pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+    /// Messages that a queue shares with others instead of having a copy; once for each of the queues.
+    pub shared: u64,
     /// Messages that died and that their dead-letter exchange has dealt with.
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
@@ -683,6 +708,7 @@ pub struct Flow {
     // Scratch, kept for its memory.
     pub(crate) targets: Vec<Target>,
     pub(crate) targets_other: Vec<Target>,
+    pub(crate) fanout: Fanout,
     pub(crate) address_decides: bool,
     pub(crate) words: Vec<Word>,
     pub(crate) parcels: Vec<Vec<u8>>,
@@ -775,6 +801,7 @@ impl Flow {
             unsent: 0,
             targets: Vec::new(),
             targets_other: Vec::new(),
+            fanout: Fanout::default(),
             address_decides: true,
             words: Vec::new(),
             parcels: Vec::new(),
@@ -1010,7 +1037,7 @@ impl Flow {
             self.forget_waits.pop_front();
             if let Some(state) = self.queues.get_mut(queue) {
                 let journal = &mut self.journal;
-                state.queue.forget(&[range], &mut |segment, count| {
+                state.forget(&[range], self.now, &mut |segment, count| {
                     journal.drop_live(segment, count);
                 });
             }
@@ -1146,7 +1173,40 @@ impl Flow {
     /// What a queue of this core holds.
     pub(crate) fn figures_of(&self, id: QueueId) -> Option<QueueFigures> {
         let state = self.queues.get(id)?;
-        Some(figures(state, self.now))
+        Some(self.figures_with_recent(state))
+    }
+
+    fn figures_with_recent(&self, state: &QueueState) -> QueueFigures {
+        QueueFigures {
+            recent: state.recent.figures(self.now),
+            ..figures(state, self.now)
+        }
+    }
+
+    /// The queues of this core to which the most has happened lately, the busiest first; of those to
+    /// which nothing has, the fullest. Looks at all of them.
+    pub(crate) fn busiest(
+        &self,
+        count: usize,
+    ) -> impl Iterator<Item = (&QueueState, QueueFigures)> {
+        // The least busy of those that were found comes out first.
+        let mut found = BinaryHeap::with_capacity(count + 1);
+        for state in self.queues.iter() {
+            let ready = state.queue.counters().ready;
+            found.push(Reverse((
+                state.recent.moved(self.now),
+                ready,
+                Reverse(state.id),
+            )));
+            if found.len() > count {
+                found.pop();
+            }
+        }
+        let found = found.into_sorted_vec().into_iter();
+        found.filter_map(|Reverse((_, _, Reverse(queue)))| {
+            let state = self.queues.get(queue)?;
+            Some((state, self.figures_with_recent(state)))
+        })
     }
 
     /// Connections of a tenant on this core.
@@ -1159,7 +1219,7 @@ impl Flow {
         u32::try_from(self.sessions.iter().filter(of_tenant).count()).unwrap_or(u32::MAX)
     }
 
-    /// What the queues of this core hold.
+    /// What the queues of this core hold; what they did lately is left out.
     pub fn figures(&self) -> impl Iterator<Item = QueueFigures> + '_ {
         self.queues.iter().map(|state| figures(state, self.now))
     }
@@ -1403,6 +1463,7 @@ fn figures(state: &QueueState, now: Mono) -> QueueFigures {
         consumers: counters.consumers,
         damaged: state.damaged,
         is_stream: state.queue.is_stream(),
+        recent: RecentFigures::default(),
     }
 }
 

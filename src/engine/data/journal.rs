@@ -27,6 +27,7 @@ pub mod cache;
 mod reading;
 pub mod record;
 pub mod segment;
+pub(crate) mod shared;
 mod slots;
 pub mod volatile;
 mod writing;
@@ -41,6 +42,7 @@ use record::{
     RECORD_HEAD_BYTES, RecordHead, align_record,
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
+use shared::OpenEntries;
 
 /// Free slots that publishes never take: acks, relocation, dead letters and checkpoints need somewhere
 /// to go when the disk is full of messages (rulings 17).
@@ -563,6 +565,7 @@ pub struct Journal {
     next_number: SegmentNumber,
     window: Option<AppendWindow>,
     open: Option<OpenBlock>,
+    entries: OpenEntries,
     index: OpenIndex,
     partitions: Vec<PartitionState>,
     touched: Vec<u16>,
@@ -660,6 +663,7 @@ impl Journal {
             next_number: start.next_number,
             window: None,
             open: None,
+            entries: OpenEntries::default(),
             index,
             partitions,
             touched: Vec::new(),
@@ -899,7 +903,7 @@ impl Journal {
     pub fn room(&self, buffers: &impl Buffers) -> u32 {
         let Some(open) = &self.open else { return 0 };
         let left = buffers.buffer_bytes() - open.start - open.used;
-        left.saturating_sub(RECORD_HEAD_BYTES)
+        left.saturating_sub(self.entries.bytes() + RECORD_HEAD_BYTES)
     }
 
     /// The block that holds what was appended last.
@@ -1185,7 +1189,14 @@ impl Journal {
         let used = open.used + bytes;
         if !is_next
             || open.start + used > self.config.buffer_bytes
-            || !fits(&self.config, &self.index, &self.touched, open.offset, used)
+            || !fits(
+                &self.config,
+                &self.index,
+                &self.touched,
+                1,
+                open.offset,
+                used,
+            )
         {
             return false;
         }
@@ -1235,11 +1246,25 @@ impl Journal {
         buffers: &mut impl Buffers,
         effects: &mut Effects,
     ) -> Result<(), NoRoom> {
+        self.make_room_for(1, need, purpose, buffers, effects)
+    }
+
+    /// Sees to it that the open block takes so many records of `need` bytes together.
+    fn make_room_for(
+        &mut self,
+        records: u32,
+        need: u32,
+        purpose: Purpose,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Result<(), NoRoom> {
         let need = align_record(need);
         if let Some(open) = &self.open {
-            let used = open.used + need;
+            let used = open.used + self.entries.bytes() + need;
+            let records = self.entries.count() + records;
+            let (index, touched) = (&self.index, &self.touched);
             if open.start + used <= self.config.buffer_bytes
-                && fits(&self.config, &self.index, &self.touched, open.offset, used)
+                && fits(&self.config, index, touched, records, open.offset, used)
             {
                 return Ok(());
             }
@@ -1252,9 +1277,16 @@ impl Journal {
             let used = BLOCK_HEADER_BYTES + need;
             if is_part_due {
                 let from = written + index_copies_bytes(part_bytes);
-                fits(&self.config, &OpenIndex::default(), &[], from, used)
+                fits(
+                    &self.config,
+                    &OpenIndex::default(),
+                    &[],
+                    records,
+                    from,
+                    used,
+                )
             } else {
-                fits(&self.config, &self.index, &[], written, used)
+                fits(&self.config, &self.index, &[], records, written, used)
             }
         });
         let has_window = continues
@@ -1468,6 +1500,7 @@ impl Journal {
                 producer: draft.head.producer,
                 producer_sequence: draft.head.producer_sequence,
                 producer_epoch: draft.head.producer_epoch,
+                back: 0,
             },
             message_bytes: draft.message_bytes,
         });
@@ -1493,8 +1526,13 @@ impl Journal {
         sequence
     }
 
-    /// Writes the head of the last record: it does not change any more.
+    /// Writes the head of the last record, and the entries of a body: they do not change any more.
     fn close_record(&mut self, buffers: &mut impl Buffers) {
+        self.close_last(buffers);
+        self.push_entries(buffers);
+    }
+
+    fn close_last(&mut self, buffers: &mut impl Buffers) {
         let Some(open) = &mut self.open else { return };
         let Some(OpenRecord {
             at,
@@ -1509,6 +1547,8 @@ impl Journal {
         tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&bytes);
         open.content.push(&head.crc.to_le_bytes());
         open.record_count += 1;
+        let offset = open.offset + at;
+        self.note_closed(&head);
         if head.kind.is_indexed() {
             self.index.add_run(&RunEntry {
                 kind: head.kind,
@@ -1516,7 +1556,7 @@ impl Journal {
                 queue: head.queue,
                 queue_sequence: head.queue_sequence,
                 count: head.count,
-                offset: open.offset + at,
+                offset,
                 body_bytes: align_record(head.body_bytes()),
                 message_bytes,
             });
@@ -1623,17 +1663,25 @@ const fn partition_of(slot: usize) -> PartitionId {
 }
 
 /// Whether a block at `offset` with `used` bytes leaves room for its segment's index, twice.
-fn fits(config: &Config, index: &OpenIndex, touched: &[u16], offset: u32, used: u32) -> bool {
-    let growth = 2 * INDEX_RUN_BYTES
-        + (touched.len() as u32 + 1) * INDEX_PARTITION_BYTES
+fn fits(
+    config: &Config,
+    index: &OpenIndex,
+    touched: &[u16],
+    records: u32,
+    offset: u32,
+    used: u32,
+) -> bool {
+    let growth = (records + 1) * INDEX_RUN_BYTES
+        + (touched.len() as u32 + records) * INDEX_PARTITION_BYTES
         + INDEX_BLOCK_BYTES;
-    let end = offset + align_block(used) + index_copies_bytes(index.bytes() + growth);
-    end <= config.segment_bytes
+    let part = index.bytes() + growth;
+    let end = offset + align_block(used) + index_copies_bytes(part);
+    end <= config.segment_bytes && part <= config.body_bytes_max()
 }
 
 /// Whether a segment that is open again takes one more block, such as the first of a start.
 pub(crate) fn takes_a_block(config: &Config, index: &OpenIndex, written: u32) -> bool {
-    fits(config, index, &[], written, BLOCK_ALIGN)
+    fits(config, index, &[], 1, written, BLOCK_ALIGN)
 }
 
 /// Bytes of both copies of an index part.

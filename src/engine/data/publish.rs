@@ -373,8 +373,21 @@ impl Flow {
             ..Span::of(group)
         };
         let mut underway = None;
+        let mut shared = 0;
+        if local > 1 && !again {
+            let queues = targets.iter().filter(|target| target.core == here);
+            let queues = queues.map(|target| target.queue);
+            span.block = self.append_together(queues, origin, group, buffers, effects);
+            span.stored = span.block > 0;
+        } else {
+            self.fanout.forget();
+        }
         for (idx, target) in targets.iter().enumerate() {
             if target.core != here {
+                continue;
+            }
+            if self.fanout.queues.get(shared) == Some(&target.queue) {
+                shared += 1;
                 continue;
             }
             let start = Done::default();
@@ -402,6 +415,8 @@ impl Flow {
                 Some(Stop::Wait) => {
                     let queues = &targets[idx..];
                     let queues = queues.iter().filter(|target| target.core == here);
+                    let have = &self.fanout.queues[shared..];
+                    let queues = queues.filter(|target| !have.contains(&target.queue));
                     underway = Some((queues.map(|target| target.queue).collect(), put.done));
                     break;
                 }

@@ -88,6 +88,7 @@ fn of_queue(kind: Kind, number: u64, count: u32, first: u64) -> RecordHead {
         producer: ProducerId(0),
         producer_sequence: Sequence(0),
         producer_epoch: 0,
+        back: 0,
     }
 }
 
@@ -179,6 +180,34 @@ fn scattered() -> Vec<(RecordHead, Vec<u8>)> {
     vec![(of_queue(Kind::Run, 10, 2, 100), both), (named, sequences)]
 }
 
+/// The records of `journal_shared`: a body, and what says that two queues have it.
+fn shared() -> Vec<(RecordHead, Vec<u8>)> {
+    let (both, _) = messages();
+    let body_bytes = align_record(RECORD_HEAD_BYTES + both.len() as u32);
+    let body = RecordHead {
+        producer: ProducerId(9),
+        producer_sequence: Sequence(8192 + u64::from(BLOCK_HEADER_BYTES)),
+        term: 0,
+        ..of_partition(Kind::Body, PartitionId(0), 0, 2)
+    };
+    let entry = RecordHead {
+        producer: ProducerId(0x1122_3344_5566_7788),
+        producer_epoch: 9,
+        producer_sequence: Sequence(42),
+        back: body_bytes,
+        ..of_queue(Kind::Entry, 10, 2, 100)
+    };
+    let other = RecordHead {
+        partition: PartitionId(6),
+        queue: QueueId(8),
+        queue_sequence: QueueSequence(1),
+        partition_sequence: 5,
+        back: body_bytes + RECORD_HEAD_BYTES,
+        ..entry
+    };
+    vec![(body, both), (entry, Vec::new()), (other, Vec::new())]
+}
+
 /// The record of `journal_offsets`: how far groups of a stream have come; the second is no more.
 fn offsets() -> Vec<(RecordHead, Vec<u8>)> {
     let mut offsets = Vec::new();
@@ -261,7 +290,9 @@ fn a_block_with_every_kind() {
     let records = records();
     let scattered = scattered();
     let offsets = offsets();
+    let shared = shared();
     let all = records.iter().chain(&scattered).chain(&offsets);
+    let all = all.chain(&shared);
     let mut kinds: Vec<Kind> = all.map(|(head, _)| head.kind).collect();
     kinds.push(Kind::Index);
     kinds.sort_unstable();
@@ -274,6 +305,8 @@ fn a_block_with_every_kind() {
     check_block("journal_scattered", &header, &bytes, &scattered);
     let (header, bytes) = block(&offsets, (0, 8192), 77, 75);
     check_block("journal_offsets", &header, &bytes, &offsets);
+    let (header, bytes) = block(&shared, (0, 8192), 77, 75);
+    check_block("journal_shared", &header, &bytes, &shared);
 }
 
 fn index() -> (Vec<u8>, IndexBody) {

@@ -99,37 +99,6 @@ pub struct QueueFigures {
     pub leaves: Rate,
 }
 
-impl QueueFigures {
-    /// Messages in it.
-    pub fn depth(&self) -> u64 {
-        self.now.ready + self.now.unacked + self.now.delayed + self.now.dead
-    }
-
-    /// Mean time that a message spends in it by Little's law, W = L / λ, with the rate at which it is
-    /// served for λ: what waits now is through after so long. `None` if nothing is served.
-    pub fn waits(&self) -> Option<Duration> {
-        let seconds = self.depth() as f64 / self.leaves;
-        (self.leaves > 0.0).then(|| span(seconds))
-    }
-
-    /// When it is empty if both rates stay; `None` if it does not shrink.
-    pub fn drains(&self) -> Option<Duration> {
-        let shrinks = self.leaves - self.arrives;
-        (shrinks > 0.0 && self.depth() > 0).then(|| span(self.depth() as f64 / shrinks))
-    }
-
-    /// When it is at its bound if both rates stay; `None` if it has none or does not grow.
-    pub fn fills(&self) -> Option<Duration> {
-        let grows = self.arrives - self.leaves;
-        let left = self.now.messages_max.saturating_sub(self.depth());
-        (grows > 0.0 && self.now.messages_max > 0).then(|| span(left as f64 / grows))
-    }
-}
-
-fn span(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-}
-
 /// In which order queues are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
@@ -228,7 +197,7 @@ impl Figures {
             let by_name = a.now.name.cmp(&b.now.name);
             match order {
                 Order::Rate => (b.arrives + b.leaves).total_cmp(&(a.arrives + a.leaves)),
-                Order::Depth => b.depth().cmp(&a.depth()),
+                Order::Depth => b.now.depth().cmp(&a.now.depth()),
                 Order::Name => by_name,
             }
             .then(by_name)
@@ -354,6 +323,7 @@ pub mod tests {
             ready: false,
             reasons: vec!["core 1: gone".into()],
             cores: vec![core(0, "fail_stopped", sum), core(1, "gone", 0)],
+            queues: Vec::new(),
         };
         let begin = *BEGIN.get_or_init(Instant::now);
         let taken = begin + Duration::from_secs(seconds);
@@ -404,23 +374,15 @@ pub mod tests {
     }
 
     #[test]
-    fn queues_have_an_outlook() {
+    fn queues_have_rates() {
         let per = Per(Duration::from_secs(10));
         let between = |old: QueueInfo, now: QueueInfo| {
             queues_between(&Queues::Known(vec![old]), &[now], per).remove(0)
         };
         let shrinking = between(queue(1, 0, 0, 0), queue(1, 1_000, 1_000, 2_000));
         assert_eq!((shrinking.arrives, shrinking.leaves), (100.0, 200.0));
-        assert_eq!(shrinking.waits(), Some(Duration::from_secs(5)));
-        assert_eq!(shrinking.drains(), Some(Duration::from_secs(10)));
-        assert_eq!(shrinking.fills(), None);
-        let mut bounded = queue(1, 1_000, 2_000, 1_000);
-        bounded.messages_max = 3_000;
-        let growing = between(queue(1, 0, 0, 0), bounded);
-        assert_eq!(growing.fills(), Some(Duration::from_secs(20)));
-        assert_eq!(growing.drains(), None);
         // A queue of the same name that was made anew is another one.
         let other = between(queue(1, 0, 900, 900), queue(2, 5, 5, 0));
-        assert_eq!((other.arrives, other.waits()), (0.0, None));
+        assert_eq!((other.arrives, other.leaves), (0.0, 0.0));
     }
 }

@@ -8,7 +8,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 
 use super::figures::{CoreFigures, Figures, QueueFigures, Rate, StageFigures};
-use crate::cli::output;
+use crate::cli::{numbers, output};
+use crate::control::numbers::Numbers;
 
 const CORE_HEADS: [&str; 12] = [
     "core",
@@ -25,13 +26,15 @@ const CORE_HEADS: [&str; 12] = [
     "ring",
 ];
 const STAGE_HEADS: [&str; 6] = ["stage", "messages/s", "p50", "p99", "p99.9", "max"];
-const QUEUE_HEADS: [&str; 10] = [
+const QUEUE_HEADS: [&str; 12] = [
     "queue",
     "in/s",
     "out/s",
     "ready",
     "unacked",
-    "waits",
+    "wait p50",
+    "wait p99",
+    "by Little",
     "outlook",
     "bytes",
     "consumers",
@@ -174,8 +177,8 @@ fn head(figures: &Figures) -> String {
     format!(
         "ringpost {}, {state}, up {}, the last {}",
         figures.version,
-        long(Duration::from_secs(up)),
-        long(figures.interval)
+        output::span(Duration::from_secs(up)),
+        output::span(figures.interval)
     )
 }
 
@@ -213,35 +216,24 @@ fn stage_cells(stage: &StageFigures, interval: Duration) -> Vec<String> {
     let mut cells = vec![stage.name.clone(), rate];
     cells.extend(stage.ns.map(|ns| match stage.count {
         0 => "-".into(),
-        _ => short(ns),
+        _ => output::latency(ns),
     }));
     cells
 }
 
 fn queue_cells(queue: &QueueFigures) -> Vec<String> {
     let now = &queue.now;
-    let waits = match queue.waits() {
-        Some(waits) => short(u64::try_from(waits.as_nanos()).unwrap_or(u64::MAX)),
-        None => "-".into(),
-    };
-    let outlook = if now.is_damaged {
-        "damaged".into()
-    } else if let Some(drains) = queue.drains() {
-        format!("empty in {}", long(drains))
-    } else if let Some(fills) = queue.fills() {
-        format!("full in {}", long(fills))
-    } else if queue.arrives > queue.leaves {
-        format!("grows {}/s", grouped(queue.arrives - queue.leaves))
-    } else {
-        String::new()
-    };
+    let numbers = Numbers::of(now);
+    let [_, _, p50, p99, little, outlook] = numbers::cells(&numbers, now.is_damaged);
     vec![
         now.name.clone(),
         grouped(queue.arrives),
         grouped(queue.leaves),
         grouped(now.ready as f64),
         grouped(now.unacked as f64),
-        waits,
+        p50,
+        p99,
+        little,
         outlook,
         size(now.bytes),
         now.consumers.to_string(),
@@ -280,37 +272,6 @@ fn size(bytes: u64) -> String {
     match unit {
         0 => format!("{bytes} B"),
         _ => format!("{value:.1} {}", units[unit]),
-    }
-}
-
-/// A latency, with three digits.
-fn short(ns: u64) -> String {
-    let ns = ns as f64;
-    let (value, unit) = match ns {
-        ns if ns < 1e3 => return format!("{ns:.0} ns"),
-        ns if ns < 1e6 => (ns / 1e3, "us"),
-        ns if ns < 1e9 => (ns / 1e6, "ms"),
-        _ => (ns / 1e9, "s"),
-    };
-    let digits = match value {
-        value if value < 9.995 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
-/// A span, with its two largest units.
-fn long(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600, seconds / 60);
-    match () {
-        () if days > 9_999 => "years".into(),
-        () if days > 0 => format!("{days} d {} h", hours % 24),
-        () if hours > 0 => format!("{hours} h {} min", minutes % 60),
-        () if minutes > 0 => format!("{minutes} min {} s", seconds % 60),
-        () if seconds > 0 => format!("{:.1} s", span.as_secs_f64()),
-        () => short(span.as_nanos() as u64),
     }
 }
 
@@ -376,7 +337,7 @@ mod tests {
     #[test]
     fn figures_have_units() {
         assert_eq!(
-            [999, 1_234, 99_950, 1_500_000, 12_000_000_000].map(short),
+            [999, 1_234, 99_950, 1_500_000, 12_000_000_000].map(output::latency),
             ["999 ns", "1.23 us", "100 us", "1.50 ms", "12.0 s"]
         );
         assert_eq!(
@@ -384,7 +345,7 @@ mod tests {
             ["0 B", "1023 B", "1.5 KiB", "5.0 TiB"]
         );
         let spans = [0.5, 5.0, 65.0, 7_260.0, 90_000.0, 1e18];
-        let spans = spans.map(|seconds| long(Duration::from_secs_f64(seconds)));
+        let spans = spans.map(|seconds| output::span(Duration::from_secs_f64(seconds)));
         assert_eq!(
             spans,
             [

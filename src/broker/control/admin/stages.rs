@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use crate::control::metrics::Answer;
+use crate::snapshot::Asked;
 use crate::stages::StageTimes;
 
 /// `/stages`
 pub(super) async fn page(State(shared): State<Arc<Shared>>) -> Response {
-    let answers = shared.ask_all(true).await;
+    let answers = shared.ask_all(Asked::Stages).await;
     let cores = answers.iter().enumerate().map(|(core, answer)| {
         let times = match answer {
             Answer::Snapshot(snapshot) => snapshot.stages.as_deref(),
