@@ -1,6 +1,8 @@
 //! One core: its messages' flow and its topology, behind one function.
 //! The only place that knows both planes; does not decide anything itself.
 
+mod amqp;
+
 use ringpost_wire::control::{Body, Failure};
 use ringpost_wire::ids::CoreId;
 use ringpost_wire::{
@@ -15,6 +17,7 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
+use crate::data::amqp::Amqp;
 use crate::data::consumer::{Asked, Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
@@ -42,6 +45,7 @@ enum Stage {
 struct Running {
     flow: Flow,
     topology: Topology,
+    amqp: Amqp,
     swept: Mono,
     compactor: Compactor,
     /// The checkpoint of the shutdown was begun.
@@ -206,7 +210,7 @@ impl Core {
     #[must_use]
     pub fn is_read(&self, conn: ConnId) -> bool {
         match &self.stage {
-            Stage::Running(running) => running.flow.is_read(conn),
+            Stage::Running(running) => running.flow.is_read(conn) && running.amqp.is_read(conn),
             Stage::Booting(_) | Stage::Failed => true,
         }
     }
@@ -247,7 +251,12 @@ impl Core {
         let wall_us = self.wall_us(now);
         match &mut self.stage {
             Stage::Failed => refuse(input, effects),
-            Stage::Running(running) => running.step(now, wall_us, input, buffers, effects),
+            Stage::Running(running) if running.amqp.is_empty() => {
+                running.step(now, wall_us, input, buffers, effects);
+            }
+            Stage::Running(running) => {
+                running.step_with_amqp(now, wall_us, input, buffers, effects);
+            }
             Stage::Booting(boot) => {
                 boot.step(now, wall_us, input, buffers, effects);
                 if boot.has_failed() {
@@ -261,6 +270,7 @@ impl Core {
                     let mut running = Box::new(Running {
                         flow,
                         topology,
+                        amqp: Amqp::default(),
                         swept: now,
                         compactor: Compactor::default(),
                         checkpointed: false,
@@ -280,7 +290,7 @@ impl Core {
 /// A core that could not be recovered serves nobody.
 fn refuse(input: Input<'_>, effects: &mut Effects) {
     match input {
-        Input::Opened { conn } | Input::Adopted { conn, .. } => {
+        Input::Opened { conn } | Input::OpenedAmqp { conn, .. } | Input::Adopted { conn, .. } => {
             effects.push(Effect::Close { conn })
         }
         _ => {}
@@ -353,6 +363,7 @@ impl Running {
                 self.flow.stats.connections += 1;
                 self.flow.sessions.insert(Session::new(conn, now));
             }
+            Input::OpenedAmqp { conn, is_local } => self.open_amqp(conn, is_local),
             Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
             Input::Unwanted { conn } => {
@@ -477,6 +488,7 @@ impl Running {
         }
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
+            self.amqp.excuse(flow);
             flow.sweep(effects);
             self.topology.sweep(flow);
         }

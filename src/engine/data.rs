@@ -1,6 +1,7 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
 pub mod admit;
+pub(crate) mod amqp;
 pub mod block;
 pub mod consumer;
 pub mod coordinator;

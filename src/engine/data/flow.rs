@@ -893,6 +893,15 @@ impl Flow {
         self.unsent += u64::from(bytes);
     }
 
+    /// So many bytes do not leave as they were said.
+    pub(crate) fn unsay(&mut self, conn: ConnId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            let bytes = bytes.min(session.unsent);
+            session.unsent -= bytes;
+            self.unsent -= bytes;
+        }
+    }
+
     /// Whether sockets are so far behind that nobody is offered anything.
     pub(crate) fn is_crowded(&self) -> bool {
         self.unsent >= self.config.limits.unsent_bytes_total
