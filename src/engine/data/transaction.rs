@@ -25,7 +25,7 @@ use crate::data::queue::Taken;
 use crate::data::session::Channel;
 use crate::data::slab::Slab;
 use crate::data::transaction::commit::Coordinated;
-use crate::data::transaction::share::{Wait, Work};
+use crate::data::transaction::share::{Wait, What, Work};
 use crate::ids::{ConnId, Mono};
 
 mod commit;
@@ -118,6 +118,14 @@ impl Transactions {
             bytes,
             ..Self::default()
         }
+    }
+
+    /// Whether a share that was prepared is on its way into the journal or to the disk.
+    pub(crate) fn is_being_applied(&self, id: TransactionId) -> bool {
+        let mut work = self.work.iter();
+        let mut waits = self.waits.iter();
+        work.any(|work| work.what == What::Apply(id))
+            || waits.any(|(_, wait)| matches!(wait, Wait::Applied(of) if *of == id))
     }
 
     /// After a start: of a queue only these messages that shares acknowledge are there.

@@ -450,10 +450,10 @@ impl Flow {
                 let work = Work::new(What::Apply(id), share);
                 self.transactions.work.push_back(work);
             }
-            // Asked again after a start, or on its way.
+            // Told again after a start. What is on its way, or in the journal but not durable, tells
+            // it in its time; told earlier, the decision would be forgotten before it is carried out.
             None => {
-                let mut work = self.transactions.work.iter();
-                if !work.any(|work| work.what == What::Apply(id)) {
+                if !self.failed && !self.transactions.is_being_applied(id) {
                     self.tell_applied(id, effects);
                 }
             }
