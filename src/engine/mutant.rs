@@ -204,7 +204,7 @@ mutants! {
     KeyInManyLanes = "key-in-many-lanes", Mutation;
     /// A lane changes hands while the member before still holds messages of it.
     LaneBeforeSettled = "lane-before-settled", Peer("Kafka: rebalances before commits");
-    /// The coordinator of a group does not hear that a member has left a lane.
+    /// A lane stays with its member when that is gone.
     MemberStays = "member-stays", Mutation;
     /// What a member of a group may have had is given to another one as if nobody had.
     TakenOverUnflagged = "taken-over-unflagged", Mutation;

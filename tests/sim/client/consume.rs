@@ -287,7 +287,7 @@ impl Client {
         Some(channel)
     }
 
-    fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
+    pub(super) fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
         let id = self.request(Request::ConsumerClose);
         frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
         let Some(consumer) = self.consumer(channel) else {

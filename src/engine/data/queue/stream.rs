@@ -311,9 +311,7 @@ impl Queue {
         stream.told.retain(|(told, _)| *told != key);
         if let Some(group) = reader.group {
             stream.groups.get_mut(group).members -= 1;
-            if !crate::mutant!(MemberStays) {
-                self.members_changed(group);
-            }
+            self.members_changed(group);
             self.follow_election(group);
         }
         Some(Settled {
