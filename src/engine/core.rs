@@ -137,6 +137,15 @@ impl Core {
         }
     }
 
+    /// Whether a full queue of this core holds producers back.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.flow.is_any_blocking(),
+            Stage::Booting(_) | Stage::Failed => false,
+        }
+    }
+
     /// The flow of messages, once the core runs: for figures and for tests.
     #[must_use]
     pub const fn flow(&self) -> Option<&Flow> {

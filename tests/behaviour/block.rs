@@ -78,7 +78,6 @@ fn a_full_queue_gives_no_credit_until_it_has_room(setup: &Setup) {
         // Others of the same connection go on, to other queues, and consumers do.
         let mut free = wire.producer_with(101, Level::Durable, PRODUCER_DOWNGRADE);
         for _ in 0..40 {
-            free.reserve(wire, 1, 70_000);
             free.confirm(wire, &[to_queue(b"other", &payload)]);
         }
         wire.consume(1, &consumer(b"q", 1_000));
@@ -87,7 +86,6 @@ fn a_full_queue_gives_no_credit_until_it_has_room(setup: &Setup) {
         producer.settle(wire);
         assert!(!producer.may_publish(1, 60_200));
         wire.settle_surely(1, ACK, &[(1, got.len() as u64)]);
-        producer.reserve(wire, 1, 60_200);
         producer.confirm(wire, &[to_queue(b"q", &payload)]);
         wire.close_consumer(1);
         free.close(wire);

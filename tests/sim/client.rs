@@ -895,7 +895,7 @@ impl Client {
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            match (self.waits_for_broker(), self.waits_for_messages()) {
+            match (self.waits_for_broker(false), self.waits_for_messages()) {
                 (true, _) => " WAITS",
                 (false, true) => " WAITS for messages",
                 (false, false) => "",

@@ -25,6 +25,8 @@ pub struct Places {
     /// What was acked for sure.
     gone: BTreeMap<Copy, u64>,
     moves: BTreeMap<Copy, Move>,
+    /// What was ever to be moved, by tenant.
+    ever: BTreeSet<(usize, MessageId)>,
     /// Moved messages in the queue for the dead, by tenant: at which place.
     found: BTreeMap<(usize, MessageId), u64>,
 }
@@ -49,6 +51,7 @@ impl Places {
 
     /// A message is to be moved to the queue for the dead.
     pub fn moves(&mut self, tenant: usize, name: &str, queue: QueueNo, message: MessageId) {
+        self.ever.insert((tenant, message));
         self.moves.insert(
             (queue, message),
             Move {
@@ -96,9 +99,7 @@ impl Places {
     /// Whether a message was to be moved by somebody.
     #[must_use]
     pub fn was_moved(&self, tenant: usize, message: MessageId) -> bool {
-        let mut moves = self.moves.iter();
-        moves.any(|((_, moved), one)| *moved == message && one.tenant == tenant)
-            || self.found.contains_key(&(tenant, message))
+        self.ever.contains(&(tenant, message))
     }
 
     /// A moved message is in the queue for the dead, at this place.

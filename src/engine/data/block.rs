@@ -88,6 +88,12 @@ impl Flow {
         })
     }
 
+    /// Whether any queue of this core blocks who publishes into it; for tests.
+    #[must_use]
+    pub fn is_any_blocking(&self) -> bool {
+        self.queues.iter().any(|state| state.queue.blocks(1, 1))
+    }
+
     /// Gives credit to producers whose queues have room again, and asks other cores about theirs: at the
     /// end of every turn.
     pub(crate) fn look_at_blocks(&mut self, effects: &mut Effects) {
