@@ -711,6 +711,13 @@ impl Running {
             | FrameKind::GroupList
             | FrameKind::GroupReset
             | FrameKind::GroupDelete => {
+                if header.kind == FrameKind::QueueDeclare
+                    && amqp::is_reserved(flow, conn, agreed.tenant, body)
+                {
+                    let reason = "the name is reserved: it starts with amq.";
+                    flow.fail(conn, header, Code::NameInvalid, reason, effects);
+                    return Ok(());
+                }
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
