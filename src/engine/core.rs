@@ -765,6 +765,13 @@ impl Running {
             | FrameKind::QueueBrowse
             | FrameKind::QueueCancel
             | FrameKind::QueueMove => {
+                if header.kind == FrameKind::QueueDeclare
+                    && amqp::is_reserved(flow, conn, agreed.tenant, body)
+                {
+                    let reason = "the name is reserved: it starts with amq.";
+                    flow.fail(conn, header, Code::NameInvalid, reason, effects);
+                    return Ok(());
+                }
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,

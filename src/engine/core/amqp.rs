@@ -2,8 +2,12 @@
 //! client's, and what the step says to those connections becomes AMQP before it leaves. Does not know
 //! what either says.
 
+use ringpost_wire::control::{Body, DECLARE_PASSIVE, QueueDeclare};
+use ringpost_wire::ids::TenantId;
+
 use super::Running;
 use crate::data::amqp::{Session as Amqp, Talk};
+use crate::data::flow::Flow;
 use crate::data::session::Session;
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Mono};
@@ -24,6 +28,20 @@ impl Mark {
             bytes: effects.bytes.len(),
         }
     }
+}
+
+/// Whether a declaration asks for a new queue under a name that only the broker gives.
+//= P-60
+pub(super) fn is_reserved(flow: &Flow, conn: ConnId, tenant: TenantId, body: &[u8]) -> bool {
+    let Ok(asked) = QueueDeclare::decode(body) else {
+        return false;
+    };
+    let session = flow.sessions.get(conn);
+    let is_named_by_broker = session.is_some_and(|session| session.is_nameless);
+    asked.name.starts_with(b"amq.gen-")
+        && asked.flags & DECLARE_PASSIVE == 0
+        && !is_named_by_broker
+        && flow.router.queue(tenant, asked.name).is_none()
 }
 
 impl Running {

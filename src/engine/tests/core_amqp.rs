@@ -281,6 +281,63 @@ fn a_confirm_and_a_close_wait_for_the_disk() {
     assert_eq!(ok.method(), Method::ChannelCloseOk {});
 }
 
+/// Who publishes or gives back and then looks finds it, though nobody was told anything.
+#[test]
+fn who_looks_sees_what_the_connection_did_before() {
+    for cores in [1, 2] {
+        let mut machine = start(cores);
+        let mut client = Client::with_channel(&mut machine, 0);
+        for (name, durable) in [(&b"one"[..], true), (b"two", true), (b"three", false)] {
+            declared(&mut client, &mut machine, name, durable);
+            let get = Method::BasicGet {
+                reserved_1: 0,
+                queue: name,
+                no_ack: false,
+            };
+            machine.stall(0, true);
+            client.put_publish(1, b"", name, b"x");
+            client.put(1, &declare(name, durable));
+            client.send(&mut machine);
+            machine.turn();
+            machine.stall(0, false);
+            let ok = client.next(&mut machine);
+            let Method::QueueDeclareOk { message_count, .. } = ok.method() else {
+                panic!("{:?}", ok.method())
+            };
+            assert_eq!(message_count, 1);
+            for again in [false, true, true] {
+                client.put(1, &get);
+                client.send(&mut machine);
+                let (got, body) = client.content(&mut machine);
+                let Method::BasicGetOk {
+                    delivery_tag,
+                    redelivered,
+                    ..
+                } = got.method()
+                else {
+                    panic!("{:?}", got.method())
+                };
+                assert_eq!((redelivered, &body[..]), (again, &b"x"[..]));
+                let back = Method::BasicNack {
+                    delivery_tag,
+                    multiple: false,
+                    requeue: true,
+                };
+                client.put(1, &back);
+            }
+            let delete = Method::QueueDelete {
+                reserved_1: 0,
+                queue: name,
+                if_unused: false,
+                if_empty: false,
+                no_wait: false,
+            };
+            let ok = client.ask(&mut machine, 1, &delete);
+            assert_eq!(ok.method(), Method::QueueDeleteOk { message_count: 1 });
+        }
+    }
+}
+
 /// What a connection is told when it ends; nothing if it just ends.
 fn ends_with(machine: &mut Machine, client: &mut Client) -> Option<u16> {
     let mut code = None;

@@ -224,7 +224,7 @@ impl Catalog {
         if let Some(queue) = existing {
             return queue.compare(asked, durability);
         }
-        // Who asked for no name in particular was given one (P-60).
+        // Who asked for no name in particular was given one; nobody else comes this far (P-60).
         let is_given = asked.name.starts_with(b"amq.gen-");
         check_name(
             "queue",

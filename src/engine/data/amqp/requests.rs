@@ -474,6 +474,7 @@ impl Session {
             is_mute: false,
             state: ConsumerState::Opening,
             outstanding: 0,
+            returning: 0,
             apart: None,
         };
         let native = self.add_native(Native::Consumer(Box::new(consumer)));
@@ -644,6 +645,11 @@ impl Session {
             }
             FrameKind::ConsumerOpened => self.consumer_opened(header.channel, talk),
             FrameKind::GetDone => self.got(header.count, talk),
+            FrameKind::Settled => {
+                if let Some(consumer) = self.consumer_of(header.channel) {
+                    consumer.returning -= 1;
+                }
+            }
             FrameKind::ProducerClosed | FrameKind::ConsumerClosed => {
                 let failure = Failure::decode(body).expect("the core writes it");
                 self.native_closed(header, failure, talk);
@@ -671,6 +677,9 @@ impl Session {
             Then::Tell(answer) => {
                 if !request.no_wait {
                     self.tell(request.channel, &answer.method(count), talk);
+                }
+                for (channel, tag) in std::mem::take(&mut self.cancelled) {
+                    self.tell_cancelled(channel, &tag, talk);
                 }
             }
             Then::Inspect => {
@@ -732,6 +741,7 @@ impl Session {
             is_mute: false,
             state: ConsumerState::Opening,
             outstanding: 0,
+            returning: 0,
             apart: None,
         };
         let Some(native) = self.add_native(Native::Consumer(Box::new(consumer))) else {
@@ -851,6 +861,9 @@ impl Session {
         };
         let fault = of_failure(code, &reason, subject, is_consume, request.of);
         self.fail(request.channel, fault, talk);
+        for (channel, tag) in std::mem::take(&mut self.cancelled) {
+            self.tell_cancelled(channel, &tag, talk);
+        }
     }
 
     /// A producer or consumer is gone.
@@ -916,14 +929,34 @@ impl Session {
                 self.fail(number, fault, talk);
             }
             _ if consumer.is_getter || consumer.state != ConsumerState::Open => {}
-            _ if self.hears_cancel => {
-                let cancel = Method::BasicCancel {
-                    consumer_tag: &consumer.tag,
-                    no_wait: true,
-                };
-                self.tell(number, &cancel, talk);
+            // Who deletes the queue hears of that first.
+            _ if self.deletes(&consumer.queue) => {
+                self.cancelled.push((number, consumer.tag.clone()));
             }
-            _ => {}
+            _ => self.tell_cancelled(number, &consumer.tag, talk),
+        }
+    }
+
+    /// Whether the client waits for the deletion of a queue.
+    fn deletes(&self, queue: &[u8]) -> bool {
+        let Some(Waits::Request(request)) = &self.waits else {
+            return false;
+        };
+        request.then == Then::Tell(Answer::QueueDelete) && *request.name == *queue
+    }
+
+    /// Tells that a consumer was cancelled, if the client wants to hear that.
+    fn tell_cancelled(&mut self, number: u16, tag: &[u8], talk: &mut Talk<'_>) {
+        let is_open = self
+            .channels
+            .get(&number)
+            .is_some_and(|channel| !channel.is_closing);
+        if self.hears_cancel && is_open {
+            let cancel = Method::BasicCancel {
+                consumer_tag: tag,
+                no_wait: true,
+            };
+            self.tell(number, &cancel, talk);
         }
     }
 

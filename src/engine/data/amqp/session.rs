@@ -106,6 +106,8 @@ pub(super) struct Consumer {
     pub(super) state: ConsumerState,
     /// Deliveries that the client has not settled.
     pub(super) outstanding: u64,
+    /// Frames of deliveries that it gave back and that are not ready again yet.
+    pub(super) returning: u32,
     /// A large message that comes while another one is being sent on the channel: as much as is here.
     pub(super) apart: Option<Vec<u8>>,
 }
@@ -149,6 +151,10 @@ pub(crate) struct Session {
     pub(super) waits_credit: u16,
     /// The channel that is to be closed when it was sent the rest of a large message, 0 = none.
     waits_large: u16,
+    /// The next method looks at queues, and waits until what was done to them is to be seen.
+    waits_rest: bool,
+    /// Consumers that are told to be cancelled when the deletion of their queue is answered.
+    pub(super) cancelled: Vec<(u16, Box<[u8]>)>,
     /// What it was told waits for its socket.
     is_deaf: bool,
     sequence: u64,
@@ -193,6 +199,8 @@ impl Session {
             waits: None,
             waits_credit: 0,
             waits_large: 0,
+            waits_rest: false,
+            cancelled: Vec::new(),
             is_deaf: false,
             sequence: 0,
             names: 0,
@@ -252,7 +260,24 @@ impl Session {
             channel.is_some_and(|channel| channel.streams != 0)
         };
         let is_sent = self.waits_large == 0 || !streams(&self.waits_large);
-        self.waits.is_some() || self.waits_credit != 0 || self.is_deaf || !is_sent
+        let is_at_rest = !self.waits_rest || self.is_at_rest();
+        self.waits.is_some() || self.waits_credit != 0 || self.is_deaf || !is_sent || !is_at_rest
+    }
+
+    /// Whether everything is at rest, when what was gathered is counted in.
+    fn settles_first(&mut self) -> bool {
+        self.flush();
+        self.is_at_rest()
+    }
+
+    /// Whether everything that was published and given back is where others see it.
+    fn is_at_rest(&self) -> bool {
+        let is_told = |channel: &Channel| channel.told + 1 >= channel.publisher.next;
+        let is_back = |native: &Native| match native {
+            Native::Consumer(consumer) => consumer.returning == 0,
+            Native::Free | Native::Publisher { .. } => true,
+        };
+        self.channels.values().all(|channel| is_told(channel)) && self.natives.iter().all(is_back)
     }
 
     /// Takes whole frames of the client, or its protocol header.
@@ -274,6 +299,7 @@ impl Session {
     /// Goes on with what was received, if nothing more is waited for.
     pub(crate) fn resume(&mut self, talk: &mut Talk<'_>) {
         self.is_deaf &= talk.flow.is_deaf(self.conn);
+        self.waits_rest &= !self.is_at_rest();
         if self.waits_credit != 0 {
             self.go_on_publishing(talk);
         }
@@ -697,6 +723,15 @@ impl Session {
             | Method::BasicRecoverAsync { .. } => {
                 self.settle_method(number, method, talk)?;
                 Ok(Step::Done)
+            }
+            Method::BasicGet { .. }
+            | Method::QueueDeclare { .. }
+            | Method::QueuePurge { .. }
+            | Method::QueueDelete { .. }
+                if !self.settles_first() =>
+            {
+                self.waits_rest = true;
+                Ok(Step::Again)
             }
             _ => {
                 self.request_method(number, method, talk)?;

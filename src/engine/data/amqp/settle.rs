@@ -1,7 +1,7 @@
 //! Acks, nacks and rejects, gathered into ranges of native tags. Does not know queues.
 
 use ringpost_amqp::{Method, ReplyCode};
-use ringpost_wire::header::{SETTLE_ACK, SETTLE_REJECT, SETTLE_REQUEUE};
+use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REJECT, SETTLE_REQUEUE};
 use ringpost_wire::{FrameHeader, FrameKind, SETTLE_RANGES_MAX, SettleRange, frame};
 
 use super::channel::GONE;
@@ -173,10 +173,20 @@ impl Session {
                 };
                 self.scratch.extend_from_slice(&range.encode());
             }
+            // Who looks for what was given back waits for the answer.
+            let (asks, sequence) = match first.outcome {
+                SETTLE_REQUEUE => (SETTLE_CONFIRM, self.next_sequence()),
+                _ => (0, 0),
+            };
+            if asks != 0
+                && let Some(consumer) = self.consumer_of(first.native)
+            {
+                consumer.returning += 1;
+            }
             let header = FrameHeader {
-                flags: first.outcome,
+                flags: first.outcome | asks,
                 count: count as u32,
-                ..FrameHeader::bare(FrameKind::Settle, first.native, 0)
+                ..FrameHeader::bare(FrameKind::Settle, first.native, sequence)
             };
             frame::write(&mut self.native, header, &self.scratch);
             rest = others;
