@@ -293,15 +293,15 @@ struct Past {
     now: Mono,
     now_ms: i64,
     wall_ms: i64,
-    /// The wall clock of what was written last, 0 if nothing was.
-    last_ms: i64,
+    /// The wall clock, or that of what was written last if that is later, in µs.
+    latest_us: i64,
 }
 
 /// A step of the wall clock since the last life that is not believed to be time that has passed.
 const CLOCK_JUMP_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 impl Past {
-    fn new(now: Mono, wall_us: u64, last_wall_us: u64, effects: &mut Effects) -> Self {
+    fn new(now: Mono, mut wall_us: u64, last_wall_us: u64, effects: &mut Effects) -> Self {
         let mut wall_ms = wall_us / 1_000;
         let last_ms = last_wall_us / 1_000;
         if last_ms > 0 && wall_ms.saturating_sub(last_ms) > CLOCK_JUMP_MAX_MS {
@@ -314,13 +314,13 @@ impl Past {
                 severity: Severity::Warning,
                 text,
             });
-            wall_ms = last_ms;
+            (wall_ms, wall_us) = (last_ms, last_wall_us);
         }
         Self {
             now,
             now_ms: (now.0 / 1_000_000) as i64,
             wall_ms: wall_ms as i64,
-            last_ms: last_ms as i64,
+            latest_us: wall_us.max(last_wall_us) as i64,
         }
     }
 
@@ -333,7 +333,9 @@ impl Past {
     /// A message that is due then, by the wall clock. One that was set back since the last life stands
     /// still until then: nothing waits longer than it had to when that ended.
     fn due(&self, wall_ms: i64) -> i64 {
-        self.now_ms + wall_ms.saturating_sub(self.wall_ms.max(self.last_ms))
+        let now_us = self.now.0.div_ceil(1_000) as i64;
+        let wall_us = wall_ms.saturating_mul(1_000);
+        queue::ceil_ms(now_us.saturating_add(wall_us.saturating_sub(self.latest_us)))
     }
 }
 
@@ -419,5 +421,34 @@ fn journal_config(config: &CoreConfig) -> journal::Config {
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,
         ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delayed_is_never_due_early_after_a_start() {
+        for now_ns in [0, 1, 999_999, 1_000_000, 5_000_000_999] {
+            for wall_us in [
+                1_700_000_000_000_000,
+                1_700_000_000_000_001,
+                1_700_000_000_999_999,
+            ] {
+                let mut effects = Effects::default();
+                let past = Past::new(Mono(now_ns), wall_us, wall_us - 5, &mut effects);
+                for ahead_ms in [1, 2, 1_000] {
+                    let wall_ms = (wall_us / 1_000) as i64 + ahead_ms;
+                    let exact_ns = now_ns as i64 + (wall_ms * 1_000 - wall_us as i64) * 1_000;
+                    let due_ns = past.due(wall_ms) * 1_000_000;
+                    assert!(due_ns >= exact_ns, "{now_ns} {wall_us} {ahead_ms}");
+                    assert!(
+                        due_ns - exact_ns < 1_002_000,
+                        "{now_ns} {wall_us} {ahead_ms}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -88,6 +88,7 @@ pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use places::{Cancelling, Look, Picked, Seen};
 pub use ranks::RANK_MAX;
+pub(crate) use replay::ceil_ms;
 pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
