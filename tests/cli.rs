@@ -211,6 +211,34 @@ fn an_empty_text_is_nothing_to_try() {
 }
 
 #[test]
+fn the_tour_shows_every_feature_and_checks_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path().to_str().expect("a path");
+    let tour = [
+        "try", "--tour", "--dir", here, "--cores", "2", "--memory", "256MiB",
+    ];
+    let output = ringpost(directory.path(), &tour).output().expect("runs");
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    for word in [
+        "Topic exchange",
+        "attempt 3",
+        "a reader: third",
+        "the next one: third",
+        "to bills and parcels: done",
+    ] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    let left = std::fs::read_dir(directory.path()).expect("lists").count();
+    assert_eq!(left, 0, "nothing is left behind");
+    fails(
+        &["try", "--tour", "--count", "5"],
+        2,
+        &["--tour", "--count"],
+    );
+}
+
+#[test]
 fn doctor_judges_what_it_is_told() {
     let output = run(&["doctor", "--no-measure", "--memory", "16MiB", "--json"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
@@ -296,9 +324,11 @@ struct Served {
     directory: tempfile::TempDir,
 }
 
-const QUIET_PORTS: [&str; 8] = [
+const QUIET_PORTS: [&str; 10] = [
     "--listen",
     "127.0.0.1:0",
+    "--amqp-listen",
+    "off",
     "--admin-listen",
     "127.0.0.1:0",
     "--memory",
@@ -409,7 +439,7 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
         &["serve", "--cores", "1", "--listen", &first.address],
     )
     .args(["--admin-listen", "127.0.0.1:0", "--memory", "128MiB"])
-    .args(["--connections-max", "100"])
+    .args(["--amqp-listen", "off", "--connections-max", "100"])
     .output()
     .expect("runs");
     assert_eq!(second.status.code(), Some(5), "{}", text(&second.stderr));
@@ -488,6 +518,7 @@ fn doctor_sees_a_broker_in_its_way() {
     let settings = ["--data-dir", "data", "--listen", &broker.address];
     let output = ringpost(broker.directory.path(), &["doctor", "--no-measure"])
         .args(settings)
+        .args(["--amqp-listen", "off"])
         .args(["--admin-listen", &broker.admin])
         .output()
         .expect("runs");
@@ -1090,6 +1121,11 @@ fn the_example_of_the_delay_page() {
 #[test]
 fn the_example_of_the_queue_life_page() {
     runs_the_example_of("docs/concepts/queue-life.md");
+}
+
+#[test]
+fn the_example_of_the_transactions_page() {
+    runs_the_example_of("docs/concepts/transactions.md");
 }
 
 #[test]

@@ -140,6 +140,26 @@ impl Client {
         })
     }
 
+    /// Opens what runs transactions: on the connection of a consumer if one is given.
+    ///
+    /// # Errors
+    /// As [`crate::TransactorBuilder::build`].
+    pub fn transactor(
+        &self,
+        build: impl FnOnce(&crate::Client) -> crate::TransactorBuilder,
+        beside: Option<&Consumer>,
+    ) -> Result<Transactor> {
+        let builder = build(&self.client);
+        let transactor = match beside {
+            Some(consumer) => self.driver.block_on(builder.beside(&consumer.consumer))?,
+            None => self.driver.block_on(builder.build())?,
+        };
+        Ok(Transactor {
+            transactor,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
     /// Starts the reader of a stream that `build` describes.
     ///
     /// # Errors
@@ -585,5 +605,97 @@ impl PullConsumer {
     /// As there.
     pub fn get(&mut self, count: u32, wait: Duration) -> Result<Vec<Batch>> {
         self.driver.block_on(self.consumer.get(count, wait))
+    }
+}
+
+/// A blocking [`crate::Transactor`].
+#[derive(Debug)]
+pub struct Transactor {
+    transactor: crate::Transactor,
+    driver: Arc<Driver>,
+}
+
+impl Transactor {
+    /// See [`crate::Transactor::begin`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin(&mut self) -> Result<Transaction<'_>> {
+        let transaction = self.driver.block_on(self.transactor.begin())?;
+        Ok(Transaction {
+            transaction,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
+    /// See [`crate::Transactor::transform`]; `each` says what is to be published, and where.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn transform(
+        &mut self,
+        consumer: &mut Consumer,
+        each: impl FnOnce(&Batch) -> Result<Vec<(String, Message)>>,
+    ) -> Result<Option<usize>> {
+        let done = self.transactor.transform(
+            &mut consumer.consumer,
+            async |batch: &Batch, transaction: &mut crate::Transaction<'_>| {
+                for (exchange, message) in each(batch)? {
+                    transaction.publish(&exchange, &message).await?;
+                }
+                Ok(())
+            },
+        );
+        self.driver.block_on(done)
+    }
+}
+
+/// A blocking [`crate::Transaction`].
+#[derive(Debug)]
+#[must_use = "a transaction comes to nothing unless it is committed"]
+pub struct Transaction<'a> {
+    transaction: crate::Transaction<'a>,
+    driver: Arc<Driver>,
+}
+
+impl Transaction<'_> {
+    /// See [`crate::Transaction::publish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish(&mut self, exchange: &str, message: &Message) -> Result<()> {
+        let published = self.transaction.publish(exchange, message);
+        self.driver.block_on(published)
+    }
+
+    /// See [`crate::Transaction::ack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ack(&mut self, by: &Consumer, what: impl Settleable) -> Result<()> {
+        self.driver
+            .block_on(self.transaction.ack(&by.consumer, what))
+    }
+
+    /// See [`crate::Transaction::commit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit(self) -> Result<()> {
+        self.driver.block_on(self.transaction.commit())
+    }
+
+    /// See [`crate::Transaction::rollback`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rollback(self) -> Result<()> {
+        self.driver.block_on(self.transaction.rollback())
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
     }
 }

@@ -76,6 +76,12 @@
 //! [`Client::stream`] reads a queue that was declared as a stream: any number of readers get the same
 //! messages, each from where it [starts](Start), and groups have their place kept by the broker.
 //!
+//! # Transactions
+//!
+//! A [`Transactor`] runs transactions: messages are published and deliveries acknowledged together or
+//! not at all, whatever queues they are of. [`Transactor::transform`] consumes, transforms and
+//! publishes exactly once.
+//!
 //! # Guarantees
 //!
 //! | | |
@@ -117,6 +123,7 @@ mod policy;
 mod producer;
 mod recent;
 mod stats;
+mod transaction;
 
 pub use admin::{
     Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
@@ -137,6 +144,7 @@ pub use policy::{AppliesTo, Policy};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
 pub use recent::Recent;
 pub use stats::Stats;
+pub use transaction::{Settles, Transaction, Transactor, TransactorBuilder};
 
 /// The example of the README, compiled with those of the crate.
 #[cfg(doctest)]

@@ -201,4 +201,24 @@ mod tests {
         assert_eq!(ttl(Duration::from_micros(1_500)), 2);
         assert_eq!(ttl(Duration::MAX), u32::MAX);
     }
+
+    #[test]
+    fn a_time_to_deliver_at_is_a_delay_from_now_on() {
+        let hour = Duration::from_secs(3_600);
+        let before = SystemTime::now();
+        let message = Message::new("", "").deliver_at(before + hour);
+        let passed = before.elapsed().expect("the clock goes forward");
+        let most = hour.as_millis() as u32;
+        let least = most - passed.as_millis() as u32 - 1;
+        assert!(
+            (least..=most).contains(&message.delay_ms),
+            "{}",
+            message.delay_ms
+        );
+        for past in [before, UNIX_EPOCH] {
+            assert_eq!(Message::new("", "").deliver_at(past).delay_ms, 0);
+        }
+        let never = UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(Message::new("", "").deliver_at(never).delay_ms, u32::MAX);
+    }
 }

@@ -1,6 +1,8 @@
 //! One core: its messages' flow and its topology, behind one function.
 //! The only place that knows both planes; does not decide anything itself.
 
+mod amqp;
+
 use ringpost_wire::control::{Body, Failure};
 use ringpost_wire::ids::CoreId;
 use ringpost_wire::{
@@ -15,6 +17,7 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
+use crate::data::amqp::Amqp;
 use crate::data::consumer::{Asked, Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
@@ -42,6 +45,7 @@ enum Stage {
 struct Running {
     flow: Flow,
     topology: Topology,
+    amqp: Amqp,
     swept: Mono,
     compactor: Compactor,
     /// The checkpoint of the shutdown was begun.
@@ -201,12 +205,21 @@ impl Core {
         }
     }
 
+    /// Groups of streams of several lanes of whose members this core says who reads what.
+    #[must_use]
+    pub fn groups_coordinated(&self) -> usize {
+        match &self.stage {
+            Stage::Running(running) => running.flow.coordinators.len(),
+            Stage::Booting(_) | Stage::Failed => 0,
+        }
+    }
+
     /// Whether the shell shall read from a connection now; else it asks again in each turn. Bytes that
     /// were received must be given all the same.
     #[must_use]
     pub fn is_read(&self, conn: ConnId) -> bool {
         match &self.stage {
-            Stage::Running(running) => running.flow.is_read(conn),
+            Stage::Running(running) => running.flow.is_read(conn) && running.amqp.is_read(conn),
             Stage::Booting(_) | Stage::Failed => true,
         }
     }
@@ -247,7 +260,12 @@ impl Core {
         let wall_us = self.wall_us(now);
         match &mut self.stage {
             Stage::Failed => refuse(input, effects),
-            Stage::Running(running) => running.step(now, wall_us, input, buffers, effects),
+            Stage::Running(running) if running.amqp.is_empty() => {
+                running.step(now, wall_us, input, buffers, effects);
+            }
+            Stage::Running(running) => {
+                running.step_with_amqp(now, wall_us, input, buffers, effects);
+            }
             Stage::Booting(boot) => {
                 boot.step(now, wall_us, input, buffers, effects);
                 if boot.has_failed() {
@@ -261,11 +279,13 @@ impl Core {
                     let mut running = Box::new(Running {
                         flow,
                         topology,
+                        amqp: Amqp::default(),
                         swept: now,
                         compactor: Compactor::default(),
                         checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
+                    running.flow.resume_transactions(effects);
                     for (from, message) in held {
                         running.mesh(from, message, buffers, effects);
                     }
@@ -279,7 +299,7 @@ impl Core {
 /// A core that could not be recovered serves nobody.
 fn refuse(input: Input<'_>, effects: &mut Effects) {
     match input {
-        Input::Opened { conn } | Input::Adopted { conn, .. } => {
+        Input::Opened { conn } | Input::OpenedAmqp { conn, .. } | Input::Adopted { conn, .. } => {
             effects.push(Effect::Close { conn })
         }
         _ => {}
@@ -352,6 +372,7 @@ impl Running {
                 self.flow.stats.connections += 1;
                 self.flow.sessions.insert(Session::new(conn, now));
             }
+            Input::OpenedAmqp { conn, is_local } => self.open_amqp(conn, is_local),
             Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
             Input::Unwanted { conn } => {
@@ -413,6 +434,7 @@ impl Running {
         let now = flow.now;
         flow.take_held(buffers, effects);
         flow.place_spread(buffers, effects);
+        flow.work_transactions(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -437,8 +459,9 @@ impl Running {
                 catalog,
                 &flow.dedup,
                 &flow.queues,
+                &flow.transactions,
                 acked,
-                (moment, Clock { now, wall_us }),
+                (moment, Clock { now, wall_us }, flow.config.core),
                 &mut bytes,
             );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
@@ -474,6 +497,7 @@ impl Running {
         }
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
+            self.amqp.excuse(flow);
             flow.sweep(effects);
             self.topology.sweep(flow);
         }
@@ -586,7 +610,10 @@ impl Running {
             }
             if !matches!(
                 header.kind,
-                FrameKind::Publish | FrameKind::PublishFragment | FrameKind::Heartbeat
+                FrameKind::Publish
+                    | FrameKind::PublishFragment
+                    | FrameKind::TransactionPublish
+                    | FrameKind::Heartbeat
             ) {
                 self.flow.press(Some(conn));
             }
@@ -635,6 +662,11 @@ impl Running {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionPublish
+                | FrameKind::TransactionSettle
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -645,6 +677,9 @@ impl Running {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
             FrameKind::Settle => return flow.settle(conn, header, body, effects),
+            FrameKind::TransactionPublish => {
+                return flow.transaction_publish(conn, header, body);
+            }
             FrameKind::PublishFragment => {
                 return flow.publish_fragment(conn, header, body, buffers, effects);
             }
@@ -688,6 +723,20 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::TransactionOpen => flow.transaction_open(conn, header, body, effects),
+            FrameKind::TransactionSettle => flow.transaction_settle(conn, header, body, effects),
+            FrameKind::TransactionCommit => {
+                no_body(body)?;
+                flow.transaction_commit(conn, header, effects)
+            }
+            FrameKind::TransactionRollback => {
+                no_body(body)?;
+                flow.transaction_rollback(conn, header, effects)
+            }
+            FrameKind::TransactionClose => {
+                no_body(body)?;
+                flow.transaction_close(conn, header, effects)
+            }
             FrameKind::ConsumerInspect => {
                 no_body(body)?;
                 flow.consumer_inspect(conn, header, effects)
@@ -716,6 +765,13 @@ impl Running {
             | FrameKind::QueueBrowse
             | FrameKind::QueueCancel
             | FrameKind::QueueMove => {
+                if header.kind == FrameKind::QueueDeclare
+                    && amqp::is_reserved(flow, conn, agreed.tenant, body)
+                {
+                    let reason = "the name is reserved: it starts with amq.";
+                    flow.fail(conn, header, Code::NameInvalid, reason, effects);
+                    return Ok(());
+                }
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
@@ -753,6 +809,10 @@ impl Running {
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
+            | FrameKind::TransactionOpened
+            | FrameKind::TransactionDone
+            | FrameKind::TransactionClosed
+            | FrameKind::TransactionPublish
             | FrameKind::QueueBrowsed
             | FrameKind::QueueOutcome
             | FrameKind::Publish
@@ -955,8 +1015,23 @@ impl Running {
                 };
                 flow.hear_forward(forward, effects);
             }
+            Request::Transaction(ask) => {
+                flow.take_transaction(from, id, *ask, buffers, effects);
+            }
             Request::Resume { conn } => {
                 flow.resume((from, conn));
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Members(said) => {
+                flow.members_are(*said, effects);
+                flow.reply(from, id, Reply::Done, effects);
+            }
+            Request::Lead {
+                queue,
+                group,
+                member,
+            } => {
+                flow.lead(queue, &group, member);
                 flow.reply(from, id, Reply::Done, effects);
             }
             Request::Change(_)
@@ -1039,12 +1114,16 @@ impl Running {
                 flow.keep_parcel(bytes);
                 flow.forward_answered(from, (consumer, number), room);
             }
+            (Waiter::Transaction(waiter), reply) => {
+                flow.transaction_answered(from, waiter, reply, effects);
+            }
             (Waiter::Room { queue }, Reply::Room(has_room)) => {
                 flow.room_is_answered(from, queue, has_room);
             }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
             }
+            (Waiter::Members(queue), Reply::Done) => flow.members_said(queue, effects),
             (Waiter::Nobody, Reply::Forwarded { bytes, .. }) => flow.keep_parcel(bytes),
             (Waiter::Nobody, _) => {}
             (waiter, reply) => panic!("{reply:?} does not answer {waiter:?}"),
@@ -1084,6 +1163,10 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::GroupList
         | FrameKind::GroupReset
         | FrameKind::GroupDelete
+        | FrameKind::TransactionOpen
+        | FrameKind::TransactionCommit
+        | FrameKind::TransactionRollback
+        | FrameKind::TransactionClose
         | FrameKind::QueueBrowse
         | FrameKind::QueueCancel
         | FrameKind::QueueMove => true,
@@ -1119,6 +1202,11 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::TenantInfo
         | FrameKind::PolicyInfo
         | FrameKind::GroupInfo
+        | FrameKind::TransactionOpened
+        | FrameKind::TransactionPublish
+        | FrameKind::TransactionSettle
+        | FrameKind::TransactionDone
+        | FrameKind::TransactionClosed
         | FrameKind::QueueBrowsed
         | FrameKind::QueueOutcome => false,
     }
@@ -1135,6 +1223,10 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionOpen
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

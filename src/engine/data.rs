@@ -1,11 +1,14 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
 pub mod admit;
+pub(crate) mod amqp;
 pub mod block;
 pub mod consumer;
+pub mod coordinator;
 pub mod dead_letter;
 pub mod dedup;
 pub mod deliver;
+pub mod fanout;
 pub mod fence;
 pub mod flow;
 pub mod hold;
@@ -25,3 +28,4 @@ pub mod stages;
 pub mod streams;
 pub mod table;
 pub mod trace;
+pub mod transaction;

@@ -8,12 +8,14 @@
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
+use crate::data::coordinator::Members;
 use crate::data::dedup::Known;
 use crate::data::lifetime::Leave;
 use crate::data::places::MoveTo;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
 use crate::data::recent::RecentFigures;
 use crate::data::trace::Arrival;
+use crate::data::transaction::{OutcomeOf, TransactionAsk};
 use crate::ids::{ConnId, Owner};
 
 /// A message between two cores.
@@ -220,6 +222,8 @@ pub enum Request {
         /// The tenant.
         tenant: ringpost_wire::ids::TenantId,
     },
+    /// Something about a transaction.
+    Transaction(Box<TransactionAsk>),
     /// Drop the ready messages of a queue.
     Purge {
         /// The queue.
@@ -243,6 +247,18 @@ pub enum Request {
         queue: QueueId,
         /// What.
         ask: GroupAsk,
+    },
+    /// These are the members of a group in a lane of the asking core: decide who reads (asked of the
+    /// core of the stream's first lane).
+    Members(Box<Members>),
+    /// This member of a group reads a lane of yours, and no other one.
+    Lead {
+        /// The lane.
+        queue: QueueId,
+        /// The group.
+        group: Box<[u8]>,
+        /// The member; nobody if it has none.
+        member: Option<u64>,
     },
 }
 
@@ -331,6 +347,8 @@ impl Request {
         match self {
             Self::Settle { ranges, .. } => Some(size_of_val(ranges.as_slice()) as u64),
             Self::Change(request) => Some(request.body.len() as u64),
+            // What was gathered is counted there.
+            Self::Transaction(_) => None,
             Self::Fence { .. }
             | Self::Subscribe { .. }
             | Self::Unsubscribe { .. }
@@ -348,6 +366,8 @@ impl Request {
             } as u64),
             // Names and starts are as small as the notes that are counted anyway.
             Self::Groups { .. } => Some(0),
+            // Of a lane one at a time, and what follows from it.
+            Self::Members(_) | Self::Lead { .. } => None,
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }
@@ -463,6 +483,10 @@ pub enum Reply {
         /// So often.
         attempts: u32,
     },
+    /// To a `Transaction` that is to be done or kept: whether it is, durably.
+    Transaction(Result<(), Code>),
+    /// To a `Transaction` of which the outcome is asked.
+    TransactionOutcome(OutcomeOf),
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
     /// To `Room`: whether there is some.

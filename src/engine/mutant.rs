@@ -54,6 +54,12 @@ mutants! {
     DeliverBeforeSync = "deliver-before-sync", Peer("RocketMQ #8239");
     /// Settles are confirmed before they are durable.
     SettledBeforeSync = "settled-before-sync", Mutation;
+    /// What queues share counts as live for one of them only.
+    SharedCountedOnce = "shared-counted-once", Mutation;
+    /// An entry whose body is damaged is passed over.
+    EntryWithoutBodyIgnored = "entry-without-body-ignored", Mutation;
+    /// The entries of a body that was joined name as many messages as before.
+    JoinedNotEntered = "joined-not-entered", Mutation;
     /// A completed write counts although an earlier one is still in flight.
     PrefixSkipsHole = "prefix-skips-hole", Mutation;
     /// A failed write is taken for a completed one.
@@ -88,6 +94,14 @@ mutants! {
     MarkBeforeSync = "mark-before-sync", Mutation;
     /// A checkpoint leaves out the acks of the block it is cut behind.
     CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A core says that its share of a transaction is prepared before that is synced.
+    PreparedBeforeSync = "prepared-before-sync", Mutation;
+    /// The other cores hear that a transaction has happened before the decision is synced.
+    DecidedBeforeSync = "decided-before-sync", Mutation;
+    /// A commit is answered before it is synced.
+    CommittedBeforeSync = "committed-before-sync", Mutation;
+    /// A checkpoint leaves out the shares of transactions that are prepared.
+    CheckpointForgetsPrepared = "prepare-forgotten", Mutation;
     /// A checkpoint leaves out the topology of the block it is cut behind.
     CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
     /// Refused is said though another target took it.
@@ -186,6 +200,14 @@ mutants! {
     RefusedCreditLost = "refused-credit-lost", Mutation;
     /// A group of a stream has come as far as messages were delivered, not as far as they were settled.
     OffsetOfDelivered = "offset-of-delivered", Peer("Kafka: commits before the work is done");
+    /// A message goes to a lane of its stream by lot, whatever its key.
+    KeyInManyLanes = "key-in-many-lanes", Mutation;
+    /// A lane changes hands while the member before still holds messages of it.
+    LaneBeforeSettled = "lane-before-settled", Peer("Kafka: rebalances before commits");
+    /// A lane stays with its member when that is gone.
+    MemberStays = "member-stays", Mutation;
+    /// What a member of a group may have had is given to another one as if nobody had.
+    TakenOverUnflagged = "taken-over-unflagged", Mutation;
     /// A checkpoint leaves out how far groups of streams have come.
     CheckpointForgetsOffsets = "checkpoint-forgets-offsets", Mutation;
     /// A consumer becomes the active one while the one before still holds messages.

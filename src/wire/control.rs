@@ -10,7 +10,7 @@ use rkyv::bytecheck::CheckBytes;
 
 use crate::limits::{
     FILTER_BYTES_MAX, FRAME_BYTES_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX,
-    NAMED_MESSAGES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX,
+    NAMED_MESSAGES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX, TRANSACTION_RANGES_BYTES_MAX,
 };
 use crate::table::Table;
 use crate::{Code, FrameHeader, FrameKind, frame, header};
@@ -381,8 +381,8 @@ bodies! {
         durability: u8,
         /// Bit 0: refuses service because of a damaged range. Bit 1: it is a stream.
         flags: u8,
-        /// Zero.
-        reserved: u16,
+        /// Lanes of a stream of several, whose figures are the sums of theirs; 0 of any other queue.
+        lanes: u16,
         ;
         /// Name.
         name (name_bytes) max NAME_BYTES_MAX,
@@ -421,6 +421,39 @@ bodies! {
         queue (queue_bytes) max NAME_BYTES_MAX,
         /// The group.
         group (group_bytes) max NAME_BYTES_MAX,
+    }
+
+    /// Opens a channel for transactions.
+    TransactionOpen TransactionOpenArchived {
+        /// How long a transaction may be open, in ms; 0 = 60,000.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// What a transaction of the channel may be.
+    TransactionOpened TransactionOpenedArchived {
+        /// Most messages that one may publish, and most that it may acknowledge.
+        messages_max: u32,
+        /// Most padded bytes that one may publish to the queues of one core.
+        bytes_max: u32,
+        /// How long one may be open, in ms.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// Acknowledges deliveries of a consumer of the same connection with a transaction.
+    TransactionSettle<'a> TransactionSettleArchived {
+        /// Channel of the consumer.
+        consumer: u16,
+        /// Zero.
+        reserved: u16,
+        ;
+        /// [`crate::SettleRange`] each.
+        ranges (ranges_bytes) max TRANSACTION_RANGES_BYTES_MAX,
     }
 
     /// Shows messages of a queue where they are (P-111).

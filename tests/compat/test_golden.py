@@ -119,6 +119,17 @@ FRAMES = {
     "GroupReset": (0, 28, 0, 0, ("GroupReset", {
         "queue": NAME, "group": b"billing", "arguments": TABLE})),
     "GroupDelete": (0, 29, 0, 0, ("GroupDelete", {"queue": NAME, "group": b"billing"})),
+    "TransactionOpen": (3, 30, 0, 0, ("TransactionOpen", {"timeout_ms": 30_000})),
+    "TransactionOpened": (3, 30, 0, 0, ("TransactionOpened", {
+        "messages_max": 10_000, "bytes_max": 260_000, "timeout_ms": 30_000})),
+    "TransactionPublish": (3, 1, 2, 1, r.pack_batch([FULL, EMPTY])),
+    "TransactionSettle": (3, 1, 2, 0, ("TransactionSettle", {
+        "consumer": 2, "ranges": struct.pack("<QQQQ", 0, 6, 8, 9)})),
+    "TransactionCommit": (3, 1, 0, 0, b""),
+    "TransactionRollback": (3, 1, 0, 0, b""),
+    "TransactionDone": (3, 1, 0, 1, b""),
+    "TransactionClose": (3, 31, 0, 0, b""),
+    "TransactionClosed": (3, 31, 0, 0, failure(0, b"")),
     "QueueBrowse": (0, 40, 0, 0, ("QueueBrowse", {
         "from": 31, "messages_max": 10, "message_bytes_max": 1000, "states": 2, "queue": NAME,
         "filter": b"size > 3"})),

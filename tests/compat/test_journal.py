@@ -12,6 +12,7 @@ import ringpost as r
 from test_golden import EMPTY, FULL, PIECE, read
 
 META = 65535
+TRANSACTIONS = META - 1
 PIECE_BYTES = struct.unpack_from("<I", PIECE)[0]
 UUID = 0x0102030405060708
 PRODUCER = (0x1122334455667788, 9)
@@ -27,13 +28,13 @@ def continued(crc, data):
 
 
 def record(kind, body, partition=5, number=0, count=0, flags=0, term=0, queue=0, first=0, producer=(0, 0), sequence=0,
-           messages=()):
+           messages=(), back=0):
     """One record, padded. A body of messages folds to the first 8 bytes of each."""
     folded = r.crc32c(b"".join(message[:8] for message in messages) if messages else body)
 
     def head(crc):
         return struct.pack("<BBHIIIQIIQQQII", kind, flags, partition, 64 + len(body), count, crc, number, term, queue,
-                           first, producer[0], sequence, producer[1], 0)
+                           first, producer[0], sequence, producer[1], back)
 
     crc = continued(folded, head(0))
     return crc, (head(crc) + body).ljust(r.padded(64 + len(body)), b"\0")
@@ -96,6 +97,34 @@ def offsets():
     return [record(24, body, number=17, count=2, term=1, queue=7)]
 
 
+def transactions():
+    """A transaction that core 1 decides is prepared on this one, and one of this core is decided."""
+    prepared = struct.pack("<HHIQ", 1, 0, 0, 2 << 32 | 7)
+    messages = r.pack_batch([FULL, EMPTY])
+    prepared += struct.pack("<IIII", 1, 1, len(messages), 0)
+    prepared += struct.pack("<IIII", 7, 2, len(messages), 0) + messages
+    prepared += struct.pack("<II", 8, 2) + struct.pack("<QIIQII", 3, 96, 0, 5, 112, 2)
+    decided = struct.pack("<HHIQHHHH", 3, 0, 0, 2 << 32 | 9, 1, 2, 0, 1)
+    return [
+        record(16, prepared, partition=TRANSACTIONS, number=4),
+        record(17, decided, partition=TRANSACTIONS, number=5),
+    ]
+
+
+def shared():
+    """A body that two queues share, and what says that they have it."""
+    messages = [r.pack_message(message) for message in (FULL, EMPTY)]
+    padded = [message.ljust(r.padded(len(message)), b"\0") for message in messages]
+    body = b"".join(padded)
+    back = r.padded(64 + len(body))
+    entry = {"count": 2, "term": 1, "producer": PRODUCER, "sequence": 42}
+    return [
+        record(13, body, partition=0, count=2, producer=(9, 0), sequence=8192 + 128, messages=padded),
+        record(14, b"", number=10, queue=7, first=100, back=back, **entry),
+        record(14, b"", partition=6, number=5, queue=8, first=1, back=back + 64, **entry),
+    ]
+
+
 def index():
     """Part 1 of an index: two blocks and three runs; the part before lies at 12288."""
     body = varints(1, 3, 70, 4, 2, 3)
@@ -128,7 +157,9 @@ def checkpoint():
 VECTORS = {
     "journal_block": lambda: block(records(), 0, 8192, 77, 75),
     "journal_scattered": lambda: block(scattered(), 0, 8192, 77, 75),
+    "journal_transactions": lambda: block(transactions(), 0, 8192, 77, 75),
     "journal_offsets": lambda: block(offsets(), 0, 8192, 77, 75),
+    "journal_shared": lambda: block(shared(), 0, 8192, 77, 75),
     "journal_index": lambda: block([record(11, index(), partition=META, count=1, flags=2 | 4)], 1, 28672, 72, 70),
     "journal_checkpoint": checkpoint,
 }

@@ -12,6 +12,7 @@ mod places;
 mod produce;
 mod sharing;
 mod topology;
+mod transact;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use crate::plan::{Fault, Leaning};
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::Seat;
 
 pub use consume::Consumer;
 pub use drain::Drain;
@@ -62,6 +64,7 @@ enum Request {
     },
     Attach,
     Errand(errand::Step),
+    Desk(transact::Step),
     Places(places::Asked),
     ProducerOpen(usize),
     ProducerClose(usize),
@@ -72,6 +75,8 @@ enum Request {
         messages: Vec<(QueueNo, MessageId)>,
         /// Of a stream: where they lie.
         offsets: Vec<u64>,
+        /// One of these that another member of the group was given before they were settled.
+        taken: Option<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
         /// If they went back to their queue.
@@ -105,6 +110,8 @@ enum Channel {
     Consumer(Box<Consumer>),
     /// A consumer of an errand.
     Guest,
+    /// Transactions, or a consumer of their queues.
+    Desk,
 }
 
 /// How often a client does what, as weights.
@@ -169,6 +176,8 @@ pub struct Client {
     /// Sockets take so little at a time that a large message is longer on its way than consumers may
     /// hold one.
     is_slow: bool,
+    /// As whom it joins a group while it does.
+    seat: Option<Seat>,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -190,6 +199,7 @@ pub struct Client {
     /// How often it dialled.
     dials: u32,
     errands: errand::Errands,
+    desk: transact::Desk,
 }
 
 /// What `Welcome` said.
@@ -216,6 +226,7 @@ impl Client {
             id,
             seed: scene.plan.seed,
             is_slow: scene.plan.socket_bytes < 4096,
+            seat: None,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },
@@ -234,6 +245,7 @@ impl Client {
             is_founding: false,
             dials: 0,
             errands: errand::Errands::new(id, scene.plan.seed),
+            desk: transact::Desk::new(id, scene.plan.seed),
         }
     }
 
@@ -338,7 +350,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
-                Channel::Fenced | Channel::Guest => {}
+                Channel::Fenced | Channel::Guest | Channel::Desk => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }
@@ -349,6 +361,7 @@ impl Client {
         }
         self.link = Link::None;
         self.errands_over(scene);
+        self.desk_over(scene);
         if let Some(drain) = &mut self.drain {
             drain.start_again();
         }
@@ -385,6 +398,7 @@ impl Client {
         if let Some(drain) = &mut self.drain {
             *drain = Drain::default();
             self.forget_errands();
+            self.forget_desks();
         }
     }
 
@@ -404,7 +418,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.run_errand(scene) || (self.random.coin() && self.take_on(scene)) {
+            if self.run_errand(scene)
+                || self.transact(scene)
+                || (self.random.coin() && self.take_on(scene))
+            {
                 continue;
             }
             let model = &scene.models[self.tenant];
@@ -654,6 +671,7 @@ impl Client {
     fn frame(&mut self, header: &FrameHeader, body: &[u8], scene: &mut Scene) {
         scene.marks.hit(frame_mark(header.kind));
         let checked = match header.kind {
+            _ if self.is_of_desk(header) => self.on_desk_frame(header, body, scene),
             _ if self.is_of_errand(header) => self.on_errand_frame(header, body, scene),
             FrameKind::Welcome => self.on_welcome(body, scene),
             FrameKind::Close => self.on_close(body, scene),
@@ -784,7 +802,9 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
-            Request::Errand(_) => unreachable!("those were looked at before"),
+            Request::Errand(_) | Request::Desk(_) => {
+                unreachable!("those were looked at before")
+            }
             Request::Inspect(name) => {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
@@ -889,7 +909,9 @@ impl Client {
     /// Whether it waits for nothing: for the judgement that nothing is stuck.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(Drain::is_done) && self.errands_are_drained()
+        self.drain.as_ref().is_some_and(Drain::is_done)
+            && self.errands_are_drained()
+            && self.desks_are_drained()
     }
 }
 

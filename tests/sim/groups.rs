@@ -83,6 +83,14 @@ impl Groups {
         known.back.insert(place, whose);
     }
 
+    /// A message is to be cancelled or moved: whether it comes again is not known.
+    pub fn may_go(&mut self, queue: QueueNo, place: u64) {
+        let own = self.groups.iter_mut().filter(|((of, _), _)| *of == queue);
+        for (_, known) in own {
+            known.back.remove(&place);
+        }
+    }
+
     /// A queue is to be purged: what was given back may be gone.
     pub fn purged(&mut self, queue: QueueNo) {
         for (group, known) in &mut self.groups {

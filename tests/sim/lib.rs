@@ -19,4 +19,5 @@ pub mod run;
 pub mod scene;
 pub mod streams;
 pub mod times;
+pub mod transactions;
 pub mod world;

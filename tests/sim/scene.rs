@@ -20,6 +20,7 @@ use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::streams::Streams;
 use crate::times::{Times, Timing};
+use crate::transactions::Ledger;
 
 /// How often each thing that a set of seeds should reach was reached.
 #[derive(Clone, Default, Debug)]
@@ -123,10 +124,12 @@ impl Marks {
         "frame welcome",
         "frame_malformed",
         "frame_too_large",
+        "group read on",
         "hung-disk",
         "in_use",
         "indeterminate",
         "journal_failed",
+        "lane led",
         "large message delivered",
         "large-messages",
         "level_unavailable",
@@ -181,6 +184,14 @@ impl Marks {
         "tiny-turns",
         "topology",
         "topology_read_only",
+        "transaction committed",
+        "transaction moves",
+        "transaction refused",
+        "transaction rolled back",
+        "transaction without an answer",
+        "transactions",
+        "transactions judged",
+        "transactions judged in doubt",
         "unexpected_frame",
         "unknown_delivery",
         "unroutable",
@@ -340,6 +351,8 @@ pub struct Scene {
     pub graves: Graves,
     /// What was read of streams.
     pub streams: Streams,
+    /// What transactions have done, by client.
+    pub ledgers: BTreeMap<usize, Ledger>,
     /// When what may be delivered.
     pub times: Times,
     /// What was cancelled and moved.
@@ -379,6 +392,7 @@ impl Scene {
             now: 0,
             models: vec![Model::default(); plan.tenants],
             streams: Streams::of(plan.seed),
+            ledgers: BTreeMap::new(),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),

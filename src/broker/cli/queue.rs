@@ -26,6 +26,7 @@ Examples:
   ringpost queue declare mails --dispatch weighted --consumer-hold-max 5min
   ringpost queue ensure orders --delivery-limit 5 --dead-letter undelivered
   ringpost queue ensure events --type stream --max-age 168h
+  ringpost queue ensure clicks --type stream --lanes 4 --lane-header user
   ringpost queue ensure replies --volatile --expires 30min
   ringpost queue list --json
   ringpost queue browse orders --count 5 --json
@@ -94,6 +95,14 @@ struct Settings {
     /// old as it likes]
     #[arg(long, value_name = "time", value_parser = link::span)]
     max_age: Option<Duration>,
+    /// Of a stream: over how many lanes it goes, each with the limits that are
+    /// asked for, 1 to 64; fixed for ever [default: 1]
+    #[arg(long, value_name = "count", value_parser = clap::value_parser!(u32).range(1..=64))]
+    lanes: Option<u32>,
+    /// Of a stream of several lanes: the header whose value stays in one lane
+    /// [default: the routing key does]
+    #[arg(long, value_name = "name", requires = "lanes")]
+    lane_header: Option<String>,
     /// Keep it in memory only: gone after a restart, with its messages
     #[arg(long)]
     volatile: bool,
@@ -222,6 +231,12 @@ impl Settings {
         if let Some(age) = self.max_age {
             config = config.max_age(age);
         }
+        if let Some(lanes) = self.lanes {
+            config = config.lanes(lanes);
+        }
+        if let Some(header) = &self.lane_header {
+            config = config.lane_header(header);
+        }
         if let Some(messages) = self.messages_max {
             config = config.messages_max(messages);
         }
@@ -313,10 +328,18 @@ struct Row {
     partition: u16,
     core: u16,
     stream: bool,
+    /// Of a stream of several.
+    #[serde(skip_serializing_if = "is_zero")]
+    lanes: u32,
     damaged: bool,
     numbers: Numbers,
     /// What is in force, and the policy that says so.
     options: BTreeMap<String, Setting>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(lanes: &u32) -> bool {
+    *lanes == 0
 }
 
 /// An option of a queue.
@@ -379,6 +402,7 @@ impl Row {
             partition: info.partition,
             core: info.core,
             stream: info.is_stream,
+            lanes: info.lanes,
             damaged: info.is_damaged,
         }
     }

@@ -1,6 +1,7 @@
 //! `ringpost try`: the real broker in this process, the real client over TCP, real messages from
 //! publish to ack, and a verdict. Does not know how the broker works.
 
+mod tour;
 mod workload;
 
 use std::fmt::Write;
@@ -39,6 +40,7 @@ left behind, unless you --keep it.
 
 Examples:
   ringpost try
+  ringpost try --tour
   ringpost try /usr/share/dict/words
   journalctl | ringpost try -
   ringpost try --count 5000000 --cores 1 --keep";
@@ -49,6 +51,9 @@ Examples:
 pub struct Args {
     /// A text whose lines are published, `-` for standard input [default: generated orders]
     file: Option<PathBuf>,
+    /// Show what the broker can do instead, one feature after the other
+    #[arg(long, conflicts_with_all = ["file", "count", "rate"])]
+    tour: bool,
     /// Generated orders to publish as fast as it goes
     #[arg(
         long,
@@ -98,6 +103,9 @@ const EXCHANGE: &str = "trial";
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
+    if args.tour {
+        return run_tour(&args);
+    }
     let workload = Arc::new(read_workload(&args)?);
     if workload.count() == 0 {
         return Err(Failure::usage(
@@ -138,6 +146,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         Err(why) => Err(Failure::failed(why)),
     }
+}
+
+/// The tour, on a broker of its own.
+fn run_tour(args: &Args) -> Result<(), Failure> {
+    let directory = make_directory(args.dir.as_deref())?;
+    clean_up_on_signal(directory.path(), args.keep)?;
+    let running = boot::start(config(args, directory.path())?, None)?;
+    let broker = BrokerArgs::at(running.addr().to_string(), STALL);
+    let outcome = link::block_on(async {
+        let client = broker.connect().await?;
+        tour::show(&client).await?;
+        Ok(client.close().await?)
+    });
+    let ended = running.shutdown();
+    if args.keep {
+        let path = directory.keep();
+        output::line(&format!("the data is in {}", path.display()))?;
+    }
+    outcome?;
+    Ok(ended?)
 }
 
 /// What is to be published.
@@ -209,6 +237,7 @@ fn clean_up_on_signal(directory: &Path, keep: bool) -> Result<(), Failure> {
 fn config(args: &Args, directory: &Path) -> Result<Config, Failure> {
     let mut flags = vec![
         ("listen", "127.0.0.1:0".to_owned()),
+        ("amqp_listen", "off".to_owned()),
         ("admin_listen", "127.0.0.1:0".to_owned()),
         ("data_dir", directory.display().to_string()),
         ("memory", args.memory.clone()),

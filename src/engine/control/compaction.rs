@@ -14,7 +14,7 @@ use crate::data::journal::{Config, Fetch, Journal, Located, RunHead};
 use crate::effect::{Buffers, Effects};
 use crate::ids::{Mono, Place, SegmentIdx};
 use ringpost_wire::envelope;
-use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::limits::padded;
 
 /// Bytes read and written per millisecond, at most: about 64 MB/s.
@@ -52,6 +52,8 @@ pub struct Moved {
 pub trait Relocate {
     /// Whether the message is not durably settled and lies in the record at `place`.
     fn is_live(&self, queue: QueueId, sequence: QueueSequence, place: Place) -> bool;
+    /// The partition of a queue that has live messages.
+    fn partition(&self, queue: QueueId) -> PartitionId;
     /// The move is durable: those that are still live and still at the source are at the target
     /// now. Returns how many those are; their live counts are moved by the caller of this.
     fn moved(&mut self, moved: &Moved) -> u32;
@@ -267,7 +269,19 @@ impl Compactor {
             return Flow::Continue;
         }
         let (head, body) = match journal.locate(buffers, place, run.queue, run.queue_sequence) {
-            Located::Cached { buffer, body, head } => (head, buffers.bytes(buffer, body)),
+            Located::Cached { buffer, body, head } => {
+                // A body does not say whose it is: it moves as a run of the queue that is looked at.
+                let head = match head.kind {
+                    Kind::Body => RecordHead {
+                        partition: relocate.partition(run.queue),
+                        queue: run.queue,
+                        queue_sequence: run.queue_sequence,
+                        ..head
+                    },
+                    _ => head,
+                };
+                (head, buffers.bytes(buffer, body))
+            }
             Located::Cold | Located::Coming => return self.fetch(place, journal, buffers, effects),
             Located::Damaged => {
                 // It stays where it is, and so does its segment (rulings 10).

@@ -23,11 +23,13 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RecordFault, RecordHead, align_record, u32_at, u64_at,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordFault, RecordHead, align_record, u32_at,
+    u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
 };
+use crate::data::journal::shared::{LastBody, entry_of};
 use crate::data::journal::{self, Config, Damage, Journal, Start};
 use crate::effect::{Buffers, Effect, Effects, Severity};
 use crate::ids::{BufferId, OpId, Place, SegmentIdx, SlotId};
@@ -872,6 +874,7 @@ impl Recovery {
             let mut runs = Vec::new();
             let mut ranges = Vec::new();
             let mut is_bad = false;
+            let mut bodies = LastBody::default();
             for found in Records::new(&header, block) {
                 let (head, body) = match found.record {
                     Ok(record) => record,
@@ -881,8 +884,16 @@ impl Recovery {
                         continue;
                     }
                 };
-                if head.kind.is_indexed() {
-                    runs.push(run_entry(&head, body, at + found.at));
+                match head.kind {
+                    Kind::Body => bodies.note(found.at, &head, body),
+                    Kind::Entry => match bodies.of(&head, found.at) {
+                        Some((body_at, body)) => runs.push(run_entry(&head, body, at + body_at)),
+                        None => is_bad = true,
+                    },
+                    kind if kind.is_indexed() => {
+                        runs.push(run_entry(&head, body, at + found.at));
+                    }
+                    _ => {}
                 }
                 if head.kind.is_sequenced() {
                     note_range(&mut ranges, &head);
@@ -1151,7 +1162,7 @@ impl Recovery {
         let mask = behind.map_or(u64::MAX, |index| self.seen[index].header.prev_partitions);
         let is_suspect = |partition: &u16| mask & partition_bit(*partition) != 0;
         let suspects = (0..self.config.partitions)
-            .chain([PARTITION_META.0])
+            .chain([PARTITION_META.0, PARTITION_TRANSACTIONS.0])
             .chain(self.partitions.keys().copied())
             .filter(is_suspect)
             .collect();
@@ -1200,12 +1211,16 @@ impl Recovery {
         replay.block(header.wall_us);
         let bytes = self.held_bytes(header.offset, buffers);
         let mut ranges: Vec<PartitionRange> = Vec::new();
+        let mut bodies = LastBody::default();
         self.prev_partitions = 0;
         for found in Records::new(&header, bytes) {
             let Ok((head, body)) = found.record else {
                 continue;
             };
             let offset = header.offset + found.at;
+            if head.kind == Kind::Body {
+                bodies.note(found.at, &head, body);
+            }
             if head.kind.is_sequenced() && !self.take_number(&head, body, block, offset) {
                 continue;
             }
@@ -1213,7 +1228,18 @@ impl Recovery {
                 self.prev_partitions |= partition_bit(head.partition.0);
                 note_range(&mut ranges, &head);
             }
-            if head.kind.has_messages() && !block.content.is_good() {
+            let (body, offset) = match head.kind {
+                Kind::Entry => match bodies.of(&head, found.at) {
+                    Some((at, messages)) => (messages, header.offset + at),
+                    None => {
+                        self.note_bodiless(&head, block, offset);
+                        continue;
+                    }
+                },
+                _ => (body, offset),
+            };
+            let has_messages = head.kind.has_messages() || head.kind == Kind::Entry;
+            if has_messages && head.kind != Kind::Body && !block.content.is_good() {
                 self.note_bad_messages(&head, body, block, offset);
             }
             self.replay_record(&head, body, block, offset, replay);
@@ -1293,6 +1319,22 @@ impl Recovery {
         true
     }
 
+    /// The body of an entry is not there: the queue lost all of it.
+    fn note_bodiless(&mut self, head: &RecordHead, block: &Seen, offset: u32) {
+        if crate::mutant!(EntryWithoutBodyIgnored) {
+            return;
+        }
+        self.damages.push(Damage {
+            partition: head.partition,
+            first: head.partition_sequence,
+            upto: head.partition_sequence + 1,
+            queue: head.queue,
+            queue_sequence: head.queue_sequence,
+            segment_number: block.header.segment_number,
+            offset,
+        });
+    }
+
     fn note_bad_messages(&mut self, head: &RecordHead, body: &[u8], block: &Seen, offset: u32) {
         let damages = &mut self.damages;
         record::check_messages(body, |index| {
@@ -1329,7 +1371,7 @@ impl Recovery {
             };
             let mut segment = self.table.get_mut(block.segment);
             segment.unit_count += units;
-            segment.unit_bytes += u64::from(head.padded_length());
+            segment.unit_bytes += u64::from(RECORD_HEAD_BYTES + entry.body_bytes);
             drop(segment);
             if head.kind == Kind::Fragment {
                 let key = (head.queue, head.queue_sequence);
@@ -1337,7 +1379,8 @@ impl Recovery {
             }
         }
         match head.kind {
-            Kind::Run => replay.run(head, body, place),
+            Kind::Run | Kind::Entry => replay.run(head, body, place),
+            Kind::Body => {}
             Kind::Fragment if head.flags & FLAG_RELOCATED == 0 => {
                 replay.fragment(head, body, place);
             }
@@ -1358,17 +1401,14 @@ impl Recovery {
             | Kind::Catalog
             | Kind::Adopt
             | Kind::Sequences
+            | Kind::Prepare
+            | Kind::Decide
             | Kind::Offsets => {
                 replay.record(head, body);
             }
-            Kind::Seal
-            | Kind::Body
-            | Kind::Entry
-            | Kind::HardState
-            | Kind::Prepare
-            | Kind::Decide
-            | Kind::Expire
-            | Kind::Purge => unreachable!("a block with a reserved kind is not replayed"),
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => {
+                unreachable!("a block with a reserved kind is not replayed")
+            }
         }
     }
 
@@ -1676,6 +1716,9 @@ fn index_of(header: &BlockHeader, block: &[u8]) -> Option<IndexBody> {
 }
 
 fn run_entry(head: &RecordHead, body: &[u8], offset: u32) -> RunEntry {
+    if head.kind == Kind::Entry {
+        return entry_of(head, offset, align_record(body.len() as u32));
+    }
     let message_bytes = match head.kind {
         Kind::Fragment if body.len() >= FragmentHead::BYTES => u32_at(body, 0),
         _ => 0,

@@ -1,7 +1,7 @@
 //! Tells the compactor what is live, and lets the queues follow its moves.
 //! Does not know which segments are worth emptying.
 
-use ringpost_wire::ids::{QueueId, QueueSequence};
+use ringpost_wire::ids::{PartitionId, QueueId, QueueSequence};
 
 use crate::control::compaction::{Moved, Relocate};
 use crate::data::flow::Queues;
@@ -18,6 +18,13 @@ impl Relocate for Residents<'_> {
         self.queues
             .get(queue)
             .is_some_and(|state| state.queue.lies_at(sequence, place))
+    }
+
+    fn partition(&self, queue: QueueId) -> PartitionId {
+        self.queues
+            .get(queue)
+            .expect("its messages are live")
+            .partition
     }
 
     fn moved(&mut self, moved: &Moved) -> u32 {

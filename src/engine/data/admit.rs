@@ -16,8 +16,9 @@ use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 use crate::Effects;
 use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
+use crate::data::journal::record::RECORD_HEAD_BYTES;
 use crate::data::journal::volatile::is_volatile;
-use crate::data::journal::{NoRoom, RunHead};
+use crate::data::journal::{Journal, NoRoom, RunHead};
 use crate::data::producer::{Assembly, Held, Room, Span};
 use crate::data::publish::Group;
 use crate::data::queue::Marking;
@@ -245,6 +246,7 @@ impl Flow {
             || !self.spread.is_empty()
             || !self.waiting.is_empty()
             || !self.holding.is_empty()
+            || self.transactions.has_work()
     }
 
     /// Whether some pieces of a large message are in the journal and not all: they are not in a queue
@@ -260,7 +262,7 @@ impl Flow {
         let room = u64::from(self.config.limits.parcel_bytes_max);
         targets.iter().all(|target| {
             if target.core == self.config.core {
-                self.underway.is_none() && !self.spread.is_stuck()
+                self.underway.is_none() && !self.spread.is_stuck() && !self.is_share_due()
             } else {
                 let peer = &self.peers[usize::from(target.core.0)];
                 peer.takes_publish(bytes as u64, room)
@@ -286,12 +288,14 @@ impl Flow {
             return Err(Code::DiskFull);
         }
         // A single queue can be told which messages it took.
-        let disk = if targets.len() > 1 || pieces > 1 {
-            durable
-        } else {
+        let disk_bytes = if targets.len() == 1 && pieces == 1 {
             0
+        } else if pieces == 1 && Journal::sharing_pays(durable, bytes) {
+            bytes + durable * RECORD_HEAD_BYTES as usize
+        } else {
+            durable * bytes
         };
-        self.has_space(disk * bytes, volatile, bytes, pieces, buffers)
+        self.has_space(disk_bytes, volatile, bytes, pieces, buffers)
     }
 
     pub(super) fn has_space<B: Buffers>(
@@ -471,6 +475,7 @@ impl Flow {
             let mut moved = false;
             if self.underway.is_none()
                 && !self.spread.is_stuck()
+                && !self.is_share_due()
                 && let Some((from, id, publish)) = self.waiting.pop_front()
             {
                 self.begin_forwarded(from, id, *publish, buffers, effects);
@@ -961,7 +966,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        let is_next = self.waiting.is_empty() && !self.spread.is_stuck();
+        let is_next = self.waiting.is_empty() && !self.spread.is_stuck() && !self.is_share_due();
         if self.underway.is_some() || !is_next {
             self.waiting.push_back((from, id, publish));
         } else {
@@ -1122,6 +1127,7 @@ impl Flow {
             return;
         };
         let (mut outcome, mut taken) = (Ok(()), 0);
+        self.advance_together(&mut underway, buffers, effects);
         while underway.at < underway.queues.len() {
             let queue = underway.queues[underway.at];
             let stop = match underway.large {
@@ -1175,6 +1181,41 @@ impl Flow {
             }
         }
         self.finish(underway, outcome, taken, effects);
+    }
+
+    /// Appends what several queues can share, if none of them has begun.
+    fn advance_together<B: Buffers>(
+        &mut self,
+        underway: &mut Underway,
+        buffers: &mut B,
+        effects: &mut Effects,
+    ) {
+        let rest = &underway.queues[underway.at..];
+        if underway.large.is_some() || underway.done.messages > 0 || rest.len() < 2 {
+            return;
+        }
+        let group = Group {
+            first: underway.first,
+            count: underway.count,
+            bytes: &underway.bytes,
+            mandatory: false,
+        };
+        let origin = (underway.producer, underway.epoch);
+        if let Origin::Core { from, arrival, .. } = underway.origin {
+            self.tracer.forwarded = arrival.map(|arrival| (from, arrival));
+        }
+        let queues = rest.iter().copied();
+        let block = self.append_together(queues, origin, group, buffers, effects);
+        self.tracer.forwarded = None;
+        underway.block = underway.block.max(block);
+        // Those that have it go to the front.
+        for queue in &self.fanout.queues {
+            let rest = &mut underway.queues[underway.at..];
+            let found = rest.iter().position(|other| other == queue);
+            rest.swap(0, found.expect("it is one of them"));
+            underway.at += 1;
+            underway.stored += 1;
+        }
     }
 
     /// Appends the pieces of a large message to a queue of this core, from where it stopped before.

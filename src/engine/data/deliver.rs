@@ -96,6 +96,11 @@ impl Flow {
             );
             return Ok(());
         };
+        //= P-120
+        if let Some(reason) = self.is_read_by_lane(target.queue) {
+            self.fail(conn, header, Code::SettingInvalid, &reason, effects);
+            return Ok(());
+        }
         let opening = Channel::ConsumerOpening {
             queue: target.queue,
             owner: target.core,
@@ -216,6 +221,7 @@ impl Flow {
         if hold_max_ms > 0 && mode == AckMode::Explicit {
             sink.holds = Some(Box::new(Holds::new(hold_max_ms)));
         }
+        let by_conn = sink.owner();
         let key = self.sinks.insert(sink);
         let sharing = match flags & CONSUMER_EXCLUSIVE {
             0 => Sharing::Shared,
@@ -231,9 +237,14 @@ impl Flow {
         let added = if is_stream {
             let default = Reading::default();
             let reading = reading.unwrap_or(&default);
+            let member = match reading.member {
+                0 => member_of(by_conn),
+                named => named,
+            };
+            let who = (key_of_it, member);
             state
                 .queue
-                .add_reader(key_of_it, (credit, mode), traits, reading, clock)
+                .add_reader(who, (credit, mode), traits, reading, clock)
         } else {
             state
                 .queue
@@ -246,6 +257,8 @@ impl Flow {
                 code => refused(code),
             });
         }
+        // Whoever makes a group waits for its record.
+        self.is_settling_urgent |= state.queue.has_new_groups();
         self.note_groups(queue);
         self.end_unused(queue);
         if behind {
@@ -494,7 +507,7 @@ impl Flow {
     ) -> Result<(), Code> {
         if matches!(
             request.kind,
-            FrameKind::ProducerOpen | FrameKind::ConsumerOpen
+            FrameKind::ProducerOpen | FrameKind::ConsumerOpen | FrameKind::TransactionOpen
         ) {
             // Frames may be on their way to the channel already (P-10).
             let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
@@ -525,9 +538,13 @@ impl Flow {
                 Ok(None)
             }
             Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
-            Some(Channel::ProducerOpening(_) | Channel::Producer(_) | Channel::Free) | None => {
-                Err(Code::UnexpectedFrame)
-            }
+            Some(
+                Channel::ProducerOpening(_)
+                | Channel::Producer(_)
+                | Channel::Transaction(_)
+                | Channel::Free,
+            )
+            | None => Err(Code::UnexpectedFrame),
         }
     }
 
@@ -1287,7 +1304,10 @@ impl Flow {
                 state.settling = true;
                 return true;
             }
-            state.queue.groups_recorded(most);
+            if let Some(record) = state.queue.groups_recorded(most) {
+                let block = self.journal.open_block().0;
+                self.new_groups.push_back((block, queue, record));
+            }
         }
         if state.counting && state.counts.is_empty() {
             state.counting = false;
@@ -1359,6 +1379,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
+        self.say_members(queue, effects);
         self.say_active(queue, effects);
         self.sweep_queue(queue, buffers, effects);
         if let Some(state) = self.queues.get_mut(queue) {
@@ -2246,6 +2267,9 @@ impl Flow {
                     self.openings.remove(key);
                 }
                 Channel::Producer(key) => self.drop_producer(key),
+                Channel::Transaction(key) => {
+                    self.drop_transaction(key);
+                }
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
                 Channel::ConsumerOpening { .. }
                 | Channel::ConsumerClosing { .. }
@@ -2368,6 +2392,12 @@ fn sift(condition: &mut Condition, run: &[u8], start: usize, most: u32) -> Resul
 }
 
 const STREAM_FULL: &str = "the stream has as many consumers or groups as it may have";
+
+/// Who a member of a group is that does not say so: its connection, the same in all lanes. Those that
+/// do have lower numbers.
+const fn member_of(owner: Owner) -> u64 {
+    (1 << 63) | (owner.core.0 as u64) << 47 | (owner.conn.0 & ((1 << 47) - 1))
+}
 
 fn subscribe_text(code: Code) -> &'static str {
     match code {

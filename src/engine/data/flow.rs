@@ -14,8 +14,10 @@ use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
 use crate::data::block::Blocks;
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
+use crate::data::coordinator::{Coordinators, LaneOf};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
+use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
 use crate::data::journal::record::{Kind, PARTITION_META};
 use crate::data::journal::segment::SlotState;
@@ -35,6 +37,7 @@ use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
+use crate::data::transaction::{TransactionWaiter, Transactions};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place, SegmentIdx};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -95,6 +98,10 @@ pub struct QueueState {
     pub expires_at: Option<Mono>,
     /// When it goes by itself, if it does.
     pub mortal: Option<Box<Mortal>>,
+    /// Which lane of a stream of several it is.
+    pub lane: Option<LaneOf>,
+    /// The core that decides who reads it was told who its members are, and has not answered.
+    pub is_saying_members: bool,
 }
 
 impl QueueState {
@@ -125,6 +132,8 @@ impl QueueState {
             dead_letter: None,
             expires_at: None,
             mortal: None,
+            lane: None,
+            is_saying_members: false,
         }
     }
 }
@@ -499,6 +508,10 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// A lane that has said who the members of its groups are.
+    Members(QueueId),
+    /// A part of a transaction, or its outcome.
+    Transaction(TransactionWaiter),
     /// Producers that are blocked by a queue of the other core.
     Room {
         /// The queue.
@@ -556,6 +569,8 @@ pub struct Stats {
     pub refusals: Refusals,
     /// Messages passed on to other cores.
     pub forwarded: u64,
+    /// Messages that a queue shares with others instead of having a copy; once for each of the queues.
+    pub shared: u64,
     /// Messages that died and that their dead-letter exchange has dealt with.
     pub dead_lettered: u64,
     /// Of those, the ones that it routed to no queue.
@@ -605,12 +620,14 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    pub(crate) transactions: Transactions,
     /// Who is blocked by full queues.
     pub(crate) blocks: Blocks,
     /// What is asked about messages by their places.
     pub(crate) places: Places,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
+    pub(crate) coordinators: Coordinators,
     pub(crate) router: Router,
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
@@ -683,6 +700,8 @@ pub struct Flow {
     pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
     pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
+    /// Blocks with records of new groups: of which stream, and which of them.
+    pub(crate) new_groups: VecDeque<(u64, QueueId, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -718,6 +737,7 @@ pub struct Flow {
     // Scratch, kept for its memory.
     pub(crate) targets: Vec<Target>,
     pub(crate) targets_other: Vec<Target>,
+    pub(crate) fanout: Fanout,
     pub(crate) address_decides: bool,
     pub(crate) words: Vec<Word>,
     pub(crate) parcels: Vec<Vec<u8>>,
@@ -750,10 +770,12 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            transactions: Transactions::default(),
             blocks: Blocks::default(),
             places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
+            coordinators: Coordinators::default(),
             router,
             journal,
             volatile,
@@ -772,6 +794,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             group_waits: VecDeque::new(),
             group_asks: Vec::new(),
+            new_groups: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),
@@ -812,6 +835,7 @@ impl Flow {
             unsent: 0,
             targets: Vec::new(),
             targets_other: Vec::new(),
+            fanout: Fanout::default(),
             address_decides: true,
             words: Vec::new(),
             parcels: Vec::new(),
@@ -830,6 +854,7 @@ impl Flow {
             && self.count_waits.is_empty()
             && self.underway.is_none()
             && self.spread.is_empty()
+            && self.transactions.is_idle()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other
@@ -866,6 +891,15 @@ impl Flow {
         session.unsent += u64::from(bytes);
         session.spoke = self.now;
         self.unsent += u64::from(bytes);
+    }
+
+    /// So many bytes do not leave as they were said.
+    pub(crate) fn unsay(&mut self, conn: ConnId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            let bytes = bytes.min(session.unsent);
+            session.unsent -= bytes;
+            self.unsent -= bytes;
+        }
     }
 
     /// Whether sockets are so far behind that nobody is offered anything.
@@ -1064,6 +1098,7 @@ impl Flow {
         self.groups_are_durable(durable, effects);
         self.places_are_durable(durable, effects);
         self.dead_are_durable(durable);
+        self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
     }
 
@@ -1122,6 +1157,7 @@ impl Flow {
         for key in keys {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
+        self.say_members(id, effects);
         self.tracer.deleted(id, self.now);
         if let Some(at) = self
             .queues
@@ -1233,6 +1269,7 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_transactions();
         self.check_blocks();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
@@ -1345,6 +1382,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
+        self.expire_transactions(effects);
         if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
@@ -1445,6 +1483,7 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.transactions_have_failed(effects);
         self.fail_places(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);

@@ -27,6 +27,7 @@ pub mod cache;
 mod reading;
 pub mod record;
 pub mod segment;
+pub(crate) mod shared;
 mod slots;
 pub mod volatile;
 mod writing;
@@ -38,9 +39,10 @@ use cache::{Cache, Origin, Window};
 use reading::FailedReads;
 use record::{
     FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META,
-    RECORD_HEAD_BYTES, RecordHead, align_record,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record,
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
+use shared::OpenEntries;
 
 /// Free slots that publishes never take: acks, relocation, dead letters and checkpoints need somewhere
 /// to go when the disk is full of messages (rulings 17).
@@ -78,6 +80,8 @@ const AHEAD_PART: usize = 4;
 const INDEX_RUN_BYTES: u32 = 34;
 const INDEX_PARTITION_BYTES: u32 = 23;
 const INDEX_BLOCK_BYTES: u32 = 16;
+/// Bytes that both copies of an index part may grow by with one record.
+const GROUP_INDEX_BYTES: u32 = 2 * (INDEX_RUN_BYTES + INDEX_PARTITION_BYTES);
 
 /// Operations of a journal have this bit, so that a core knows whose answer it got.
 const OP_JOURNAL: u64 = 1 << 62;
@@ -221,6 +225,36 @@ pub enum Appended {
     New(Place),
     /// The end of the record that was appended last: the same queue and producer, no gap.
     Merged,
+}
+
+/// One of several records that are durable together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupRecord<'a> {
+    /// What it is: a run, or something that is no message.
+    pub(crate) kind: Kind,
+    /// Where it belongs.
+    pub(crate) head: RunHead,
+    /// Messages of a run; of other kinds what the kind says.
+    pub(crate) count: u32,
+    /// The body.
+    pub(crate) body: &'a [u8],
+}
+
+/// Whose slots a group of records may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupBy {
+    /// Those of publishes.
+    Publisher,
+    /// Those of the broker: what was promised before.
+    Broker,
+    /// Those of acks.
+    Settler,
+}
+
+/// Bytes that a record of a group takes at most, in its block and in both copies of the index.
+#[must_use]
+pub(crate) const fn group_bytes(body_bytes: usize) -> u32 {
+    align_record(RECORD_HEAD_BYTES + body_bytes as u32) + GROUP_INDEX_BYTES
 }
 
 /// Why nothing was appended. Nothing of it is in a block, so the publish may be refused.
@@ -563,6 +597,7 @@ pub struct Journal {
     next_number: SegmentNumber,
     window: Option<AppendWindow>,
     open: Option<OpenBlock>,
+    entries: OpenEntries,
     index: OpenIndex,
     partitions: Vec<PartitionState>,
     touched: Vec<u16>,
@@ -660,6 +695,7 @@ impl Journal {
             next_number: start.next_number,
             window: None,
             open: None,
+            entries: OpenEntries::default(),
             index,
             partitions,
             touched: Vec::new(),
@@ -817,6 +853,51 @@ impl Journal {
         Ok(place)
     }
 
+    /// Appends records that are durable together or not at all: they lie in one block, and a block is
+    /// whole or torn. Returns the place of each. `urgency` is [`Urgency::Now`].
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    ///
+    /// # Panics
+    /// If they do not fit a block: see [`Journal::group_bytes_max`].
+    pub(crate) fn append_group(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        by: GroupBy,
+        records: &[GroupRecord<'_>],
+    ) -> Result<Vec<Place>, NoRoom> {
+        let purpose = match by {
+            GroupBy::Publisher => Purpose::Publish,
+            GroupBy::Broker => Purpose::Letter,
+            GroupBy::Settler => Purpose::Upkeep,
+        };
+        self.may_append(purpose)?;
+        let need = records.iter().map(|record| group_bytes(record.body.len()));
+        let need: u32 = need.sum();
+        assert!(need <= self.group_bytes_max(), "the caller has counted");
+        self.make_room(need, purpose, buffers, effects)?;
+        let mut places = Vec::with_capacity(records.len());
+        for record in records {
+            let draft = Draft::of(record.kind, &record.head, record.count);
+            let place = self.push(buffers, &draft, record.body);
+            if record.kind == Kind::Run {
+                let bytes = align_record(RECORD_HEAD_BYTES + record.body.len() as u32);
+                self.count_live(place.segment, record.count, bytes);
+            }
+            places.push(place);
+        }
+        self.set_urgent();
+        Ok(places)
+    }
+
+    /// Bytes of the largest group of records, each as [`group_bytes`] counts it.
+    #[must_use]
+    pub(crate) fn group_bytes_max(&self) -> u32 {
+        self.config.body_bytes_max()
+    }
+
     /// Appends live messages that lie at `old`, which replay moves if they are still live. They
     /// count as live at the new place only when the caller moves its count there; until then the
     /// new segment is pinned.
@@ -899,7 +980,13 @@ impl Journal {
     pub fn room(&self, buffers: &impl Buffers) -> u32 {
         let Some(open) = &self.open else { return 0 };
         let left = buffers.buffer_bytes() - open.start - open.used;
-        left.saturating_sub(RECORD_HEAD_BYTES)
+        left.saturating_sub(self.entries.bytes() + RECORD_HEAD_BYTES)
+    }
+
+    /// How often the journal was opened: no life has the number of another.
+    #[must_use]
+    pub const fn incarnation(&self) -> u32 {
+        self.incarnation
     }
 
     /// The block that holds what was appended last.
@@ -1185,7 +1272,14 @@ impl Journal {
         let used = open.used + bytes;
         if !is_next
             || open.start + used > self.config.buffer_bytes
-            || !fits(&self.config, &self.index, &self.touched, open.offset, used)
+            || !fits(
+                &self.config,
+                &self.index,
+                &self.touched,
+                1,
+                open.offset,
+                used,
+            )
         {
             return false;
         }
@@ -1235,11 +1329,25 @@ impl Journal {
         buffers: &mut impl Buffers,
         effects: &mut Effects,
     ) -> Result<(), NoRoom> {
+        self.make_room_for(1, need, purpose, buffers, effects)
+    }
+
+    /// Sees to it that the open block takes so many records of `need` bytes together.
+    fn make_room_for(
+        &mut self,
+        records: u32,
+        need: u32,
+        purpose: Purpose,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+    ) -> Result<(), NoRoom> {
         let need = align_record(need);
         if let Some(open) = &self.open {
-            let used = open.used + need;
+            let used = open.used + self.entries.bytes() + need;
+            let records = self.entries.count() + records;
+            let (index, touched) = (&self.index, &self.touched);
             if open.start + used <= self.config.buffer_bytes
-                && fits(&self.config, &self.index, &self.touched, open.offset, used)
+                && fits(&self.config, index, touched, records, open.offset, used)
             {
                 return Ok(());
             }
@@ -1252,9 +1360,16 @@ impl Journal {
             let used = BLOCK_HEADER_BYTES + need;
             if is_part_due {
                 let from = written + index_copies_bytes(part_bytes);
-                fits(&self.config, &OpenIndex::default(), &[], from, used)
+                fits(
+                    &self.config,
+                    &OpenIndex::default(),
+                    &[],
+                    records,
+                    from,
+                    used,
+                )
             } else {
-                fits(&self.config, &self.index, &[], written, used)
+                fits(&self.config, &self.index, &[], records, written, used)
             }
         });
         let has_window = continues
@@ -1468,6 +1583,7 @@ impl Journal {
                 producer: draft.head.producer,
                 producer_sequence: draft.head.producer_sequence,
                 producer_epoch: draft.head.producer_epoch,
+                back: 0,
             },
             message_bytes: draft.message_bytes,
         });
@@ -1493,8 +1609,13 @@ impl Journal {
         sequence
     }
 
-    /// Writes the head of the last record: it does not change any more.
+    /// Writes the head of the last record, and the entries of a body: they do not change any more.
     fn close_record(&mut self, buffers: &mut impl Buffers) {
+        self.close_last(buffers);
+        self.push_entries(buffers);
+    }
+
+    fn close_last(&mut self, buffers: &mut impl Buffers) {
         let Some(open) = &mut self.open else { return };
         let Some(OpenRecord {
             at,
@@ -1509,6 +1630,8 @@ impl Journal {
         tail[..RECORD_HEAD_BYTES as usize].copy_from_slice(&bytes);
         open.content.push(&head.crc.to_le_bytes());
         open.record_count += 1;
+        let offset = open.offset + at;
+        self.note_closed(&head);
         if head.kind.is_indexed() {
             self.index.add_run(&RunEntry {
                 kind: head.kind,
@@ -1516,7 +1639,7 @@ impl Journal {
                 queue: head.queue,
                 queue_sequence: head.queue_sequence,
                 count: head.count,
-                offset: open.offset + at,
+                offset,
                 body_bytes: align_record(head.body_bytes()),
                 message_bytes,
             });
@@ -1605,12 +1728,12 @@ pub(crate) fn accept(damages: &mut Vec<Damage>, partition: PartitionId, lost: Ra
     *damages = left;
 }
 
-/// Where a partition's state lies; the meta partition comes first.
+/// Where a partition's state lies; those that are no queues' come first.
 const fn partition_slot(partition: PartitionId) -> usize {
-    if partition.0 == PARTITION_META.0 {
-        0
-    } else {
-        partition.0 as usize + 1
+    match partition {
+        PARTITION_META => 0,
+        PARTITION_TRANSACTIONS => 1,
+        PartitionId(number) => number as usize + 2,
     }
 }
 
@@ -1618,22 +1741,31 @@ const fn partition_slot(partition: PartitionId) -> usize {
 const fn partition_of(slot: usize) -> PartitionId {
     match slot {
         0 => PARTITION_META,
-        slot => PartitionId(slot as u16 - 1),
+        1 => PARTITION_TRANSACTIONS,
+        slot => PartitionId(slot as u16 - 2),
     }
 }
 
 /// Whether a block at `offset` with `used` bytes leaves room for its segment's index, twice.
-fn fits(config: &Config, index: &OpenIndex, touched: &[u16], offset: u32, used: u32) -> bool {
-    let growth = 2 * INDEX_RUN_BYTES
-        + (touched.len() as u32 + 1) * INDEX_PARTITION_BYTES
+fn fits(
+    config: &Config,
+    index: &OpenIndex,
+    touched: &[u16],
+    records: u32,
+    offset: u32,
+    used: u32,
+) -> bool {
+    let growth = (records + 1) * INDEX_RUN_BYTES
+        + (touched.len() as u32 + records) * INDEX_PARTITION_BYTES
         + INDEX_BLOCK_BYTES;
-    let end = offset + align_block(used) + index_copies_bytes(index.bytes() + growth);
-    end <= config.segment_bytes
+    let part = index.bytes() + growth;
+    let end = offset + align_block(used) + index_copies_bytes(part);
+    end <= config.segment_bytes && part <= config.body_bytes_max()
 }
 
 /// Whether a segment that is open again takes one more block, such as the first of a start.
 pub(crate) fn takes_a_block(config: &Config, index: &OpenIndex, written: u32) -> bool {
-    fits(config, index, &[], written, BLOCK_ALIGN)
+    fits(config, index, &[], 1, written, BLOCK_ALIGN)
 }
 
 /// Bytes of both copies of an index part.

@@ -379,8 +379,21 @@ impl Flow {
             ..Span::of(group)
         };
         let mut underway = None;
+        let mut shared = 0;
+        if local > 1 && !again {
+            let queues = targets.iter().filter(|target| target.core == here);
+            let queues = queues.map(|target| target.queue);
+            span.block = self.append_together(queues, origin, group, buffers, effects);
+            span.stored = span.block > 0;
+        } else {
+            self.fanout.forget();
+        }
         for (idx, target) in targets.iter().enumerate() {
             if target.core != here {
+                continue;
+            }
+            if self.fanout.queues.get(shared) == Some(&target.queue) {
+                shared += 1;
                 continue;
             }
             let start = Done::default();
@@ -408,6 +421,8 @@ impl Flow {
                 Some(Stop::Wait) => {
                     let queues = &targets[idx..];
                     let queues = queues.iter().filter(|target| target.core == here);
+                    let have = &self.fanout.queues[shared..];
+                    let queues = queues.filter(|target| !have.contains(&target.queue));
                     underway = Some((queues.map(|target| target.queue).collect(), put.done));
                     break;
                 }
@@ -935,6 +950,16 @@ impl Flow {
         let window_messages = window / ringpost_wire::ENVELOPE_BYTES as u64;
         producer.granted.0 += window_messages.saturating_sub(messages);
     }
+}
+
+/// Checks the messages of a frame of a transaction.
+pub(super) fn check_transaction_batch(count: u32, bytes: &[u8]) -> Result<(), Code> {
+    check_batch(Group {
+        first: 0,
+        count,
+        bytes,
+        mandatory: false,
+    })
 }
 
 /// Checks the messages of a frame, or of the rest of one.

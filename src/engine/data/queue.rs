@@ -53,6 +53,7 @@ mod settled;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod unacked;
 
 use std::collections::VecDeque;
@@ -87,14 +88,17 @@ pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
 pub use places::{Cancelling, Look, Picked, Seen};
 pub use ranks::RANK_MAX;
+pub(crate) use replay::ceil_ms;
 pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
-    GROUPS_MAX, GroupFigures, KeptOffset, MAX_AGE_MS, Pace, Position, RATES, Reading, SPEEDS,
-    Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
+    GROUPS_MAX, GroupFigures, KeptOffset, LANES_MAX, MAX_AGE_MS, MEMBERS, MEMBERS_MAX, Pace,
+    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets,
+    read_consumer,
 };
+pub use transaction::Taken;
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,17 +11,18 @@ use ringpost_engine::data::journal::block::{
 };
 use ringpost_engine::data::journal::record::{
     FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
 };
 use ringpost_engine::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry,
 };
 use ringpost_engine::data::journal::{Config, Damage};
 use ringpost_engine::data::notes;
-use ringpost_engine::data::queue::{CountRange, SequenceRange, encode_offsets};
+use ringpost_engine::data::queue::{CountRange, SequenceRange, Taken, encode_offsets};
+use ringpost_engine::data::transaction::{Decision, PartRun, Share, TransactionId};
 use ringpost_engine::ids::{JournalId, SlotId};
 use ringpost_wire::checksum::{crc32c, crc32c_append};
-use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::ids::{CoreId, PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 use ringpost_wire::{FragmentHead, MessageParts};
 
@@ -88,6 +89,7 @@ fn of_queue(kind: Kind, number: u64, count: u32, first: u64) -> RecordHead {
         producer: ProducerId(0),
         producer_sequence: Sequence(0),
         producer_epoch: 0,
+        back: 0,
     }
 }
 
@@ -179,12 +181,77 @@ fn scattered() -> Vec<(RecordHead, Vec<u8>)> {
     vec![(of_queue(Kind::Run, 10, 2, 100), both), (named, sequences)]
 }
 
+/// The records of `journal_shared`: a body, and what says that two queues have it.
+fn shared() -> Vec<(RecordHead, Vec<u8>)> {
+    let (both, _) = messages();
+    let body_bytes = align_record(RECORD_HEAD_BYTES + both.len() as u32);
+    let body = RecordHead {
+        producer: ProducerId(9),
+        producer_sequence: Sequence(8192 + u64::from(BLOCK_HEADER_BYTES)),
+        term: 0,
+        ..of_partition(Kind::Body, PartitionId(0), 0, 2)
+    };
+    let entry = RecordHead {
+        producer: ProducerId(0x1122_3344_5566_7788),
+        producer_epoch: 9,
+        producer_sequence: Sequence(42),
+        back: body_bytes,
+        ..of_queue(Kind::Entry, 10, 2, 100)
+    };
+    let other = RecordHead {
+        partition: PartitionId(6),
+        queue: QueueId(8),
+        queue_sequence: QueueSequence(1),
+        partition_sequence: 5,
+        back: body_bytes + RECORD_HEAD_BYTES,
+        ..entry
+    };
+    vec![(body, both), (entry, Vec::new()), (other, Vec::new())]
+}
+
 /// The record of `journal_offsets`: how far groups of a stream have come; the second is no more.
 fn offsets() -> Vec<(RecordHead, Vec<u8>)> {
     let mut offsets = Vec::new();
     let groups = [(&b"billing"[..], 31), (b"audit", 0)];
     encode_offsets(groups.into_iter(), &mut offsets);
     vec![(of_queue(Kind::Offsets, 17, 2, 0), offsets)]
+}
+
+/// The records of `journal_transactions`: one that core 1 decides is prepared here, and one of this
+/// core is decided.
+fn transactions() -> Vec<(RecordHead, Vec<u8>)> {
+    let (messages, _) = messages();
+    let id = |core, count: u64| TransactionId {
+        core: CoreId(core),
+        number: 2 << 32 | count,
+    };
+    let taken = |sequence, bytes, earlier| Taken {
+        sequence,
+        bytes,
+        earlier,
+    };
+    let share = Share {
+        runs: vec![PartRun {
+            queue: QueueId(7),
+            count: 2,
+            bytes: messages.len() as u32,
+        }],
+        messages,
+        taken: vec![(QueueId(8), vec![taken(3, 96, 0), taken(5, 112, 2)])],
+    };
+    let (mut prepared, mut decided) = (Vec::new(), Vec::new());
+    share.encode(id(1, 7), &mut prepared);
+    assert_eq!(Share::decode(&prepared), Some((id(1, 7), share)));
+    let decision = Decision::Commit(vec![CoreId(0), CoreId(1)]);
+    decision.encode(id(3, 9), &mut decided);
+    let of = |kind, number| RecordHead {
+        term: 0,
+        ..of_partition(kind, PARTITION_TRANSACTIONS, number, 0)
+    };
+    vec![
+        (of(Kind::Prepare, 4), prepared),
+        (of(Kind::Decide, 5), decided),
+    ]
 }
 
 /// A block of these records, without the zeros that fill it; and its header.
@@ -261,7 +328,10 @@ fn a_block_with_every_kind() {
     let records = records();
     let scattered = scattered();
     let offsets = offsets();
+    let transactions = transactions();
+    let shared = shared();
     let all = records.iter().chain(&scattered).chain(&offsets);
+    let all = all.chain(&transactions).chain(&shared);
     let mut kinds: Vec<Kind> = all.map(|(head, _)| head.kind).collect();
     kinds.push(Kind::Index);
     kinds.sort_unstable();
@@ -274,6 +344,10 @@ fn a_block_with_every_kind() {
     check_block("journal_scattered", &header, &bytes, &scattered);
     let (header, bytes) = block(&offsets, (0, 8192), 77, 75);
     check_block("journal_offsets", &header, &bytes, &offsets);
+    let (header, bytes) = block(&transactions, (0, 8192), 77, 75);
+    check_block("journal_transactions", &header, &bytes, &transactions);
+    let (header, bytes) = block(&shared, (0, 8192), 77, 75);
+    check_block("journal_shared", &header, &bytes, &shared);
 }
 
 fn index() -> (Vec<u8>, IndexBody) {

@@ -286,6 +286,36 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
             };
             (0, 29, 0, 0, body(delete, kind))
         }
+        K::TransactionOpen => {
+            let open = TransactionOpen {
+                timeout_ms: 30_000,
+                reserved: 0,
+            };
+            (3, 30, 0, 0, body(open, kind))
+        }
+        K::TransactionOpened => {
+            let opened = TransactionOpened {
+                messages_max: 10_000,
+                bytes_max: 260_000,
+                timeout_ms: 30_000,
+                reserved: 0,
+            };
+            (3, 30, 0, 0, body(opened, kind))
+        }
+        K::TransactionPublish => (3, 1, 2, header::PUBLISH_MANDATORY, two_messages()),
+        K::TransactionSettle => {
+            let ranges = [(0, 6), (8, 9)].map(|(first, last)| SettleRange { first, last }.encode());
+            let settle = TransactionSettle {
+                consumer: 2,
+                reserved: 0,
+                ranges: &ranges.concat(),
+            };
+            (3, 1, 2, 0, body(settle, kind))
+        }
+        K::TransactionCommit | K::TransactionRollback => (3, 1, 0, 0, vec![]),
+        K::TransactionDone => (3, 1, 0, header::TRANSACTION_COMMITTED, vec![]),
+        K::TransactionClose => (3, 31, 0, 0, vec![]),
+        K::TransactionClosed => (3, 31, 0, 0, failure(Code::Normal, b"", kind)),
         K::QueueBrowse => {
             let browse = QueueBrowse {
                 from: 31,
@@ -395,7 +425,7 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
                 partition: 22,
                 durability: Durability::Durable as u8,
                 flags: QUEUE_DAMAGED,
-                reserved: 0,
+                lanes: 0,
                 name,
             };
             (0, 17, 0, 0, body(info, kind))

@@ -137,6 +137,21 @@ fn every_byte_of_every_control_body_counts() {
         queue: name,
         group: b"billing",
     });
+    assert_every_byte_counts(&TransactionOpen {
+        timeout_ms: 30_000,
+        reserved: 0,
+    });
+    assert_every_byte_counts(&TransactionOpened {
+        messages_max: 10_000,
+        bytes_max: 260_000,
+        timeout_ms: 30_000,
+        reserved: 0,
+    });
+    assert_every_byte_counts(&TransactionSettle {
+        consumer: 2,
+        reserved: 0,
+        ranges: &[7; 32],
+    });
     assert_every_byte_counts(&QueueBrowse {
         from: 7,
         messages_max: 10,
@@ -211,7 +226,7 @@ fn every_byte_of_every_control_body_counts() {
         partition: 11,
         durability: 1,
         flags: 0,
-        reserved: 0,
+        lanes: 0,
         name,
     });
     assert_every_byte_counts(&QueueDescription {
@@ -333,9 +348,12 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::Hello => Hello::decode(body).map(drop),
         K::Welcome => Welcome::decode(body).map(drop),
         K::Attach => Attach::decode(body).map(drop),
-        K::Close | K::Failed | K::Refused | K::ProducerClosed | K::ConsumerClosed => {
-            Failure::decode(body).map(drop)
-        }
+        K::Close
+        | K::Failed
+        | K::Refused
+        | K::ProducerClosed
+        | K::ConsumerClosed
+        | K::TransactionClosed => Failure::decode(body).map(drop),
         K::ProducerOpen => ProducerOpen::decode(body).map(drop),
         K::ProducerOpened => ProducerOpened::decode(body).map(drop),
         K::Confirm | K::ProducerCredit => ProducerCredit::decode(body).map(drop),
@@ -369,6 +387,13 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::GroupInfo => GroupInfo::decode(body).map(drop),
         K::GroupReset => GroupReset::decode(body).map(drop),
         K::GroupDelete => GroupDelete::decode(body).map(drop),
+        K::TransactionOpen => TransactionOpen::decode(body).map(drop),
+        K::TransactionOpened => TransactionOpened::decode(body).map(drop),
+        K::TransactionPublish => messages(body),
+        K::TransactionSettle => {
+            let settle = TransactionSettle::decode(body)?;
+            SettleRange::parse(settle.ranges, header.count).map(drop)
+        }
         K::QueueBrowse => QueueBrowse::decode(body).map(drop),
         K::QueueBrowsed => {
             let mut all = BrowsedMessages::new(QueueBrowsed::decode(body)?.messages);
@@ -390,6 +415,10 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::GetDone
         | K::ConsumerActive
         | K::ConsumerInspect
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionDone
+        | K::TransactionClose
         | K::QueueList
         | K::ExchangeList
         | K::BindingList

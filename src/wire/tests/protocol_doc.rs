@@ -82,7 +82,9 @@ fn limits_are_those_of_the_code() {
         FILTER_PATTERN_BYTES_MAX FILTER_LIKE_BYTES_MAX FILTER_BODY_BYTES_MAX
         PATTERN_BYTES_MAX POLICY_PRIORITY_MAX POLICY_QUEUES_AND_EXCHANGES CHANNELS_MAX SETTLE_RANGES_MAX
         BROWSE_MESSAGES_MAX BROWSE_MESSAGE_BYTES_MAX NAMED_MESSAGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
-        HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX PRODUCER_BROKER_MIN
+        HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX
+        TRANSACTION_MESSAGES_MAX TRANSACTION_BYTES_MAX TRANSACTION_RANGES_BYTES_MAX
+        TRANSACTION_CHANNELS_MAX TRANSACTION_MS_DEFAULT TRANSACTION_MS_MAX PRODUCER_BROKER_MIN
     };
     let rows = table(&page(), "## 9. Limits");
     let found: Vec<_> = rows
@@ -103,6 +105,10 @@ fn flags_are_those_of_the_code() {
     let wanted: &[(&str, u64)] = &[
         ("DONE_CHANGED", header::DONE_CHANGED.into()),
         ("PUBLISH_MANDATORY", header::PUBLISH_MANDATORY.into()),
+        (
+            "TRANSACTION_COMMITTED",
+            header::TRANSACTION_COMMITTED.into(),
+        ),
         ("DELIVER_REDELIVERED", header::DELIVER_REDELIVERED.into()),
         ("CONSUMER_IS_ACTIVE", header::CONSUMER_IS_ACTIVE.into()),
         ("SETTLE_ACK", header::SETTLE_ACK.into()),
@@ -186,7 +192,8 @@ fn bodies_are_those_of_the_code() {
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
         ConsumerInfo ConsumerPosition ConsumerCredit Get QueueDeclare Delete Named QueueInfo GroupInfo
-        GroupReset GroupDelete QueueBrowse QueueBrowsed QueueCancel QueueMove QueueOutcome QueueDescription PolicySet ExchangeDeclare Bind
+        GroupReset GroupDelete TransactionOpen TransactionOpened TransactionSettle QueueBrowse QueueBrowsed QueueCancel
+        QueueMove QueueOutcome QueueDescription PolicySet ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");

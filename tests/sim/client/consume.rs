@@ -21,7 +21,7 @@ use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
 use crate::scene::Scene;
-use crate::streams::{Reader, STREAM};
+use crate::streams::{self, Lane, Reader, STREAM, Seat};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -90,7 +90,9 @@ impl Consumer {
 
     fn opening_ends(&self, tenant: usize, scene: &mut Scene) {
         if self.state == State::Opening
-            && let Some(queue) = scene.models[tenant].queues.get_mut(&self.queue_name)
+            && let Some(queue) = scene.models[tenant]
+                .queues
+                .get_mut(streams::base(&self.queue_name))
         {
             queue.openings -= 1;
         }
@@ -167,12 +169,30 @@ impl Client {
                 0
             };
             // What is sent to nobody must not settle the dead.
+            let names = match name == STREAM {
+                true => streams::names(self.seed),
+                false => vec![name.clone()],
+            };
             let mode = if name != GRAVES && name != STREAM && self.random.below(12) == 0 {
                 AckMode::OnSend
             } else {
                 AckMode::Acks
             };
             let exclusive = self.random.below(15) == 0 && name != STREAM;
+            if names.len() > 1 && self.random.coin() {
+                // A member of a group, in every lane, or in most of them.
+                self.seat = Some(Seat::draw(&mut self.random));
+                let most = match self.random.below(6) {
+                    0 => 1 + self.random.index(names.len()),
+                    _ => names.len(),
+                };
+                for name in &names[..most] {
+                    self.open_consumer(name, messages, bytes, mode, false, scene);
+                }
+                self.seat = None;
+                return;
+            }
+            let name = self.random.pick(&names).clone();
             self.open_consumer(&name, messages, bytes, mode, exclusive, scene);
         } else if !open.is_empty() && self.random.below(3) == 0 {
             let channel = *self.random.pick(&open);
@@ -190,7 +210,8 @@ impl Client {
         scene: &mut Scene,
     ) -> Option<u16> {
         let channel = self.free_channel()?;
-        let queue = scene.models[self.tenant].queues.get_mut(name)?;
+        let base = streams::base(name);
+        let queue = scene.models[self.tenant].queues.get_mut(base)?;
         queue.openings += 1;
         let number = queue.number;
         let id = self.request(Request::ConsumerOpen(channel));
@@ -205,10 +226,11 @@ impl Client {
         let mut arguments = standing(self.seed, u64::from(consumer_no.0));
         let mut reader = None;
         let is_drain = self.drain.is_some();
-        if name == STREAM {
+        if streams::is_stream(name) {
+            let lane = (number, Reader::lane_named(name));
             let (one, its_own) = match is_drain {
-                true => Reader::of_drain(scene.streams.undrained(number)),
-                false => Reader::draw(&mut self.random),
+                true => Reader::of_drain(name, scene.streams.undrained(lane)),
+                false => Reader::draw(&mut self.random, name, self.seat),
             };
             (reader, arguments) = (Some(one), its_own);
         }
@@ -265,7 +287,7 @@ impl Client {
         Some(channel)
     }
 
-    fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
+    pub(super) fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
         let id = self.request(Request::ConsumerClose);
         frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
         let Some(consumer) = self.consumer(channel) else {
@@ -376,7 +398,23 @@ impl Client {
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
+        })
+    }
+
+    /// Its members of groups: where, whether it is its turn, and whether it holds something.
+    pub fn members(&self) -> impl Iterator<Item = ((Lane, u64), bool, bool)> + '_ {
+        let is_open = |consumer: &&Box<Consumer>| {
+            consumer.state == State::Open && !consumer.is_deaf && self.link == Link::Open
+        };
+        let consumers = self.channels.values().filter_map(|channel| match channel {
+            Channel::Consumer(consumer) => Some(consumer),
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
+        });
+        consumers.filter(is_open).filter_map(|consumer| {
+            let reader = consumer.reader.as_ref()?;
+            let place = ((consumer.queue, reader.lane), reader.group?);
+            Some((place, consumer.is_active, !consumer.outstanding.is_empty()))
         })
     }
 
@@ -543,10 +581,15 @@ impl Client {
         let name = consumer.queue_name.clone();
         let mut messages = Vec::new();
         let mut offsets = Vec::new();
+        let mut taken = None;
         if let Some(reader) = &mut consumer.reader {
             offsets = reader.settle(settled);
             if let Some(group) = reader.group {
-                scene.streams.settled(queue, group, &offsets);
+                let number = consumer.number;
+                taken = scene
+                    .streams
+                    .taken_meanwhile(queue, reader, number, &offsets);
+                scene.streams.settled((queue, reader.lane), group, &offsets);
             }
         }
         let (number, mut back) = (consumer.number, Vec::new());
@@ -599,6 +642,7 @@ impl Client {
                 channel,
                 messages,
                 offsets,
+                taken,
                 rejects: is_reject.then_some(name),
                 returned,
             })
@@ -723,6 +767,9 @@ impl Client {
                     && head.flags & header::CONSUMER_IS_ACTIVE != 0
                 {
                     scene.marks.hit("member active");
+                    if scene.streams.has_lanes {
+                        scene.marks.hit("lane led");
+                    }
                     reader.is_active();
                 }
                 if consumer.sharing != Sharing::Single && !is_member {
@@ -892,14 +939,25 @@ impl Client {
         }
         let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let (queue, is_told) = (consumer.queue, consumer.is_told);
+        let lane = consumer.reader.as_ref().map_or(0, |reader| reader.lane);
         let is_reader = consumer.reader.is_some();
         if let Some(reader) = &mut consumer.reader {
             scene.marks.hit("read from a stream");
             let body_bytes = envelope.payload_bytes();
+            let is_again = head.flags & header::DELIVER_REDELIVERED != 0;
+            if is_again {
+                scene.marks.hit("group read on");
+            }
             let given =
                 scene
                     .streams
-                    .given(queue, reader, (delivery_tag, place), (message, body_bytes));
+                    .lies(queue, lane, envelope.routing_key())
+                    .and(scene.streams.given(
+                        queue,
+                        (reader, consumer.number),
+                        (delivery_tag, place, is_again),
+                        (message, body_bytes),
+                    ));
             if !scene.tolerates_losses() {
                 given?;
             }
@@ -913,7 +971,11 @@ impl Client {
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
-            place: deliver.queue_sequence + u64::from(idx),
+            // The history knows one queue of each name, and places in lanes mean nothing there.
+            place: match streams::is_stream(&queue_name) && scene.streams.has_lanes {
+                true => 0,
+                false => deliver.queue_sequence + u64::from(idx),
+            },
             message,
             hash: Hash::of(bytes),
             redelivered: head.flags & header::DELIVER_REDELIVERED != 0,
@@ -949,7 +1011,7 @@ impl Client {
             }
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
-        if queue_name != STREAM {
+        if !streams::is_stream(&queue_name) {
             scene.check_times(self.tenant, &queue_name, &delivery)?;
         }
         if delivery.redelivered {
@@ -960,7 +1022,7 @@ impl Client {
         }
         if is_told && is_reader {
             // It has seen it, whatever becomes of its connection.
-            scene.streams.drains(queue, place);
+            scene.streams.drains((queue, lane), place);
             scene.event(Event::Acked { queue, message });
         }
         Ok(())
@@ -1015,9 +1077,17 @@ impl Client {
                 channel,
                 messages,
                 offsets,
+                taken,
                 rejects,
                 returned,
             }) => {
+                if let Some(taken) = taken
+                    && !scene.tolerates_losses()
+                {
+                    return Err(format!(
+                        "two members of a group had {taken} of a lane at once"
+                    ));
+                }
                 if let Some(back) = returned {
                     let Return {
                         queue,

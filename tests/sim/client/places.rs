@@ -194,6 +194,7 @@ impl Client {
                 queue: *queue,
                 message: *message,
             });
+            scene.groups.may_go(*queue, *place);
             let id = self.request(Request::Places(Asked {
                 what: What::Cancel(*message),
                 ..asked.clone()
@@ -224,6 +225,7 @@ impl Client {
                 queue: *queue,
                 message: *message,
             });
+            scene.groups.may_go(*queue, *place);
             scene.places.moves(self.tenant, name, *queue, *message);
         }
         let id = self.request(Request::Places(Asked {

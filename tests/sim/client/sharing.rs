@@ -6,7 +6,7 @@ use ringpost_wire::{Envelope, checksum};
 
 use crate::model::GRAVES;
 use crate::random::mix;
-use crate::streams::{self, STREAM};
+use crate::streams;
 
 /// What a queue of a world asks for beside its limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,8 +23,8 @@ pub enum Sharing {
     Groups(Key),
     /// A full one gives producers no credit.
     Blocks,
-    /// It is a stream.
-    Stream,
+    /// It is a stream, of so many lanes.
+    Stream(u8),
 }
 
 /// Where the key of a message stands.
@@ -64,8 +64,8 @@ impl Sharing {
     /// What the queue of this name asks for in every life of it.
     #[must_use]
     pub fn of(seed: u64, tenant: usize, queue: &str, is_slow: bool) -> Self {
-        if queue == STREAM {
-            return Self::Stream;
+        if streams::is_stream(queue) {
+            return Self::Stream(streams::lanes(seed));
         }
         let name = u64::from(checksum::crc32c(queue.as_bytes()));
         match mix(seed ^ name << 8 ^ tenant as u64) % 14 {
@@ -88,7 +88,7 @@ impl Sharing {
     pub fn arguments(self) -> Vec<u8> {
         match self {
             Self::Plain => Vec::new(),
-            Self::Stream => streams::arguments(),
+            Self::Stream(lanes) => streams::arguments(lanes),
             Self::Policy(word) => table(&[("x-dispatch", Value::Text(word.as_bytes()))]),
             Self::Groups(key) => {
                 let mut entries = vec![("x-message-groups", Value::Bool(true))];

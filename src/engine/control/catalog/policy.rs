@@ -23,7 +23,7 @@ use crate::options::{Layer, Options, Source};
 /// Most policies of a tenant.
 pub const POLICIES_MAX: usize = 100;
 /// Most bytes of a pattern's program.
-const PROGRAM_BYTES_MAX: usize = 16 << 10;
+const PROGRAM_BYTES_MAX: usize = 8 << 10;
 /// Deepest nesting of a pattern.
 const NEST_MAX: u32 = 16;
 
@@ -337,7 +337,7 @@ impl Catalog {
     }
 
     fn options_in<'a>(&'a self, queue: &'a Queue) -> Options<'a> {
-        let layers = self.layers(queue.tenant, Subject::Queues, &queue.name);
+        let layers = self.layers(queue.tenant, Subject::Queues, self.common_name(queue));
         Options::layered(&queue.arguments, layers)
             .expect("a declaration is checked before it holds")
     }

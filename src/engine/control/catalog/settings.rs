@@ -23,6 +23,8 @@
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 //! | `x-queue-type` | `classic` (default) or `stream` | |
 //! | `x-max-age` | of a stream: how old a message may become, in ms | 1,000 to 315,360,000,000 |
+//! | `x-stream-lanes` | of a stream: over how many lanes it goes (default 1) | 1 to 64 |
+//! | `x-stream-lane-header` | of those: the header that is a message's key instead of its routing key | 1 to 255 bytes |
 //! | `x-expires` | how long it may be unused before it is deleted, in ms | 1 to 4,294,967,295 |
 //! | `x-auto-delete` | whether it goes with its last consumer | |
 //! | `x-exclusive` | whether it belongs to the connection that declares it | only volatile |
@@ -33,7 +35,7 @@ use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::data::dead_letter::DeadLetterTo;
 use crate::data::lifetime::Lifetime;
 use crate::data::queue::{
-    Backoff, DispatchSettings, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
+    Backoff, DispatchSettings, LANES_MAX, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
     RETRY_DELAY_MIN_MS, Retry, Settings, StreamSettings,
 };
 use crate::options::Options;
@@ -290,7 +292,28 @@ impl QueueSettings {
                 return Err(format!("{name} makes no sense on a stream: {why}"));
             }
         }
+        //= P-87
+        let lanes = options.number("x-stream-lanes", 1..=u64::from(LANES_MAX))?;
+        let lanes = lanes.filter(|lanes| *lanes > 1).unwrap_or(0) as u8;
+        let header = options.text("x-stream-lane-header", NAME_BYTES_MAX)?;
+        match header {
+            Some(b"") => return Err("x-stream-lane-header is empty".to_owned()),
+            Some(_) if lanes == 0 => {
+                return Err("x-stream-lane-header needs x-stream-lanes above 1".to_owned());
+            }
+            _ => {}
+        }
+        for name in ["x-expires", "x-auto-delete"] {
+            if lanes > 0 && options.has_own(name) {
+                return Err(format!(
+                    "{name} makes no sense on a stream of several lanes: none of them knows whether \
+                     the others are used"
+                ));
+            }
+        }
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
+        // A policy may say so all the same.
+        let expires_ms = expires_ms.filter(|_| lanes == 0);
         let lifetime = Lifetime {
             expires_ms: expires_ms.map_or(0, |ms| ms as u32),
             is_auto_delete: options.flag("x-auto-delete")?,
@@ -303,6 +326,7 @@ impl QueueSettings {
                 overflow: Overflow::DropHead,
                 stream: Some(StreamSettings {
                     max_age_ms: max_age_ms.unwrap_or(0),
+                    lanes,
                 }),
                 ..Settings::plain(Durability::Durable)
             },
@@ -400,7 +424,10 @@ mod tests {
         let expected = Settings {
             messages_max: 5,
             overflow: Overflow::DropHead,
-            stream: Some(StreamSettings { max_age_ms: 60_000 }),
+            stream: Some(StreamSettings {
+                max_age_ms: 60_000,
+                lanes: 0,
+            }),
             ..Settings::plain(Durability::Durable)
         };
         assert_eq!(settings.queue, expected);
@@ -420,12 +447,52 @@ mod tests {
             ),
             (
                 ("x-max-ages", Value::I32(1_000)),
-                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, x-expires, \
-                 x-auto-delete",
+                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, \
+                 x-stream-lanes, x-stream-lane-header, x-expires, x-auto-delete",
             ),
         ] {
             assert_eq!(read(0, &[stream, entry]), Err(reason.to_owned()));
         }
+        // However many lanes there are, one is enough by itself.
+        for (lanes, expected) in [(1, 0), (2, 2), (64, 64)] {
+            let settings = read(0, &[stream, ("x-stream-lanes", Value::I32(lanes))]);
+            let settings = settings.expect("it is right").queue;
+            assert_eq!(settings.stream.expect("it is one").lanes, expected);
+        }
+        let four = ("x-stream-lanes", Value::I8(4));
+        let header = |name: &'static [u8]| ("x-stream-lane-header", Value::Text(name));
+        assert!(read(0, &[stream, four, header(b"customer")]).is_ok());
+        let lone = "makes no sense on a stream of several lanes: none of them knows whether the others \
+                    are used";
+        for (entries, reason) in [
+            (
+                &[stream, ("x-stream-lanes", Value::I8(0))][..],
+                "x-stream-lanes is 0, not 1 to 64".to_owned(),
+            ),
+            (
+                &[stream, ("x-stream-lanes", Value::I8(65))],
+                "x-stream-lanes is 65, not 1 to 64".to_owned(),
+            ),
+            (
+                &[stream, header(b"customer")],
+                "x-stream-lane-header needs x-stream-lanes above 1".to_owned(),
+            ),
+            (
+                &[stream, four, header(b"")],
+                "x-stream-lane-header is empty".to_owned(),
+            ),
+            (
+                &[stream, four, ("x-expires", Value::I32(1_000))],
+                format!("x-expires {lone}"),
+            ),
+            (
+                &[stream, four, ("x-auto-delete", Value::Bool(true))],
+                format!("x-auto-delete {lone}"),
+            ),
+        ] {
+            assert_eq!(read(0, entries), Err(reason));
+        }
+        assert!(read(0, &[four]).is_err_and(|text| text.contains("no setting of a queue")));
         let reason = "'x-max-age' is no setting of a queue";
         let refused = read(0, &[("x-max-age", Value::I32(1_000))]);
         assert!(refused.is_err_and(|text| text.starts_with(reason)));

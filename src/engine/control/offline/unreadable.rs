@@ -9,6 +9,7 @@ use super::{Disk, Opened, append};
 use crate::control::compaction::relocated_head;
 use crate::data::journal::block::BLOCK_ALIGN;
 use crate::data::journal::record::{self, Kind, RecordHead, check_messages};
+use crate::data::journal::shared::is_body_at;
 use crate::data::journal::{Journal, Note, RunHead, Urgency};
 use crate::data::notes;
 use crate::data::queue::{LiveRun, Queue, Ranges, SequenceRange, walk};
@@ -134,7 +135,12 @@ impl<D: Disk> Opened<D> {
             }
         }
         for saved in &examined.saved {
-            let head = relocated_head(&saved.head, saved.sequence, &self.journal, saved.place);
+            let head = RecordHead {
+                partition,
+                queue,
+                ..saved.head
+            };
+            let head = relocated_head(&head, saved.sequence, &self.journal, saved.place);
             append(self, |journal, pool, effects| {
                 journal
                     .append_relocated(pool, effects, &head, 1, &saved.message)
@@ -195,8 +201,11 @@ impl<D: Disk> Opened<D> {
         let live = (0..run.count).map(|index| (run.skip + index, run.first.plus(index.into())));
         let live = live.filter(|(_, sequence)| queue.lies_at(*sequence, run.place));
         let base = run.first.0.checked_sub(run.skip.into());
-        let record = self.proved(run.place).filter(|(head, _)| {
-            head.queue == id && Some(head.queue_sequence.0) == base && head.kind.has_messages()
+        let base = base.map(QueueSequence);
+        let number = self.journal.table.get(run.place.segment).number;
+        let record = self.proved(run.place).filter(|(head, _)| match head.kind {
+            Kind::Body => is_body_at(head, number, run.place.offset),
+            kind => head.queue == id && Some(head.queue_sequence) == base && kind.has_messages(),
         });
         let Some((head, body)) = record else {
             for (_, sequence) in live {

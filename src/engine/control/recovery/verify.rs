@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::{Recovery, Replay, Report, Status, index_of};
 use crate::data::journal::block::{BLOCK_ALIGN, BlockHeader, Content, Records, check_content};
-use crate::data::journal::record::{self, RecordHead};
+use crate::data::journal::record::{self, Kind, RecordHead};
 use crate::data::journal::segment::{BlockEntry, IndexBody, RunEntry};
+use crate::data::journal::shared::LastBody;
 use crate::data::journal::{Config, Damage};
 use crate::effect::{Buffers, Effect, Effects};
 use crate::ids::{BufferId, Place, SegmentIdx, SlotId};
@@ -241,13 +242,23 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
     fn messages(&mut self, header: &BlockHeader, segment: SegmentIdx) {
         let number = self.recovery.table.get(segment).number;
         let mut damages = Vec::new();
+        let mut bodies = LastBody::default();
         for found in Records::new(header, &self.bytes[..header.bytes() as usize]) {
             let Ok((head, body)) = found.record else {
                 continue;
             };
-            if !head.kind.has_messages() {
-                continue;
-            }
+            let (body, offset) = match head.kind {
+                Kind::Body => {
+                    bodies.note(found.at, &head, body);
+                    continue;
+                }
+                Kind::Entry => match bodies.of(&head, found.at) {
+                    Some((at, messages)) => (messages, at),
+                    None => continue,
+                },
+                kind if kind.has_messages() => (body, found.at),
+                _ => continue,
+            };
             record::check_messages(body, |index| {
                 damages.push(Damage {
                     partition: head.partition,
@@ -256,7 +267,7 @@ impl<F: FnMut(SlotId, u32, &mut [u8]) -> Result<(), IoFault>> Check<'_, F> {
                     queue: head.queue,
                     queue_sequence: head.queue_sequence.plus(u64::from(index)),
                     segment_number: number,
-                    offset: header.offset + found.at,
+                    offset: header.offset + offset,
                 });
             });
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::data::journal::block::{BLOCK_ALIGN, align_block};
 use crate::data::journal::cache::{Origin, Window};
-use crate::data::journal::record::{Kind, RECORD_HEAD_BYTES, RecordHead};
+use crate::data::journal::record::{RECORD_HEAD_BYTES, RecordHead};
 use crate::data::journal::segment::{OpenIndex, SlotState};
 use crate::data::journal::{
     AHEAD_PART, Age, BUFFERS_UPKEEP, Config, Cut, Fetch, Journal, Located, PartitionState,
@@ -71,16 +71,11 @@ impl Journal {
         let Located::Cached { head, .. } = &located else {
             return located;
         };
-        let first = head.queue_sequence.0;
-        let is_it = head.queue == queue
-            && match head.kind {
-                Kind::Fragment => first == sequence.0,
-                kind => {
-                    let after = first.saturating_add(u64::from(head.count));
-                    kind.has_messages() && (first..after).contains(&sequence.0)
-                }
-            };
-        if is_it { located } else { Located::Damaged }
+        if self.is_record_of(head, place, queue, sequence) {
+            located
+        } else {
+            Located::Damaged
+        }
     }
 
     /// Finds the record at `place`, whatever it is.

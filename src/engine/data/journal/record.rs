@@ -13,10 +13,10 @@
 //! | 24 | 4 | `term`: replication term, 0 on a single node |
 //! | 28 | 4 | `queue` |
 //! | 32 | 8 | `queue_sequence` of the first message |
-//! | 40 | 8 | `producer`; of a relocated record the segment number of the old place |
-//! | 48 | 8 | `producer_sequence` of the first message; of a relocated record the old offset |
+//! | 40 | 8 | `producer`; of a relocated record the segment number of the old place, of a body of its own |
+//! | 48 | 8 | `producer_sequence` of the first message; of a relocated record the old offset, of a body its own |
 //! | 56 | 4 | `producer_epoch` |
-//! | 60 | 4 | zero |
+//! | 60 | 4 | `back`: of an entry how many bytes before it its body begins; else zero |
 //!
 //! A body of messages folds to the first 8 bytes of each message, its producer's checksum and its
 //! length: the producer's checksum covers the rest, so no message is ever summed a second time on
@@ -43,6 +43,8 @@ pub const NUMBER_MAX: u64 = 1 << 60;
 
 /// The partition of records that belong to no partition but need an order: topology.
 pub const PARTITION_META: PartitionId = PartitionId(u16::MAX);
+/// The partition of what a core knows of transactions over several cores.
+pub const PARTITION_TRANSACTIONS: PartitionId = PartitionId(u16::MAX - 1);
 
 /// Set on a record that was moved here from another place of the journal.
 pub const FLAG_RELOCATED: u8 = 1;
@@ -104,15 +106,16 @@ kinds! {
     Index = 11,
     /// Reserved: a partition leaves this journal.
     Seal = 12,
-    /// Reserved: a body without a partition, for fan-out stored once (rulings 13).
+    /// Messages of several queues, from one producer; it belongs to no partition and names its own
+    /// place (ADR 0026).
     Body = 13,
-    /// Reserved: an entry that points at a body.
+    /// A queue has the messages of a body that lies before it in the same block.
     Entry = 14,
     /// Reserved: replication's vote and term.
     HardState = 15,
-    /// Reserved: a transaction is prepared.
+    /// A transaction is prepared on this core: everything it does here (data/transaction/part.rs).
     Prepare = 16,
-    /// Reserved: a transaction is decided.
+    /// What becomes of a transaction (data/transaction/part.rs); in the block of what it does here.
     Decide = 17,
     /// Reserved: ranges of queue sequences that expired.
     Expire = 18,
@@ -147,7 +150,10 @@ impl Kind {
     /// Whether the index of a segment lists records of this kind.
     #[must_use]
     pub const fn is_indexed(self) -> bool {
-        matches!(self, Kind::Run | Kind::Relocated | Kind::Fragment)
+        matches!(
+            self,
+            Kind::Run | Kind::Relocated | Kind::Fragment | Kind::Entry
+        )
     }
 
     /// Whether the number is taken and this version neither writes nor reads it.
@@ -167,15 +173,12 @@ impl Kind {
             | Kind::Index
             | Kind::Adopt
             | Kind::Sequences
-            | Kind::Offsets => false,
-            Kind::Seal
-            | Kind::Body
-            | Kind::Entry
-            | Kind::HardState
             | Kind::Prepare
             | Kind::Decide
-            | Kind::Expire
-            | Kind::Purge => true,
+            | Kind::Offsets
+            | Kind::Body
+            | Kind::Entry => false,
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => true,
         }
     }
 }
@@ -212,6 +215,8 @@ pub struct RecordHead {
     pub producer_sequence: Sequence,
     /// The producer's epoch.
     pub producer_epoch: u32,
+    /// Of an entry: how many bytes before it its body begins; else 0.
+    pub back: u32,
 }
 
 /// A whole record of a kind that this version does not know: a later one wrote it.
@@ -265,6 +270,7 @@ impl RecordHead {
         bytes[40..48].copy_from_slice(&self.producer.0.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.producer_sequence.0.to_le_bytes());
         bytes[56..60].copy_from_slice(&self.producer_epoch.to_le_bytes());
+        bytes[60..64].copy_from_slice(&self.back.to_le_bytes());
         bytes
     }
 
@@ -281,7 +287,9 @@ impl RecordHead {
         };
         let length = u32_at(head, 4);
         let is_possible = u64_at(head, 16) < NUMBER_MAX && u64_at(head, 32) < NUMBER_MAX;
-        if length < RECORD_HEAD_BYTES || u32_at(head, 60) != 0 || !is_possible {
+        let back = u32_at(head, 60);
+        let is_here = (back > 0) == (kind == Kind::Entry);
+        if length < RECORD_HEAD_BYTES || !is_here || !is_possible {
             return Err(RecordFault::Malformed);
         }
         Ok(Self {
@@ -298,6 +306,7 @@ impl RecordHead {
             producer: ProducerId(u64_at(head, 40)),
             producer_sequence: Sequence(u64_at(head, 48)),
             producer_epoch: u32_at(head, 56),
+            back,
         })
     }
 
@@ -578,6 +587,7 @@ mod tests {
             producer: ProducerId(99),
             producer_sequence: Sequence(4),
             producer_epoch: 2,
+            back: 0,
         };
         let folded = fold_messages(0, &body).expect("walks").crc;
         let mut bytes = head.seal(folded).to_vec();

@@ -89,7 +89,8 @@ pub struct Segment {
     /// Bodies of index parts that recovery made from blocks, where the segment has none of its own
     /// that can be read or believed. Checkpoints carry them, so that the blocks are read once.
     pub made_parts: Vec<Vec<u8>>,
-    /// Units (messages, pieces of large messages) that are not durably settled.
+    /// Units (messages, once for each queue that has them; pieces of large messages) that are not durably
+    /// settled.
     pub live_count: u64,
     /// Units ever appended.
     pub unit_count: u64,
@@ -131,14 +132,13 @@ impl Segment {
         }
     }
 
-    /// Estimated bytes of the records of live units.
+    /// Estimated bytes of the records of live units. Of what queues share as if each had its own, as it
+    /// will if it is moved, but never more than what was written.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
-        // A segment holds less than 2^32 bytes and fewer units than that.
-        self.unit_bytes
-            .saturating_mul(self.live_count)
-            .checked_div(self.unit_count)
-            .unwrap_or(0)
+        let bytes = u128::from(self.unit_bytes) * u128::from(self.live_count);
+        let each = bytes.checked_div(u128::from(self.unit_count)).unwrap_or(0);
+        each.min(u128::from(self.written_bytes)) as u64
     }
 
     /// The runs that its made parts list.
@@ -307,7 +307,7 @@ impl Table {
 /// What the index says of one run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunEntry {
-    /// Run, Relocated or Fragment.
+    /// Run, Relocated, Fragment or Entry.
     pub kind: Kind,
     /// Whether it lay elsewhere before.
     pub is_relocated: bool,
@@ -317,9 +317,9 @@ pub struct RunEntry {
     pub queue_sequence: QueueSequence,
     /// Messages; of a fragment the number of the piece.
     pub count: u32,
-    /// Byte offset of the record in the segment.
+    /// Byte offset of the record in the segment; of an entry that of its body.
     pub offset: u32,
-    /// Bytes of the body, padding included.
+    /// Bytes of the body, padding included; of an entry those of its body.
     pub body_bytes: u32,
     /// Of a fragment: bytes of the whole message; else 0.
     pub message_bytes: u32,

@@ -163,6 +163,7 @@ impl Volatile {
                 producer: head.producer,
                 producer_sequence: head.producer_sequence,
                 producer_epoch: head.producer_epoch,
+                back: 0,
             },
         });
         Ok(Appended::New(Place {

@@ -187,7 +187,7 @@ impl Queue {
     }
 
     /// Goes on with a look, through up to `entries` entries of what is delayed; whether it is done.
-    pub fn look_on(&self, look: &mut Look, entries: usize) -> bool {
+    pub fn look_on(&mut self, look: &mut Look, entries: usize) -> bool {
         let mut seen = 0;
         while !look.open.is_empty() {
             if seen == entries {

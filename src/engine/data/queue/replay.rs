@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use super::expiry::Span;
+use super::expiry::{Ms, Span};
 use super::index::{Pieces, Run};
 use super::returned::{CountRange, DELIVERIES_MAX, Returned};
 use super::settled::SettledSet;
@@ -277,7 +277,7 @@ impl Queue {
         for (first, last, due) in waits {
             number(first);
             number(last - first + 1);
-            number((due + ahead).max(0) as u64);
+            number(wall_of(due, clock).max(0) as u64);
         }
         for (first, rank) in self.ranks.iter() {
             number(first);
@@ -921,4 +921,15 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)
+}
+/// When the wall clock shows that a time of the engine has come, in ms; never before it has.
+fn wall_of(due: Ms, clock: Clock) -> i64 {
+    let now_us = (clock.now.0 / 1_000) as i64;
+    let wall_us = (clock.wall_us as i64).saturating_sub(now_us);
+    ceil_ms(due.saturating_mul(1_000).saturating_add(wall_us))
+}
+
+/// Microseconds in ms, rounded up.
+pub(crate) const fn ceil_ms(us: i64) -> i64 {
+    us.div_euclid(1_000) + (us.rem_euclid(1_000) > 0) as i64
 }

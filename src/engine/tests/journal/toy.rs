@@ -72,8 +72,12 @@ pub fn apply(state: &mut State, op: &Op) {
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     pub next: BTreeMap<u32, u64>,
+    /// Where each queue belongs.
+    pub partitions: BTreeMap<u32, PartitionId>,
     /// Not settled; the place is unknown until the index or replay says so.
     pub live: BTreeMap<Key, Option<Place>>,
+    /// The first message of each queue in a record: a body does not say it.
+    pub bases: BTreeMap<(Place, u32), u64>,
     /// Settled, but the ack is not durable: where they lie.
     pub settling: BTreeMap<Key, Place>,
     /// Pieces of large messages.
@@ -112,7 +116,19 @@ impl Book {
     }
 }
 
+impl Book {
+    fn lies(&mut self, place: Place, queue: u32, first: u64) {
+        let known = self.bases.entry((place, queue)).or_insert(first);
+        // A slot that was used before holds another record there now.
+        *known = first;
+    }
+}
+
 impl Relocate for Book {
+    fn partition(&self, queue: QueueId) -> PartitionId {
+        self.partitions[&queue.0]
+    }
+
     fn is_live(&self, queue: QueueId, sequence: QueueSequence, place: Place) -> bool {
         self.live.get(&(queue.0, sequence.0)) == Some(&Some(place))
             || self
@@ -122,6 +138,7 @@ impl Relocate for Book {
     }
 
     fn moved(&mut self, moved: &Moved) -> u32 {
+        self.lies(moved.target, moved.queue.0, moved.first.0);
         let mut count = 0;
         for index in 0..moved.count {
             let key = (moved.queue.0, moved.first.0 + u64::from(index));
@@ -162,6 +179,7 @@ impl Replay for Book {
                 .insert(entry.count, place);
             return;
         }
+        self.lies(place, entry.queue.0, entry.queue_sequence.0);
         for index in 0..entry.count {
             let key = (entry.queue.0, entry.queue_sequence.0 + u64::from(index));
             if let Some(at) = self.live.get_mut(&key) {
@@ -173,6 +191,7 @@ impl Replay for Book {
     fn run(&mut self, head: &RecordHead, messages: &[u8], place: Place) {
         let walked = Messages::new(messages).count() as u32;
         assert!(walked <= head.count);
+        self.lies(place, head.queue.0, head.queue_sequence.0);
         for index in 0..head.count {
             let key = (head.queue.0, head.queue_sequence.0 + u64::from(index));
             let before = self.live.insert(key, Some(place));
@@ -198,6 +217,7 @@ impl Replay for Book {
             }
             return;
         }
+        self.lies(place, head.queue.0, head.queue_sequence.0);
         for index in 0..head.count {
             let key = (head.queue.0, head.queue_sequence.0 + u64::from(index));
             if let Some(at) = self.live.get_mut(&key) {
@@ -256,6 +276,8 @@ impl Habits {
 #[derive(Debug, Default, Clone)]
 pub struct Marks {
     pub published: u64,
+    pub shared: u64,
+    pub joined: u64,
     pub checkpoints: u64,
     pub moved: u64,
     pub cold_reads: u64,
@@ -294,6 +316,10 @@ pub fn recover(habits: &Habits, image: Image) -> Result<Recovered, String> {
     recover_from(habits, Disk::of(image))
 }
 
+fn partition_of(habits: &Habits, queue: u32) -> PartitionId {
+    PartitionId((queue % u32::from(habits.config.partitions)) as u16)
+}
+
 pub type Recovered = (Journal, Book, Disk, Pool, Report, Effects);
 
 /// Recovers what is on a disk.
@@ -324,6 +350,9 @@ pub fn recover_from(habits: &Habits, mut disk: Disk) -> Result<Recovered, String
     let (mut journal, report) = recovery.finish(&mut effects);
     disk.take(&mut effects, &mut pool);
     assert_eq!(pool.held_count(), 0, "recovery keeps no buffer");
+    for queue in 1..=habits.queues {
+        book.partitions.insert(queue, partition_of(habits, queue));
+    }
     for place in book.live.values().flatten() {
         journal.retain(place.segment, 1);
     }
@@ -413,9 +442,47 @@ impl Toy {
         self.publish_as(ProducerId(PRODUCER_BROKER_MIN | 1), queue)
     }
 
-    fn publish_as(&mut self, producer: ProducerId, queue: u32) -> Result<(), NoRoom> {
+    /// The same messages go to several queues and are stored once.
+    pub fn publish_shared(&mut self) -> Result<(), NoRoom> {
+        let all = u64::from(self.habits.queues);
+        let most = 2 + self.random.below(all - 1);
+        // Often the same as before, so that they join.
+        let least = 1 + self.random.below(3) % (all - most + 1);
+        let queues: Vec<u32> = (least..least + most).map(|queue| queue as u32).collect();
+        let producer = ProducerId(self.random.below(2));
+        let (payloads, bytes) = self.messages();
+        let count = payloads.len() as u32;
+        let habits = self.habits;
+        let heads: Vec<RunHead> = queues
+            .iter()
+            .map(|queue| {
+                let first = *self.book.next.entry(*queue).or_insert(1);
+                RunHead {
+                    producer,
+                    // A producer counts for all queues together.
+                    producer_sequence: Sequence(self.payload_count - u64::from(count) + 1),
+                    ..RunHead::of_queue(
+                        partition_of(&habits, *queue),
+                        QueueId(*queue),
+                        QueueSequence(first),
+                    )
+                }
+            })
+            .collect();
+        let to =
+            self.journal
+                .append_shared(&mut self.pool, &mut self.effects, &heads, count, &bytes)?;
+        self.marks.shared += 1;
+        self.marks.joined += u64::from(to == Appended::Merged);
+        for (queue, head) in queues.into_iter().zip(heads) {
+            self.note(queue, head.queue_sequence.0, payloads.clone(), to);
+        }
+        Ok(())
+    }
+
+    /// Some messages, back to back.
+    fn messages(&mut self) -> (Vec<Vec<u8>>, Vec<u8>) {
         let count = 1 + self.random.below(4) as u32;
-        let first = *self.book.next.entry(queue).or_insert(1);
         let mut payloads = Vec::new();
         let mut bytes = Vec::new();
         for _ in 0..count {
@@ -430,37 +497,50 @@ impl Toy {
             parts.write(&mut bytes).expect("within limits");
             payloads.push(payload);
         }
+        (payloads, bytes)
+    }
+
+    fn publish_as(&mut self, producer: ProducerId, queue: u32) -> Result<(), NoRoom> {
+        let first = *self.book.next.entry(queue).or_insert(1);
+        let (payloads, bytes) = self.messages();
+        let count = payloads.len() as u32;
         let head = RunHead {
             producer,
             producer_sequence: Sequence(first),
             ..RunHead::of_queue(
-                PartitionId((queue % u32::from(self.habits.config.partitions)) as u16),
+                partition_of(&self.habits, queue),
                 QueueId(queue),
                 QueueSequence(first),
             )
         };
-        let place = match self.journal.append_run(
-            &mut self.pool,
-            &mut self.effects,
-            &head,
-            count,
-            &bytes,
-        )? {
-            Appended::New(place) => place,
+        let to =
+            self.journal
+                .append_run(&mut self.pool, &mut self.effects, &head, count, &bytes)?;
+        self.note(queue, first, payloads, to);
+        Ok(())
+    }
+
+    /// Messages were appended to a queue.
+    fn note(&mut self, queue: u32, first: u64, payloads: Vec<Vec<u8>>, to: Appended) {
+        let place = match to {
+            Appended::New(place) => {
+                self.book.lies(place, queue, first);
+                place
+            }
             Appended::Merged => self.book.live[&(queue, first - 1)].expect("just appended"),
         };
-        for index in 0..u64::from(count) {
+        let count = payloads.len() as u64;
+        for index in 0..count {
             self.book.live.insert((queue, first + index), Some(place));
         }
-        self.book.next.insert(queue, first + u64::from(count));
-        self.marks.published += u64::from(count);
+        self.book.next.insert(queue, first + count);
+        self.marks.published += count;
         let op = Op::Publish {
             queue,
             first,
             payloads,
         };
         self.log.push((self.journal.open_block(), op));
-        Ok(())
     }
 
     /// Acks some messages of one queue that are durable.
@@ -485,7 +565,7 @@ impl Toy {
         let note = Note {
             kind: Kind::Ack,
             head: RunHead::of_queue(
-                PartitionId((queue % u32::from(self.habits.config.partitions)) as u16),
+                partition_of(&self.habits, queue),
                 QueueId(queue),
                 QueueSequence(0),
             ),
@@ -659,11 +739,16 @@ impl Toy {
     /// A random step of everything.
     pub fn random_step(&mut self) {
         match self.random.below(10) {
-            0..=3 if self.journal.is_ready() => match self.publish() {
-                Ok(()) | Err(NoRoom::Closed | NoRoom::Slot) => {}
-                Err(NoRoom::Disk) => self.marks.refused_disk += 1,
-                Err(NoRoom::Buffers) => self.marks.refused_buffers += 1,
-            },
+            0..=3 if self.journal.is_ready() => {
+                match match self.habits.queues > 1 && self.random.chance(3) {
+                    true => self.publish_shared(),
+                    false => self.publish(),
+                } {
+                    Ok(()) | Err(NoRoom::Closed | NoRoom::Slot) => {}
+                    Err(NoRoom::Disk) => self.marks.refused_disk += 1,
+                    Err(NoRoom::Buffers) => self.marks.refused_buffers += 1,
+                }
+            }
             4..=5 if self.journal.is_ready() => {
                 if self.random.below(100) < self.habits.ack_percent {
                     let most = 1 + self.random.below(12) as usize;
@@ -717,7 +802,11 @@ impl Toy {
         for _ in 0..10_000 {
             match self.journal.locate(&self.pool, place, queue, sequence) {
                 Located::Cached { buffer, body, head } => {
-                    let index = sequence.0 - head.queue_sequence.0;
+                    let base = match head.kind {
+                        Kind::Body => self.book.bases[&(place, key.0)],
+                        _ => head.queue_sequence.0,
+                    };
+                    let index = sequence.0 - base;
                     let bytes = self.pool.bytes(buffer, body);
                     let message = Messages::new(bytes).nth(index as usize);
                     let message = message.expect("in the run").expect("well formed");

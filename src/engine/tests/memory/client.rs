@@ -5,7 +5,7 @@
 
 use ringpost_engine::ConnId;
 use ringpost_wire::control::{
-    Body, ConsumerOpen, Durability, Hello, PARTITION_BY_NAME, ProducerCredit, ProducerOpen,
+    Bind, Body, ConsumerOpen, Durability, Hello, PARTITION_BY_NAME, ProducerCredit, ProducerOpen,
     ProducerOpened, QueueDeclare,
 };
 use ringpost_wire::header::{SETTLE_ACK, SETTLE_CONFIRM, SETTLE_REQUEUE};
@@ -76,6 +76,50 @@ pub fn declare(
     names
 }
 
+/// Declares one durable queue in a partition, on a connection of the first core.
+pub fn declare_at(machine: &mut Machine, conn: ConnId, name: &str, partition: u16) {
+    let declare = QueueDeclare {
+        messages_max: 0,
+        bytes_max: 0,
+        durability: Durability::Durable as u8,
+        flags: 0,
+        partition,
+        name: name.as_bytes(),
+        arguments: b"",
+    };
+    let mut bytes = Vec::new();
+    declare.write(&mut bytes, FrameHeader::bare(FrameKind::QueueDeclare, 0, 1));
+    let answer = ask(machine, 0, conn, &bytes);
+    assert_eq!(whole(&answer).0.kind, FrameKind::Done, "{name} is declared");
+}
+
+/// Binds queues to an exchange.
+pub fn bind(machine: &mut Machine, exchange: &str, queues: &[String]) {
+    for queue in queues {
+        topology(
+            machine,
+            FrameKind::Bind,
+            &Bind {
+                flags: 0,
+                exchange: exchange.as_bytes(),
+                target: queue.as_bytes(),
+                key: b"",
+                arguments: b"",
+            },
+        );
+    }
+}
+
+/// Asks for a change of the topology, which must be made.
+pub fn topology<'a>(machine: &mut Machine, kind: FrameKind, body: &impl Body<'a>) {
+    let conn = greet(machine, 0);
+    let mut bytes = Vec::new();
+    body.write(&mut bytes, FrameHeader::bare(kind, 0, 1));
+    let answer = ask(machine, 0, conn, &bytes);
+    assert_eq!(whole(&answer).0.kind, FrameKind::Done, "it is done");
+    machine.hang_up(0, conn);
+}
+
 /// The first frame of some bytes, its body, and what follows.
 pub fn whole(bytes: &[u8]) -> (FrameHeader, &[u8], &[u8]) {
     let Cut::Complete { header, length } = cut(bytes, FRAME_BYTES_MAX) else {
@@ -108,20 +152,17 @@ impl Producer {
         batch: u32,
         payload: usize,
     ) -> Self {
-        let conn = greet(machine, core);
-        let open = ProducerOpen {
-            producer: 77 + core as u64,
-            epoch: 1,
-            level: 2,
-            flags: 0,
-            reserved: 0,
-        };
-        let mut bytes = Vec::new();
-        open.write(&mut bytes, FrameHeader::bare(FrameKind::ProducerOpen, 1, 1));
-        // Other cores are asked first what they know of it.
-        let answer = ask(machine, core, conn, &bytes);
-        let (_, body, _) = whole(&answer);
-        let opened = ProducerOpened::decode(body).expect("it is open");
+        Self::open_to(machine, core, ("", queues), batch, payload)
+    }
+
+    /// The same with an exchange, and routing keys in turns.
+    pub fn open_to(
+        machine: &mut Machine,
+        core: usize,
+        (exchange, queues): (&str, &[String]),
+        batch: u32,
+        payload: usize,
+    ) -> Self {
         let payload = vec![7; payload];
         let mut frames = Vec::new();
         let mut counts = Vec::new();
@@ -132,6 +173,7 @@ impl Producer {
             let mut count = 0;
             while count < batch {
                 let parts = MessageParts {
+                    exchange: exchange.as_bytes(),
                     routing_key: queues[turn % queues.len()].as_bytes(),
                     payload: &payload,
                     ..MessageParts::default()
@@ -143,18 +185,39 @@ impl Producer {
                 turn += 1;
                 count += 1;
             }
-            let header = FrameHeader {
-                count,
-                ..FrameHeader::bare(FrameKind::Publish, 1, 0)
-            };
-            let mut frame = Vec::new();
-            frame::write(&mut frame, header, &body);
-            frames.push(frame);
+            frames.push(publish_frame(&body, count));
             counts.push(count);
             if turn % queues.len() == 0 || frames.len() == 64 {
                 break;
             }
         }
+        let frames = frames.into_iter().zip(counts).collect();
+        Self::open_with(machine, core, 77 + core as u64, frames)
+    }
+
+    /// The same with `Publish` frames as they are to be sent, and how many messages are in each; 0 is a
+    /// producer that nobody knows again.
+    pub fn open_with(
+        machine: &mut Machine,
+        core: usize,
+        producer: u64,
+        frames: Vec<(Vec<u8>, u32)>,
+    ) -> Self {
+        let conn = greet(machine, core);
+        let open = ProducerOpen {
+            producer,
+            epoch: u32::from(producer > 0),
+            level: 2,
+            flags: 0,
+            reserved: 0,
+        };
+        let mut bytes = Vec::new();
+        open.write(&mut bytes, FrameHeader::bare(FrameKind::ProducerOpen, 1, 1));
+        // Other cores are asked first what they know of it.
+        let answer = ask(machine, core, conn, &bytes);
+        let (_, body, _) = whole(&answer);
+        let opened = ProducerOpened::decode(body).expect("it is open");
+        let (frames, counts) = frames.into_iter().unzip();
         Self {
             core,
             conn,
@@ -219,6 +282,17 @@ impl Producer {
     }
 }
 
+/// A `Publish` frame of messages that were written back to back; its sequence is set when it is sent.
+pub fn publish_frame(body: &[u8], count: u32) -> Vec<u8> {
+    let header = FrameHeader {
+        count,
+        ..FrameHeader::bare(FrameKind::Publish, 1, 0)
+    };
+    let mut frame = Vec::new();
+    frame::write(&mut frame, header, body);
+    frame
+}
+
 /// One connection that consumes from many queues.
 pub struct Consumer {
     core: usize,
@@ -240,6 +314,17 @@ pub struct Consumer {
 impl Consumer {
     /// Opens a consumer of each queue, all on one connection of a core.
     pub fn open(machine: &mut Machine, core: usize, queues: &[String], credit: u32) -> Self {
+        Self::open_with(machine, core, queues, credit, b"")
+    }
+
+    /// The same with arguments, an AMQP field table.
+    pub fn open_with(
+        machine: &mut Machine,
+        core: usize,
+        queues: &[String],
+        credit: u32,
+        arguments: &[u8],
+    ) -> Self {
         let conn = greet(machine, core);
         for (number, queue) in queues.iter().enumerate() {
             let open = ConsumerOpen {
@@ -247,7 +332,7 @@ impl Consumer {
                 credit_messages: credit,
                 flags: 0,
                 queue: queue.as_bytes(),
-                arguments: b"",
+                arguments,
             };
             let channel = number as u16 + 1;
             let mut bytes = Vec::new();
@@ -297,6 +382,11 @@ impl Consumer {
         machine.send(self.core, self.conn, &bytes);
     }
 
+    /// Its connection is gone.
+    pub fn hang_up(self, machine: &mut Machine) {
+        machine.hang_up(self.core, self.conn);
+    }
+
     /// What kinds of frames its first channel got since this was last asked.
     pub fn told(&mut self, machine: &mut Machine) -> Vec<FrameKind> {
         let received = machine.received(self.core, self.conn);
@@ -336,9 +426,14 @@ impl Consumer {
         while !rest.is_empty() {
             let (header, body, after) = whole(rest);
             rest = after;
-            if header.kind == FrameKind::ConsumerOpened {
-                self.opened += 1;
-                continue;
+            match header.kind {
+                FrameKind::ConsumerOpened => {
+                    self.opened += 1;
+                    continue;
+                }
+                // Where a reader of a stream begins.
+                FrameKind::ConsumerPosition => continue,
+                _ => {}
             }
             assert_eq!(header.kind, FrameKind::Deliver);
             DeliverHead::split(body).expect("it was written by us");
