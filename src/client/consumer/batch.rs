@@ -513,6 +513,7 @@ mod tests {
                 number: 10,
             },
             count: u32::try_from(payloads.len()).expect("few"),
+            lane: None,
             is_redelivered: true,
         }
     }
