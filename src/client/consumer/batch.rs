@@ -514,6 +514,7 @@ mod tests {
                 number: 10,
             },
             count: u32::try_from(payloads.len()).expect("few"),
+            lane: None,
             is_redelivered: true,
         }
     }
