@@ -165,16 +165,6 @@ impl Dead {
         Some(dying)
     }
 
-    /// A message here: looks through those that wait.
-    pub(crate) fn find(&self, sequence: u64) -> Option<Dying> {
-        if let Some((_, dying)) = self.underway.get(&sequence) {
-            return Some(*dying);
-        }
-        let mut waiting = self.waiting.iter();
-        let found = waiting.find(|((_, at), _)| *at == sequence);
-        found.map(|(_, (_, dying))| *dying)
-    }
-
     /// Every message here, with its sequence.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Dying)> + '_ {
         let waiting = self.waiting.iter();

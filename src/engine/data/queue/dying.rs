@@ -409,7 +409,10 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::queue::{AckMode, ConsumerKey, Credit, Marking, Outcome, Sharing, Traits};
+    use crate::data::queue::{
+        AckMode, BLOCK_BYTES_MAX, BLOCK_MESSAGES_MAX, ConsumerKey, Credit, Marking, Outcome,
+        Sharing, Traits,
+    };
     use crate::ids::{Place, SegmentIdx};
     use ringpost_wire::SettleRange;
     use ringpost_wire::control::Durability;
@@ -510,6 +513,40 @@ mod tests {
         assert!(queue.has_room_for_dead(1, u64::from(BYTES)));
         assert!(!queue.has_room_for_dead(2, u64::from(BYTES)));
         assert!(!queue.has_room_for_dead(1, 2 * u64::from(BYTES)));
+    }
+
+    #[test]
+    fn a_queue_that_blocks_takes_so_much_and_then_refuses() {
+        let bytes_max = 10 * u64::from(BYTES);
+        for (messages_max, bytes_max) in [(2, 0), (0, bytes_max)] {
+            let settings = Settings {
+                messages_max,
+                bytes_max,
+                overflow: Overflow::Block,
+                ..Settings::plain(Durability::Volatile)
+            };
+            let mut queue = queue(settings, 1);
+            let (room, own) = match messages_max {
+                0 => ((1, bytes_max - u64::from(BYTES)), u64::from(BYTES)),
+                max => ((max as u32 - 1, 0), 1),
+            };
+            assert!(!queue.blocks(room.0, room.1));
+            assert!(queue.blocks(room.0 + 1, room.1 + 1));
+            let (count, bytes) = match messages_max {
+                0 => (1, bytes_max + BLOCK_BYTES_MAX - own),
+                max => ((max + BLOCK_MESSAGES_MAX - own) as u32, 0),
+            };
+            assert!(!queue.would_overflow(count, bytes));
+            assert!(queue.would_overflow(count + u32::from(messages_max > 0), bytes + 1));
+            // Dead letters have no credit to wait for.
+            assert!(queue.has_room_for_dead(room.0, room.1));
+            assert!(!queue.has_room_for_dead(room.0 + 1, room.1 + 1));
+            deliver(&mut queue);
+            let range = SettleRange { first: 0, last: 1 };
+            let settled = queue.settle(KEY, range, Outcome::Ack, &mut Ranges::default());
+            settled.expect("it is delivered");
+            assert!(!queue.blocks(1, 1));
+        }
     }
 
     #[test]

@@ -121,13 +121,16 @@ impl Queue {
         }
         let is_end = looked < most;
         look.next = (!is_end).then_some(QueueSequence(at));
+        if !look.open.is_empty() && self.dead.count() > 0 {
+            self.look_at_dead(&mut look);
+        }
         if !look.open.is_empty() && self.unacked > 0 {
             self.look_at_held(&mut look);
         }
         look
     }
 
-    /// How a message stands, unless a consumer holds it, or it is delayed or done with.
+    /// How a message stands, unless it is dead, a consumer holds it, or it is delayed or done with.
     fn standing(&self, sequence: u64) -> Option<(BrowsedState, u32)> {
         if self.is_stream() {
             return (sequence >= self.cursor).then_some((BrowsedState::Ready, 0));
@@ -141,13 +144,24 @@ impl Queue {
         if let Some(deliveries) = self.parked(sequence) {
             return Some((BrowsedState::Grouped, deliveries));
         }
-        if let Some(held) = self.returned.find_held(sequence)
-            && held.due.is_none()
-        {
-            return Some((BrowsedState::Ready, held.span.deliveries));
+        let held = self.returned.find_held(sequence)?;
+        let is_ready = held.due.is_none();
+        is_ready.then_some((BrowsedState::Ready, held.span.deliveries))
+    }
+
+    fn look_at_dead(&self, look: &mut Look) {
+        for (sequence, dying) in self.dead.iter() {
+            if let Ok(at) = look.open.binary_search(&sequence) {
+                look.open.remove(at);
+                look.found.push(Seen {
+                    sequence: QueueSequence(sequence),
+                    state: BrowsedState::Dead,
+                    deliveries: dying.deliveries,
+                    due: None,
+                    holder: None,
+                });
+            }
         }
-        let dying = self.dead.find(sequence)?;
-        Some((BrowsedState::Dead, dying.deliveries))
     }
 
     fn parked(&self, sequence: u64) -> Option<u32> {
@@ -391,5 +405,179 @@ fn seen_delayed(sequence: u64, due: Ms, deliveries: u32) -> Seen {
         deliveries,
         due: Some(super::mono_of(due)),
         holder: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::queue::{
+        AckMode, Credit, Durability, Marking, Outcome, Settings, Sharing, Traits,
+    };
+    use crate::ids::{Place, SegmentIdx};
+    use ringpost_wire::SettleRange;
+    use ringpost_wire::envelope::Terms;
+
+    const KEY: ConsumerKey = ConsumerKey(1);
+    const BYTES: u32 = 64;
+
+    /// A volatile queue of so many messages: every third is delayed, by itself.
+    fn queue(messages: u64) -> Queue {
+        let mut queue = Queue::new(Settings::plain(Durability::Volatile));
+        let credit = Credit {
+            messages: 1_000,
+            bytes: 0,
+        };
+        let traits = Traits::default();
+        queue
+            .add_consumer(KEY, credit, AckMode::Explicit, Sharing::Shared, traits)
+            .expect("it is the first");
+        for number in 1..=messages {
+            let place = Place {
+                segment: SegmentIdx(number as u32),
+                offset: 0,
+            };
+            let first = queue.next_sequence();
+            queue.push_run(first, 1, BYTES, place, Marking::Plain);
+            if number % 3 == 0 {
+                let terms = Terms {
+                    delay_ms: 1_000 - number as u32,
+                    ..Terms::default()
+                };
+                queue.arrived(first, 1, Mono(0), terms);
+            }
+            queue.durable_through(first);
+        }
+        queue
+    }
+
+    fn look(
+        queue: &Queue,
+        from: u64,
+        most: usize,
+        entries: usize,
+    ) -> (Vec<(u64, BrowsedState)>, Option<u64>) {
+        let mut look = queue.look(QueueSequence(from), most);
+        let mut steps = 0;
+        while !queue.look_on(&mut look, entries) {
+            steps += 1;
+            assert!(steps < 10_000, "it has an end");
+        }
+        let found = look.found.iter();
+        let found = found.map(|seen| (seen.sequence.0, seen.state)).collect();
+        (found, look.next.map(|next| next.0))
+    }
+
+    fn take(queue: &mut Queue, count: usize) -> Vec<u64> {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(offer) = queue.next_offer()
+        {
+            queue.take(&offer, 0, &[BYTES], &mut Ranges::new());
+            taken.push(offer.first.0);
+        }
+        taken
+    }
+
+    use BrowsedState::{Dead, Delayed, Ready, Unacked};
+
+    #[test]
+    fn a_look_finds_everything_once_in_pages_of_any_size() {
+        let mut queue = queue(30);
+        assert_eq!(take(&mut queue, 4), [1, 2, 4, 5]);
+        let range = SettleRange { first: 2, last: 2 };
+        let mut out = Ranges::new();
+        let settled = queue.settle(KEY, range, Outcome::Ack, &mut out);
+        settled.expect("it is held");
+        // Whether its ack is durable or not, it is done with.
+        for _ in 0..2 {
+            for (most, entries) in [(1, 1), (3, 2), (7, 100), (100, 1)] {
+                let (mut all, mut from) = (Vec::new(), Some(0));
+                while let Some(place) = from {
+                    let (found, next) = look(&queue, place, most, entries);
+                    all.extend(found);
+                    from = next;
+                }
+                let state = |place: u64| match place {
+                    1 | 4 | 5 => Unacked,
+                    place if place % 3 == 0 => Delayed,
+                    _ => Ready,
+                };
+                let expected: Vec<_> = (1..=30).filter(|place| *place != 2).collect();
+                let expected: Vec<_> = expected.iter().map(|at| (*at, state(*at))).collect();
+                assert_eq!(all, expected, "{most} at a time, {entries} entries");
+            }
+            queue.forget(out.as_slice(), &mut |_, _| {});
+            out.clear();
+        }
+    }
+
+    #[test]
+    fn what_is_picked_goes_from_anywhere_and_comes_back_in_its_place() {
+        let mut queue = queue(12);
+        assert_eq!(take(&mut queue, 3), [1, 2, 4]);
+        let range = SettleRange { first: 1, last: 1 };
+        let settled = queue.settle(KEY, range, Outcome::Requeue, &mut Ranges::new());
+        settled.expect("it is held");
+        let asked = [1, 2, 3, 5, 8, 10, 11, 13];
+        let held = queue.held_of(&asked);
+        assert_eq!(held, [2]);
+        let picked: Vec<Picked> = asked
+            .iter()
+            .map(|place| queue.pick(QueueSequence(*place), &held))
+            .collect();
+        use Picked::{Busy, Late, Taken};
+        assert_eq!(
+            picked,
+            [Taken, Busy, Late, Taken, Taken, Taken, Taken, Late]
+        );
+        queue.invariants();
+        assert_eq!(queue.pick(QueueSequence(8), &held), Late);
+        let states: Vec<_> = look(&queue, 0, 100, 100).0;
+        let dead = states.iter().filter(|(_, state)| *state == Dead).count();
+        assert_eq!((dead, queue.counters().ready), (5, 1));
+        // One is moved, the others stay.
+        for place in [1, 5, 8, 10, 11] {
+            let dead = queue.next_dead().expect("it waits");
+            assert_eq!(dead.sequence().0, place);
+            queue.begin_dead(&dead, 0, BYTES);
+            if place == 8 {
+                let mut out = Ranges::new();
+                assert!(queue.dead_is_done(dead.sequence(), &mut out));
+                queue.forget(out.as_slice(), &mut |_, _| {});
+            } else {
+                assert!(queue.unpick(dead.sequence()));
+            }
+            queue.invariants();
+        }
+        assert_eq!(take(&mut queue, 10), [1, 5, 7, 10, 11]);
+        queue.invariants();
+    }
+
+    #[test]
+    fn delayed_messages_are_cancelled_within_a_bound_of_entries() {
+        for entries in [1, 2, 100] {
+            let mut queue = queue(30);
+            let mut cancelling = Cancelling::new(vec![3, 4, 9, 30, 31]);
+            let mut out = Ranges::new();
+            let (mut done, mut steps) = (0, 0);
+            loop {
+                let (some, is_done) = queue.cancel_some(&mut cancelling, entries, &mut out);
+                queue.invariants();
+                done += some;
+                steps += 1;
+                if is_done {
+                    break;
+                }
+                assert!(steps < 100, "it has an end");
+            }
+            assert_eq!((done, cancelling.left()), (3, 2));
+            queue.forget(out.as_slice(), &mut |_, _| {});
+            assert_eq!(queue.counters().delayed, 7);
+            queue.set_now(Mono(2_000_000_000));
+            queue.release_due(u64::MAX);
+            assert_eq!(take(&mut queue, 100).len(), 27);
+            queue.invariants();
+        }
     }
 }
