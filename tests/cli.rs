@@ -324,9 +324,11 @@ struct Served {
     directory: tempfile::TempDir,
 }
 
-const QUIET_PORTS: [&str; 8] = [
+const QUIET_PORTS: [&str; 10] = [
     "--listen",
     "127.0.0.1:0",
+    "--amqp-listen",
+    "off",
     "--admin-listen",
     "127.0.0.1:0",
     "--memory",
@@ -437,7 +439,7 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
         &["serve", "--cores", "1", "--listen", &first.address],
     )
     .args(["--admin-listen", "127.0.0.1:0", "--memory", "128MiB"])
-    .args(["--connections-max", "100"])
+    .args(["--amqp-listen", "off", "--connections-max", "100"])
     .output()
     .expect("runs");
     assert_eq!(second.status.code(), Some(5), "{}", text(&second.stderr));
@@ -516,6 +518,7 @@ fn doctor_sees_a_broker_in_its_way() {
     let settings = ["--data-dir", "data", "--listen", &broker.address];
     let output = ringpost(broker.directory.path(), &["doctor", "--no-measure"])
         .args(settings)
+        .args(["--amqp-listen", "off"])
         .args(["--admin-listen", &broker.admin])
         .output()
         .expect("runs");
@@ -1093,6 +1096,16 @@ fn runs_the_example_of(page: &str) {
 #[test]
 fn the_example_of_the_dispatch_page() {
     runs_the_example_of("docs/concepts/dispatch.md");
+}
+
+#[test]
+fn the_example_of_the_messages_in_place_page() {
+    runs_the_example_of("docs/concepts/messages-in-place.md");
+}
+
+#[test]
+fn the_example_of_the_message_groups_page() {
+    runs_the_example_of("docs/concepts/message-groups.md");
 }
 
 #[test]

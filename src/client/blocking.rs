@@ -211,6 +211,37 @@ impl Client {
         self.driver.block_on(self.client.purge_queue(name))
     }
 
+    /// See [`crate::Client::browse`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn browse(&self, queue: &str, browse: &crate::Browse) -> Result<crate::Page> {
+        self.driver.block_on(self.client.browse(queue, browse))
+    }
+
+    /// See [`crate::Client::cancel_messages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cancel_messages(&self, queue: &str, messages: &[u64]) -> Result<crate::PlaceOutcome> {
+        let cancelled = self.client.cancel_messages(queue, messages);
+        self.driver.block_on(cancelled)
+    }
+
+    /// See [`crate::Client::move_messages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn move_messages(
+        &self,
+        queue: &str,
+        to: &crate::MoveTo,
+        messages: &[u64],
+    ) -> Result<crate::PlaceOutcome> {
+        let moved = self.client.move_messages(queue, to, messages);
+        self.driver.block_on(moved)
+    }
+
     /// See [`crate::Client::inspect_queue`].
     ///
     /// # Errors

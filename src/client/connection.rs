@@ -851,7 +851,9 @@ impl Connection {
             | FrameKind::QueueDescription
             | FrameKind::PolicyInfo
             | FrameKind::TenantInfo
-            | FrameKind::GroupInfo => self.item(header, body)?,
+            | FrameKind::GroupInfo
+            | FrameKind::QueueBrowsed
+            | FrameKind::QueueOutcome => self.item(header, body)?,
             FrameKind::Hello
             | FrameKind::Welcome
             | FrameKind::Attach
@@ -869,6 +871,9 @@ impl Connection {
             | FrameKind::GroupList
             | FrameKind::GroupReset
             | FrameKind::GroupDelete
+            | FrameKind::QueueBrowse
+            | FrameKind::QueueCancel
+            | FrameKind::QueueMove
             | FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge

@@ -74,6 +74,18 @@ mutants! {
     DelayIgnored = "delay-ignored", Mutation;
     /// A message that is given back is offered again at once, whatever the retry policy.
     RetryAtOnce = "retry-at-once", Mutation;
+    /// Producers that a full queue has blocked are not looked at when it has room.
+    BlockForgotten = "block-forgotten", Mutation;
+    /// A delayed message that is taken back is taken out of memory only.
+    CancelForgotten = "cancel-forgotten", Mutation;
+    /// A message that is moved leaves its queue before others have it.
+    MovedEarly = "moved-early", Mutation;
+    /// A message of a group passes one that was given back and waits.
+    GroupPassesBack = "group-passes-back", Mutation;
+    /// A key whose consumer has no room goes to another one.
+    GroupSpillsOver = "group-spills-over", Mutation;
+    /// What waits for a key is not looked at when the key is free.
+    GroupForgotten = "group-forgotten", Mutation;
     /// A requeued message goes behind the others.
     RequeueToTheEnd = "requeue-to-the-end", Mutation;
     /// A block states that everything submitted before it is synced (rulings 9).
@@ -192,7 +204,7 @@ mutants! {
     KeyInManyLanes = "key-in-many-lanes", Mutation;
     /// A lane changes hands while the member before still holds messages of it.
     LaneBeforeSettled = "lane-before-settled", Peer("Kafka: rebalances before commits");
-    /// The coordinator of a group does not hear that a member has left a lane.
+    /// A lane stays with its member when that is gone.
     MemberStays = "member-stays", Mutation;
     /// What a member of a group may have had is given to another one as if nobody had.
     TakenOverUnflagged = "taken-over-unflagged", Mutation;

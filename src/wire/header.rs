@@ -171,6 +171,19 @@ kinds! {
     TransactionClose = 95;
     /// Broker: the transactions of `channel` are over ([`crate::control::Failure`]).
     TransactionClosed = 96;
+    /// Client: shows messages of a queue without taking them ([`crate::control::QueueBrowse`]);
+    /// answered by one `QueueBrowsed`.
+    QueueBrowse = 104;
+    /// Broker: `count` messages and where to go on ([`crate::control::QueueBrowsed`]).
+    QueueBrowsed = 105;
+    /// Client: takes delayed messages back ([`crate::control::QueueCancel`]); answered by one
+    /// `QueueOutcome`.
+    QueueCancel = 106;
+    /// Client: moves messages elsewhere ([`crate::control::QueueMove`]); answered by one
+    /// `QueueOutcome`.
+    QueueMove = 107;
+    /// Broker: what became of them ([`crate::control::QueueOutcome`]).
+    QueueOutcome = 108;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).

@@ -55,6 +55,12 @@ pub const POLICY_QUEUES_AND_EXCHANGES: u8 = 3;
 pub const CHANNELS_MAX: u16 = 4096;
 /// Most ranges in one [`crate::FrameKind::Settle`] frame.
 pub const SETTLE_RANGES_MAX: usize = 4096;
+/// Most messages of one [`crate::FrameKind::QueueBrowsed`] frame.
+pub const BROWSE_MESSAGES_MAX: u32 = 256;
+/// Most bytes of one message that a [`crate::FrameKind::QueueBrowsed`] frame shows.
+pub const BROWSE_MESSAGE_BYTES_MAX: u32 = 64 * 1024;
+/// Most messages that one [`crate::FrameKind::QueueCancel`] or [`crate::FrameKind::QueueMove`] names.
+pub const NAMED_MESSAGES_MAX: usize = 1024;
 /// Largest credit a consumer may ask for, in messages.
 pub const CREDIT_MESSAGES_MAX: u32 = 1_000_000;
 /// Largest credit a consumer may ask for, in bytes.

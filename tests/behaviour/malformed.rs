@@ -171,6 +171,9 @@ fn bodies_that_do_not_fit(setup: &Setup) {
         FrameKind::GroupList,
         FrameKind::GroupReset,
         FrameKind::GroupDelete,
+        FrameKind::QueueBrowse,
+        FrameKind::QueueCancel,
+        FrameKind::QueueMove,
         FrameKind::Attach,
     ] {
         ends(setup, Code::BodyMalformed, |wire| {

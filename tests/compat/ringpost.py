@@ -33,6 +33,8 @@ KINDS = {
     "TransactionOpen": 88, "TransactionOpened": 89, "TransactionPublish": 90,
     "TransactionSettle": 91, "TransactionCommit": 92, "TransactionRollback": 93,
     "TransactionDone": 94, "TransactionClose": 95, "TransactionClosed": 96,
+    "QueueBrowse": 104, "QueueBrowsed": 105, "QueueCancel": 106, "QueueMove": 107,
+    "QueueOutcome": 108,
     "PolicySet": 72, "PolicyDelete": 73, "PolicyList": 74, "PolicyInfo": 75,
 }
 NAMES = {number: name for name, number in KINDS.items()}
@@ -143,6 +145,12 @@ BODIES = {
     "TransactionOpen": ("II", "timeout_ms reserved", ""),
     "TransactionOpened": ("IIII", "messages_max bytes_max timeout_ms reserved", ""),
     "TransactionSettle": ("HH", "consumer reserved", "ranges"),
+    "QueueBrowse": ("QIIII", "from messages_max message_bytes_max states reserved",
+                    "queue filter"),
+    "QueueBrowsed": ("QQ", "next newest", "messages"),
+    "QueueCancel": ("", "", "queue places"),
+    "QueueMove": ("I", "flags", "queue exchange routing_key places"),
+    "QueueOutcome": ("IIII", "done late busy refused", ""),
     "QueueDescription": ("QQIHBB", "messages_max bytes_max id partition durability reserved",
                          "name arguments options"),
     "PolicySet": ("IBBH", "priority applies flags reserved", "name pattern options"),

@@ -4,12 +4,13 @@
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
     ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, PolicySet,
-    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueDescription, QueueInfo,
-    TransactionOpen, TransactionOpened, TransactionSettle, Welcome, is_name,
+    ProducerCredit, ProducerOpen, ProducerOpened, QueueBrowse, QueueBrowsed, QueueCancel,
+    QueueDeclare, QueueDescription, QueueInfo, QueueMove, QueueOutcome, TransactionOpen,
+    TransactionOpened, TransactionSettle, Welcome, is_name,
 };
 use ringpost_wire::{
-    Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,
-    FragmentHead, FrameHeader, FrameKind, SettleRange, cut, frame,
+    BrowsedMessages, Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE,
+    FRAME_HEADER_BYTES, FragmentHead, FrameHeader, FrameKind, SettleRange, cut, frame,
 };
 
 use crate::envelope;
@@ -207,6 +208,15 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
             let settle = again::<TransactionSettle<'_>>(body)?;
             SettleRange::parse(settle.ranges, header.count).map(drop)
         }
+        K::QueueBrowse => again::<QueueBrowse<'_>>(body).map(drop),
+        K::QueueBrowsed => {
+            let browsed = again::<QueueBrowsed<'_>>(body)?;
+            let mut all = BrowsedMessages::new(browsed.messages);
+            all.try_for_each(|message| message.map(drop))
+        }
+        K::QueueCancel => again::<QueueCancel<'_>>(body).map(drop),
+        K::QueueMove => again::<QueueMove<'_>>(body).map(drop),
+        K::QueueOutcome => again::<QueueOutcome>(body).map(drop),
         K::QueueInfo => again::<QueueInfo<'_>>(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => {
             let declare = again::<ExchangeDeclare<'_>>(body)?;

@@ -8,6 +8,7 @@
 mod consume;
 mod drain;
 mod errand;
+mod places;
 mod produce;
 mod sharing;
 mod topology;
@@ -64,6 +65,7 @@ enum Request {
     Attach,
     Errand(errand::Step),
     Desk(transact::Step),
+    Places(places::Asked),
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
@@ -697,6 +699,9 @@ impl Client {
             | FrameKind::BindingInfo
             | FrameKind::PolicyInfo
             | FrameKind::TenantInfo => self.on_info(header, body, scene),
+            FrameKind::QueueBrowsed | FrameKind::QueueOutcome => {
+                self.on_places(header, body, scene)
+            }
             kind => Err(format!("broker sent {kind:?}, which is the client's")),
         };
         if let Err(text) = checked {
@@ -806,6 +811,7 @@ impl Client {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
             }
+            Request::Places(asked) => self.places_failed(&asked, code, scene),
             Request::Vain(expected) => match code {
                 Code::TopologyReadOnly | Code::LimitReached | Code::JournalFailed => Ok(()),
                 Code::ShuttingDown | Code::Overloaded => Ok(()),
@@ -891,7 +897,7 @@ impl Client {
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            match (self.waits_for_broker(), self.waits_for_messages()) {
+            match (self.waits_for_broker(false), self.waits_for_messages()) {
                 (true, _) => " WAITS",
                 (false, true) => " WAITS for messages",
                 (false, false) => "",

@@ -170,6 +170,12 @@ impl Engine {
         self.0.is_returning()
     }
 
+    /// Whether a full queue holds producers back.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        self.0.is_blocking()
+    }
+
     /// Whether a shutdown is complete.
     #[must_use]
     pub fn is_drained(&self) -> bool {

@@ -502,6 +502,7 @@ mod tests {
             parts.write(&mut body).expect("within limits");
         }
         Batch {
+            lane: None,
             body: body.into(),
             head: DeliverHead {
                 queue_sequence: 100,

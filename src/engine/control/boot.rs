@@ -103,7 +103,9 @@ impl Boot {
     ) {
         self.now = now;
         match input {
-            Input::Opened { conn } | Input::Adopted { conn, .. } => {
+            Input::Opened { conn }
+            | Input::OpenedAmqp { conn, .. }
+            | Input::Adopted { conn, .. } => {
                 effects.push(Effect::Close { conn });
             }
             Input::Io { op, result, .. } => match &mut self.stage {

@@ -866,6 +866,7 @@ impl Flow {
             }
             Ok(None) => Some(()),
             Ok(Some(level)) => {
+                self.note_blocks(key, &targets, 1, assembly.message_bytes as usize);
                 let (queues, others) = by_core(&targets, here);
                 let number = self.next_span(key);
                 let span = Span {
@@ -1361,6 +1362,7 @@ impl Flow {
                     } else {
                         taken
                     },
+                    full: self.blocked_of(&underway.queues),
                     bytes,
                 };
                 if underway.block <= self.journal.durable_block().0 || self.failed {

@@ -12,6 +12,7 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
+use crate::data::block::Blocks;
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
 use crate::data::coordinator::{Coordinators, LaneOf};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
@@ -23,6 +24,7 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::lifetime::{Leave, Mortal};
+use crate::data::places::Places;
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
@@ -510,6 +512,11 @@ pub enum Waiter {
     Members(QueueId),
     /// A part of a transaction, or its outcome.
     Transaction(TransactionWaiter),
+    /// Producers that are blocked by a queue of the other core.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -527,6 +534,8 @@ pub struct ForwardedPublish {
     pub outcome: Result<(), Code>,
     /// If it is a refusal: how many messages at the start were taken all the same.
     pub taken: u32,
+    /// One of its queues, if that is full and blocks.
+    pub full: Option<QueueId>,
     /// The vector to give back.
     pub bytes: Vec<u8>,
 }
@@ -612,6 +621,10 @@ pub struct Flow {
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
     pub(crate) transactions: Transactions,
+    /// Who is blocked by full queues.
+    pub(crate) blocks: Blocks,
+    /// What is asked about messages by their places.
+    pub(crate) places: Places,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) coordinators: Coordinators,
@@ -758,6 +771,8 @@ impl Flow {
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
             transactions: Transactions::default(),
+            blocks: Blocks::default(),
+            places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             coordinators: Coordinators::default(),
@@ -876,6 +891,15 @@ impl Flow {
         session.unsent += u64::from(bytes);
         session.spoke = self.now;
         self.unsent += u64::from(bytes);
+    }
+
+    /// So many bytes do not leave as they were said.
+    pub(crate) fn unsay(&mut self, conn: ConnId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            let bytes = bytes.min(session.unsent);
+            session.unsent -= bytes;
+            self.unsent -= bytes;
+        }
     }
 
     /// Whether sockets are so far behind that nobody is offered anything.
@@ -1072,6 +1096,7 @@ impl Flow {
             self.settled(consumer, sequence, effects);
         }
         self.groups_are_durable(durable, effects);
+        self.places_are_durable(durable, effects);
         self.dead_are_durable(durable);
         self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
@@ -1245,6 +1270,7 @@ impl Flow {
         self.journal.invariants();
         self.check_held();
         self.check_transactions();
+        self.check_blocks();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
@@ -1458,6 +1484,7 @@ impl Flow {
         self.dead_has_failed();
         self.fail_groups(effects);
         self.transactions_have_failed(effects);
+        self.fail_places(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

@@ -371,6 +371,13 @@ impl Router {
         self.lanes.get(&stream)
     }
 
+    /// Whether there is an exchange of this name.
+    #[must_use]
+    pub fn has_exchange(&self, tenant: TenantId, name: &[u8]) -> bool {
+        let tenant = self.tenants.get(&tenant);
+        tenant.is_some_and(|tenant| tenant.exchanges.get(name).is_some())
+    }
+
     /// Replaces `targets` by the queues that take a message with this address, each once, in
     /// ascending order of id; none if no binding matches. `facts` are looked at by the exchanges
     /// whose kind does.

@@ -166,10 +166,14 @@ impl Client {
                         let lane = (queue.number, Reader::lane_named(name));
                         scene.streams.undrained(lane) > info.published
                     });
-            *stage = if is_read {
+            if is_read {
                 scene.marks.hit("stream drained");
-                Stage::Done
-            } else if info.ready + info.delayed == 0 && !is_left && !is_early {
+                *stage = Stage::Done;
+                // There may be more lanes than channels.
+                self.close_consumer(channel, scene);
+                return;
+            }
+            *stage = if info.ready + info.delayed == 0 && !is_left && !is_early {
                 scene.marks.hit("queue drained");
                 Stage::Done
             } else {
@@ -202,6 +206,9 @@ impl Client {
         let Some(drain) = &mut self.drain else {
             return;
         };
+        if drain.queues.get(name) == Some(&Stage::Done) {
+            return;
+        }
         if code == Code::QueueDamaged && scene.plan.mode == Mode::Detect {
             scene.damage_reported = true;
             drain.queues.insert(name.into(), Stage::Done);

@@ -1268,7 +1268,7 @@ impl Client {
     /// Whether the broker owes something: an outcome, or, where everything has one, credit for a
     /// message and a piece, or for the next piece of a large message (P-33). For the end of a world.
     #[must_use]
-    pub fn waits_for_broker(&self) -> bool {
+    pub fn waits_for_broker(&self, is_blocked: bool) -> bool {
         let has_transaction = self.waits_for_transaction();
         self.link == Link::Open
             && (has_transaction
@@ -1285,7 +1285,8 @@ impl Client {
                         } else if waits {
                             producer.level != Level::None
                         } else {
-                            !has_message || !has_piece
+                            // A full queue may hold it back.
+                            !is_blocked && (!has_message || !has_piece)
                         }
                 }))
     }

@@ -108,8 +108,10 @@ impl Balance {
         for lane in &mut self.lanes {
             let members = &lane.members;
             lane.reader = lane.reader.filter(|id| {
-                let is_there = members.iter().any(|member| member.id == *id);
-                is_there && top.is_none_or(|top| known[id].priority >= top)
+                let is_there =
+                    members.iter().any(|member| member.id == *id) || crate::mutant!(MemberStays);
+                let priority = known.get(id).map(|one| one.priority);
+                is_there && top.is_none_or(|top| priority.is_none_or(|own| own >= top))
             });
         }
     }
@@ -150,7 +152,10 @@ impl Balance {
             let most = self
                 .lanes
                 .iter_mut()
-                .filter(|lane| lane.reader.is_some_and(|id| known[&id].priority == top))
+                .filter(|lane| {
+                    let one = lane.reader.and_then(|id| known.get(&id));
+                    one.is_some_and(|one| one.priority == top)
+                })
                 .max_by_key(|lane| lane.reader.map(|id| (known[&id].load, id)));
             let Some(most) = most else {
                 return;

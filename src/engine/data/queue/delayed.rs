@@ -13,6 +13,7 @@
 //! a list, however many wait; a bucket is put in order once.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::expiry::Ms;
 use super::returned::Returned;
@@ -81,6 +82,7 @@ enum Bucket {
 #[derive(Debug)]
 struct Many {
     entries: Vec<Entry>,
+    is_in_order: bool,
     /// When the first of them is due.
     due: Ms,
 }
@@ -92,6 +94,7 @@ impl Bucket {
                 if !one.joins(&entry) {
                     *self = Self::Many(Box::new(Many {
                         due: one.due.min(entry.due),
+                        is_in_order: one.key() < entry.key(),
                         entries: vec![*one, entry],
                     }));
                 }
@@ -99,6 +102,7 @@ impl Bucket {
             Self::Many(many) => {
                 let last = many.entries.last_mut().expect("it has several");
                 if !last.joins(&entry) {
+                    many.is_in_order &= last.key() < entry.key();
                     many.entries.push(entry);
                     many.due = many.due.min(entry.due);
                 }
@@ -118,6 +122,30 @@ impl Bucket {
             Self::One(one) => one.due,
             Self::Many(many) => many.due,
         }
+    }
+
+    /// Puts its entries in order.
+    fn in_order(&mut self) -> &[Entry] {
+        if let Self::Many(many) = self
+            && !many.is_in_order
+        {
+            many.entries.sort_unstable_by_key(Entry::key);
+            many.is_in_order = true;
+        }
+        self.entries()
+    }
+
+    /// Takes an entry out; whether it was the last one.
+    fn remove(&mut self, key: &(Ms, u64)) -> bool {
+        let found = self.in_order().binary_search_by_key(key, Entry::key);
+        let at = found.expect("an entry is in its bucket");
+        let Self::Many(many) = self else { return true };
+        many.entries.remove(at);
+        match many.entries.first() {
+            Some(first) => many.due = first.due,
+            None => return true,
+        }
+        false
     }
 
     /// Its entries in order.
@@ -206,6 +234,51 @@ impl Delayed {
         self.near_end = (number + 1) << BUCKET_BITS;
         let entries = bucket.sorted().into_iter();
         self.near = entries.map(|entry| (entry.key(), entry)).collect();
+    }
+
+    /// The entry behind one, in order of time; the first one behind `None`. Puts the bucket that it comes
+    /// to in order.
+    pub(crate) fn next_behind(&mut self, at: Option<(Ms, u64)>) -> Option<(Ms, Returned)> {
+        let from = at.map_or(Bound::Unbounded, Bound::Excluded);
+        let near = self.near.range((from, Bound::Unbounded)).next();
+        if let Some((_, entry)) = near {
+            return Some((entry.due, entry.span()));
+        }
+        let number = at.map_or(Ms::MIN, |(due, _)| due >> BUCKET_BITS);
+        for (_, bucket) in self.far.range_mut(number..) {
+            let entries = bucket.in_order();
+            let behind = at.map_or(0, |at| entries.partition_point(|entry| entry.key() <= at));
+            if let Some(entry) = entries.get(behind) {
+                return Some((entry.due, entry.span()));
+            }
+        }
+        None
+    }
+
+    /// Takes some messages, in ascending order, out of an entry.
+    pub(crate) fn take_out(&mut self, due: Ms, entry: Returned, taken: &[u64]) {
+        let key = (due, entry.first);
+        let number = due >> BUCKET_BITS;
+        let is_last = if due < self.near_end {
+            let known = self.near.remove(&key);
+            debug_assert!(known.is_some());
+            false
+        } else {
+            let bucket = self.far.get_mut(&number);
+            bucket.expect("an entry is in its bucket").remove(&key)
+        };
+        if is_last {
+            self.far.remove(&number);
+        }
+        self.count -= u64::from(entry.count);
+        let mut from = entry.first;
+        for sequence in taken.iter().copied().chain([entry.last() + 1]) {
+            if from < sequence {
+                let span = Returned::new(from, (sequence - from) as u32, entry.deliveries);
+                self.insert(due, span);
+            }
+            from = sequence + 1;
+        }
     }
 
     /// Takes all of them.
@@ -319,6 +392,23 @@ mod tests {
             }
             assert_eq!(delayed.next_due(), model.iter().map(|wait| wait.0).min());
             assert_eq!(delayed.count(), model.len() as u64);
+            if step % 700 == 0 {
+                // A walk sees everything in order; every fifth message is taken out.
+                let (mut at, mut seen) = (None, Vec::new());
+                while let Some((due, span)) = delayed.next_behind(at) {
+                    let all = span.first..span.first + u64::from(span.count);
+                    seen.extend(all.clone().map(|sequence| (due, sequence)));
+                    at = Some((due, span.last()));
+                    let taken: Vec<u64> = all.filter(|sequence| sequence % 5 == 0).collect();
+                    if !taken.is_empty() {
+                        delayed.take_out(due, span, &taken);
+                    }
+                }
+                model.sort_unstable();
+                assert_eq!(seen, model);
+                model.retain(|wait| wait.1 % 5 != 0);
+                delayed.invariants();
+            }
             if step % 500 == 0 {
                 delayed.invariants();
                 let gone = sequence - next(3);

@@ -203,6 +203,10 @@ impl Queue {
         for span in back.chain(self.pending_counts.iter()) {
             add(span.first, span.last(), span.deliveries);
         }
+        let parked = self.groups.iter().flat_map(|groups| groups.iter_parked());
+        for (sequence, deliveries) in parked.filter(|(_, deliveries)| *deliveries > 0) {
+            add(sequence, sequence, deliveries);
+        }
         for consumer in self.consumers.iter().filter(|_| !self.is_stream()) {
             for delivery in consumer.unacked.iter().filter(|d| d.earlier > 0) {
                 add(delivery.sequence, delivery.sequence, delivery.earlier);
@@ -227,6 +231,21 @@ impl Queue {
         let mut waits: Vec<(u64, u64, i64)> = waits
             .map(|(due, span)| (span.first, span.last(), due))
             .collect();
+        if let Some(groups) = &self.groups {
+            // What came back is first of its key, which is not known after a restart: it waits no more.
+            let mut kept: Vec<(u64, u64, i64)> = Vec::new();
+            for (first, last, due) in waits {
+                for sequence in (first..=last).filter(|sequence| !groups.knows(*sequence)) {
+                    match kept.last_mut() {
+                        Some(before) if before.1 + 1 == sequence && before.2 == due => {
+                            before.1 = sequence;
+                        }
+                        _ => kept.push((sequence, sequence, due)),
+                    }
+                }
+            }
+            waits = kept;
+        }
         waits.sort_unstable();
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());

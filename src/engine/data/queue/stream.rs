@@ -311,9 +311,7 @@ impl Queue {
         stream.told.retain(|(told, _)| *told != key);
         if let Some(group) = reader.group {
             stream.groups.get_mut(group).members -= 1;
-            if !crate::mutant!(MemberStays) {
-                self.members_changed(group);
-            }
+            self.members_changed(group);
             self.follow_election(group);
         }
         Some(Settled {
@@ -362,6 +360,7 @@ impl Queue {
 
     /// More is durable, or was read from disk, or time has passed: readers that wait look again.
     pub fn look_again(&mut self) {
+        self.look_at_groups_again();
         let (durable, now) = (self.durable, self.now);
         let Some(stream) = &mut self.stream else {
             return;
