@@ -225,6 +225,7 @@ fn the_tour_shows_every_feature_and_checks_it() {
         "attempt 3",
         "a reader: third",
         "the next one: third",
+        "to bills and parcels: done",
     ] {
         assert!(shown.contains(word), "{word} in {shown}");
     }
@@ -1098,6 +1099,16 @@ fn the_example_of_the_dispatch_page() {
 }
 
 #[test]
+fn the_example_of_the_messages_in_place_page() {
+    runs_the_example_of("docs/concepts/messages-in-place.md");
+}
+
+#[test]
+fn the_example_of_the_message_groups_page() {
+    runs_the_example_of("docs/concepts/message-groups.md");
+}
+
+#[test]
 fn the_example_of_the_priorities_page() {
     runs_the_example_of("docs/concepts/priorities.md");
 }
@@ -1110,6 +1121,11 @@ fn the_example_of_the_delay_page() {
 #[test]
 fn the_example_of_the_queue_life_page() {
     runs_the_example_of("docs/concepts/queue-life.md");
+}
+
+#[test]
+fn the_example_of_the_transactions_page() {
+    runs_the_example_of("docs/concepts/transactions.md");
 }
 
 #[test]

@@ -594,6 +594,7 @@ fn engine_config(
             catalog_bytes_max: core_budget.catalog.bytes(),
             request_bytes_max: REQUEST_BYTES,
             beginning_bytes_max: core_budget.beginnings.bytes(),
+            transaction_bytes_max: core_budget.transactions.bytes(),
             ..defaults
         },
     }

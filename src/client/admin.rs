@@ -96,6 +96,17 @@ impl QueueConfig {
         self.with("x-max-age", ms)
     }
 
+    /// Of a stream: over how many lanes it goes, each on a core of its own if there are enough; 1 to 64,
+    /// fixed for ever. A key, which is the routing key, stays in its lane. Limits are those of each lane.
+    pub fn lanes(self, lanes: u32) -> Self {
+        self.with("x-stream-lanes", lanes)
+    }
+
+    /// Of a stream of several lanes: the header that is a message's key instead of its routing key.
+    pub fn lane_header(self, header: &str) -> Self {
+        self.with("x-stream-lane-header", header)
+    }
+
     /// Most messages, ready or not settled.
     pub fn messages_max(mut self, messages: u64) -> Self {
         self.messages_max = messages;
@@ -205,6 +216,18 @@ impl QueueConfig {
     /// With [`Dispatch::Sticky`]: the header whose value is a message's key, instead of the routing key.
     pub fn sticky_header(self, name: &str) -> Self {
         self.with("x-sticky-header", name)
+    }
+
+    /// Keeps each key in order: while a message of a key is unsettled at one consumer, others of the key
+    /// go to that consumer only. The key is that of [`Dispatch::Sticky`], which this implies.
+    pub fn message_groups(self) -> Self {
+        self.with("x-message-groups", true)
+    }
+
+    /// With [`Self::message_groups`]: how many messages may wait for their keys before the head of the
+    /// queue does, 1 to 1,000,000, 4,096 unless it is said.
+    pub fn group_ahead(self, messages: u32) -> Self {
+        self.with("x-group-ahead", i64::from(messages))
     }
 
     /// Lets one consumer at a time get messages: the next takes over when it goes.
@@ -324,6 +347,8 @@ pub enum Overflow {
     Refuse,
     /// The oldest ready messages make room, and are dead; only ready messages count.
     DropHead,
+    /// It is taken, and its producer waits for credit until there is room.
+    Block,
 }
 
 impl Overflow {
@@ -331,6 +356,7 @@ impl Overflow {
         match self {
             Self::Refuse => "reject-publish",
             Self::DropHead => "drop-head",
+            Self::Block => "block",
         }
     }
 }
@@ -573,6 +599,8 @@ pub struct QueueInfo {
     pub is_damaged: bool,
     /// It is a stream: what is ready is what it retains.
     pub is_stream: bool,
+    /// Lanes of a stream of several, whose figures are the sums of theirs; 0 of any other queue.
+    pub lanes: u32,
     /// What it did lately.
     pub recent: Recent,
 }
@@ -583,6 +611,8 @@ pub struct QueueInfo {
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
+    /// The lane, of a stream of several: a group has an offset in each.
+    pub lane: Option<u32>,
     /// The first message that is not settled; everything before it is.
     pub offset: u64,
     /// Messages from there on that the stream has.
@@ -866,6 +896,7 @@ fn queue_info(body: &Bytes) -> Result<QueueInfo> {
         core: info.core,
         is_damaged: info.flags & QUEUE_DAMAGED != 0,
         is_stream: info.flags & QUEUE_STREAM != 0,
+        lanes: u32::from(info.lanes),
         recent: Recent::of(&info),
     })
 }
@@ -874,6 +905,7 @@ fn group_info(body: &Bytes) -> Result<GroupInfo> {
     let info = control::GroupInfo::decode(body).map_err(unreadable)?;
     Ok(GroupInfo {
         name: text(info.name),
+        lane: None,
         offset: info.offset,
         lag: info.lag,
         members: info.members,
@@ -1098,20 +1130,32 @@ impl Client {
         self.list(FrameKind::QueueList, queue_info).await
     }
 
-    /// The groups of a stream, by name.
+    /// The groups of a stream, by name; of a stream of several lanes each as often as there are lanes, by
+    /// name and lane.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such queue; [`ErrorKind::Invalid`] if it is no stream; else
     /// as the broker or the network says.
     pub async fn stream_groups(&self, stream: &str) -> Result<Vec<GroupInfo>> {
-        let reply = self
-            .ask_about(FrameKind::GroupList, Answer::Done, stream)
-            .await?;
-        reply.items.iter().map(group_info).collect()
+        let mut groups = Vec::new();
+        for (lane, name) in self.lanes_of(stream).await? {
+            let reply = self
+                .ask_about(FrameKind::GroupList, Answer::Done, &name)
+                .await?;
+            for item in &reply.items {
+                groups.push(GroupInfo {
+                    lane,
+                    ..group_info(item)?
+                });
+            }
+        }
+        groups.sort_by(|one, two| (&one.name, one.lane).cmp(&(&two.name, two.lane)));
+        Ok(groups)
     }
 
     /// Sets a group of a stream to another place, where its next member begins; one that is not there is
-    /// made. After this not even a crash brings the old place back.
+    /// made. After this not even a crash brings the old place back. Of a stream of several lanes that is
+    /// done in one lane after the other.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if it has members; else as [`stream_groups`](Self::stream_groups).
@@ -1119,33 +1163,47 @@ impl Client {
         check_length("the name", stream, ringpost_wire::NAME_BYTES_MAX)?;
         check_length("the group's name", group, ringpost_wire::NAME_BYTES_MAX)?;
         let arguments = start.add_to(Headers::new())?;
-        let body = encoded(&control::GroupReset {
-            queue: stream.as_bytes(),
-            group: group.as_bytes(),
-            arguments: arguments.as_encoded(),
-        })?;
-        self.ask(FrameKind::GroupReset, Answer::Done, &body)
-            .await
-            .map(|_| ())
+        for (_, name) in self.lanes_of(stream).await? {
+            let body = encoded(&control::GroupReset {
+                queue: name.as_bytes(),
+                group: group.as_bytes(),
+                arguments: arguments.as_encoded(),
+            })?;
+            self.ask(FrameKind::GroupReset, Answer::Done, &body).await?;
+        }
+        Ok(())
     }
 
-    /// Forgets a group of a stream.
+    /// Forgets a group of a stream, in all of its lanes.
     ///
     /// # Errors
     /// As [`reset_group`](Self::reset_group).
     pub async fn delete_group(&self, stream: &str, group: &str) -> Result<Removed> {
         check_length("the name", stream, ringpost_wire::NAME_BYTES_MAX)?;
         check_length("the group's name", group, ringpost_wire::NAME_BYTES_MAX)?;
-        let body = encoded(&control::GroupDelete {
-            queue: stream.as_bytes(),
-            group: group.as_bytes(),
-        })?;
-        let reply = self
-            .ask(FrameKind::GroupDelete, Answer::Done, &body)
-            .await?;
-        Ok(match reply.is_changed {
-            true => Removed::Removed { messages: 0 },
-            false => Removed::Absent,
+        let mut removed = Removed::Absent;
+        for (_, name) in self.lanes_of(stream).await? {
+            let body = encoded(&control::GroupDelete {
+                queue: name.as_bytes(),
+                group: group.as_bytes(),
+            })?;
+            let reply = self
+                .ask(FrameKind::GroupDelete, Answer::Done, &body)
+                .await?;
+            if reply.is_changed {
+                removed = Removed::Removed { messages: 0 };
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The names of the lanes of a stream; its own if it is one by itself.
+    async fn lanes_of(&self, stream: &str) -> Result<Vec<(Option<u32>, String)>> {
+        let lanes = self.inspect_queue(stream).await?.lanes;
+        let named = |lane| (Some(lane), format!("{stream}#{lane}"));
+        Ok(match lanes {
+            0 => vec![(None, stream.to_owned())],
+            lanes => (0..lanes).map(named).collect(),
         })
     }
 

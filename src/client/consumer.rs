@@ -3,6 +3,7 @@
 
 mod batch;
 mod inbox;
+mod lanes;
 mod stream;
 
 use std::fmt;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use ringpost_wire::control::{Body, ConsumerCredit, ConsumerInfo, Get};
 use ringpost_wire::header::{SETTLE_ACK, SETTLE_REJECT, SETTLE_REQUEUE};
-use ringpost_wire::{self as wire, FrameHeader, FrameKind, SettleRange};
+use ringpost_wire::{self as wire, Code, FrameHeader, FrameKind, SettleRange};
 use tokio::sync::oneshot;
 
 pub use batch::{Batch, Deliveries, Delivery, DeliveryRef, DeliveryTag, Settleable};
@@ -59,6 +60,10 @@ pub struct ConsumerBuilder {
     start: Option<Start>,
     /// The broker keeps how far its group has come.
     has_group: bool,
+    /// Of a stream of several lanes: those that begin elsewhere.
+    lane_offsets: Vec<(u32, u64)>,
+    /// Whose connection it gets.
+    beside: Option<Settler>,
 }
 
 impl ConsumerBuilder {
@@ -73,6 +78,8 @@ impl ConsumerBuilder {
             arguments: Headers::new(),
             start: None,
             has_group: false,
+            lane_offsets: Vec::new(),
+            beside: None,
         }
     }
 
@@ -121,6 +128,14 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Gives it the connection of another consumer, so that one transaction can acknowledge the
+    /// deliveries of both ([`crate::TransactorBuilder::beside`]). Messages of its queue may have a longer
+    /// way then.
+    pub fn beside(mut self, other: &impl crate::Settles) -> Self {
+        self.beside = Some(other.handle().clone());
+        self
+    }
+
     /// Starts a consumer to which messages are pushed.
     ///
     /// # Errors
@@ -136,7 +151,8 @@ impl ConsumerBuilder {
                 "a credit of 0 would never deliver anything",
             ));
         }
-        self.open().await.map(|settler| Consumer { settler })
+        let settler = self.open().await?;
+        Ok(Consumer { settler, turn: 0 })
     }
 
     /// Starts a consumer that takes messages when it wants some; credit does not matter to it.
@@ -149,7 +165,8 @@ impl ConsumerBuilder {
     pub async fn pull(mut self) -> Result<PullConsumer> {
         self.credit_messages = 0;
         self.credit_bytes = 0;
-        self.open().await.map(|settler| PullConsumer { settler })
+        let settler = self.open().await?;
+        Ok(PullConsumer { settler, turn: 0 })
     }
 
     async fn open(self) -> Result<Settler> {
@@ -165,10 +182,22 @@ impl ConsumerBuilder {
                 ),
             ));
         }
-        let lease = if self.is_auto {
-            self.shared.own(&self.queue).await?
-        } else {
-            self.shared.attached(&self.queue).await?
+        match self.open_one(&self.queue, None).await {
+            Ok(handle) => Ok(Settler::of(self.queue, vec![handle])),
+            // What a stream of several lanes holds lies in these.
+            Err(error) if error.code_number() == Some(Code::SettingInvalid) => {
+                self.open_lanes(error).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens one consumer, of a queue or of a lane of a stream.
+    async fn open_one(&self, queue: &str, lane: Option<u32>) -> Result<Handle> {
+        let lease = match &self.beside {
+            Some(other) => other.lease()?,
+            None if self.is_auto => self.shared.own(queue).await?,
+            None => self.shared.attached(queue).await?,
         };
         let connection = Arc::clone(lease.connection());
         let limits = connection.limits();
@@ -183,12 +212,13 @@ impl ConsumerBuilder {
             ));
         }
         let settings = Settings {
-            queue: self.queue,
+            queue: queue.to_owned(),
+            lane,
             credit_messages: self.credit_messages,
             credit_bytes: self.credit_bytes,
             is_exclusive: self.is_exclusive,
             is_auto: self.is_auto,
-            arguments: self.arguments,
+            arguments: self.arguments.clone(),
             start: self.start,
             has_group: self.has_group,
             message_bytes_max: limits.message_bytes_max,
@@ -198,16 +228,14 @@ impl ConsumerBuilder {
         inbox.expect_open(sender);
         let channel = connection.add_consumer(&inbox)?;
         // From here on dropping the handle closes the consumer.
-        let settler = Settler {
-            handle: Arc::new(Handle {
-                inbox,
-                channel,
-                lease,
-                _shared: self.shared,
-            }),
+        let handle = Handle {
+            inbox,
+            channel,
+            lease,
+            _shared: Arc::clone(&self.shared),
         };
         match tokio::time::timeout(connection.options.request_timeout, opened).await {
-            Ok(Ok(result)) => result.map(|()| settler),
+            Ok(Ok(result)) => result.map(|()| handle),
             Ok(Err(_)) => Err(Error::closed()),
             Err(_) => Err(Error::new(
                 ErrorKind::TimedOut,
@@ -231,28 +259,30 @@ pub struct Held {
 
 /// Tells whether a consumer is the active one of its queue, from any task: for queues with a single
 /// active consumer ([`crate::QueueConfig::single_active_consumer`]). Does not keep it open.
+///
+/// Of a stream of several lanes it tells which lanes it has, as a member of its group.
 #[derive(Clone)]
 pub struct Activity {
-    inbox: Arc<Inbox>,
-    was_active: bool,
+    inboxes: Vec<(Arc<Inbox>, bool)>,
 }
 
 impl Activity {
-    /// Whether it is the active one now.
+    /// Whether it is the active one now: of one lane at least, if there are several.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.inbox.is_active()
+        self.inboxes.iter().any(|(inbox, _)| inbox.is_active())
     }
 
     /// Waits until it becomes the active one (`true`), or is it no longer; `None` once the consumer is
-    /// over. The first call says so at once if it is active already.
+    /// over. The first call says so at once if it is active already. Of several lanes each that comes or
+    /// goes is a change.
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped before it is ready.
     pub async fn changed(&mut self) -> Option<bool> {
-        let is_active = self.inbox.active_changes(self.was_active).await?;
-        self.was_active = is_active;
-        Some(is_active)
+        let (at, is_active) = lanes::first_change(&self.inboxes).await?;
+        self.inboxes[at].1 = is_active;
+        Some(self.is_active())
     }
 }
 
@@ -295,6 +325,7 @@ pub enum Settlement {
 
 /// Where a consumer lives now.
 struct Aim {
+    consumer: u32,
     session: u32,
     channel: u16,
     /// Some deliveries are of an older session.
@@ -303,31 +334,95 @@ struct Aim {
 
 impl Aim {
     fn range(&self, span: Span) -> Option<SettleRange> {
-        (span.first.session == self.session).then(|| span.range())
+        let is_its = span.first.consumer == self.consumer;
+        (is_its && span.first.session == self.session).then(|| span.range())
     }
 }
 
 /// Settles deliveries of one consumer, from any task. Cheap to clone; keeps the consumer open.
 #[derive(Clone)]
 pub struct Settler {
-    handle: Arc<Handle>,
+    handles: Arc<Handles>,
+}
+
+/// One consumer; of a stream of several lanes one for each.
+struct Handles {
+    queue: String,
+    all: Vec<Handle>,
+}
+
+impl Handle {
+    fn connection(&self) -> &Connection {
+        self.lease.connection()
+    }
 }
 
 impl Settler {
+    fn of(queue: String, all: Vec<Handle>) -> Self {
+        Self {
+            handles: Arc::new(Handles { queue, all }),
+        }
+    }
+
+    /// The consumer; the first of several.
+    fn first(&self) -> &Handle {
+        &self.handles.all[0]
+    }
+
+    fn all(&self) -> &[Handle] {
+        &self.handles.all
+    }
+
     fn connection(&self) -> &Connection {
-        self.handle.lease.connection()
+        self.first().connection()
+    }
+
+    /// One more use of its connection.
+    pub(crate) fn lease(&self) -> Result<Lease> {
+        self.first().lease.again()
+    }
+
+    pub(crate) fn lease_connection(&self) -> &Arc<Connection> {
+        self.first().lease.connection()
+    }
+
+    /// The session and channel that a transaction finds these deliveries on, and their tags; none if some
+    /// are of an older session.
+    pub(crate) fn ranges_of(
+        &self,
+        what: &impl Settleable,
+    ) -> Result<(u32, u16, Option<Vec<SettleRange>>)> {
+        if !self.takes(what)? {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the consumer's deliveries are settled by being sent",
+            ));
+        }
+        // A transaction has its deliveries from a queue: what is read from a stream nobody takes.
+        let aim = self.first().aim(what);
+        let ranges = what.spans().filter_map(|span| aim.range(span));
+        let ranges = (!aim.has_stale).then(|| ranges.collect());
+        Ok((aim.session, aim.channel, ranges))
     }
 
     async fn settle(&self, outcome: u8, what: impl Settleable) -> Result<Settlement> {
-        let Some(aim) = self.aim(&what)? else {
+        if !self.takes(&what)? {
             return Ok(Settlement::NotNeeded);
-        };
-        let mut ranges = what.spans().filter_map(|span| aim.range(span));
-        let connection = self.connection();
-        let is_sent = connection
-            .settle(aim.session, aim.channel, outcome, &mut ranges)
-            .await;
-        Ok(self.settlement(is_sent && !aim.has_stale))
+        }
+        let mut is_all_sent = true;
+        for handle in self.all() {
+            if !self.is_concerned(handle, &what) {
+                continue;
+            }
+            let aim = handle.aim(&what);
+            let mut ranges = what.spans().filter_map(|span| aim.range(span));
+            let is_sent = handle
+                .connection()
+                .settle(aim.session, aim.channel, outcome, &mut ranges)
+                .await;
+            is_all_sent &= is_sent && !aim.has_stale;
+        }
+        Ok(self.settlement(is_all_sent))
     }
 
     fn settlement(&self, is_all_sent: bool) -> Settlement {
@@ -338,16 +433,23 @@ impl Settler {
         Settlement::Stale
     }
 
-    /// Where to send the settlement; `None` if the deliveries need none.
-    fn aim(&self, what: &impl Settleable) -> Result<Option<Aim>> {
-        let inbox = &self.handle.inbox;
-        if inbox.settings.is_auto {
-            return Ok(None);
+    /// Whether some are its deliveries; one that has no others is asked in any case.
+    fn is_concerned(&self, handle: &Handle, what: &impl Settleable) -> bool {
+        let is_its = |span: Span| span.first.consumer == handle.inbox.id;
+        self.all().len() == 1 || what.spans().any(is_its)
+    }
+
+    /// Whether the deliveries need a settlement, and are of this consumer.
+    fn takes(&self, what: &impl Settleable) -> Result<bool> {
+        if self.first().inbox.settings.is_auto {
+            return Ok(false);
         }
-        let (session, channel) = inbox.place();
-        let mut has_stale = false;
         for Span { first, last } in what.spans() {
-            if first.consumer != inbox.id || last.consumer != inbox.id {
+            let is_own = self
+                .all()
+                .iter()
+                .any(|handle| handle.inbox.id == first.consumer);
+            if !is_own || first.consumer != last.consumer {
                 return Err(Error::new(
                     ErrorKind::Invalid,
                     "the deliveries are those of another consumer",
@@ -359,40 +461,8 @@ impl Settler {
                     "a range of deliveries must go forward within one connection",
                 ));
             }
-            has_stale |= first.session != session;
         }
-        Ok(Some(Aim {
-            session,
-            channel,
-            has_stale,
-        }))
-    }
-
-    async fn held(&self) -> Result<Held> {
-        let inbox = &self.handle.inbox;
-        if let Some(error) = inbox.end() {
-            return Err(error);
-        }
-        let connection = self.connection();
-        connection.up().await?;
-        let (session, channel) = inbox.place();
-        let header = FrameHeader::bare(FrameKind::ConsumerInspect, channel, 0);
-        let timeout = connection.options.request_timeout;
-        let reply = connection
-            .call_with(header, Some(session), timeout, Answer::Item, &[])
-            .await?;
-        let info = reply.items.first().map(|item| ConsumerInfo::decode(item));
-        let Some(Ok(info)) = info else {
-            return Err(Error::new(
-                ErrorKind::Protocol,
-                "what the broker says of the consumer cannot be read",
-            ));
-        };
-        Ok(Held {
-            messages: info.messages,
-            bytes: ByteSize::new(info.bytes),
-            oldest: Duration::from_millis(info.oldest_ms),
-        })
+        Ok(true)
     }
 
     /// See [`Consumer::ack`].
@@ -418,16 +488,24 @@ impl Settler {
     /// # Errors
     /// As there.
     pub async fn ack_durable(&self, what: impl Settleable) -> Result<Settlement> {
-        let Some(aim) = self.aim(&what)? else {
+        if !self.takes(&what)? {
             return Ok(Settlement::NotNeeded);
-        };
-        let ranges: Vec<SettleRange> = what.spans().filter_map(|span| aim.range(span)).collect();
-        let mut is_all_sent = !aim.has_stale;
-        for ranges in ranges.chunks(wire::SETTLE_RANGES_MAX) {
-            let connection = self.connection();
-            is_all_sent &= connection
-                .settle_durably(aim.session, aim.channel, SETTLE_ACK, ranges)
-                .await?;
+        }
+        let mut is_all_sent = true;
+        for handle in self.all() {
+            if !self.is_concerned(handle, &what) {
+                continue;
+            }
+            let aim = handle.aim(&what);
+            let ranges: Vec<SettleRange> =
+                what.spans().filter_map(|span| aim.range(span)).collect();
+            is_all_sent &= !aim.has_stale;
+            for ranges in ranges.chunks(wire::SETTLE_RANGES_MAX) {
+                is_all_sent &= handle
+                    .connection()
+                    .settle_durably(aim.session, aim.channel, SETTLE_ACK, ranges)
+                    .await?;
+            }
         }
         Ok(self.settlement(is_all_sent))
     }
@@ -449,10 +527,53 @@ impl Settler {
     }
 }
 
+impl Handle {
+    /// Where to send the settlement of those that are its own.
+    fn aim(&self, what: &impl Settleable) -> Aim {
+        let (session, channel) = self.inbox.place();
+        let mut own = what
+            .spans()
+            .filter(|span| span.first.consumer == self.inbox.id);
+        Aim {
+            consumer: self.inbox.id,
+            session,
+            channel,
+            has_stale: own.any(|span| span.first.session != session),
+        }
+    }
+
+    async fn held(&self) -> Result<Held> {
+        let inbox = &self.inbox;
+        if let Some(error) = inbox.end() {
+            return Err(error);
+        }
+        let connection = self.connection();
+        connection.up().await?;
+        let (session, channel) = inbox.place();
+        let header = FrameHeader::bare(FrameKind::ConsumerInspect, channel, 0);
+        let timeout = connection.options.request_timeout;
+        let reply = connection
+            .call_with(header, Some(session), timeout, Answer::Item, &[])
+            .await?;
+        let info = reply.items.first().map(|item| ConsumerInfo::decode(item));
+        let Some(Ok(info)) = info else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "what the broker says of the consumer cannot be read",
+            ));
+        };
+        Ok(Held {
+            messages: info.messages,
+            bytes: ByteSize::new(info.bytes),
+            oldest: Duration::from_millis(info.oldest_ms),
+        })
+    }
+}
+
 impl fmt::Debug for Settler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settler")
-            .field("queue", &self.handle.inbox.settings.queue)
+            .field("queue", &self.handles.queue)
             .finish_non_exhaustive()
     }
 }
@@ -461,6 +582,10 @@ impl fmt::Debug for Settler {
 macro_rules! settling {
     ($name:ident) => {
         impl $name {
+            pub(crate) const fn as_settler(&self) -> &Settler {
+                &self.settler
+            }
+
             /// Acks deliveries: they are done with and never delivered again. Takes a batch, one
             /// delivery, a tag, a range of tags or a slice of them. Acks that follow each other are
             /// sent as one.
@@ -532,31 +657,46 @@ macro_rules! settling {
             /// # Cancel safety
             /// A dropped future has changed nothing.
             pub async fn held(&self) -> Result<Held> {
-                self.settler.held().await
+                lanes::held(self.settler.all()).await
             }
 
             /// Tells whether this is the active consumer of its queue.
             #[must_use]
             pub fn activity(&self) -> Activity {
+                let inboxes = self.settler.all().iter().map(|handle| &handle.inbox);
                 Activity {
-                    inbox: Arc::clone(&self.settler.handle.inbox),
-                    was_active: false,
+                    inboxes: inboxes.map(|inbox| (Arc::clone(inbox), false)).collect(),
                 }
             }
 
             /// Of a reader of a stream: the next message that it is given, by its offset, as the broker
             /// said it last: when it began, and when some were missed. `None` for any other consumer,
-            /// and for a member of a group whose turn it is not.
+            /// and for a member of a group whose turn it is not. Of several lanes that of the first:
+            /// see [`position_in`](Self::position_in).
             #[must_use]
             pub fn position(&self) -> Option<u64> {
-                self.settler.handle.inbox.position()
+                self.position_in(0)
+            }
+
+            /// As [`position`](Self::position), in one lane of a stream of several.
+            #[must_use]
+            pub fn position_in(&self, lane: u32) -> Option<u64> {
+                let handle = self.settler.all().get(lane as usize)?;
+                handle.inbox.position()
+            }
+
+            /// How many lanes it reads or waits for: 1 unless it reads a stream of several.
+            #[must_use]
+            pub fn lanes(&self) -> u32 {
+                self.settler.all().len() as u32
             }
 
             /// Of a reader of a stream: messages that it would have been given and that retention has
             /// removed before, since it was opened.
             #[must_use]
             pub fn missed(&self) -> u64 {
-                self.settler.handle.inbox.missed()
+                let all = self.settler.all().iter();
+                all.map(|handle| handle.inbox.missed()).sum()
             }
 
             /// A handle that settles from other tasks.
@@ -568,7 +708,7 @@ macro_rules! settling {
             /// The queue.
             #[must_use]
             pub fn queue(&self) -> &str {
-                &self.settler.handle.inbox.settings.queue
+                &self.settler.handles.queue
             }
         }
 
@@ -590,6 +730,8 @@ macro_rules! settling {
 /// Dropping it does not block: what it has not settled returns to the queue.
 pub struct Consumer {
     settler: Settler,
+    /// The lane that is looked at first.
+    turn: usize,
 }
 
 settling!(Consumer);
@@ -604,10 +746,11 @@ impl Consumer {
     /// # Cancel safety
     /// Nothing is lost if the future is dropped before it is ready.
     pub async fn next_batch(&mut self) -> Result<Option<Batch>> {
-        poll_fn(|cx| self.settler.handle.inbox.poll_next(cx)).await
+        poll_fn(|cx| lanes::poll_next(self.settler.all(), &mut self.turn, cx)).await
     }
 
-    /// Changes the credit from here on; what was delivered already counts against it.
+    /// Changes the credit from here on; what was delivered already counts against it. Lanes share it, and
+    /// each has one message at least.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a credit out of bounds.
@@ -626,20 +769,20 @@ impl Consumer {
                 ),
             ));
         }
-        let (session, channel) = self
-            .settler
-            .handle
-            .inbox
-            .set_credit(messages, bytes.bytes());
-        let credit = ConsumerCredit {
-            bytes: bytes.bytes(),
-            messages,
-            reserved: 0,
-        };
-        let mut body = Vec::new();
-        credit.encode(&mut body);
-        let header = FrameHeader::bare(FrameKind::ConsumerCredit, channel, 0);
-        connection.tell(session, header, &body);
+        let all = self.settler.all();
+        let (messages, bytes) = lanes::share(all.len(), messages, bytes.bytes());
+        for handle in all {
+            let (session, channel) = handle.inbox.set_credit(messages, bytes);
+            let credit = ConsumerCredit {
+                bytes,
+                messages,
+                reserved: 0,
+            };
+            let mut body = Vec::new();
+            credit.encode(&mut body);
+            let header = FrameHeader::bare(FrameKind::ConsumerCredit, channel, 0);
+            handle.connection().tell(session, header, &body);
+        }
         Ok(())
     }
 }
@@ -658,6 +801,8 @@ impl Consumer {
 /// ```
 pub struct PullConsumer {
     settler: Settler,
+    /// The lane that is looked at first.
+    turn: usize,
 }
 
 settling!(PullConsumer);
@@ -673,8 +818,19 @@ impl PullConsumer {
     /// # Cancel safety
     /// Messages that arrive after the future was dropped are in the answer of the next call, which
     /// may then be more than it asked for.
+    ///
+    /// Of a stream of several lanes each is asked in turn, and waited for in turn while none has any.
     pub async fn get(&mut self, count: u32, wait: Duration) -> Result<Vec<Batch>> {
-        let inbox = &self.settler.handle.inbox;
+        match self.settler.all() {
+            [handle] => handle.get(count, wait).await,
+            all => lanes::get(all, &mut self.turn, count, wait).await,
+        }
+    }
+}
+
+impl Handle {
+    async fn get(&self, count: u32, wait: Duration) -> Result<Vec<Batch>> {
+        let inbox = &self.inbox;
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -682,7 +838,7 @@ impl PullConsumer {
             return Err(error);
         }
         if !inbox.is_damaged_next() {
-            let connection = self.settler.connection();
+            let connection = self.connection();
             connection.up().await?;
             let (session, channel) = inbox.place();
             inbox.expect(count);

@@ -74,6 +74,18 @@ mutants! {
     DelayIgnored = "delay-ignored", Mutation;
     /// A message that is given back is offered again at once, whatever the retry policy.
     RetryAtOnce = "retry-at-once", Mutation;
+    /// Producers that a full queue has blocked are not looked at when it has room.
+    BlockForgotten = "block-forgotten", Mutation;
+    /// A delayed message that is taken back is taken out of memory only.
+    CancelForgotten = "cancel-forgotten", Mutation;
+    /// A message that is moved leaves its queue before others have it.
+    MovedEarly = "moved-early", Mutation;
+    /// A message of a group passes one that was given back and waits.
+    GroupPassesBack = "group-passes-back", Mutation;
+    /// A key whose consumer has no room goes to another one.
+    GroupSpillsOver = "group-spills-over", Mutation;
+    /// What waits for a key is not looked at when the key is free.
+    GroupForgotten = "group-forgotten", Mutation;
     /// A requeued message goes behind the others.
     RequeueToTheEnd = "requeue-to-the-end", Mutation;
     /// A block states that everything submitted before it is synced (rulings 9).
@@ -82,6 +94,14 @@ mutants! {
     MarkBeforeSync = "mark-before-sync", Mutation;
     /// A checkpoint leaves out the acks of the block it is cut behind.
     CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A core says that its share of a transaction is prepared before that is synced.
+    PreparedBeforeSync = "prepared-before-sync", Mutation;
+    /// The other cores hear that a transaction has happened before the decision is synced.
+    DecidedBeforeSync = "decided-before-sync", Mutation;
+    /// A commit is answered before it is synced.
+    CommittedBeforeSync = "committed-before-sync", Mutation;
+    /// A checkpoint leaves out the shares of transactions that are prepared.
+    CheckpointForgetsPrepared = "prepare-forgotten", Mutation;
     /// A checkpoint leaves out the topology of the block it is cut behind.
     CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
     /// Refused is said though another target took it.
@@ -180,6 +200,14 @@ mutants! {
     RefusedCreditLost = "refused-credit-lost", Mutation;
     /// A group of a stream has come as far as messages were delivered, not as far as they were settled.
     OffsetOfDelivered = "offset-of-delivered", Peer("Kafka: commits before the work is done");
+    /// A message goes to a lane of its stream by lot, whatever its key.
+    KeyInManyLanes = "key-in-many-lanes", Mutation;
+    /// A lane changes hands while the member before still holds messages of it.
+    LaneBeforeSettled = "lane-before-settled", Peer("Kafka: rebalances before commits");
+    /// A lane stays with its member when that is gone.
+    MemberStays = "member-stays", Mutation;
+    /// What a member of a group may have had is given to another one as if nobody had.
+    TakenOverUnflagged = "taken-over-unflagged", Mutation;
     /// A checkpoint leaves out how far groups of streams have come.
     CheckpointForgetsOffsets = "checkpoint-forgets-offsets", Mutation;
     /// A consumer becomes the active one while the one before still holds messages.

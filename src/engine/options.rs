@@ -117,6 +117,12 @@ impl<'a> Options<'a> {
         Some(self.left.remove(at).1)
     }
 
+    /// Whether the declaration has it, and it was not taken yet.
+    #[must_use]
+    pub fn has_own(&self, name: &str) -> bool {
+        self.left.iter().any(|(own, _)| *own == name.as_bytes())
+    }
+
     /// A value of any type.
     pub fn value(&mut self, name: &'static str) -> Option<Value<'a>> {
         self.take(name)

@@ -20,7 +20,7 @@ on_cores! {
 }
 
 /// Runs a conversation with the broker, in a tenant of its own.
-fn talk<F: Future<Output = ringpost_client::Result<()>>>(
+pub fn talk<F: Future<Output = ringpost_client::Result<()>>>(
     setup: &Setup,
     conversation: impl FnOnce(Client) -> F,
 ) {

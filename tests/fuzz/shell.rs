@@ -723,7 +723,12 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::BindingInfo
         | K::TenantInfo
         | K::QueueDescription
-        | K::PolicyInfo => true,
+        | K::PolicyInfo
+        | K::QueueBrowsed
+        | K::QueueOutcome
+        | K::TransactionOpened
+        | K::TransactionDone
+        | K::TransactionClosed => true,
         K::Hello
         | K::Attach
         | K::ProducerOpen
@@ -756,6 +761,15 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::PolicyList
         | K::GroupList
         | K::GroupReset
-        | K::GroupDelete => false,
+        | K::GroupDelete
+        | K::TransactionOpen
+        | K::TransactionPublish
+        | K::TransactionSettle
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionClose
+        | K::QueueBrowse
+        | K::QueueCancel
+        | K::QueueMove => false,
     }
 }

@@ -8,9 +8,11 @@
 mod consume;
 mod drain;
 mod errand;
+mod places;
 mod produce;
 mod sharing;
 mod topology;
+mod transact;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +25,7 @@ use crate::plan::{Fault, Leaning};
 use crate::random::{Random, Rate};
 use crate::say;
 use crate::scene::Scene;
+use crate::streams::Seat;
 
 pub use consume::Consumer;
 pub use drain::Drain;
@@ -61,6 +64,8 @@ enum Request {
     },
     Attach,
     Errand(errand::Step),
+    Desk(transact::Step),
+    Places(places::Asked),
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
@@ -70,6 +75,8 @@ enum Request {
         messages: Vec<(QueueNo, MessageId)>,
         /// Of a stream: where they lie.
         offsets: Vec<u64>,
+        /// One of these that another member of the group was given before they were settled.
+        taken: Option<u64>,
         /// If these are rejects: the name of their queue.
         rejects: Option<String>,
         /// If they went back to their queue.
@@ -103,6 +110,8 @@ enum Channel {
     Consumer(Box<Consumer>),
     /// A consumer of an errand.
     Guest,
+    /// Transactions, or a consumer of their queues.
+    Desk,
 }
 
 /// How often a client does what, as weights.
@@ -167,6 +176,8 @@ pub struct Client {
     /// Sockets take so little at a time that a large message is longer on its way than consumers may
     /// hold one.
     is_slow: bool,
+    /// As whom it joins a group while it does.
+    seat: Option<Seat>,
     tenant: usize,
     random: Random,
     habits: Habits,
@@ -188,6 +199,7 @@ pub struct Client {
     /// How often it dialled.
     dials: u32,
     errands: errand::Errands,
+    desk: transact::Desk,
 }
 
 /// What `Welcome` said.
@@ -214,6 +226,7 @@ impl Client {
             id,
             seed: scene.plan.seed,
             is_slow: scene.plan.socket_bytes < 4096,
+            seat: None,
             out: Vec::new(),
             drain: None,
             tenant: if scene.plan.tenants > 1 { id % 2 } else { 0 },
@@ -232,6 +245,7 @@ impl Client {
             is_founding: false,
             dials: 0,
             errands: errand::Errands::new(id, scene.plan.seed),
+            desk: transact::Desk::new(id, scene.plan.seed),
         }
     }
 
@@ -336,7 +350,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
-                Channel::Fenced | Channel::Guest => {}
+                Channel::Fenced | Channel::Guest | Channel::Desk => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }
@@ -347,6 +361,7 @@ impl Client {
         }
         self.link = Link::None;
         self.errands_over(scene);
+        self.desk_over(scene);
         if let Some(drain) = &mut self.drain {
             drain.start_again();
         }
@@ -383,6 +398,7 @@ impl Client {
         if let Some(drain) = &mut self.drain {
             *drain = Drain::default();
             self.forget_errands();
+            self.forget_desks();
         }
     }
 
@@ -402,7 +418,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.run_errand(scene) || (self.random.coin() && self.take_on(scene)) {
+            if self.run_errand(scene)
+                || self.transact(scene)
+                || (self.random.coin() && self.take_on(scene))
+            {
                 continue;
             }
             let model = &scene.models[self.tenant];
@@ -652,6 +671,7 @@ impl Client {
     fn frame(&mut self, header: &FrameHeader, body: &[u8], scene: &mut Scene) {
         scene.marks.hit(frame_mark(header.kind));
         let checked = match header.kind {
+            _ if self.is_of_desk(header) => self.on_desk_frame(header, body, scene),
             _ if self.is_of_errand(header) => self.on_errand_frame(header, body, scene),
             FrameKind::Welcome => self.on_welcome(body, scene),
             FrameKind::Close => self.on_close(body, scene),
@@ -677,6 +697,9 @@ impl Client {
             | FrameKind::BindingInfo
             | FrameKind::PolicyInfo
             | FrameKind::TenantInfo => self.on_info(header, body, scene),
+            FrameKind::QueueBrowsed | FrameKind::QueueOutcome => {
+                self.on_places(header, body, scene)
+            }
             kind => Err(format!("broker sent {kind:?}, which is the client's")),
         };
         if let Err(text) = checked {
@@ -779,11 +802,14 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
-            Request::Errand(_) => unreachable!("those were looked at before"),
+            Request::Errand(_) | Request::Desk(_) => {
+                unreachable!("those were looked at before")
+            }
             Request::Inspect(name) => {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
             }
+            Request::Places(asked) => self.places_failed(&asked, code, scene),
             Request::Vain(expected) => match code {
                 Code::TopologyReadOnly | Code::LimitReached | Code::JournalFailed => Ok(()),
                 Code::ShuttingDown | Code::Overloaded => Ok(()),
@@ -869,7 +895,7 @@ impl Client {
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            match (self.waits_for_broker(), self.waits_for_messages()) {
+            match (self.waits_for_broker(false), self.waits_for_messages()) {
                 (true, _) => " WAITS",
                 (false, true) => " WAITS for messages",
                 (false, false) => "",
@@ -883,7 +909,9 @@ impl Client {
     /// Whether it waits for nothing: for the judgement that nothing is stuck.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(Drain::is_done) && self.errands_are_drained()
+        self.drain.as_ref().is_some_and(Drain::is_done)
+            && self.errands_are_drained()
+            && self.desks_are_drained()
     }
 }
 

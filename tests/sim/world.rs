@@ -547,6 +547,7 @@ impl World {
         self.ending_until = None;
         self.is_up = true;
         self.scene.starts += 1;
+        self.scene.streams.restarts();
         self.scene.journal_failed = false;
         say!(self.scene, "==== start {}", self.life);
         let memory = Engine::memory(&self.scene.plan);
@@ -1578,10 +1579,10 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self
-                    .clients
-                    .iter()
-                    .any(|client| client.waits_for_broker() || client.waits_for_messages());
+                let is_blocked = self.cores.iter().any(|core| core.engine.is_blocking());
+                let waits = self.clients.iter().any(|client| {
+                    client.waits_for_broker(is_blocked) || client.waits_for_messages()
+                }) || self.group_waits();
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {
@@ -1713,6 +1714,19 @@ impl World {
         self.drains_left -= 1;
         self.crash();
         self.phase = Phase::Settling(self.scene.now + 300 * MS);
+    }
+
+    /// Whether a group has members in a lane of which nobody reads, though none has to settle anything
+    /// first.
+    fn group_waits(&self) -> bool {
+        if self.scene.journal_failed || self.scene.tolerates_losses() {
+            return false;
+        }
+        let mut served: BTreeMap<_, bool> = BTreeMap::new();
+        for (place, is_active, holds) in self.clients.iter().flat_map(Client::members) {
+            *served.entry(place).or_default() |= is_active || holds;
+        }
+        served.values().any(|is_served| !is_served)
     }
 
     fn describe(&self) -> String {

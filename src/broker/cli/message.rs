@@ -59,6 +59,9 @@ struct Line {
     /// As `exchange`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queue_sequence: Option<u64>,
+    /// As `exchange`: of a stream of several lanes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lane: Option<u32>,
     /// As `exchange`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivery_count: Option<u32>,
@@ -312,13 +315,14 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
         delay_ms: None,
         exchange: Some(delivery.exchange().into_owned()),
         queue_sequence: Some(delivery.queue_sequence()),
+        lane: delivery.lane(),
         delivery_count: Some(delivery.delivery_count()),
         redelivered: Some(delivery.is_redelivered()),
     }
 }
 
 /// Bytes as text if they are some, else in hexadecimal.
-fn as_text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
+pub fn as_text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(to_hex(bytes))),

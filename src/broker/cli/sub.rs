@@ -87,6 +87,15 @@ impl Standing {
 /// Says on standard error when we become the active consumer of the queue, or are it no longer.
 async fn tell(mut activity: Activity, queue: &str) {
     while let Some(is_active) = activity.changed().await {
+        if activity.lanes_max() > 1 {
+            let lanes: Vec<String> = activity.lanes().iter().map(u32::to_string).collect();
+            let lanes = match lanes.as_slice() {
+                [] => "no lane".to_owned(),
+                lanes => format!("lanes {}", lanes.join(", ")),
+            };
+            link::say(&format!("now reading {lanes} of {queue}"));
+            continue;
+        }
         let now = if is_active { "now" } else { "no longer" };
         link::say(&format!("{now} the active consumer of {queue}"));
     }

@@ -435,6 +435,8 @@ impl Drive {
                 capacity: self.mesh_capacity,
             })
             .collect();
+        let transactions = flow.transaction_figures();
+        snapshot.transactions_prepared = transactions.prepared;
         let mut returned = stats.refusals.iter();
         let returned = returned.find(|(code, _)| *code == Code::Unroutable);
         snapshot.counters = Counters {
@@ -452,6 +454,8 @@ impl Drive {
             deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
+            transactions_committed: transactions.committed,
+            transactions_rolled_back: transactions.rolled_back,
             shared: stats.shared,
             turns: running.turns,
         };

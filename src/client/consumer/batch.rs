@@ -48,6 +48,7 @@ pub struct Batch {
     pub(crate) head: DeliverHead,
     pub(crate) first: DeliveryTag,
     pub(crate) count: u32,
+    pub(crate) lane: Option<u32>,
     pub(crate) is_redelivered: bool,
 }
 
@@ -116,6 +117,7 @@ impl Batch {
             },
             first: self.tag(damage.places.end),
             count: self.count - damage.places.end,
+            lane: self.lane,
             is_redelivered: self.is_redelivered,
         })
     }
@@ -132,6 +134,12 @@ impl Batch {
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         self.count as usize
+    }
+
+    /// The lane that it comes from, of a stream of several.
+    #[must_use]
+    pub fn lane(&self) -> Option<u32> {
+        self.lane
     }
 
     /// Whether every message of it may have been delivered before.
@@ -228,7 +236,14 @@ impl<'a> DeliveryRef<'a> {
         self.batch.tag(self.place)
     }
 
-    /// Its place in its queue, from 1 without gaps; with the queue it names the message for ever.
+    /// The lane that it comes from, of a stream of several.
+    #[must_use]
+    pub fn lane(&self) -> Option<u32> {
+        self.batch.lane
+    }
+
+    /// Its place in its queue, from 1 without gaps; with the queue it names the message for ever. Of a
+    /// stream of several lanes: its place in its [lane](Self::lane).
     #[must_use]
     pub fn queue_sequence(&self) -> u64 {
         self.batch.head.queue_sequence + u64::from(self.place)
@@ -334,6 +349,7 @@ impl<'a> DeliveryRef<'a> {
                 },
                 first: self.tag(),
                 count: 1,
+                lane: self.batch.lane,
                 is_redelivered: self.batch.is_redelivered,
             },
         }
@@ -486,6 +502,7 @@ mod tests {
             parts.write(&mut body).expect("within limits");
         }
         Batch {
+            lane: None,
             body: body.into(),
             head: DeliverHead {
                 queue_sequence: 100,

@@ -28,6 +28,8 @@ const UNSETTLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub queue: String,
+    /// Which lane of a stream of several that is.
+    pub lane: Option<u32>,
     /// 0 for one that takes messages itself.
     pub credit_messages: u32,
     pub credit_bytes: u64,
@@ -284,6 +286,7 @@ impl Inbox {
                 number: header.sequence,
             },
             count: header.count,
+            lane: self.settings.lane,
             is_redelivered: header.flags & DELIVER_REDELIVERED != 0,
         };
         state.entries.push_back(Entry::Batch(batch));

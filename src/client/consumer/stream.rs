@@ -57,6 +57,10 @@ impl Start {
 /// credit, and moves its group. After a lost connection it goes on behind the last message that it
 /// handed out, or, in a group, behind the last one that the group has acked.
 ///
+/// A stream of several lanes is read from all of them: each lane in order, those of different lanes as
+/// they come. A lane by itself is the stream of that name, `events#0` and so on. Lanes share the credit,
+/// and each takes a connection; a rate is that of each lane.
+///
 /// ```no_run
 /// # async fn example(client: ringpost_client::Client) -> ringpost_client::Result<()> {
 /// use ringpost_client::Start;
@@ -104,8 +108,16 @@ impl StreamBuilder {
         self
     }
 
+    /// Where it begins in some lanes of a stream of several, by their offsets; in all others as
+    /// [`from`](Self::from) says.
+    pub fn from_offsets(mut self, lanes: impl IntoIterator<Item = (u32, u64)>) -> Self {
+        self.consumer.lane_offsets = lanes.into_iter().collect();
+        self
+    }
+
     /// Makes it a member of a group: the broker keeps how far the group has come, one member reads at
-    /// a time, and the next goes on where it was.
+    /// a time, and the next goes on where it was. Of a stream of several lanes members share the lanes,
+    /// and [`Consumer::activity`] tells which it has.
     pub fn group(mut self, name: &str) -> Self {
         self.has_group = true;
         self.with("x-stream-group", name)

@@ -12,6 +12,7 @@
 //! of one version are equal. Names belong to one thing at a time, ids to one thing for ever.
 
 pub mod change;
+pub mod lanes;
 pub mod plan;
 pub mod policy;
 pub mod settings;
@@ -26,9 +27,11 @@ use ringpost_wire::ids::{CoreId, ExchangeId, PartitionId, QueueId, TenantId};
 use ringpost_wire::table::Table;
 
 pub use self::change::{Change, ChangeError};
+pub use self::lanes::Lane;
 pub use self::plan::{Plan, QueueUse, Request};
 pub use self::policy::Policy;
 pub use self::snapshot::SnapshotError;
+use crate::data::queue::LANES_MAX;
 use crate::data::route::settings::{Settings, check_binding};
 use crate::ids::Owner;
 
@@ -204,6 +207,8 @@ pub struct Catalog {
     tenant_names: BTreeMap<Box<[u8]>, TenantId>,
     exchanges: BTreeMap<ExchangeId, Exchange>,
     queues: BTreeMap<QueueId, Queue>,
+    /// Streams of several lanes, which follow them by number; how many.
+    lanes: BTreeMap<QueueId, u8>,
     /// Those that belong to connections.
     owned: BTreeSet<(Owner, QueueId)>,
     bindings: BTreeSet<Binding>,
@@ -288,6 +293,7 @@ impl Catalog {
             tenant_names: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             queues: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             owned: BTreeSet::new(),
             bindings: BTreeSet::new(),
             bound: BTreeSet::new(),
@@ -621,7 +627,7 @@ impl Queue {
             partition: self.partition.0,
             durability: self.durability as u8,
             flags: 0,
-            reserved: 0,
+            lanes: 0,
             name: &self.name,
         }
     }
@@ -716,8 +722,14 @@ impl Catalog {
             Change::TenantDeleted { id } => self.delete_tenant(*id),
             Change::ExchangeCreated(exchange) => self.create_exchange(exchange.clone()),
             Change::ExchangeDeleted { id, .. } => self.delete_exchange(*id),
-            Change::QueueCreated(queue) => self.create_queue(queue.clone()),
-            Change::QueueDeleted { id, .. } => self.delete_queue(*id),
+            Change::QueueCreated(queue) => {
+                self.create_queue(queue.clone());
+                self.create_lanes(queue);
+            }
+            Change::QueueDeleted { id, .. } => {
+                self.delete_lanes(*id);
+                self.delete_queue(*id);
+            }
             Change::Bound { binding, .. } => {
                 self.bytes += binding.bytes();
                 self.bindings.insert(binding.clone());
@@ -778,7 +790,9 @@ impl Catalog {
         let exchanges = changes.saturating_mul(PREDECLARED.len() as u32);
         self.tenant_next = self.tenant_next.saturating_add(changes);
         self.exchange_next = self.exchange_next.saturating_add(exchanges);
-        self.queue_next = self.queue_next.saturating_add(changes);
+        // Each may have been a stream with all the lanes there can be.
+        let queues = changes.saturating_mul(1 + u32::from(LANES_MAX));
+        self.queue_next = self.queue_next.saturating_add(queues);
     }
 
     /// Whether a change can be applied.
@@ -822,17 +836,19 @@ impl Catalog {
             }
             Change::QueueCreated(queue) => {
                 require(queue.id.0 >= self.queue_next, ApplyError::IdTaken)?;
-                after(queue.id.0)?;
+                after(queue.id.0.saturating_add(u32::from(queue.lanes())))?;
                 let tenant = self.tenant(queue.tenant).ok_or(ApplyError::Missing)?;
                 let named = tenant.queues.contains_key(&queue.name);
                 require(!named, ApplyError::NameTaken)?;
+                self.check_lanes(tenant, queue)?;
                 let placed = queue.partition.0 < self.partitions;
                 let is_mortal = queue.owner.is_none() || queue.durability == Durability::Volatile;
                 require(placed && is_mortal, ApplyError::Inconsistent)
             }
             Change::QueueDeleted { id, durability } => {
                 let queue = self.queue(*id).ok_or(ApplyError::Missing)?;
-                require(queue.durability == *durability, ApplyError::Inconsistent)
+                let sound = queue.durability == *durability && self.lane(*id).is_none();
+                require(sound, ApplyError::Inconsistent)
             }
             Change::Bound {
                 binding,
@@ -843,6 +859,7 @@ impl Catalog {
                 let sound = exchange.tenant == target.tenant()
                     && !exchange.name.is_empty()
                     && !target.name().is_empty()
+                    && !matches!(target, Target::Queue(queue) if self.lane(queue.id).is_some())
                     && exchange.durability.min(target.durability()) == *durability
                     && check_binding(exchange.kind, &binding.key, &binding.arguments).is_ok();
                 require(sound, ApplyError::Inconsistent)?;
@@ -991,6 +1008,7 @@ impl Catalog {
     /// # Panics
     /// If they do not.
     pub fn invariants(&self) {
+        self.lanes_invariants();
         assert!(self.tenants.contains_key(&TENANT_DEFAULT));
         assert_eq!(self.tenants.len(), self.tenant_names.len());
         let (mut exchanges, mut queues) = (0, 0);
@@ -1083,7 +1101,7 @@ impl Change {
                 entry_bytes(name, b"") + exchanges.sum::<u64>()
             }
             Self::ExchangeCreated(exchange) => exchange.bytes(),
-            Self::QueueCreated(queue) => queue.bytes(),
+            Self::QueueCreated(queue) => queue.bytes() + queue.lanes_bytes(),
             Self::Bound { binding, .. } => binding.bytes(),
             Self::PolicySet(policy) => policy.bytes(),
             Self::TenantDeleted { .. }

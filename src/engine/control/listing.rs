@@ -69,15 +69,21 @@ impl Listing {
         }
     }
 
-    /// The next queues of a list of queues, by name.
+    /// The next queues of a list of queues, by name; of a stream of several lanes these.
     pub fn next_queues(&mut self, catalog: &Catalog) -> Vec<QueueId> {
         let behind = self.behind.name();
         let page: Vec<_> = catalog
-            .list_queues(self.tenant, behind)
+            .list_whole_queues(self.tenant, behind)
             .take(PAGE_QUEUES)
             .collect();
         self.is_at_end = page.len() < PAGE_QUEUES;
-        let queues = page.iter().map(|queue| queue.id).collect();
+        let mut queues = Vec::with_capacity(page.len());
+        for queue in &page {
+            match catalog.lanes_of(queue.id) {
+                0 => queues.push(queue.id),
+                _ => queues.extend(catalog.list_lanes(queue.id).map(|lane| lane.id)),
+            }
+        }
         if let Some(last) = page.last() {
             self.behind = Behind::Name(last.name.clone());
         }
@@ -104,7 +110,7 @@ impl Listing {
                 page.map(|last| Behind::Binding(last.cursor()))
             }
             FrameKind::QueueDescribe => {
-                let all = catalog.list_queues(self.tenant, self.behind.name());
+                let all = catalog.list_whole_queues(self.tenant, self.behind.name());
                 let page = Page::fill(out, all, |queue, out| {
                     let options = catalog.options_of(queue);
                     let answer = answer(FrameKind::QueueDescription);

@@ -5,11 +5,12 @@
 //! what runs per operation.
 
 use ringpost_wire::ids::{CoreId, ExchangeId, QueueId};
+use ringpost_wire::table::Table;
 
 use super::catalog::change::Change;
 use super::catalog::policy::{Policy, Subject};
 use super::catalog::{self, ApplyError, Binding, Catalog, Queue, Target};
-use crate::data::route::{self, Destination, End, Router};
+use crate::data::route::{self, Destination, End, Lanes, Router};
 
 /// Applies a change to a catalog and the router that follows it; the new version.
 ///
@@ -62,6 +63,9 @@ impl Router {
             }
             for queue in catalog.list_queues(tenant.id, None) {
                 router.add_queue(tenant.id, &queue.name, destination(queue));
+                if catalog.lanes_of(queue.id) > 0 {
+                    router.add_lanes(queue.id, lanes(queue));
+                }
             }
             for listed in catalog.list_bindings(tenant.id, None) {
                 router.bind_in(catalog, listed.binding);
@@ -98,6 +102,12 @@ impl Router {
             Change::ExchangeDeleted { id, .. } => self.remove_exchange_in(before, *id),
             Change::QueueCreated(queue) => {
                 self.add_queue(queue.tenant, &queue.name, destination(queue));
+                if queue.lanes() > 0 {
+                    for lane in queue.own_lanes(before.partitions()) {
+                        self.add_queue(lane.tenant, &lane.name, destination(&lane));
+                    }
+                    self.add_lanes(queue.id, lanes(queue));
+                }
             }
             Change::QueueDeleted { id, .. } => self.remove_queue_in(before, *id),
             Change::Bound { binding, .. } => self.bind_in(before, binding),
@@ -142,6 +152,10 @@ impl Router {
         for binding in catalog.bindings_to(catalog::End::Queue(id)) {
             self.unbind_in(catalog, &binding);
         }
+        for lane in catalog.list_lanes(id) {
+            self.remove_queue(lane.tenant, &lane.name);
+        }
+        self.remove_lanes(id);
         self.remove_queue(queue.tenant, &queue.name);
     }
 
@@ -173,6 +187,19 @@ fn destination(queue: &Queue) -> Destination {
         queue: queue.id,
         partition: queue.partition,
         durable: queue.durability == ringpost_wire::control::Durability::Durable,
+    }
+}
+
+/// The lanes of a stream that has some.
+fn lanes(stream: &Queue) -> Lanes {
+    let arguments = Table::parse(&stream.arguments).unwrap_or_default();
+    let header = arguments.get(b"x-stream-lane-header");
+    Lanes {
+        name: stream.name.clone(),
+        first: QueueId(stream.id.0 + 1),
+        partition: stream.partition,
+        count: stream.lanes(),
+        header: header.and_then(|name| name.as_text()).map(Into::into),
     }
 }
 
@@ -221,6 +248,10 @@ pub(crate) mod tests {
         b"\x08x-filterS\0\0\0\x0ba IS NULL",
         b"\x08x-filterS\0\0\0\x16b OR sys.priority = 3",
         b"\x08x-filterS\0\0\0\x04b = ",
+    ];
+    const LANES: [&[u8]; 2] = [
+        b"\x0cx-queue-typeS\0\0\0\x06stream\x0ex-stream-lanesb\x03",
+        b"\x0cx-queue-typeS\0\0\0\x06stream\x0ex-stream-lanesb\x0b\x14x-stream-lane-headerS\0\0\0\x01a",
     ];
     const TABLES: [&[u8]; 8] = [
         b"",
@@ -289,15 +320,18 @@ pub(crate) mod tests {
                 1 => Request::TenantDelete { name: tenant },
                 2 => Request::QueueDelete(delete(queue), QueueUse::default()),
                 3 => Request::ExchangeDelete(delete(exchange)),
-                4..10 => Request::QueueDeclare(QueueDeclare {
-                    messages_max: 0,
-                    bytes_max: 0,
-                    durability,
-                    flags: 0,
-                    partition: PARTITION_BY_NAME,
-                    name: queue,
-                    arguments: b"",
-                }),
+                4..10 => {
+                    let is_stream = self.below(4) == 0;
+                    Request::QueueDeclare(QueueDeclare {
+                        messages_max: 0,
+                        bytes_max: 0,
+                        durability: if is_stream { 1 } else { durability },
+                        flags: 0,
+                        partition: PARTITION_BY_NAME,
+                        name: queue,
+                        arguments: if is_stream { self.of(&LANES) } else { b"" },
+                    })
+                }
                 10..14 => Request::ExchangeDeclare(ExchangeDeclare {
                     kind: match exchange {
                         b"d" => 1,
@@ -381,6 +415,7 @@ pub(crate) mod tests {
         let mut targets: Vec<Taker> = targets
             .iter()
             .filter_map(|id| catalog.queue(*id))
+            .map(|queue| naive_lane(catalog, queue, key, facts))
             .map(|queue| Taker {
                 queue: queue.id,
                 partition: queue.partition,
@@ -391,6 +426,24 @@ pub(crate) mod tests {
         targets.sort();
         targets.dedup();
         Ok(targets)
+    }
+
+    /// The lane of a stream that takes a message, if it has some.
+    fn naive_lane<'a>(
+        catalog: &'a Catalog,
+        queue: &'a catalog::Queue,
+        key: &[u8],
+        facts: &Facts<'_>,
+    ) -> &'a catalog::Queue {
+        let all: Vec<_> = catalog.list_lanes(queue.id).collect();
+        if all.is_empty() {
+            return queue;
+        }
+        let (number, _) = super::lanes(queue).lane_of(key, facts);
+        let name = [&*queue.name, b"#", number.to_string().as_bytes()].concat();
+        let named = catalog.queue_by_name(queue.tenant, &name);
+        assert_eq!(named, all.get(usize::from(number)).copied());
+        named.expect("it is there")
     }
 
     fn settings(exchange: &catalog::Exchange) -> Settings {
@@ -468,7 +521,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_router_says_what_the_catalog_says() {
-        let mut delivered = 0;
+        let (mut delivered, mut lanes) = (0, 0);
         for seed in 0..70 {
             let mut random = Random::new(seed);
             let mut catalog = Catalog::new(8);
@@ -507,9 +560,11 @@ pub(crate) mod tests {
                 let queue = catalog.queue_by_name(TenantId(1), name);
                 let known = router.queue(TenantId(1), name);
                 assert_eq!(known.map(|t| t.queue), queue.map(|queue| queue.id));
+                lanes += queue.map_or(0, |queue| catalog.list_lanes(queue.id).count());
             }
         }
         assert!(delivered > 100_000, "{delivered}");
+        assert!(lanes > 1_000, "{lanes}");
     }
 
     #[test]

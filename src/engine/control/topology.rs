@@ -10,6 +10,8 @@
 //! client ◄── Done ─── its core ◄── Changed ── meta ◄─────────────────────────────────────┘
 //! ```
 
+mod lanes;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_wire::control::{
@@ -19,6 +21,7 @@ use ringpost_wire::control::{
 use ringpost_wire::ids::{CoreId, QueueId, TenantId};
 use ringpost_wire::{Code, FrameHeader, FrameKind};
 
+use self::lanes::{Asked as AskedLanes, Wish, fold_lanes};
 use crate::Effects;
 use crate::config::META;
 use crate::control::catalog::change::TOGETHER_MAX;
@@ -28,8 +31,10 @@ use crate::control::catalog::{self, Catalog, Change, Plan, QueueUse, Request as 
 use crate::control::listing::{LISTS_MAX, Listings};
 use crate::control::routing::policy_named;
 use crate::control::words::counted;
+use crate::data::coordinator::LaneOf;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::lifetime::{Leave, Mortal, Retirement};
+use crate::data::places;
 use crate::data::streams::{self, GroupAsker};
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Owner};
@@ -142,6 +147,10 @@ enum Pending {
     },
     /// The owner purges.
     Purge { conn: ConnId, header: FrameHeader },
+    /// The owners of a stream's lanes say or do something.
+    Lanes(Box<AskedLanes>),
+    /// The owner looks at messages of a queue.
+    Places { conn: ConnId, header: FrameHeader },
     /// The owner looks at the groups of a stream.
     Groups { conn: ConnId, header: FrameHeader },
     /// The meta core decides about a queue of this core that is to go by itself.
@@ -260,7 +269,9 @@ impl Topology {
                 | Pending::Usage { conn: c, .. }
                 | Pending::Tenant { conn: c, .. }
                 | Pending::Purge { conn: c, .. }
+                | Pending::Places { conn: c, .. }
                 | Pending::Groups { conn: c, .. } => *c == conn,
+                Pending::Lanes(asked) => asked.conn == conn,
                 Pending::Retire(_) | Pending::Keep(_) => false,
             })
     }
@@ -343,6 +354,10 @@ impl Topology {
                     flow.fail(conn, header, code, &reason, effects);
                     return Ok(());
                 }
+                if self.catalog.lanes_of(target.queue) > 0 {
+                    self.ask_lanes(flow, (conn, header), target.queue, Wish::Purge, effects);
+                    return Ok(());
+                }
                 if target.core == flow.config.core {
                     let outcome = flow.purge(target.queue);
                     purged(flow, conn, header, outcome, effects);
@@ -353,6 +368,9 @@ impl Topology {
                     };
                     flow.ask(target.core, request, waiter, effects);
                 }
+            }
+            FrameKind::QueueBrowse | FrameKind::QueueCancel | FrameKind::QueueMove => {
+                self.ask_places(flow, conn, header, &request, effects)?;
             }
             FrameKind::GroupList | FrameKind::GroupReset | FrameKind::GroupDelete => {
                 self.ask_groups(flow, conn, header, &request, effects)?;
@@ -367,6 +385,11 @@ impl Topology {
                     unknown_queue(flow, conn, header, delete.name, effects);
                     return Ok(());
                 };
+                if self.catalog.lanes_of(target.queue) > 0 {
+                    let wish = Wish::Delete(request);
+                    self.ask_lanes(flow, (conn, header), target.queue, wish, effects);
+                    return Ok(());
+                }
                 if target.core == flow.config.core {
                     let usage = usage(flow.figures_of(target.queue));
                     self.change(
@@ -402,6 +425,44 @@ impl Topology {
         Ok(())
     }
 
+    /// A request about messages of a queue goes to who owns it.
+    //= P-111, P-112, P-113
+    fn ask_places(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: &ChangeRequest,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (name, ask) = match places::place_ask(header.kind, &request.body)? {
+            (name, Ok(ask)) => (name, ask),
+            (_, Err(reason)) => {
+                flow.fail(conn, header, Code::SettingInvalid, &reason, effects);
+                return Ok(());
+            }
+        };
+        let Some(target) = flow.find_queue(request.tenant, name) else {
+            unknown_queue(flow, conn, header, name, effects);
+            return Ok(());
+        };
+        let queue = self.catalog.queue(target.queue);
+        if let Some(Err((code, reason))) = queue.map(|queue| queue.check_owner(Some(request.owner)))
+        {
+            flow.fail(conn, header, code, &reason, effects);
+            return Ok(());
+        }
+        if target.core == flow.config.core {
+            let asker = GroupAsker::Here { conn, header };
+            flow.ask_places(target.queue, ask, asker, effects);
+        } else {
+            let waiter = self.wait(Pending::Places { conn, header });
+            let queue = target.queue;
+            flow.ask(target.core, Request::Places { queue, ask }, waiter, effects);
+        }
+        Ok(())
+    }
+
     /// A request about the groups of a stream goes to who owns it.
     //= P-85, P-86
     fn ask_groups(
@@ -423,6 +484,11 @@ impl Topology {
             unknown_queue(flow, conn, header, name, effects);
             return Ok(());
         };
+        //= P-120
+        if let Some(reason) = flow.is_read_by_lane(target.queue) {
+            flow.fail(conn, header, Code::SettingInvalid, &reason, effects);
+            return Ok(());
+        }
         if target.core == flow.config.core {
             let asker = GroupAsker::Here { conn, header };
             flow.ask_groups(target.queue, ask, asker, effects);
@@ -909,6 +975,7 @@ impl Topology {
     /// Applies a durable change on this core. Returns the messages it dropped here.
     fn apply(&mut self, flow: &mut Flow, change: &Change, effects: &mut Effects) -> u64 {
         let before = policy_named(&self.catalog, change).cloned();
+        let mut gone_lanes = self.lanes_that_go(change);
         super::routing::apply(&mut self.catalog, &mut flow.router, change)
             .expect("every core applies every change in the same order");
         let policies: Vec<&Policy> = before
@@ -925,10 +992,20 @@ impl Topology {
         let mut messages = 0;
         for change in changes {
             match change {
+                Change::QueueCreated(queue) if queue.lanes() > 0 => {
+                    for lane in self.catalog.list_lanes(queue.id) {
+                        flow.add_queue(queue_state(&self.catalog, lane));
+                    }
+                }
                 Change::QueueCreated(queue) => {
                     flow.add_queue(queue_state(&self.catalog, queue));
                 }
-                Change::QueueDeleted { id, .. } => messages += flow.delete_queue(*id, effects),
+                Change::QueueDeleted { id, .. } => {
+                    let lanes = gone_lanes.remove(id).unwrap_or_default();
+                    for id in lanes.into_iter().chain([*id]) {
+                        messages += flow.delete_queue(id, effects);
+                    }
+                }
                 _ => {}
             }
         }
@@ -941,7 +1018,8 @@ impl Topology {
         let tenant = policies[0].tenant;
         for queue in self.catalog.list_queues(tenant, None) {
             let is_here = flow.router.core_of(queue.partition) == flow.config.core;
-            let takes = |policy: &&Policy| policy.takes(Subject::Queues, &queue.name);
+            let name = self.catalog.common_name(queue);
+            let takes = |policy: &&Policy| policy.takes(Subject::Queues, name);
             if is_here && policies.iter().any(takes) && !crate::mutant!(PolicyForNewOnly) {
                 let settings = self.catalog.settings_of(queue);
                 flow.set_queue(queue.id, settings.queue, settings.dead_letter);
@@ -991,6 +1069,9 @@ impl Topology {
             Request::Connections { tenant } => {
                 let connections = flow.connections_of(tenant);
                 flow.reply(from, id, Reply::Connections(connections), effects);
+            }
+            Request::Places { queue, ask } => {
+                flow.ask_places(queue, ask, GroupAsker::There { core: from, id }, effects);
             }
             Request::Groups { queue, ask } => {
                 flow.ask_groups(queue, ask, GroupAsker::There { core: from, id }, effects);
@@ -1119,6 +1200,12 @@ impl Topology {
                     self.tenant_counted(flow, conn, header, connections, request, effects);
                 }
             }
+            (Pending::Lanes(asked), reply) => {
+                self.lane_answered(flow, number, asked, reply, effects);
+            }
+            (Pending::Places { conn, header }, Reply::Places(outcome)) => {
+                flow.say_places(conn, header, outcome, effects);
+            }
             (Pending::Groups { conn, header }, Reply::Groups(outcome)) => {
                 flow.say_groups(conn, header, outcome, effects);
             }
@@ -1168,6 +1255,7 @@ impl Topology {
         let mut others: BTreeMap<CoreId, Vec<QueueId>> = BTreeMap::new();
         for queue in list.next_queues(&self.catalog) {
             let declared = self.catalog.queue(queue).expect("it was just listed");
+            let queue = declared.id;
             let owner = flow.router.core_of(declared.partition);
             if owner == flow.config.core {
                 figures.extend(flow.figures_of(queue));
@@ -1206,6 +1294,7 @@ impl Topology {
         let header = list.header;
         // Those that were deleted meanwhile are not on it.
         let catalog = &self.catalog;
+        fold_lanes(catalog, &mut figures);
         let name = |figures: &QueueFigures| catalog.queue(figures.queue).map(|queue| &queue.name);
         figures.retain(|figures| name(figures).is_some());
         figures.sort_by(|a, b| name(a).cmp(&name(b)));
@@ -1238,6 +1327,10 @@ impl Topology {
         queue: QueueId,
         effects: &mut Effects,
     ) {
+        if self.catalog.lanes_of(queue) > 0 {
+            self.ask_lanes(flow, (conn, header), queue, Wish::Inspect, effects);
+            return;
+        }
         let declared = self.catalog.queue(queue).expect("its name was just found");
         let owner = flow.router.core_of(declared.partition);
         if owner == flow.config.core {
@@ -1278,6 +1371,7 @@ impl Topology {
     ) {
         let queue = self.catalog.queue(figures.queue).expect("it is there");
         let mut info = queue.info(flow.router.core_of(queue.partition));
+        info.lanes = u16::from(self.catalog.lanes_of(queue.id));
         info.ready = figures.ready;
         info.unacked = figures.unacked;
         info.bytes = figures.bytes;
@@ -1416,5 +1510,14 @@ pub fn queue_state(catalog: &Catalog, queue: &catalog::Queue) -> QueueState {
     state.name = queue.name.clone();
     state.dead_letter = settings.dead_letter.map(Box::new);
     state.mortal = Mortal::of(settings.lifetime, queue.owner);
+    state.lane = catalog.lane(queue.id).map(|lane| {
+        let stream = catalog.queue(lane.stream).expect("a lane is one of it");
+        LaneOf {
+            stream: stream.id,
+            partition: stream.partition,
+            lanes: catalog.lanes_of(stream.id),
+            number: lane.number,
+        }
+    });
     state
 }

@@ -12,7 +12,9 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
+use crate::data::block::Blocks;
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
+use crate::data::coordinator::{Coordinators, LaneOf};
 use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
 use crate::data::fanout::Fanout;
@@ -22,6 +24,7 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::lifetime::{Leave, Mortal};
+use crate::data::places::Places;
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
@@ -34,6 +37,7 @@ use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
+use crate::data::transaction::{TransactionWaiter, Transactions};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place, SegmentIdx};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -94,6 +98,10 @@ pub struct QueueState {
     pub expires_at: Option<Mono>,
     /// When it goes by itself, if it does.
     pub mortal: Option<Box<Mortal>>,
+    /// Which lane of a stream of several it is.
+    pub lane: Option<LaneOf>,
+    /// The core that decides who reads it was told who its members are, and has not answered.
+    pub is_saying_members: bool,
 }
 
 impl QueueState {
@@ -124,6 +132,8 @@ impl QueueState {
             dead_letter: None,
             expires_at: None,
             mortal: None,
+            lane: None,
+            is_saying_members: false,
         }
     }
 }
@@ -498,6 +508,15 @@ pub enum Waiter {
         /// Which of its forwards.
         number: u64,
     },
+    /// A lane that has said who the members of its groups are.
+    Members(QueueId),
+    /// A part of a transaction, or its outcome.
+    Transaction(TransactionWaiter),
+    /// Producers that are blocked by a queue of the other core.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -515,6 +534,8 @@ pub struct ForwardedPublish {
     pub outcome: Result<(), Code>,
     /// If it is a refusal: how many messages at the start were taken all the same.
     pub taken: u32,
+    /// One of its queues, if that is full and blocks.
+    pub full: Option<QueueId>,
     /// The vector to give back.
     pub bytes: Vec<u8>,
 }
@@ -599,8 +620,14 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    pub(crate) transactions: Transactions,
+    /// Who is blocked by full queues.
+    pub(crate) blocks: Blocks,
+    /// What is asked about messages by their places.
+    pub(crate) places: Places,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
+    pub(crate) coordinators: Coordinators,
     pub(crate) router: Router,
     pub(crate) journal: Journal,
     pub(crate) volatile: Volatile,
@@ -673,6 +700,8 @@ pub struct Flow {
     pub(crate) settle_asks: Vec<(u64, u64, Range<u64>)>,
     /// Who changed a group of which queue, and whether that has changed anything; not in a block yet.
     pub(crate) group_asks: Vec<(QueueId, GroupAsker, bool)>,
+    /// Blocks with records of new groups: of which stream, and which of them.
+    pub(crate) new_groups: VecDeque<(u64, QueueId, u64)>,
     /// Remote sinks with frames to forward.
     pub(crate) outgoing: Vec<u64>,
     /// Sinks that have some pieces of a large message and not all.
@@ -741,8 +770,12 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            transactions: Transactions::default(),
+            blocks: Blocks::default(),
+            places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
+            coordinators: Coordinators::default(),
             router,
             journal,
             volatile,
@@ -761,6 +794,7 @@ impl Flow {
             count_waits: VecDeque::new(),
             group_waits: VecDeque::new(),
             group_asks: Vec::new(),
+            new_groups: VecDeque::new(),
             mark_waits: VecDeque::new(),
             forwarded: VecDeque::new(),
             dead_waits: VecDeque::new(),
@@ -820,6 +854,7 @@ impl Flow {
             && self.count_waits.is_empty()
             && self.underway.is_none()
             && self.spread.is_empty()
+            && self.transactions.is_idle()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other
@@ -1061,7 +1096,9 @@ impl Flow {
             self.settled(consumer, sequence, effects);
         }
         self.groups_are_durable(durable, effects);
+        self.places_are_durable(durable, effects);
         self.dead_are_durable(durable);
+        self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
     }
 
@@ -1120,6 +1157,7 @@ impl Flow {
         for key in keys {
             self.end_consumer(key, Code::QueueDeleted, "the queue was deleted", effects);
         }
+        self.say_members(id, effects);
         self.tracer.deleted(id, self.now);
         if let Some(at) = self
             .queues
@@ -1231,6 +1269,8 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_transactions();
+        self.check_blocks();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
@@ -1342,6 +1382,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
+        self.expire_transactions(effects);
         if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
@@ -1442,6 +1483,8 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.transactions_have_failed(effects);
+        self.fail_places(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

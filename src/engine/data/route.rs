@@ -17,11 +17,15 @@
 //! that takes what nothing matched. So the look-up is a walk over exchanges, each at most once for a
 //! message: a circle ends where it began.
 //!
+//! A stream of several lanes among what is found gives way to the lane that takes the message
+//! (route/lanes.rs).
+//!
 //! Whatever the path, targets come out in ascending order of queue id and each queue once.
 //! The changes that keep this in step with the catalog arrive through `control/routing.rs`.
 
 mod filter;
 pub mod headers;
+mod lanes;
 mod memo;
 pub mod settings;
 mod shares;
@@ -38,6 +42,7 @@ use ringpost_wire::{Code, Envelope};
 pub use self::filter::Condition;
 use self::filter::{FilterBindings, Workspace};
 use self::headers::HeaderBindings;
+pub use self::lanes::Lanes;
 use self::memo::Memo;
 use self::settings::{HashOf, Settings};
 use self::shares::Shares;
@@ -196,6 +201,8 @@ pub struct Router {
     exchanges: Vec<Option<Exchange>>,
     free: Vec<u32>,
     slots: Table<ExchangeId, u32>,
+    /// Streams of several lanes, which hold nothing themselves.
+    lanes: Table<QueueId, Lanes>,
     walk: Walk,
     work: Workspace,
     memo: Memo,
@@ -309,6 +316,7 @@ impl Router {
             exchanges: Vec::new(),
             free: Vec::new(),
             slots: Table::new(),
+            lanes: Table::new(),
             walk: Walk::default(),
             work: Workspace::default(),
             memo: Memo::new(),
@@ -330,6 +338,12 @@ impl Router {
         self.placement[partition.0 as usize]
     }
 
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.placement.len()
+    }
+
     /// Says anew which core owns each partition.
     ///
     /// # Panics
@@ -349,6 +363,12 @@ impl Router {
     pub fn queue(&self, tenant: TenantId, name: &[u8]) -> Option<Target> {
         let destination = self.tenants.get(&tenant)?.queues.get(name)?;
         Some(place(&self.placement, *destination))
+    }
+
+    /// The lanes of a stream of several.
+    #[must_use]
+    pub fn lanes_of(&self, stream: QueueId) -> Option<&Lanes> {
+        self.lanes.get(&stream)
     }
 
     /// Whether there is an exchange of this name.
@@ -383,6 +403,7 @@ impl Router {
             return Ok(Decides::Address);
         };
         let decides = self.look_up(&address, facts, targets)?;
+        let decides = self.choose_lanes(decides, routing_key, facts, targets);
         // What is no part of the address is not what the memo knows an answer by.
         if decides == Decides::Address || crate::mutant!(LotRemembered) {
             self.memo.keep(self.stamp, &address, spot, targets);
@@ -408,7 +429,34 @@ impl Router {
             key: routing_key,
         };
         targets.clear();
-        self.look_up(&address, facts, targets).map(|_| ())
+        let decides = self.look_up(&address, facts, targets)?;
+        self.choose_lanes(decides, routing_key, facts, targets);
+        Ok(())
+    }
+
+    /// Lanes instead of streams that have some. A stream's lanes follow it by number, so the order holds.
+    fn choose_lanes(
+        &self,
+        mut decides: Decides,
+        routing_key: &[u8],
+        facts: &Facts<'_>,
+        targets: &mut [Target],
+    ) -> Decides {
+        if self.lanes.is_empty() {
+            return decides;
+        }
+        for target in targets {
+            let Some(lanes) = self.lanes.get(&target.queue) else {
+                continue;
+            };
+            let (number, by) = lanes.lane_of(routing_key, facts);
+            if by == Decides::Message {
+                decides = by;
+            }
+            (target.queue, target.partition) = lanes.lane(number, self.placement.len());
+            target.core = self.core_of(target.partition);
+        }
+        decides
     }
 
     /// Appends what the tables say; whether the answer depended on `facts`.
@@ -669,6 +717,16 @@ impl Router {
         assert!(before.is_some(), "queue exists");
     }
 
+    /// A queue that was added is a stream of several lanes, which are added, too.
+    pub(crate) fn add_lanes(&mut self, stream: QueueId, lanes: Lanes) {
+        let before = self.lanes.insert(stream, lanes);
+        assert!(before.is_none(), "stream is new");
+    }
+
+    pub(crate) fn remove_lanes(&mut self, stream: QueueId) {
+        self.lanes.remove(&stream);
+    }
+
     pub(crate) fn bind(&mut self, exchange: ExchangeId, binding: &Binding<'_>) {
         let hop = self.hop(binding.end);
         let slot = self.slot(exchange);
@@ -703,11 +761,12 @@ impl Router {
         exchange.expect("the exchange exists")
     }
 
-    /// Tenants, queues, exchanges, direct keys, trie nodes, words, header and filter bindings and their names held:
+    /// Tenants, queues, exchanges, direct keys, trie nodes, words, header and filter bindings and their names,
+    /// streams of several lanes held:
     /// what a router that was kept in step must share with one built afresh.
     #[cfg(test)]
-    pub(crate) fn footprint(&self) -> [usize; 8] {
-        let mut sum = [0; 8];
+    pub(crate) fn footprint(&self) -> [usize; 9] {
+        let mut sum = [0; 9];
         for tenant in self.tenants.keys_sorted() {
             let routes = self.tenants.get(&tenant).expect("just listed");
             sum[0] += 1;
@@ -737,6 +796,7 @@ impl Router {
                 }
             }
         }
+        sum[8] = self.lanes.len();
         assert_eq!(sum[2], self.slots.len());
         assert_eq!(sum[2], self.exchanges.len() - self.free.len());
         sum

@@ -28,6 +28,8 @@ pub enum Channel {
     ProducerOpening(u64),
     /// A producer: its key on this core.
     Producer(u64),
+    /// Transactions: the key of the one that is open, on this core.
+    Transaction(u64),
     /// A consumer whose owning core has been asked to open it.
     ConsumerOpening {
         /// The queue.

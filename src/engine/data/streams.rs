@@ -211,6 +211,15 @@ impl Flow {
     }
 
     pub(crate) fn groups_are_durable(&mut self, durable: u64, effects: &mut Effects) {
+        while let Some((block, queue, record)) = self.new_groups.front().copied()
+            && block <= durable
+        {
+            self.new_groups.pop_front();
+            if let Some(state) = self.queues.get_mut(queue) {
+                state.queue.groups_kept(record);
+                self.wake(queue);
+            }
+        }
         while let Some((block, asker, is_changed)) = self.group_waits.front().copied()
             && block <= durable
         {

@@ -279,7 +279,7 @@ impl Reader {
                 match header.kind {
                     FrameKind::Deliver => {
                         let (head, messages) = DeliverHead::split(body).expect("a head");
-                        assert_eq!((head.delivery_count, header.flags), (0, 0));
+                        assert_eq!(head.delivery_count, u32::from(header.flags));
                         assert_eq!(header.sequence, self.tag + 1);
                         for (idx, message) in Messages::new(messages).enumerate() {
                             let message = message.expect("a message");

@@ -15,12 +15,13 @@ use ringpost_wire::table::{Table, Value};
 use super::produce::tag_of;
 use super::sharing::{HOLD_MAX_MS, Sharing, standing};
 use super::{Channel, Client, Link, Request, Return, SMALL_BYTES_MAX};
+use crate::groups::Coming;
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
 use crate::say;
 use crate::scene::Scene;
-use crate::streams::{Reader, STREAM};
+use crate::streams::{self, Lane, Reader, STREAM, Seat};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -56,6 +57,8 @@ pub struct Consumer {
     sharing: Sharing,
     /// It was told that it is the active consumer of its queue.
     is_active: bool,
+    /// Of a queue with message groups: the key and place of what is not settled, by tag.
+    keys: BTreeMap<u64, (Vec<u8>, u64)>,
     /// The places of its queue that it was given.
     places: BTreeSet<u64>,
     /// What arrives is not the client's any more.
@@ -87,7 +90,9 @@ impl Consumer {
 
     fn opening_ends(&self, tenant: usize, scene: &mut Scene) {
         if self.state == State::Opening
-            && let Some(queue) = scene.models[tenant].queues.get_mut(&self.queue_name)
+            && let Some(queue) = scene.models[tenant]
+                .queues
+                .get_mut(streams::base(&self.queue_name))
         {
             queue.openings -= 1;
         }
@@ -164,12 +169,30 @@ impl Client {
                 0
             };
             // What is sent to nobody must not settle the dead.
+            let names = match name == STREAM {
+                true => streams::names(self.seed),
+                false => vec![name.clone()],
+            };
             let mode = if name != GRAVES && name != STREAM && self.random.below(12) == 0 {
                 AckMode::OnSend
             } else {
                 AckMode::Acks
             };
             let exclusive = self.random.below(15) == 0 && name != STREAM;
+            if names.len() > 1 && self.random.coin() {
+                // A member of a group, in every lane, or in most of them.
+                self.seat = Some(Seat::draw(&mut self.random));
+                let most = match self.random.below(6) {
+                    0 => 1 + self.random.index(names.len()),
+                    _ => names.len(),
+                };
+                for name in &names[..most] {
+                    self.open_consumer(name, messages, bytes, mode, false, scene);
+                }
+                self.seat = None;
+                return;
+            }
+            let name = self.random.pick(&names).clone();
             self.open_consumer(&name, messages, bytes, mode, exclusive, scene);
         } else if !open.is_empty() && self.random.below(3) == 0 {
             let channel = *self.random.pick(&open);
@@ -187,7 +210,8 @@ impl Client {
         scene: &mut Scene,
     ) -> Option<u16> {
         let channel = self.free_channel()?;
-        let queue = scene.models[self.tenant].queues.get_mut(name)?;
+        let base = streams::base(name);
+        let queue = scene.models[self.tenant].queues.get_mut(base)?;
         queue.openings += 1;
         let number = queue.number;
         let id = self.request(Request::ConsumerOpen(channel));
@@ -202,10 +226,11 @@ impl Client {
         let mut arguments = standing(self.seed, u64::from(consumer_no.0));
         let mut reader = None;
         let is_drain = self.drain.is_some();
-        if name == STREAM {
+        if streams::is_stream(name) {
+            let lane = (number, Reader::lane_named(name));
             let (one, its_own) = match is_drain {
-                true => Reader::of_drain(scene.streams.undrained(number)),
-                false => Reader::draw(&mut self.random),
+                true => Reader::of_drain(name, scene.streams.undrained(lane)),
+                false => Reader::draw(&mut self.random, name, self.seat),
             };
             (reader, arguments) = (Some(one), its_own);
         }
@@ -238,6 +263,7 @@ impl Client {
             is_getting: false,
             sharing: Sharing::of(self.seed, self.tenant, name, self.is_slow),
             is_active: false,
+            keys: BTreeMap::new(),
             places: BTreeSet::new(),
             is_deaf: false,
             reader,
@@ -261,7 +287,7 @@ impl Client {
         Some(channel)
     }
 
-    fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
+    pub(super) fn close_consumer(&mut self, channel: u16, scene: &mut Scene) {
         let id = self.request(Request::ConsumerClose);
         frame::write_bare(&mut self.out, FrameKind::ConsumerClose, channel, id);
         let Some(consumer) = self.consumer(channel) else {
@@ -367,10 +393,28 @@ impl Client {
                     .is_some_and(|reader| reader.group.is_some());
                 let takes_turns = consumer.sharing == Sharing::Single || is_of_many;
                 let may = !takes_turns || consumer.is_active;
+                // What is ready may be of keys that others hold.
+                let may = may && !matches!(consumer.sharing, Sharing::Groups(_));
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
+        })
+    }
+
+    /// Its members of groups: where, whether it is its turn, and whether it holds something.
+    pub fn members(&self) -> impl Iterator<Item = ((Lane, u64), bool, bool)> + '_ {
+        let is_open = |consumer: &&Box<Consumer>| {
+            consumer.state == State::Open && !consumer.is_deaf && self.link == Link::Open
+        };
+        let consumers = self.channels.values().filter_map(|channel| match channel {
+            Channel::Consumer(consumer) => Some(consumer),
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
+        });
+        consumers.filter(is_open).filter_map(|consumer| {
+            let reader = consumer.reader.as_ref()?;
+            let place = ((consumer.queue, reader.lane), reader.group?);
+            Some((place, consumer.is_active, !consumer.outstanding.is_empty()))
         })
     }
 
@@ -537,12 +581,31 @@ impl Client {
         let name = consumer.queue_name.clone();
         let mut messages = Vec::new();
         let mut offsets = Vec::new();
+        let mut taken = None;
         if let Some(reader) = &mut consumer.reader {
             offsets = reader.settle(settled);
             if let Some(group) = reader.group {
-                scene.streams.settled(queue, group, &offsets);
+                let number = consumer.number;
+                taken = scene
+                    .streams
+                    .taken_meanwhile(queue, reader, number, &offsets);
+                scene.streams.settled((queue, reader.lane), group, &offsets);
             }
         }
+        let (number, mut back) = (consumer.number, Vec::new());
+        for tag in settled {
+            if let Some((key, place)) = consumer.keys.remove(tag)
+                && outcome == header::SETTLE_REQUEUE
+            {
+                back.push((key, place));
+            }
+        }
+        for (key, place) in back {
+            scene.groups.returned(queue, &key, place, number);
+        }
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
         for tag in settled {
             if let Some(Some(message)) = consumer.outstanding.remove(tag) {
                 messages.push((queue, message));
@@ -579,6 +642,7 @@ impl Client {
                 channel,
                 messages,
                 offsets,
+                taken,
                 rejects: is_reject.then_some(name),
                 returned,
             })
@@ -703,6 +767,9 @@ impl Client {
                     && head.flags & header::CONSUMER_IS_ACTIVE != 0
                 {
                     scene.marks.hit("member active");
+                    if scene.streams.has_lanes {
+                        scene.marks.hit("lane led");
+                    }
                     reader.is_active();
                 }
                 if consumer.sharing != Sharing::Single && !is_member {
@@ -826,6 +893,10 @@ impl Client {
             true => death_of(envelope.headers()),
             false => None,
         };
+        let is_moved = consumer.queue_name == GRAVES
+            && note.is_none()
+            && scene.places.was_moved(self.tenant, message);
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let delivery_tag = head.sequence + u64::from(idx);
         if delivery_tag != consumer.tag_last + 1 {
             return Err(format!(
@@ -849,21 +920,50 @@ impl Client {
             }
         }
         let place = deliver.queue_sequence + u64::from(idx);
+        if let Sharing::Groups(key) = consumer.sharing
+            && let Some(key) = key.of(&envelope)
+        {
+            consumer.keys.insert(delivery_tag, (key.clone(), place));
+            let is_fresh =
+                deliver.delivery_count == 0 && head.flags & header::DELIVER_REDELIVERED == 0;
+            self.comes_of_group(head.channel, &key, (place, is_fresh), message, scene)?;
+        }
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
+        if matches!(consumer.sharing, Sharing::Groups(_))
+            && !consumer.places.insert(place)
+                | consumer.places.last().is_some_and(|last| place < *last)
+        {
+            // It may have waited for its key while others went.
+            let queue = consumer.queue;
+            scene.event(Event::Apart { queue });
+        }
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let (queue, is_told) = (consumer.queue, consumer.is_told);
+        let lane = consumer.reader.as_ref().map_or(0, |reader| reader.lane);
         let is_reader = consumer.reader.is_some();
         if let Some(reader) = &mut consumer.reader {
             scene.marks.hit("read from a stream");
             let body_bytes = envelope.payload_bytes();
+            let is_again = head.flags & header::DELIVER_REDELIVERED != 0;
+            if is_again {
+                scene.marks.hit("group read on");
+            }
             let given =
                 scene
                     .streams
-                    .given(queue, reader, (delivery_tag, place), (message, body_bytes));
+                    .lies(queue, lane, envelope.routing_key())
+                    .and(scene.streams.given(
+                        queue,
+                        (reader, consumer.number),
+                        (delivery_tag, place, is_again),
+                        (message, body_bytes),
+                    ));
             if !scene.tolerates_losses() {
                 given?;
             }
         }
         if consumer.mode == AckMode::Acks {
-            let message = (note.is_none() && !is_reader).then_some(message);
+            let message = (note.is_none() && !is_reader && !is_moved).then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
@@ -871,7 +971,11 @@ impl Client {
         let delivery = Delivery {
             consumer: consumer.number,
             queue: consumer.queue,
-            place: deliver.queue_sequence + u64::from(idx),
+            // The history knows one queue of each name, and places in lanes mean nothing there.
+            place: match streams::is_stream(&queue_name) && scene.streams.has_lanes {
+                true => 0,
+                false => deliver.queue_sequence + u64::from(idx),
+            },
             message,
             hash: Hash::of(bytes),
             redelivered: head.flags & header::DELIVER_REDELIVERED != 0,
@@ -892,11 +996,22 @@ impl Client {
                 *given += 1;
             }
         }
+        if is_moved {
+            scene.marks.hit("moved one delivered");
+            scene.places.found(self.tenant, message, delivery.place);
+            return Ok(());
+        }
         if let Some((queue, reason)) = note {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
         }
+        if !is_reader {
+            let verdict = scene.places.delivered(delivery.queue, message);
+            if !scene.tolerates_losses() {
+                verdict?;
+            }
+        }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
-        if queue_name != STREAM {
+        if !streams::is_stream(&queue_name) {
             scene.check_times(self.tenant, &queue_name, &delivery)?;
         }
         if delivery.redelivered {
@@ -907,8 +1022,51 @@ impl Client {
         }
         if is_told && is_reader {
             // It has seen it, whatever becomes of its connection.
-            scene.streams.drains(queue, place);
+            scene.streams.drains((queue, lane), place);
             scene.event(Event::Acked { queue, message });
+        }
+        Ok(())
+    }
+
+    /// A message of a key comes from a queue with message groups: whether it may.
+    fn comes_of_group(
+        &mut self,
+        channel: u16,
+        key: &[u8],
+        (place, is_fresh): (u64, bool),
+        message: MessageId,
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        if scene.tolerates_losses() {
+            return Ok(());
+        }
+        let consumer = self.consumer(channel).ok_or("no consumer")?;
+        let (number, queue) = (consumer.number, consumer.queue);
+        let name = consumer.queue_name.clone();
+        let settings = scene.models[self.tenant].queues.get(&name);
+        let settings = settings.filter(|queue| queue.is_steady());
+        let coming = Coming {
+            consumer: number,
+            place,
+            is_fresh,
+            is_delayed: scene.times.is_delayed(message),
+            may_die: settings.is_none_or(|queue| queue.settings.deaths.is_some()),
+        };
+        scene.groups.delivered(queue, key, coming)?;
+        scene.marks.hit("of a group");
+        for (other, one) in &self.channels {
+            let Channel::Consumer(one) = one else {
+                continue;
+            };
+            let is_holding = one.keys.values().any(|(held, _)| held == key);
+            let is_other = *other != channel && one.queue == queue && !one.is_deaf;
+            if is_other && is_holding && one.state == State::Open {
+                return Err(format!(
+                    "a group at two consumers: place {place} of key {key:?} comes to consumer {}, and \
+                     {} holds others",
+                    number.0, one.number.0
+                ));
+            }
         }
         Ok(())
     }
@@ -919,9 +1077,17 @@ impl Client {
                 channel,
                 messages,
                 offsets,
+                taken,
                 rejects,
                 returned,
             }) => {
+                if let Some(taken) = taken
+                    && !scene.tolerates_losses()
+                {
+                    return Err(format!(
+                        "two members of a group had {taken} of a lane at once"
+                    ));
+                }
                 if let Some(back) = returned {
                     let Return {
                         queue,
@@ -939,6 +1105,7 @@ impl Client {
                     if let Some(name) = &rejects {
                         scene.reject_is_confirmed(self.tenant, name, queue, message);
                     }
+                    scene.places.gone(queue, message, scene.now);
                     scene.event(Event::AckConfirmed { queue, message });
                 }
                 Ok(())
@@ -1026,6 +1193,10 @@ impl Client {
         self.drain_refused(&consumer.queue_name, code, scene);
         let is_reasonable = match code {
             Code::InUse | Code::LimitReached | Code::Overloaded | Code::ShuttingDown => true,
+            Code::SettingInvalid => {
+                let is_grouped = matches!(consumer.sharing, Sharing::Groups(_));
+                is_grouped && consumer.mode == AckMode::OnSend
+            }
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::QueueUnknown => scene.may_have_lost_the_end(),

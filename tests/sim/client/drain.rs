@@ -11,7 +11,7 @@ use super::Client;
 use crate::model::{Change, Condition, GRAVES, Standing};
 use crate::plan::Mode;
 use crate::scene::Scene;
-use crate::streams::{self, STREAM};
+use crate::streams::{self, Reader, STREAM};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -51,10 +51,20 @@ impl Drain {
     }
 }
 
+/// The names by which what a queue holds is read.
+fn readable(seed: u64, name: &str) -> Vec<String> {
+    match name == STREAM {
+        true => streams::names(seed),
+        false => vec![name.to_owned()],
+    }
+}
+
 impl Client {
     pub(super) fn act_drain(&mut self, scene: &mut Scene) {
         self.drain_errands(scene);
-        let names: Vec<String> = scene.models[self.tenant].queues.keys().cloned().collect();
+        self.drain_desks(scene);
+        let queues = scene.models[self.tenant].queues.keys();
+        let names: Vec<String> = queues.flat_map(|name| self.readable(name)).collect();
         let drain = self.drain.as_mut().expect("a drainer drains");
         drain.has_begun = true;
         drain
@@ -76,11 +86,13 @@ impl Client {
     fn drain_queue(&mut self, name: &str, stage: Stage, scene: &mut Scene) -> Stage {
         match stage {
             Stage::Begin => {
-                let Some(queue) = scene.models[self.tenant].queues.get(name) else {
+                let queue = streams::base(name);
+                let Some(queue) = scene.models[self.tenant].queues.get(queue) else {
                     return Stage::Done;
                 };
                 if queue.is_tangled {
-                    let delete = Change::DeleteQueue(name.into(), Condition::Always);
+                    let stream = streams::base(name).into();
+                    let delete = Change::DeleteQueue(stream, Condition::Always);
                     return if self.ask_change(delete, scene) {
                         Stage::Asking
                     } else {
@@ -88,14 +100,14 @@ impl Client {
                     };
                 }
                 if queue.standing == Standing::Unsure {
-                    let find = Change::FindQueue(name.into());
+                    let find = Change::FindQueue(streams::base(name).into());
                     return if self.ask_change(find, scene) {
                         Stage::Asking
                     } else {
                         stage
                     };
                 }
-                if name == STREAM && streams::retained(scene.plan.seed) > 0 {
+                if streams::is_stream(name) && streams::retained(scene.plan.seed) > 0 {
                     let number = queue.number;
                     scene.event(Event::Dropped { queue: number });
                 }
@@ -146,15 +158,22 @@ impl Client {
             let dies = dies.is_some_and(|queue| queue.settings.deaths.is_some());
             let is_stuck = dies && scene.damage_reported && scene.plan.mode == Mode::Detect;
             let is_left = info.unacked + info.dead > 0 && !is_stuck;
-            let is_read = name == STREAM
+            let is_read = streams::is_stream(name)
                 && scene.models[self.tenant]
                     .queues
-                    .get(name)
-                    .is_some_and(|queue| scene.streams.undrained(queue.number) > info.published);
-            *stage = if is_read {
+                    .get(streams::base(name))
+                    .is_some_and(|queue| {
+                        let lane = (queue.number, Reader::lane_named(name));
+                        scene.streams.undrained(lane) > info.published
+                    });
+            if is_read {
                 scene.marks.hit("stream drained");
-                Stage::Done
-            } else if info.ready + info.delayed == 0 && !is_left && !is_early {
+                *stage = Stage::Done;
+                // There may be more lanes than channels.
+                self.close_consumer(channel, scene);
+                return;
+            }
+            *stage = if info.ready + info.delayed == 0 && !is_left && !is_early {
                 scene.marks.hit("queue drained");
                 Stage::Done
             } else {
@@ -173,7 +192,13 @@ impl Client {
         };
         let is_there = scene.models[self.tenant].queues.contains_key(name);
         let next = if is_there { Stage::Begin } else { Stage::Done };
-        drain.queues.insert(name.clone(), next);
+        for name in readable(self.seed, name) {
+            drain.queues.insert(name, next);
+        }
+    }
+
+    fn readable(&self, name: &str) -> Vec<String> {
+        readable(self.seed, name)
     }
 
     /// A consumer of a drain was refused: a damaged queue has said so.
@@ -181,6 +206,9 @@ impl Client {
         let Some(drain) = &mut self.drain else {
             return;
         };
+        if drain.queues.get(name) == Some(&Stage::Done) {
+            return;
+        }
         if code == Code::QueueDamaged && scene.plan.mode == Mode::Detect {
             scene.damage_reported = true;
             drain.queues.insert(name.into(), Stage::Done);

@@ -986,7 +986,7 @@ fn queue_info(name: &str, queue: &Queue, request: u64, out: &mut Vec<u8>) {
         partition: 0,
         durability: u8::from(!queue.volatile),
         flags: 0,
-        reserved: 0,
+        lanes: 0,
         name: name.as_bytes(),
     };
     info.write(out, FrameHeader::bare(FrameKind::QueueInfo, 0, request));

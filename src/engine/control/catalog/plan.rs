@@ -207,6 +207,7 @@ impl Catalog {
                 .map(|_| Plan::AlreadyExists)
                 .ok_or_else(|| no_queue(asked.name));
         }
+        existing.map_or(Ok(()), |queue| self.check_no_lane(queue))?;
         let durability = check_durability(asked.durability)?;
         let limits = (asked.messages_max, asked.bytes_max);
         let settings = QueueSettings::read(durability, limits, asked.arguments);
@@ -233,8 +234,11 @@ impl Catalog {
                 asked.name
             },
         )?;
-        check_room("queues", self.queues.len(), 1, QUEUES_MAX)?;
-        check_number(self.queue_next)?;
+        let lanes = settings.queue.stream.map_or(0, |stream| stream.lanes);
+        let more = 1 + usize::from(lanes);
+        check_room("queues", self.queues.len(), more, QUEUES_MAX)?;
+        check_number(self.queue_next.saturating_add(u32::from(lanes)))?;
+        self.plan_lanes(tenant, asked.name, lanes)?;
         let partition = if by_name {
             self.partition_by_name(&tenant.name, asked.name)
         } else {
@@ -265,6 +269,7 @@ impl Catalog {
         let queue = self
             .queue_by_name(tenant.id, asked.name)
             .ok_or_else(|| no_queue(asked.name))?;
+        self.check_no_lane(queue)?;
         let name = quoted(asked.name);
         if asked.flags & DELETE_IF_UNUSED != 0 && usage.consumers > 0 {
             let reason = format!(
@@ -431,6 +436,7 @@ impl Catalog {
         if asked.flags & BIND_TO_EXCHANGE == 0 {
             let queue = self.queue_by_name(tenant.id, asked.target);
             let queue = queue.ok_or_else(|| no_queue(asked.target))?;
+            self.check_no_lane(queue)?;
             return Ok((exchange, Target::Queue(queue)));
         }
         check_not_default(asked.target)?;

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `x-message-ttl` | how long a message may wait, in ms | 1 to 4,294,967,295 |
 //! | `x-max-length`, `x-max-length-bytes` | limits, in policies only: a declaration has fields for them | 1 to 2⁶³ − 1 |
-//! | `x-overflow` | `reject-publish` (default) or `drop-head` | |
+//! | `x-overflow` | `reject-publish` (default), `drop-head` or `block` | |
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
@@ -17,10 +17,14 @@
 //! | `x-priority-turn` | after so many that passed it the oldest message goes; 0 = never | 0 to 1,000,000 |
 //! | `x-dispatch` | which consumer with room is next | a word |
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
+//! | `x-message-groups` | no two consumers hold messages of one key, and each key is in order | |
+//! | `x-group-ahead` | how many messages may wait for their keys before the head does | 1 to 1,000,000 |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 //! | `x-queue-type` | `classic` (default) or `stream` | |
 //! | `x-max-age` | of a stream: how old a message may become, in ms | 1,000 to 315,360,000,000 |
+//! | `x-stream-lanes` | of a stream: over how many lanes it goes (default 1) | 1 to 64 |
+//! | `x-stream-lane-header` | of those: the header that is a message's key instead of its routing key | 1 to 255 bytes |
 //! | `x-expires` | how long it may be unused before it is deleted, in ms | 1 to 4,294,967,295 |
 //! | `x-auto-delete` | whether it goes with its last consumer | |
 //! | `x-exclusive` | whether it belongs to the connection that declares it | only volatile |
@@ -31,7 +35,7 @@ use ringpost_wire::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::data::dead_letter::DeadLetterTo;
 use crate::data::lifetime::Lifetime;
 use crate::data::queue::{
-    Backoff, DispatchSettings, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
+    Backoff, DispatchSettings, LANES_MAX, MAX_AGE_MS, Overflow, RANK_MAX, RETRY_DELAY_MAX_MS,
     RETRY_DELAY_MIN_MS, Retry, Settings, StreamSettings,
 };
 use crate::options::Options;
@@ -99,6 +103,9 @@ impl QueueSettings {
         if drops_head && !is_limited && !is_stream {
             return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
         }
+        if settings.queue.overflow == Overflow::Block && !is_limited {
+            return Err("x-overflow block needs a limit of messages or bytes".to_owned());
+        }
         options.done(if is_stream { "a stream" } else { "a queue" })?;
         if is_stream && durability == Durability::Volatile {
             return Err(
@@ -135,6 +142,7 @@ impl QueueSettings {
         let words = [
             ("reject-publish", Overflow::Refuse),
             ("drop-head", Overflow::DropHead),
+            ("block", Overflow::Block),
         ];
         let overflow = options.word("x-overflow", &words)?;
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
@@ -144,6 +152,30 @@ impl QueueSettings {
         let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
         let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(options)?;
+        //= P-55
+        if dispatch.is_grouped && rank_max.is_some() {
+            return Err(
+                "x-message-groups does not go with x-max-priority: a higher priority would pass \
+                 earlier messages of its key"
+                    .to_owned(),
+            );
+        }
+        let mut overflow = overflow.unwrap_or(Overflow::Refuse);
+        if dispatch.is_grouped && overflow == Overflow::DropHead {
+            let is_own = options
+                .sources()
+                .iter()
+                .any(|source| source.name == "x-overflow" && source.policy.is_none());
+            if is_own {
+                return Err(
+                    "x-message-groups does not go with x-overflow drop-head: the oldest message may \
+                     wait for its key"
+                        .to_owned(),
+                );
+            }
+            // What a policy says of it does nothing here.
+            overflow = Overflow::Refuse;
+        }
         //= P-76
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
         let lifetime = Lifetime {
@@ -155,7 +187,7 @@ impl QueueSettings {
             queue: Settings {
                 messages_max,
                 bytes_max,
-                overflow: overflow.unwrap_or(Overflow::Refuse),
+                overflow,
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
@@ -206,7 +238,7 @@ enum Kind {
 
 /// Settings of queues that make no sense on a stream, and why.
 //= P-81
-const NOT_OF_STREAMS: [(&str, &str); 16] = [
+const NOT_OF_STREAMS: [(&str, &str); 18] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
     (
@@ -217,6 +249,14 @@ const NOT_OF_STREAMS: [(&str, &str); 16] = [
     ("x-delivery-limit", "its messages do not come back"),
     ("x-dispatch", "every consumer gets every message"),
     ("x-sticky-header", "every consumer gets every message"),
+    (
+        "x-message-groups",
+        "every consumer gets every message in order",
+    ),
+    (
+        "x-group-ahead",
+        "every consumer gets every message in order",
+    ),
     (
         "x-single-active-consumer",
         "members of a group take turns (x-stream-group)",
@@ -252,7 +292,28 @@ impl QueueSettings {
                 return Err(format!("{name} makes no sense on a stream: {why}"));
             }
         }
+        //= P-87
+        let lanes = options.number("x-stream-lanes", 1..=u64::from(LANES_MAX))?;
+        let lanes = lanes.filter(|lanes| *lanes > 1).unwrap_or(0) as u8;
+        let header = options.text("x-stream-lane-header", NAME_BYTES_MAX)?;
+        match header {
+            Some(b"") => return Err("x-stream-lane-header is empty".to_owned()),
+            Some(_) if lanes == 0 => {
+                return Err("x-stream-lane-header needs x-stream-lanes above 1".to_owned());
+            }
+            _ => {}
+        }
+        for name in ["x-expires", "x-auto-delete"] {
+            if lanes > 0 && options.has_own(name) {
+                return Err(format!(
+                    "{name} makes no sense on a stream of several lanes: none of them knows whether \
+                     the others are used"
+                ));
+            }
+        }
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
+        // A policy may say so all the same.
+        let expires_ms = expires_ms.filter(|_| lanes == 0);
         let lifetime = Lifetime {
             expires_ms: expires_ms.map_or(0, |ms| ms as u32),
             is_auto_delete: options.flag("x-auto-delete")?,
@@ -265,6 +326,7 @@ impl QueueSettings {
                 overflow: Overflow::DropHead,
                 stream: Some(StreamSettings {
                     max_age_ms: max_age_ms.unwrap_or(0),
+                    lanes,
                 }),
                 ..Settings::plain(Durability::Durable)
             },
@@ -334,6 +396,7 @@ mod tests {
                     policy: Policy::LeastOutstanding,
                     is_single_active: true,
                     hold_max_ms: 1_000,
+                    ..DispatchSettings::DEFAULT
                 },
                 stream: None,
             },
@@ -361,7 +424,10 @@ mod tests {
         let expected = Settings {
             messages_max: 5,
             overflow: Overflow::DropHead,
-            stream: Some(StreamSettings { max_age_ms: 60_000 }),
+            stream: Some(StreamSettings {
+                max_age_ms: 60_000,
+                lanes: 0,
+            }),
             ..Settings::plain(Durability::Durable)
         };
         assert_eq!(settings.queue, expected);
@@ -381,12 +447,52 @@ mod tests {
             ),
             (
                 ("x-max-ages", Value::I32(1_000)),
-                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, x-expires, \
-                 x-auto-delete",
+                "'x-max-ages' is no setting of a stream: they are x-queue-type, x-max-age, \
+                 x-stream-lanes, x-stream-lane-header, x-expires, x-auto-delete",
             ),
         ] {
             assert_eq!(read(0, &[stream, entry]), Err(reason.to_owned()));
         }
+        // However many lanes there are, one is enough by itself.
+        for (lanes, expected) in [(1, 0), (2, 2), (64, 64)] {
+            let settings = read(0, &[stream, ("x-stream-lanes", Value::I32(lanes))]);
+            let settings = settings.expect("it is right").queue;
+            assert_eq!(settings.stream.expect("it is one").lanes, expected);
+        }
+        let four = ("x-stream-lanes", Value::I8(4));
+        let header = |name: &'static [u8]| ("x-stream-lane-header", Value::Text(name));
+        assert!(read(0, &[stream, four, header(b"customer")]).is_ok());
+        let lone = "makes no sense on a stream of several lanes: none of them knows whether the others \
+                    are used";
+        for (entries, reason) in [
+            (
+                &[stream, ("x-stream-lanes", Value::I8(0))][..],
+                "x-stream-lanes is 0, not 1 to 64".to_owned(),
+            ),
+            (
+                &[stream, ("x-stream-lanes", Value::I8(65))],
+                "x-stream-lanes is 65, not 1 to 64".to_owned(),
+            ),
+            (
+                &[stream, header(b"customer")],
+                "x-stream-lane-header needs x-stream-lanes above 1".to_owned(),
+            ),
+            (
+                &[stream, four, header(b"")],
+                "x-stream-lane-header is empty".to_owned(),
+            ),
+            (
+                &[stream, four, ("x-expires", Value::I32(1_000))],
+                format!("x-expires {lone}"),
+            ),
+            (
+                &[stream, four, ("x-auto-delete", Value::Bool(true))],
+                format!("x-auto-delete {lone}"),
+            ),
+        ] {
+            assert_eq!(read(0, entries), Err(reason));
+        }
+        assert!(read(0, &[four]).is_err_and(|text| text.contains("no setting of a queue")));
         let reason = "'x-max-age' is no setting of a queue";
         let refused = read(0, &[("x-max-age", Value::I32(1_000))]);
         assert!(refused.is_err_and(|text| text.starts_with(reason)));
@@ -525,7 +631,7 @@ mod tests {
             (
                 1,
                 &[("x-overflow", Value::Text(b"drop-tail"))],
-                "x-overflow is 'drop-tail', not one of reject-publish, drop-head",
+                "x-overflow is 'drop-tail', not one of reject-publish, drop-head, block",
             ),
             (
                 0,

@@ -144,7 +144,8 @@ impl Catalog {
         let queues = self
             .queues
             .values()
-            .filter(|q| q.durability == Durability::Durable);
+            // Lanes follow from their streams.
+            .filter(|q| q.durability == Durability::Durable && self.lane(q.id).is_none());
         let bindings = self
             .bindings
             .iter()

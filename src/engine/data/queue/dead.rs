@@ -18,10 +18,12 @@ pub enum Death {
     MaxLength,
     /// It has come back more often than it may.
     DeliveryLimit,
+    /// It is alive, and moved elsewhere.
+    Moved,
 }
 
 impl Death {
-    /// All reasons, in the order in which deaths are counted.
+    /// All reasons to die, in the order in which deaths are counted.
     pub const ALL: [Self; 4] = [
         Self::Rejected,
         Self::Expired,
@@ -37,6 +39,7 @@ impl Death {
             Self::Expired => "expired",
             Self::MaxLength => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
+            Self::Moved => "moved",
         }
     }
 }
@@ -160,6 +163,16 @@ impl Dead {
         self.numbers.remove(&number);
         self.bytes -= u64::from(dying.bytes);
         Some(dying)
+    }
+
+    /// A message here: looks through those that wait.
+    pub(crate) fn find(&self, sequence: u64) -> Option<Dying> {
+        if let Some((_, dying)) = self.underway.get(&sequence) {
+            return Some(*dying);
+        }
+        let mut waiting = self.waiting.iter();
+        let found = waiting.find(|((_, at), _)| *at == sequence);
+        found.map(|(_, (_, dying))| *dying)
     }
 
     /// Every message here, with its sequence.

@@ -20,7 +20,9 @@ use line::Line;
 use ringpost_wire::Code;
 use single::Single;
 
-pub use settings::{DispatchSettings, HOLD_MAX_MS, KeySource, PRIORITIES, Policy, Traits, WEIGHTS};
+pub use settings::{
+    DispatchSettings, GROUP_AHEAD, HOLD_MAX_MS, KeySource, PRIORITIES, Policy, Traits, WEIGHTS,
+};
 
 /// Names a consumer of a queue; chosen by the caller, who never uses one twice at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -210,6 +212,8 @@ pub(crate) struct Consumers {
     teams: Vec<Single>,
     /// Whether all consumers are of the first one.
     is_one_team: bool,
+    /// Whether somebody else says who of a team gets messages.
+    are_teams_led: bool,
     /// Who is to be told that it is active, or is no longer. Of one consumer at most two in a row.
     notices: VecDeque<(ConsumerKey, bool)>,
     random: Random,
@@ -231,6 +235,7 @@ impl Consumers {
             lines: Vec::new(),
             teams: Vec::new(),
             is_one_team: settings.is_single_active,
+            are_teams_led: false,
             notices: VecDeque::new(),
             random: Random::new(0),
             joined: 0,
@@ -337,7 +342,11 @@ impl Consumers {
         self.refresh(slot);
         if let Some((team, rank)) = joins {
             if self.teams.len() <= team as usize {
-                self.teams.resize_with(team as usize + 1, Single::default);
+                let make = match self.are_teams_led {
+                    true => Single::led,
+                    false => Single::default,
+                };
+                self.teams.resize_with(team as usize + 1, make);
             }
             self.teams[team as usize].joins(rank, joined, slot);
             self.elect(team);
@@ -478,6 +487,17 @@ impl Consumers {
         line.by_key(&self.slots, hash)
     }
 
+    /// The same, if somebody has room at all.
+    pub(crate) fn find_by_key(&self, hash: u64) -> Option<u32> {
+        let line = self.lines.iter().find(|line| line.len() > 0)?;
+        Some(line.by_key(&self.slots, hash))
+    }
+
+    /// Whether a consumer may take a message now.
+    pub(crate) fn is_eligible(&self, slot: u32) -> bool {
+        self.get(slot).is_in_line()
+    }
+
     /// The one whose turn it was has taken messages.
     pub(crate) fn took(&mut self, slot: u32, messages: u32) {
         let consumer = self.slots.get_mut(slot);
@@ -517,6 +537,21 @@ impl Consumers {
         }
     }
 
+    /// From now on [`Consumers::lead`] says who of a team gets messages.
+    pub(crate) fn let_lead(&mut self) {
+        assert!(self.teams.is_empty());
+        self.are_teams_led = true;
+    }
+
+    /// The consumer in this slot of a team, or nobody, is to get messages, when the one before holds
+    /// nothing more.
+    pub(crate) fn lead(&mut self, team: u32, slot: Option<u32>) {
+        if let Some(single) = self.teams.get_mut(team as usize) {
+            single.lead(slot);
+            self.elect(team);
+        }
+    }
+
     /// Sees who of a team is the one that gets messages.
     fn elect(&mut self, team: u32) {
         let single = &mut self.teams[team as usize];
@@ -536,6 +571,21 @@ impl Consumers {
     /// Whether somebody is to be told.
     pub(crate) fn has_notice(&self) -> bool {
         !self.notices.is_empty()
+    }
+
+    /// The members of a team, those that came last first: their slots.
+    pub(crate) fn members_of(&self, team: u32) -> Vec<u32> {
+        let members = self.iter().filter(|consumer| consumer.team == team);
+        let mut members: Vec<(u64, u32)> = members
+            .filter_map(|consumer| Some((consumer.joined, self.slot_of(consumer.key)?)))
+            .collect();
+        members.sort_unstable_by(|one, two| two.cmp(one));
+        members.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// The rank of a consumer in its team.
+    pub(crate) fn rank_in_team(&self, slot: u32) -> i8 {
+        self.get(slot).rank_in_team
     }
 
     /// The consumer of a team whose turn it is, also while another waits to take over.

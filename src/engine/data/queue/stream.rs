@@ -21,6 +21,7 @@
 //!   what it needs was read from disk, or until its pace lets it go on.
 
 mod groups;
+mod lane;
 mod pace;
 mod settings;
 #[cfg(test)]
@@ -40,8 +41,10 @@ use groups::Groups;
 use pace::Pacer;
 
 pub use groups::{GROUPS_MAX, GroupFigures, KeptOffset, decode_offsets, encode_offsets};
+pub use lane::MEMBERS_MAX;
 pub use settings::{
-    MAX_AGE_MS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings, read_consumer,
+    LANES_MAX, MAX_AGE_MS, MEMBERS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings,
+    read_consumer,
 };
 
 /// Why a reader is not offered anything.
@@ -53,6 +56,8 @@ enum Wait {
     More,
     /// What it needs is being read from disk.
     Disk,
+    /// Its group is new, and no record of it is on disk.
+    Group,
     /// Its pace: until then.
     Until(Ms),
 }
@@ -63,6 +68,8 @@ struct Reader {
     cursor: u64,
     /// The group that it is a member of.
     group: Option<u32>,
+    /// Who it is there.
+    member: u64,
     wait: Wait,
     walked: Option<Walked>,
     pacer: Option<Pacer>,
@@ -89,6 +96,10 @@ pub(super) struct Stream {
     /// Those that wait because of their pace.
     paced: BTreeSet<(Ms, u32)>,
     groups: Groups,
+    /// It is a lane: who of a group reads is decided elsewhere.
+    is_lane: bool,
+    /// In a lane: groups whose members are to be said.
+    changed: BTreeSet<Box<[u8]>>,
     /// What readers are to be told.
     told: VecDeque<(ConsumerKey, Position)>,
 }
@@ -123,6 +134,10 @@ impl Queue {
             self.marks = Marks::unmarked();
             self.cursor = self.settled.floor() + 1;
             self.stream = Some(Box::default());
+            if settings.lanes > 0 {
+                self.stream().is_lane = true;
+                self.consumers.let_lead();
+            }
         }
     }
 
@@ -153,7 +168,7 @@ impl Queue {
         QueueSequence(self.cursor)
     }
 
-    /// Adds a reader. One that names a group that is there goes on where that is; any other begins where
+    /// Adds a reader, which is this member of its group if it has one. One that names a group that is there goes on where that is; any other begins where
     /// it says, and so does its new group.
     ///
     /// # Errors
@@ -163,13 +178,17 @@ impl Queue {
     /// If the key is in use or this is no stream.
     pub fn add_reader(
         &mut self,
-        key: ConsumerKey,
+        (key, member): (ConsumerKey, u64),
         (credit, mode): (Credit, AckMode),
         traits: Traits,
         reading: &Reading,
         clock: Clock,
     ) -> Result<(), Code> {
         let start = self.offset_of(reading.start, clock);
+        let stream = self.stream.as_mut().expect("only a stream is read");
+        if stream.is_lane && reading.group.is_some() {
+            self.check_members(reading)?;
+        }
         let stream = self.stream.as_mut().expect("only a stream is read");
         let known = reading
             .group
@@ -205,6 +224,7 @@ impl Queue {
         stream.readers[slot as usize] = Some(Reader {
             cursor: start,
             group: membership,
+            member,
             wait: Wait::Nothing,
             walked: None,
             pacer: reading.pace.map(Pacer::new),
@@ -212,6 +232,7 @@ impl Queue {
         match membership {
             Some(group) => {
                 stream.groups.get_mut(group).members += 1;
+                self.members_changed(group);
                 self.follow_election(group);
             }
             None => self.tell_position(slot, reading.start),
@@ -290,6 +311,7 @@ impl Queue {
         stream.told.retain(|(told, _)| *told != key);
         if let Some(group) = reader.group {
             stream.groups.get_mut(group).members -= 1;
+            self.members_changed(group);
             self.follow_election(group);
         }
         Some(Settled {
@@ -312,6 +334,7 @@ impl Queue {
             Wait::Nothing => unreachable!("nobody waits for nothing"),
             Wait::More => stream.at_end.push(slot),
             Wait::Disk => stream.at_disk.push(slot),
+            Wait::Group => {}
             Wait::Until(at) => {
                 stream.paced.insert((at, slot));
             }
@@ -325,6 +348,7 @@ impl Queue {
         let wait = std::mem::replace(&mut reader.wait, Wait::Nothing);
         match wait {
             Wait::Nothing => return,
+            Wait::Group => {}
             Wait::More => stream.at_end.retain(|other| *other != slot),
             Wait::Disk => stream.at_disk.retain(|other| *other != slot),
             Wait::Until(at) => {
@@ -336,6 +360,7 @@ impl Queue {
 
     /// More is durable, or was read from disk, or time has passed: readers that wait look again.
     pub fn look_again(&mut self) {
+        self.look_at_groups_again();
         let (durable, now) = (self.durable, self.now);
         let Some(stream) = &mut self.stream else {
             return;
@@ -399,6 +424,13 @@ impl Queue {
                 Turn::Of(slot, turn) => (slot, turn),
                 Turn::ByKey => unreachable!("readers are not chosen by key"),
             };
+            let stream = self.stream();
+            if let Some(group) = stream.reader(slot).group
+                && !stream.groups.is_kept(group)
+            {
+                self.park(slot, Wait::Group);
+                continue;
+            }
             let at = self.go_on(slot);
             if at > self.durable {
                 let stream = self.stream();
@@ -417,6 +449,13 @@ impl Queue {
             }
             let (now, expiry) = (self.now, &self.expiry);
             let stream = self.stream.as_mut().expect("only a stream is read");
+            // What a member may have had is not new to another.
+            let group = stream.reader(slot).group;
+            let given = group.map_or(0, |group| stream.groups.get_mut(group).given);
+            let is_again = at < given && !crate::mutant!(TakenOverUnflagged);
+            if is_again {
+                last = last.min(given - 1);
+            }
             let reader = stream.reader_mut(slot);
             if let Some(pacer) = &mut reader.pacer {
                 match pacer.due_upto(at, last, now, |sequence| expiry.arrival_of(sequence)) {
@@ -430,6 +469,7 @@ impl Queue {
             let walked = reader.walked;
             let offer = self.offer(slot, turn, run, at, last, walked);
             return Some(Offer {
+                delivery_count: u32::from(is_again),
                 source: Source::Read,
                 ..offer
             });
@@ -503,6 +543,11 @@ impl Queue {
         assert!(reader.cursor == offer.first.0);
         reader.cursor += count;
         reader.walked = walked;
+        let (group, cursor) = (reader.group, reader.cursor);
+        if let Some(group) = group {
+            let group = self.stream().groups.get_mut(group);
+            group.given = group.given.max(cursor);
+        }
     }
 
     /// The group of a reader has come as far as all of its messages are settled.
@@ -559,8 +604,35 @@ impl Queue {
     }
 
     /// What [`Queue::groups_to_record`] said last, with the same bound, is in a block.
-    pub fn groups_recorded(&mut self, bytes_max: u32) {
-        self.stream().groups.recorded(bytes_max as usize);
+    /// Its number, if there are new groups in it: answer with [`Queue::groups_kept`] when it is on disk.
+    pub fn groups_recorded(&mut self, bytes_max: u32) -> Option<u64> {
+        self.stream().groups.recorded(bytes_max as usize)
+    }
+
+    /// The record of this number and those before it are on disk: members of new groups are given what
+    /// they ask for.
+    pub fn groups_kept(&mut self, record: u64) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.groups.kept_through(record);
+        let groups = &stream.groups;
+        let readers = stream.readers.iter().enumerate();
+        let waiting = readers.filter_map(|(slot, reader)| {
+            let reader = reader.as_ref()?;
+            let is_kept = groups.is_kept(reader.group?);
+            (reader.wait == Wait::Group && is_kept).then_some(slot as u32)
+        });
+        for slot in waiting.collect::<Vec<_>>() {
+            self.unpark(slot);
+        }
+    }
+
+    /// Whether a group was made that no record is written of.
+    #[must_use]
+    pub fn has_new_groups(&self) -> bool {
+        let stream = self.stream.as_ref();
+        stream.is_some_and(|stream| stream.groups.has_new())
     }
 
     /// Whether offsets of groups are to be recorded.
@@ -639,7 +711,7 @@ impl Queue {
         assert_eq!(self.returned.count(), 0);
         let readers = stream.readers.iter().flatten();
         assert_eq!(readers.clone().count(), self.consumers.len());
-        stream.groups.invariants();
+        stream.groups.invariants(stream.is_lane);
         for (slot, reader) in stream.readers.iter().enumerate() {
             let slot = slot as u32;
             let Some(reader) = reader else {

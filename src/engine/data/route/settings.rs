@@ -133,11 +133,11 @@ pub fn check_binding(kind: ExchangeKind, key: &[u8], arguments: &[u8]) -> Result
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use ringpost_wire::table::{TableWriter, Value};
 
-    pub(super) fn arguments(entries: &[(&str, Value<'_>)]) -> Vec<u8> {
+    pub(in crate::data::route) fn arguments(entries: &[(&str, Value<'_>)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = TableWriter::new(&mut bytes);
         for (name, value) in entries {

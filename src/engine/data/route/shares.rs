@@ -193,7 +193,7 @@ const BOOL: u64 = 0x626f_6f6c_0000_0003;
 const DECIMAL: u64 = 0x6465_6369_6d61_6c04;
 
 /// A permutation of the numbers in which every bit counts for every other (splitmix64).
-const fn mix(number: u64) -> u64 {
+pub(super) const fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

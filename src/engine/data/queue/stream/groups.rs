@@ -53,6 +53,29 @@ pub(super) struct Group {
     pub(super) members: u32,
     /// The member that reads.
     pub(super) active: Option<ConsumerKey>,
+    /// In a lane: the member that is to read, once the one before has settled everything.
+    pub(super) led: Option<u64>,
+    /// From here on no member was given anything: what is given below may be given again.
+    pub(super) given: u64,
+    kept: Kept,
+}
+
+/// Whether a record of a group is on disk: until then its members are given nothing, since a crash might
+/// forget that they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kept {
+    /// None is written.
+    No,
+    /// One of these is in a block.
+    In(u64),
+    /// It is.
+    Yes,
+}
+
+impl Group {
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
 }
 
 /// The groups of one stream, by number; numbers of those that are gone are used again.
@@ -64,6 +87,8 @@ pub(super) struct Groups {
     gone: VecDeque<Box<[u8]>>,
     /// Groups that are to be recorded.
     due: u32,
+    /// Counts the records that have new groups in them.
+    batch: u64,
 }
 
 impl Groups {
@@ -94,6 +119,9 @@ impl Groups {
             is_due: false,
             members: 0,
             active: None,
+            led: None,
+            given: 0,
+            kept: Kept::No,
         });
         self.names.insert(name.into(), number as u32);
         number as u32
@@ -110,7 +138,11 @@ impl Groups {
     /// where it is now is recorded, or those that take their numbers were passed over one day.
     pub(super) fn restore(&mut self, name: &[u8], offset: u64, next: u64) {
         let number = self.insert(name, offset.min(next));
-        self.get_mut(number).recorded = offset.min(next);
+        let group = self.get_mut(number);
+        group.recorded = offset.min(next);
+        // Nobody knows how far members were given something.
+        group.given = next;
+        group.kept = Kept::Yes;
         if offset > next {
             self.set_due(number);
         }
@@ -173,8 +205,47 @@ impl Groups {
         gone.chain(due.map(|group| (&*group.name, group.offset)))
     }
 
-    /// What [`Groups::to_record`] said last is in a block.
-    pub(super) fn recorded(&mut self, bytes_max: usize) {
+    /// The records up to the one of this number are on disk.
+    pub(super) fn kept_through(&mut self, batch: u64) {
+        for group in self.list.iter_mut().flatten() {
+            if matches!(group.kept, Kept::In(own) if own <= batch) {
+                group.kept = Kept::Yes;
+            }
+        }
+    }
+
+    /// Whether there is a group that no record is written of.
+    pub(super) fn has_new(&self) -> bool {
+        let mut groups = self.list.iter().flatten();
+        groups.any(|group| group.kept == Kept::No)
+    }
+
+    /// Whether a record of a group is on disk.
+    pub(super) fn is_kept(&self, number: u32) -> bool {
+        let group = self.list[number as usize].as_ref();
+        group.is_some_and(|group| group.kept == Kept::Yes)
+    }
+
+    /// As if all groups had been recorded, and that were on disk.
+    #[cfg(test)]
+    pub(super) fn keep_all(&mut self) {
+        for group in self.list.iter_mut().flatten() {
+            group.kept = Kept::Yes;
+        }
+    }
+
+    /// What [`Groups::to_record`] said last is in a block. Its number, if there are new groups in it:
+    /// answer with [`Groups::kept_through`] when it is on disk.
+    pub(super) fn recorded(&mut self, bytes_max: usize) -> Option<u64> {
+        let batch = self.batch + 1;
+        self.take_recorded(bytes_max, batch);
+        let is_in = |group: &Group| group.kept == Kept::In(batch);
+        let has_new = self.list.iter().flatten().any(is_in);
+        self.batch += u64::from(has_new);
+        has_new.then_some(batch)
+    }
+
+    fn take_recorded(&mut self, bytes_max: usize, batch: u64) {
         let mut room = bytes_max.min(GROUP_RECORD_BYTES_MAX);
         let mut fits = |name: &[u8]| {
             let bytes = entry_bytes(name);
@@ -194,6 +265,9 @@ impl Groups {
             }
             group.is_due = false;
             group.recorded = group.offset;
+            if group.kept == Kept::No {
+                group.kept = Kept::In(batch);
+            }
             self.due -= 1;
         }
     }
@@ -202,6 +276,7 @@ impl Groups {
     pub(super) fn end_at(&mut self, next: u64) {
         for group in self.list.iter_mut().flatten() {
             group.offset = group.offset.min(next);
+            group.given = group.given.min(next);
         }
     }
 
@@ -222,14 +297,15 @@ impl Groups {
         figures.collect()
     }
 
-    pub(super) fn invariants(&self) {
+    pub(super) fn invariants(&self, are_led: bool) {
         let groups = self.list.iter().flatten();
         assert_eq!(groups.clone().count(), self.names.len());
         assert!(self.names.len() <= GROUPS_MAX);
         let due = groups.clone().filter(|group| group.is_due).count();
         assert_eq!(due as u32, self.due);
         for group in groups {
-            assert_eq!(group.members > 0, group.active.is_some());
+            assert!(group.members > 0 || group.active.is_none());
+            assert!(are_led || group.members == 0 || group.active.is_some());
         }
     }
 }
@@ -290,7 +366,7 @@ mod tests {
             let some = decode_offsets(&bytes).expect("it was just written");
             assert_eq!(some.len(), count as usize);
             groups.recorded(BODY_BYTES_MAX);
-            groups.invariants();
+            groups.invariants(false);
             all.extend(some);
         }
         all

@@ -7,6 +7,7 @@
 //! | `x-stream-group` | the group whose offset it moves | 1 to 255 bytes |
 //! | `x-stream-filter` | which messages | a condition |
 //! | `x-stream-filter-body` | whether it looks at JSON bodies | |
+//! | `x-stream-member` | who it is, in every lane of the stream | 1 to 2^60 |
 //! | `x-stream-rate` | most messages a second | 1 to 10,000,000 |
 //! | `x-stream-speed` | of the pace at which they came, in percent | 1 to 100,000 |
 
@@ -28,12 +29,18 @@ pub const RATES: RangeInclusive<u64> = 1..=10_000_000;
 pub const SPEEDS: RangeInclusive<u64> = 1..=100_000;
 /// Largest offset that may be asked for.
 const OFFSET_MAX: u64 = 1 << 60;
+/// Most lanes of a stream.
+pub const LANES_MAX: u8 = 64;
+/// Numbers that members of a group may call themselves by; those above are the broker's.
+pub const MEMBERS: RangeInclusive<u64> = 1..=1 << 60;
 
 /// What makes a queue a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct StreamSettings {
     /// How old a message may become, in ms; 0 = as old as it likes.
     pub max_age_ms: u64,
+    /// Lanes of the stream, of which a queue is one; 0 = it is no stream of several.
+    pub lanes: u8,
 }
 
 /// Where a reader begins.
@@ -68,6 +75,8 @@ pub struct Reading {
     pub start: Start,
     /// The group that it is a member of.
     pub group: Option<Box<[u8]>>,
+    /// Who it is among the members of the group; 0 = its connection.
+    pub member: u64,
     /// The condition of what it gets, checked.
     pub filter: Option<Box<[u8]>>,
     /// How fast.
@@ -79,6 +88,7 @@ impl Default for Reading {
         Self {
             start: Start::Next,
             group: None,
+            member: 0,
             filter: None,
             pace: None,
         }
@@ -134,6 +144,7 @@ impl Reading {
     fn take(options: &mut Options<'_>) -> Result<Option<Self>, String> {
         let start = Start::take(options)?;
         let group = options.text("x-stream-group", NAME_BYTES_MAX)?;
+        let member = options.number("x-stream-member", MEMBERS)?;
         let filter = options.text("x-stream-filter", FILTER_BYTES_MAX)?;
         let with_body = options.flag("x-stream-filter-body")?;
         let rate = options.number("x-stream-rate", RATES)?;
@@ -144,6 +155,9 @@ impl Reading {
                  starting with amq."
                     .to_owned(),
             );
+        }
+        if member.is_some() && group.is_none() {
+            return Err("x-stream-member is of use only with x-stream-group".to_owned());
         }
         if let Some(text) = filter {
             Condition::check(text, with_body)?;
@@ -162,6 +176,7 @@ impl Reading {
         Ok(is_asked.then(|| Self {
             start: start.unwrap_or(Start::Next),
             group: group.map(Into::into),
+            member: member.unwrap_or(0),
             filter: filter.map(Into::into),
             pace,
         }))
@@ -190,6 +205,7 @@ mod tests {
             ("x-priority", Value::I8(3)),
             ("x-stream-offset", Value::Timestamp(1_700_000_000)),
             ("x-stream-group", Value::Text(b"billing")),
+            ("x-stream-member", Value::I64(1 << 60)),
             ("x-stream-filter", Value::Text(b"body.total > 5")),
             ("x-stream-filter-body", Value::Bool(true)),
             ("x-stream-speed", Value::I32(200)),
@@ -199,6 +215,7 @@ mod tests {
         let expected = Reading {
             start: Start::Time(1_700_000_000),
             group: Some(b"billing"[..].into()),
+            member: 1 << 60,
             filter: Some(b"body.total > 5"[..].into()),
             pace: Some(Pace::Original(200)),
         };
@@ -238,6 +255,17 @@ mod tests {
             (
                 &[("x-stream-group", Value::Text(&[b'g'; 256]))],
                 "x-stream-group has 256 bytes, at most 255 are allowed",
+            ),
+            (
+                &[("x-stream-member", Value::I8(1))],
+                "x-stream-member is of use only with x-stream-group",
+            ),
+            (
+                &[
+                    ("x-stream-group", Value::Text(b"g")),
+                    ("x-stream-member", Value::I8(0)),
+                ],
+                "x-stream-member is 0, not 1 to 1152921504606846976",
             ),
             (
                 &[("x-stream-rate", Value::I8(0))],

@@ -20,7 +20,10 @@ fn settings(messages_max: u64, max_age_ms: u64) -> Settings {
     Settings {
         messages_max,
         overflow: Overflow::DropHead,
-        stream: Some(StreamSettings { max_age_ms }),
+        stream: Some(StreamSettings {
+            max_age_ms,
+            lanes: 0,
+        }),
         dispatch: DispatchSettings::DEFAULT,
         ..Settings::plain(ringpost_wire::control::Durability::Durable)
     }
@@ -49,6 +52,11 @@ struct Machine {
     acked: Vec<SequenceRange>,
     /// As records said, by name.
     kept: BTreeMap<Box<[u8]>, u64>,
+    /// Groups of readers, and how far any of their members was given something.
+    group_of: BTreeMap<u64, Box<[u8]>>,
+    given: BTreeMap<Box<[u8]>, u64>,
+    /// A new group is as if a record of it were on disk.
+    keeps_groups: bool,
 }
 
 impl Machine {
@@ -61,6 +69,9 @@ impl Machine {
             offset: 0,
             acked: Vec::new(),
             kept: BTreeMap::new(),
+            group_of: BTreeMap::new(),
+            given: BTreeMap::new(),
+            keeps_groups: true,
         }
     }
 
@@ -114,7 +125,10 @@ impl Machine {
         while self.queue.has_groups_to_record() {
             let mut body = Vec::new();
             self.queue.groups_to_record(u32::MAX, &mut body);
-            self.queue.groups_recorded(u32::MAX);
+            let record = self.queue.groups_recorded(u32::MAX);
+            if let Some(record) = record {
+                self.queue.groups_kept(record);
+            }
             for KeptOffset { name, offset } in decode_offsets(&body).expect("just written") {
                 match offset {
                     0 => self.kept.remove(&name),
@@ -130,13 +144,21 @@ impl Machine {
             bytes: 0,
         };
         let clock = self.clock();
+        self.group_of.remove(&key);
+        if let Some(group) = &reading.group {
+            self.group_of.insert(key, group.clone());
+        }
         self.queue.add_reader(
-            ConsumerKey(key),
+            (ConsumerKey(key), reading.member),
             (credit, AckMode::Explicit),
             Traits::default(),
             reading,
             clock,
-        )
+        )?;
+        if self.keeps_groups {
+            self.queue.stream().groups.keep_all();
+        }
+        Ok(())
     }
 
     /// Takes at most `count` messages: whose they are, their tag and the first of them.
@@ -148,7 +170,21 @@ impl Machine {
         let mut out = Ranges::new();
         let tag = self.queue.take(&offer, at, &each, &mut out);
         assert!(out.is_empty(), "nothing is taken");
-        assert_eq!(offer.delivery_count, 0);
+        let group = self.group_of.get(&offer.key.0);
+        let given = group.map(|group| self.given.entry(group.clone()).or_default());
+        let behind = offer.first.0 + u64::from(count);
+        match given {
+            // What another member may have had is flagged, and nothing else.
+            Some(given) if offer.first.0 < *given => {
+                assert_eq!(offer.delivery_count, 1);
+                assert!(behind <= *given);
+            }
+            Some(given) => {
+                assert_eq!(offer.delivery_count, 0);
+                *given = behind;
+            }
+            None => assert_eq!(offer.delivery_count, 0),
+        }
         Some((offer.key.0, tag, offer.first.0, u64::from(count)))
     }
 
@@ -182,6 +218,9 @@ impl Machine {
         encode_offsets(kept, &mut groups);
         queue.restore_groups(decode_offsets(&groups).expect("just written"));
         self.queue = queue;
+        let next = self.queue.next_sequence().0;
+        let kept = self.kept.keys().cloned();
+        self.given = kept.map(|name| (name, next)).collect();
     }
 }
 
@@ -614,4 +653,166 @@ fn random_operations_agree_with_the_model() {
             machine.queue.invariants();
         }
     }
+}
+
+/// Who is to be told what, from a lane.
+fn said(machine: &mut Machine) -> Vec<(String, Vec<(u64, i8)>)> {
+    std::iter::from_fn(|| machine.queue.take_members())
+        .map(|(group, members)| {
+            let members = members.iter().map(|one| (one.id, one.priority));
+            (
+                String::from_utf8_lossy(&group).into_owned(),
+                members.collect(),
+            )
+        })
+        .collect()
+}
+
+//= P-120
+#[test]
+fn a_lane_changes_hands_when_all_is_settled_and_what_may_have_been_given_is_flagged() {
+    let mut machine = Machine::new(Settings {
+        stream: Some(StreamSettings {
+            max_age_ms: 0,
+            lanes: 4,
+        }),
+        ..settings(0, 0)
+    });
+    machine.publish(10);
+    machine.sync();
+    let one = |member| Reading {
+        group: Some(b"g"[..].into()),
+        member,
+        ..from(Start::First)
+    };
+    let settle = |machine: &mut Machine, key, first, last| {
+        let range = SettleRange { first, last };
+        let settled =
+            machine
+                .queue
+                .settle(ConsumerKey(key), range, Outcome::Ack, &mut Ranges::new());
+        settled.expect("it is outstanding");
+        machine.queue.invariants();
+    };
+    for (key, member) in [(1, 71), (2, 72), (3, 72)] {
+        machine.open(key, 4, &one(member)).expect("there is room");
+    }
+    assert_eq!(
+        said(&mut machine),
+        [("g".to_owned(), vec![(71, 0), (72, 0)])]
+    );
+    // Nobody reads until that is said, and a group that is not there is nobody's.
+    assert_eq!(machine.take(9), None);
+    machine.queue.lead(b"other", Some(71));
+    machine.queue.lead(b"g", Some(71));
+    machine.queue.invariants();
+    assert_eq!(machine.take(9), Some((1, DeliveryTag(1), 1, 4)));
+    machine.queue.lead(b"g", Some(72));
+    settle(&mut machine, 1, 2, 4);
+    assert_eq!(machine.take(9), None, "one is not settled");
+    settle(&mut machine, 1, 1, 1);
+    // The one of its consumers that came last, and nothing twice.
+    assert_eq!(machine.take(9), Some((3, DeliveryTag(1), 5, 4)));
+    settle(&mut machine, 3, 2, 2);
+    machine
+        .queue
+        .remove_consumer(ConsumerKey(3), &mut Ranges::new());
+    machine.queue.invariants();
+    // Its other consumer goes on; of what was not settled in turn all may have been had.
+    assert_eq!(machine.take(2), Some((2, DeliveryTag(1), 5, 2)));
+    assert_eq!(machine.take(9), Some((2, DeliveryTag(3), 7, 2)));
+    settle(&mut machine, 2, 1, 4);
+    assert_eq!(machine.take(9), Some((2, DeliveryTag(5), 9, 2)));
+    machine.queue.lead(b"g", None);
+    settle(&mut machine, 2, 5, 6);
+    machine.publish(2);
+    machine.sync();
+    assert_eq!(machine.take(9), None);
+    let notices: Vec<_> = std::iter::from_fn(|| machine.queue.take_notice()).collect();
+    let told = |key, is_active| (ConsumerKey(key), is_active);
+    // Those of the one that is gone went with it.
+    let expected = [told(1, true), told(1, false), told(2, true), told(2, false)];
+    assert_eq!(notices, expected);
+    machine.queue.lead(b"g", Some(71));
+    assert_eq!(machine.take(1), Some((1, DeliveryTag(5), 11, 1)));
+    for key in [1, 2] {
+        machine
+            .queue
+            .remove_consumer(ConsumerKey(key), &mut Ranges::new());
+    }
+    assert_eq!(said(&mut machine), [("g".to_owned(), Vec::new())]);
+    machine.record_groups();
+    machine.crash();
+    machine.open(5, 4, &one(71)).expect("there is room");
+    assert_eq!(machine.take(9), None);
+    machine.queue.lead(b"g", Some(71));
+    assert_eq!(machine.take(9), Some((5, DeliveryTag(1), 11, 2)));
+    // A lane is read without a group as any stream.
+    machine
+        .open(6, 9, &from(Start::First))
+        .expect("there is room");
+    assert_eq!(machine.take(9).map(|taken| taken.0), Some(6));
+    machine.queue.invariants();
+}
+
+//= P-120
+#[test]
+fn a_group_has_a_limit_of_members_in_a_lane() {
+    let mut machine = Machine::new(Settings {
+        stream: Some(StreamSettings {
+            max_age_ms: 0,
+            lanes: 2,
+        }),
+        ..settings(0, 0)
+    });
+    let most = u64::from(super::MEMBERS_MAX);
+    for key in 1..=most {
+        let group = member("g", Start::First);
+        machine.open(key, 1, &group).expect("there is room");
+    }
+    let group = member("g", Start::First);
+    assert_eq!(machine.open(most + 1, 1, &group), Err(Code::LimitReached));
+    let other = member("h", Start::First);
+    assert_eq!(machine.open(most + 1, 1, &other), Ok(()));
+}
+
+#[test]
+fn a_new_group_is_given_nothing_before_a_record_of_it_is_on_disk() {
+    let mut machine = Machine::new(settings(0, 0));
+    machine.keeps_groups = false;
+    machine.publish(5);
+    machine.sync();
+    for (key, group) in [(1, "g"), (2, "h")] {
+        let group = member(group, Start::First);
+        machine.open(key, 4, &group).expect("there is room");
+    }
+    machine
+        .open(3, 1, &from(Start::First))
+        .expect("there is room");
+    assert_eq!(machine.take(9).map(|taken| taken.0), Some(3));
+    assert_eq!(machine.take(9), None);
+    assert!(machine.queue.has_new_groups());
+    machine.queue.invariants();
+    let mut body = Vec::new();
+    machine.queue.groups_to_record(u32::MAX, &mut body);
+    let first = machine
+        .queue
+        .groups_recorded(u32::MAX)
+        .expect("they are new");
+    assert!(!machine.queue.has_new_groups());
+    machine
+        .open(4, 4, &member("i", Start::First))
+        .expect("there is room");
+    machine.queue.groups_to_record(u32::MAX, &mut body);
+    let second = machine.queue.groups_recorded(u32::MAX).expect("one is new");
+    assert_eq!(machine.take(9), None, "it is in a block");
+    machine.queue.groups_kept(first);
+    machine.queue.invariants();
+    let mut given = [machine.take(9), machine.take(9)].map(|taken| taken.map(|taken| taken.0));
+    given.sort_unstable();
+    assert_eq!(given, [Some(1), Some(2)]);
+    assert_eq!(machine.take(9), None);
+    machine.queue.groups_kept(second);
+    assert_eq!(machine.take(9).map(|taken| taken.0), Some(4));
+    machine.queue.invariants();
 }
