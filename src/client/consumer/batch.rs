@@ -502,7 +502,6 @@ mod tests {
             parts.write(&mut body).expect("within limits");
         }
         Batch {
-            lane: None,
             body: body.into(),
             head: DeliverHead {
                 queue_sequence: 100,

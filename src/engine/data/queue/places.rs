@@ -452,7 +452,7 @@ mod tests {
     }
 
     fn look(
-        queue: &Queue,
+        queue: &mut Queue,
         from: u64,
         most: usize,
         entries: usize,
@@ -494,7 +494,7 @@ mod tests {
             for (most, entries) in [(1, 1), (3, 2), (7, 100), (100, 1)] {
                 let (mut all, mut from) = (Vec::new(), Some(0));
                 while let Some(place) = from {
-                    let (found, next) = look(&queue, place, most, entries);
+                    let (found, next) = look(&mut queue, place, most, entries);
                     all.extend(found);
                     from = next;
                 }
@@ -533,7 +533,7 @@ mod tests {
         );
         queue.invariants();
         assert_eq!(queue.pick(QueueSequence(8), &held), Late);
-        let states: Vec<_> = look(&queue, 0, 100, 100).0;
+        let states: Vec<_> = look(&mut queue, 0, 100, 100).0;
         let dead = states.iter().filter(|(_, state)| *state == Dead).count();
         assert_eq!((dead, queue.counters().ready), (5, 1));
         // One is moved, the others stay.
