@@ -1225,12 +1225,12 @@ fn a_queue_says_its_numbers_wherever_it_is_looked_at() {
     broker.succeeds(&["pub", "--key", "red", "--message", "hello", "--count", "10"]);
     broker.succeeds(&["get", "red", "--count", "4"]);
     // The queue is done with a message when its ack is on disk.
-    let inspected = (0..1_000).map(|_| {
+    let mut inspected = (0..1_000).map(|_| {
         let inspected = broker.succeeds(&["queue", "inspect", "red", "--json"]);
         serde_json::from_str(&inspected).expect("JSON")
     });
     let is_done = |queue: &serde_json::Value| queue["numbers"]["service_rate"] != 0.0;
-    let inspected = inspected.skip_while(|queue| !is_done(queue)).next();
+    let inspected = inspected.find(is_done);
     let inspected = inspected.expect("acks are written");
     let status = |flags: &[&str]| {
         let mut command = ringpost(

@@ -37,6 +37,9 @@ pub enum Timed {
 /// Field tables and what they say.
 pub type Entries = &'static [(&'static str, Value<'static>)];
 
+/// Makes bindings.
+type Binds = fn(&mut Machine);
+
 /// One feature.
 pub struct Case {
     /// What it is called.
@@ -49,8 +52,8 @@ pub struct Case {
     pub reference: Option<&'static Case>,
     /// The queue's settings.
     pub queue: Entries,
-    /// The exchange, its kind, and its bindings from so many queues.
-    pub exchange: Option<(ExchangeKind, fn(&mut Machine))>,
+    /// The exchange: its kind, and what binds the queue to it.
+    pub exchange: Option<(ExchangeKind, Binds)>,
     /// Sets what a message says besides, by its number.
     pub says: fn(u64, &mut Said),
 }

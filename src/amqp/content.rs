@@ -19,6 +19,8 @@ use crate::code::Error;
 const CLASS_BASIC: u16 = 60;
 /// Bytes of a header before its property list.
 const FIXED_BYTES: usize = 12;
+/// The properties before `headers`.
+const EARLY: u16 = Property::ContentType.flag() | Property::ContentEncoding.flag();
 /// The header that asks for a delay, in ms.
 const DELAY: &[u8] = b"x-delay";
 
@@ -94,9 +96,8 @@ impl<'a> ContentHeader<'a> {
             after,
         };
         // Both parts are whole, and nothing is behind them.
-        let is_early = Property::ContentType.flag() | Property::ContentEncoding.flag();
-        let early = values_are_whole(flags & is_early, before);
-        let late = values_are_whole(flags & !is_early & !HEADERS_FLAG, after);
+        let early = values_are_whole(flags & EARLY, before);
+        let late = values_are_whole(flags & !EARLY & !HEADERS_FLAG, after);
         if early && late {
             Ok(header)
         } else {
@@ -114,12 +115,15 @@ impl<'a> ContentHeader<'a> {
     #[must_use]
     pub fn get(&self, property: Property) -> Option<PropertyValue<'a>> {
         let is_early = matches!(property, Property::ContentType | Property::ContentEncoding);
-        let early = Property::ContentType.flag() | Property::ContentEncoding.flag();
-        let (flags, values) = match is_early {
-            true => (self.flags & early, self.before),
-            false => (self.flags & !early & !HEADERS_FLAG, self.after),
-        };
-        Properties::of(flags, values).get(property)
+        match is_early {
+            true => Properties::of(self.flags & EARLY, self.before).get(property),
+            false => self.late().get(property),
+        }
+    }
+
+    /// The properties behind `headers`.
+    const fn late(&self) -> Properties<'a> {
+        Properties::of(self.flags & !EARLY & !HEADERS_FLAG, self.after)
     }
 
     /// The message that this is, without its body and address. The bytes of its properties are put
@@ -128,6 +132,24 @@ impl<'a> ContentHeader<'a> {
     /// # Errors
     /// What a message cannot have.
     pub fn parts<'b>(&self, scratch: &'b mut Vec<u8>) -> Result<MessageParts<'b>, Unfit>
+    where
+        'a: 'b,
+    {
+        self.parts_with(None, scratch)
+    }
+
+    /// The same with another `reply-to`, if one is given and it has one.
+    ///
+    /// # Errors
+    /// As [`Self::parts`].
+    ///
+    /// # Panics
+    /// If `reply_to` is longer than 255 bytes.
+    pub fn parts_with<'b>(
+        &self,
+        reply_to: Option<&[u8]>,
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<MessageParts<'b>, Unfit>
     where
         'a: 'b,
     {
@@ -146,7 +168,18 @@ impl<'a> ContentHeader<'a> {
         if flags != 0 {
             scratch.extend_from_slice(&flags.to_be_bytes());
             scratch.extend_from_slice(self.before);
-            scratch.extend_from_slice(self.after);
+            match reply_to {
+                None => scratch.extend_from_slice(self.after),
+                Some(reply_to) => {
+                    for (property, value) in self.late().entries() {
+                        let value = match property {
+                            Property::ReplyTo => PropertyValue::Text(reply_to),
+                            _ => value,
+                        };
+                        put(scratch, property, value);
+                    }
+                }
+            }
         }
         let mut parts = MessageParts {
             headers,

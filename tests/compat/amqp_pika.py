@@ -284,6 +284,61 @@ def rpc():
 
 
 @program
+def rpc_with_direct_reply_to():
+    queue = name("direct-rpc")
+    connection = connect()
+    channel = connection.channel()
+    channel.queue_declare(queue)
+    closed_with(406, lambda ch: ch.basic_publish("", queue, b"", pika.BasicProperties(
+        reply_to="amq.rabbitmq.reply-to")))
+    closed_with(406, lambda ch: ch.basic_consume("amq.rabbitmq.reply-to", lambda *_: None))
+    answers = []
+    channel.basic_consume("amq.rabbitmq.reply-to", lambda ch, m, p, body: answers.append(
+        (p.correlation_id, body)), auto_ack=True)
+    server = connect()
+    serving = server.channel()
+
+    def answer(ch, method, properties, body):
+        assert properties.reply_to != "amq.rabbitmq.reply-to"
+        ch.basic_publish("", properties.reply_to, body.upper(),
+                         pika.BasicProperties(correlation_id=properties.correlation_id))
+        ch.basic_ack(method.delivery_tag)
+
+    serving.basic_consume(queue, answer)
+    for number in range(5):
+        channel.basic_publish("", queue, f"ask {number}", pika.BasicProperties(
+            reply_to="amq.rabbitmq.reply-to", correlation_id=str(number), message_id="m"))
+    until = time.monotonic() + 10
+    while len(answers) < 5 and time.monotonic() < until:
+        server.process_data_events(time_limit=0.02)
+        connection.process_data_events(time_limit=0.02)
+    expect("answers", answers, [(str(n), b"ASK %d" % n) for n in range(5)])
+    channel.queue_delete(queue)
+    server.close()
+    connection.close()
+
+
+@program
+def what_was_done_before_is_seen():
+    queue = name("seen")
+    connection = connect()
+    channel = connection.channel()
+    channel.queue_declare(queue, durable=True)
+    for _ in range(20):
+        channel.basic_publish("", queue, b"x")
+        method, _, body = channel.basic_get(queue)
+        expect("body", body, b"x")
+        channel.basic_nack(method.delivery_tag, requeue=True)
+        method, _, body = channel.basic_get(queue)
+        expect("again", (method.redelivered, body), (True, b"x"))
+        channel.basic_ack(method.delivery_tag)
+    channel.basic_publish("", queue, b"y")
+    expect("count", channel.queue_declare(queue, passive=True).method.message_count, 1)
+    channel.queue_delete(queue)
+    connection.close()
+
+
+@program
 def confirms_and_returns():
     queue = name("confirmed")
     connection = connect()

@@ -304,8 +304,11 @@ impl Shell {
             entry.is_welcome = true;
             end = PROTOCOL_HEADER.len();
         }
-        let mut is_bad = false;
-        while entry.is_welcome {
+        let (mut is_bad, is_welcome) = (false, entry.is_welcome);
+        loop {
+            if !is_welcome {
+                break;
+            }
             match ringpost_amqp::cut(&entry.arrived[end..], AMQP_FRAME_BYTES_MAX) {
                 ringpost_amqp::Cut::Complete { length, .. } => end += length,
                 ringpost_amqp::Cut::Incomplete { .. } => break,

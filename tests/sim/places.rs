@@ -22,6 +22,8 @@ struct Move {
 #[derive(Default)]
 pub struct Places {
     cancelled: BTreeSet<Copy>,
+    /// What was acked, with or without an answer.
+    acked: BTreeSet<Copy>,
     /// What was acked for sure.
     gone: BTreeMap<Copy, u64>,
     moves: BTreeMap<Copy, Move>,
@@ -36,6 +38,11 @@ impl Places {
     pub fn cancelled(&mut self, queue: QueueNo, message: MessageId, now: u64) {
         self.cancelled.insert((queue, message));
         self.gone.insert((queue, message), now);
+    }
+
+    /// A client acks a message: whether it is there still is not known.
+    pub fn acked(&mut self, queue: QueueNo, message: MessageId) {
+        self.acked.insert((queue, message));
     }
 
     /// The broker has confirmed an ack.
@@ -114,7 +121,11 @@ impl Places {
     pub fn judge(&self, is_kept: impl Fn(usize, &str, QueueNo) -> bool) -> Result<(), String> {
         for ((queue, message), one) in &self.moves {
             let is_there = self.found.contains_key(&(one.tenant, *message));
-            if is_there || (one.is_seen && !one.is_done) || !is_kept(one.tenant, &one.name, *queue)
+            let is_acked = self.acked.contains(&(*queue, *message)) && !one.is_done;
+            if is_there
+                || is_acked
+                || (one.is_seen && !one.is_done)
+                || !is_kept(one.tenant, &one.name, *queue)
             {
                 continue;
             }

@@ -443,6 +443,9 @@ impl Scene {
 
     /// Adds an event to the history.
     pub fn event(&mut self, event: Event<'_>) {
+        if let Event::Acked { queue, message } = event {
+            self.places.acked(queue, message);
+        }
         if self.trace.is_read() || self.history.is_some() {
             let mut line = Vec::new();
             text::write(&mut line, &event).expect("memory does not fail");

@@ -77,7 +77,11 @@ impl Seat {
     #[must_use]
     pub fn draw(random: &mut Random) -> Self {
         Self {
-            group: random.below(GROUPS),
+            // Mostly the same one, so that there are several of it at a time.
+            group: match random.below(4) {
+                0 => random.below(GROUPS),
+                _ => 0,
+            },
             member: match random.below(3) {
                 0 => 0,
                 _ => 1 + random.below(1 << 60),

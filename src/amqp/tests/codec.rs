@@ -286,6 +286,36 @@ fn the_envelope_says_what_properties_say() {
 }
 
 #[test]
+fn another_reply_to_changes_nothing_else() {
+    let mut lots = Lots(4);
+    let mut seen = 0;
+    for _ in 0..500 {
+        let list = property_list(&mut lots);
+        let payload = header_payload(0, &list);
+        let header = ContentHeader::decode(&payload).expect("it is whole");
+        let mut scratch = Vec::new();
+        let parts = header.parts_with(Some(b"there"), &mut scratch);
+        let mut bytes = Vec::new();
+        parts.expect("it fits").write(&mut bytes).expect("small");
+        let message = envelope::open(&bytes).expect("a message");
+        let mut again = Vec::new();
+        content::encode(&message, &mut again);
+        let changed = ContentHeader::decode(&again).expect("it is whole");
+        assert_eq!(changed.headers(), header.headers());
+        for property in Property::ALL {
+            let (before, after) = (header.get(property), changed.get(property));
+            if property == Property::ReplyTo && before.is_some() {
+                assert_eq!(after, Some(PropertyValue::Text(b"there")));
+                seen += 1;
+            } else {
+                assert_eq!(after, before, "{property:?}");
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} had one");
+}
+
+#[test]
 fn what_only_a_native_envelope_says_becomes_properties() {
     let mut bytes = Vec::new();
     let parts = MessageParts {

@@ -502,7 +502,6 @@ mod tests {
             parts.write(&mut body).expect("within limits");
         }
         Batch {
-            lane: None,
             body: body.into(),
             head: DeliverHead {
                 queue_sequence: 100,
@@ -514,6 +513,7 @@ mod tests {
                 number: 10,
             },
             count: u32::try_from(payloads.len()).expect("few"),
+            lane: None,
             is_redelivered: true,
         }
     }

@@ -48,6 +48,7 @@ impl Running {
     pub(super) fn open_amqp(&mut self, conn: ConnId, is_local: bool) {
         self.flow.stats.connections += 1;
         self.flow.sessions.insert(Session::new(conn, self.flow.now));
+        self.amqp.stashed_max = self.flow.config.limits.hold_bytes_max / 4;
         self.amqp.insert(Amqp::new(conn, is_local));
     }
 

@@ -33,6 +33,10 @@ pub(crate) struct Amqp {
     pub(crate) deaf: Vec<ConnId>,
     /// Bytes of contents that are not whole yet.
     pub(crate) gathering: u64,
+    /// Bytes that were received and wait for the core, not for their clients.
+    stashed: u64,
+    /// With so many of those nobody is read.
+    pub(crate) stashed_max: u64,
 
     // Scratch, kept for its memory.
     pub(crate) native: Vec<u8>,
@@ -62,7 +66,8 @@ impl Amqp {
 
     /// Whether more of a connection may be read: what it sent is not waiting.
     pub(crate) fn is_read(&self, conn: ConnId) -> bool {
-        self.get(conn).is_none_or(Session::is_read)
+        let session = self.get(conn);
+        session.is_none_or(|session| session.is_read() && self.stashed <= self.stashed_max)
     }
 
     /// Adds the interpreter of a connection.
@@ -82,8 +87,11 @@ impl Amqp {
     }
 
     /// Puts back what was taken out.
-    pub(crate) fn put(&mut self, session: Box<Session>) {
+    pub(crate) fn put(&mut self, mut session: Box<Session>) {
         let idx = Self::idx(session.conn);
+        self.stashed -= session.counted;
+        session.counted = session.stashed();
+        self.stashed += session.counted;
         self.sessions[idx] = Some(session);
     }
 
@@ -92,6 +100,7 @@ impl Amqp {
         if let Some(session) = self.take(conn) {
             self.count -= 1;
             self.gathering -= session.gathered();
+            self.stashed -= session.counted;
         }
     }
 

@@ -83,7 +83,8 @@ impl Flow {
     pub(crate) fn is_blocking(&self, queue: QueueId) -> bool {
         self.queues.get(queue).is_some_and(|state| {
             // Who publishes into one that refuses service is to hear of it.
-            let is_served = !state.damaged && !(self.failed && state.durable);
+            let has_failed = self.failed && state.durable;
+            let is_served = !(state.damaged || has_failed);
             is_served && state.queue.blocks(1, 1)
         })
     }

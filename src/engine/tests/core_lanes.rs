@@ -513,7 +513,7 @@ fn the_stream_itself_is_asked_and_its_lanes_are_read() {
     let reason = "the stream 's' has 4 lanes, each of which is a stream for those who read: 's#0' to \
                   's#3'";
     let refused = (Code::SettingInvalid, reason.to_owned());
-    assert_eq!(reader.refused, [refused.clone()]);
+    assert_eq!(reader.refused, std::slice::from_ref(&refused));
     let listed = scene.ask(FrameKind::GroupList, &Named { name: b"s" });
     assert_eq!(listed, Err(refused));
     // Those who consult a list see one queue.

@@ -404,11 +404,11 @@ impl Client {
 
     /// Its members of groups: where, whether it is its turn, and whether it holds something.
     pub fn members(&self) -> impl Iterator<Item = ((Lane, u64), bool, bool)> + '_ {
-        let is_open = |consumer: &&Box<Consumer>| {
+        let is_open = |consumer: &&Consumer| {
             consumer.state == State::Open && !consumer.is_deaf && self.link == Link::Open
         };
         let consumers = self.channels.values().filter_map(|channel| match channel {
-            Channel::Consumer(consumer) => Some(consumer),
+            Channel::Consumer(consumer) => Some(&**consumer),
             Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         });
         consumers.filter(is_open).filter_map(|consumer| {

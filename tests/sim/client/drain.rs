@@ -91,6 +91,15 @@ impl Client {
                     return Stage::Done;
                 };
                 if queue.is_tangled {
+                    if name == GRAVES {
+                        // What dies from now on leaves no letter.
+                        let queues = scene.models[self.tenant].queues.values();
+                        let mortal = queues.filter(|queue| queue.settings.deaths.is_some());
+                        let numbers: Vec<_> = mortal.map(|queue| queue.number).collect();
+                        for queue in numbers {
+                            scene.event(Event::Dropped { queue });
+                        }
+                    }
                     let stream = streams::base(name).into();
                     let delete = Change::DeleteQueue(stream, Condition::Always);
                     return if self.ask_change(delete, scene) {

@@ -8,6 +8,9 @@ const HOLES_MAX: usize = 64;
 /// Memory that a channel keeps for its next content.
 pub(super) const PARTIAL_BYTES_KEPT: usize = 64 * 1024;
 
+/// The name by which clients consume answers directly, and ask for them.
+pub(super) const REPLY_TO: &[u8] = b"amq.rabbitmq.reply-to";
+
 /// What comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Expect {
@@ -104,6 +107,9 @@ pub(super) struct Channel {
     holes: usize,
     /// The queue that was declared last.
     pub(super) queue: Vec<u8>,
+    /// The queue that answers to requests of this channel come to; none if there is no consumer of
+    /// [`REPLY_TO`].
+    pub(super) replies: Vec<u8>,
 
     /// The native channel of the consumer whose message is being sent in pieces.
     pub(super) streams: u16,
@@ -134,6 +140,7 @@ impl Channel {
             unacked: VecDeque::new(),
             holes: 0,
             queue: Vec::new(),
+            replies: Vec::new(),
             streams: 0,
             held: Vec::new(),
         }

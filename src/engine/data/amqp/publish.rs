@@ -9,12 +9,13 @@ use ringpost_amqp::content::Unfit;
 use ringpost_amqp::{ContentHeader, FrameType, Method, ReplyCode};
 use ringpost_wire::control::{Body, Failure, Level, PRODUCER_DOWNGRADE, ProducerOpen};
 use ringpost_wire::limits::PRODUCER_BROKER_MIN;
+use ringpost_wire::properties::{Property, PropertyValue};
 use ringpost_wire::{
     Code, FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FragmentHead, FrameHeader,
     FrameKind, MessageParts, checksum, envelope, padded,
 };
 
-use super::channel::{Expect, PARTIAL_BYTES_KEPT, Place};
+use super::channel::{Expect, PARTIAL_BYTES_KEPT, Place, REPLY_TO};
 use super::deliver::{Payload, write_content};
 use super::fault::Fault;
 use super::requests::Waits;
@@ -162,14 +163,29 @@ impl Session {
     ) -> Result<Step, Fault> {
         let of = (60, 40);
         let header = ContentHeader::decode(payload)?;
+        // The name that stands for the queue of answers becomes that queue's.
+        let asks = header.get(Property::ReplyTo) == Some(PropertyValue::Text(REPLY_TO));
+        let replies = match asks {
+            true => self
+                .channels
+                .get(&number)
+                .map(|channel| channel.replies.clone()),
+            false => None,
+        };
+        if replies.as_ref().is_some_and(Vec::is_empty) {
+            let why = "fast reply consumer does not exist";
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why, of));
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let parts = header.parts(&mut scratch).map_err(|unfit| {
-            let why = match unfit {
-                Unfit::Headers => "headers are no field table, or over the limits of one",
-                Unfit::Expiration => "invalid expiration",
-            };
-            Fault::new(ReplyCode::PreconditionFailed, why, of)
-        });
+        let parts = header
+            .parts_with(replies.as_deref(), &mut scratch)
+            .map_err(|unfit| {
+                let why = match unfit {
+                    Unfit::Headers => "headers are no field table, or over the limits of one",
+                    Unfit::Expiration => "invalid expiration",
+                };
+                Fault::new(ReplyCode::PreconditionFailed, why, of)
+            });
         let verdict = parts.and_then(|parts| self.begin_content(number, &header, parts, talk));
         self.scratch = scratch;
         if verdict? == Step::Again {

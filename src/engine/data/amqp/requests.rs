@@ -11,6 +11,7 @@ use ringpost_wire::control::{
 use ringpost_wire::{CREDIT_MESSAGES_MAX, Code, FrameHeader, FrameKind, frame, limits};
 
 use super::arguments;
+use super::channel::REPLY_TO;
 use super::fault::{Fault, Subject, of_failure};
 use super::publish::too_many;
 use super::session::{Consumer, ConsumerState, Native, Session, Talk};
@@ -45,7 +46,19 @@ pub(super) struct Request {
     no_wait: bool,
     what: &'static str,
     name: Vec<u8>,
+    /// The consumer that is opened then.
+    asked: Option<Box<ConsumerAsked>>,
     then: Then,
+}
+
+/// A consumer that the client asks for.
+#[derive(Debug)]
+struct ConsumerAsked {
+    tag: Vec<u8>,
+    no_ack: bool,
+    exclusive: bool,
+    /// As native ones.
+    arguments: Vec<u8>,
 }
 
 /// What its answer leads to.
@@ -57,6 +70,8 @@ enum Then {
     Inspect,
     /// It is told.
     DeclareOk,
+    /// The queue is there whose consumer is to be opened.
+    ConsumeReplies,
     /// A consumer is open.
     Consume(u16),
     /// It is closed.
@@ -152,6 +167,7 @@ impl Session {
             no_wait,
             what,
             name: name.to_vec(),
+            asked: None,
             then,
         };
         match *method {
@@ -248,6 +264,16 @@ impl Session {
                 arguments,
                 ..
             } => {
+                if passive && queue == REPLY_TO {
+                    // Clients ask so whether there are direct answers.
+                    let ok = Method::QueueDeclareOk {
+                        queue,
+                        message_count: 0,
+                        consumer_count: 1,
+                    };
+                    self.tell(number, &ok, talk);
+                    return Ok(());
+                }
                 let is_new = queue.is_empty() && !passive;
                 let queue = match is_new {
                     true => self.new_name("amq.gen-", talk),
@@ -412,6 +438,7 @@ impl Session {
             no_wait,
             what,
             name: name.to_vec(),
+            asked: None,
             then: Then::Tell(answer),
         };
         self.ask(kind, &body, request);
@@ -447,30 +474,97 @@ impl Session {
             return Err(Fault::new(ReplyCode::NotAllowed, &why, of));
         }
         let unfit = |why: String| Fault::new(ReplyCode::PreconditionFailed, &why, of);
-        let arguments = arguments::consumer(arguments).map_err(unfit)?;
-        let prefetch = self
-            .channels
-            .get(&number)
-            .map_or(0, |channel| channel.prefetch);
-        let no_acks = if no_ack { CONSUMER_NO_ACK } else { 0 };
-        let alone = if exclusive { CONSUMER_EXCLUSIVE } else { 0 };
+        let asked = ConsumerAsked {
+            tag,
+            no_ack,
+            exclusive,
+            arguments: arguments::consumer(arguments).map_err(unfit)?,
+        };
+        if queue == REPLY_TO {
+            return self.consume_replies(number, asked, no_wait, talk);
+        }
+        let request = Request {
+            channel: number,
+            of,
+            no_wait,
+            what: "queue",
+            name: queue,
+            asked: None,
+            then: Then::Inspect,
+        };
+        self.open_consumer(request, asked)
+    }
+
+    /// Makes the queue that answers to requests of a channel come to; its consumer is opened next.
+    fn consume_replies(
+        &mut self,
+        number: u16,
+        asked: ConsumerAsked,
+        no_wait: bool,
+        talk: &Talk<'_>,
+    ) -> Result<(), Fault> {
+        let of = (60, 20);
+        let channel = self.channels.get(&number).expect("it is open");
+        let why = match channel.replies.is_empty() {
+            _ if !asked.no_ack => Some("reply consumer cannot acknowledge"),
+            true => None,
+            false => Some("reply consumer already set"),
+        };
+        if let Some(why) = why {
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why, of));
+        }
+        let name = self.new_name("amq.gen-", talk);
+        // It goes with its one consumer, or with the connection.
+        let fit = arguments::queue(false, true, true, b"").expect("it is of our own making");
+        let body = QueueDeclare {
+            messages_max: 0,
+            bytes_max: 0,
+            durability: fit.durability as u8,
+            flags: 0,
+            partition: PARTITION_BY_NAME,
+            name: &name,
+            arguments: &fit.arguments,
+        };
+        let request = Request {
+            channel: number,
+            of,
+            no_wait,
+            what: "queue",
+            name: name.clone(),
+            asked: Some(Box::new(asked)),
+            then: Then::ConsumeReplies,
+        };
+        self.ask(FrameKind::QueueDeclare, &body, request);
+        Ok(())
+    }
+
+    /// Opens a consumer of the queue that the request names.
+    fn open_consumer(&mut self, request: Request, asked: ConsumerAsked) -> Result<(), Fault> {
+        let channel = self.channels.get(&request.channel);
+        let prefetch = channel.map_or(0, |channel| channel.prefetch);
+        let no_acks = if asked.no_ack { CONSUMER_NO_ACK } else { 0 };
+        let alone = if asked.exclusive {
+            CONSUMER_EXCLUSIVE
+        } else {
+            0
+        };
         let body = ConsumerOpen {
             credit_bytes: 0,
             credit_messages: match prefetch {
                 0 => CREDIT_MESSAGES_MAX,
-                _ if no_ack => CREDIT_MESSAGES_MAX,
+                _ if asked.no_ack => CREDIT_MESSAGES_MAX,
                 prefetch => u32::from(prefetch),
             },
             flags: no_acks | alone,
-            queue: &queue,
-            arguments: &arguments,
+            queue: &request.name,
+            arguments: &asked.arguments,
         };
         let consumer = Consumer {
-            channel: number,
-            tag: tag.into(),
-            queue: queue.clone().into(),
+            channel: request.channel,
+            tag: asked.tag.into(),
+            queue: request.name.clone().into(),
             is_getter: false,
-            no_ack,
+            no_ack: asked.no_ack,
             is_mute: false,
             state: ConsumerState::Opening,
             outstanding: 0,
@@ -478,18 +572,12 @@ impl Session {
             apart: None,
         };
         let native = self.add_native(Native::Consumer(Box::new(consumer)));
-        let native = native.ok_or_else(|| too_many(of))?;
+        let native = native.ok_or_else(|| too_many(request.of))?;
         let sequence = self.next_sequence();
         let header = FrameHeader::bare(FrameKind::ConsumerOpen, native, sequence);
         body.write(self.native(), header);
-        self.waits = Some(Waits::Request(Box::new(Request {
-            channel: number,
-            of,
-            no_wait,
-            what: "queue",
-            name: queue,
-            then: Then::Consume(native),
-        })));
+        let then = Then::Consume(native);
+        self.waits = Some(Waits::Request(Box::new(Request { then, ..request })));
         Ok(())
     }
 
@@ -536,6 +624,7 @@ impl Session {
             no_wait,
             what: "consumer",
             name: tag.to_vec(),
+            asked: None,
             then: Then::Cancel(native),
         })));
     }
@@ -691,6 +780,19 @@ impl Session {
                     let then = Then::DeclareOk;
                     let request = Request { then, ..request };
                     self.ask(FrameKind::QueueInspect, &Named { name: &name }, request);
+                }
+            }
+            Then::ConsumeReplies => {
+                let mut request = request;
+                let Some(asked) = request.asked.take() else {
+                    return;
+                };
+                let number = request.channel;
+                if let Some(channel) = self.channels.get_mut(&number) {
+                    channel.replies.clone_from(&request.name);
+                }
+                if let Err(fault) = self.open_consumer(request, *asked) {
+                    self.fail(number, fault, talk);
                 }
             }
             _ => {}
@@ -890,6 +992,9 @@ impl Session {
                     && !consumer.is_mute
                 {
                     channel.forget_consumer(native);
+                    if *channel.replies == *consumer.queue {
+                        channel.replies.clear();
+                    }
                     if !is_asked {
                         self.consumer_lost(native, &consumer, &failure, talk);
                     }

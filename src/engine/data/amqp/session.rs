@@ -162,6 +162,8 @@ pub(crate) struct Session {
     names: u64,
     /// Whole frames that were received and not looked at.
     stash: Vec<u8>,
+    /// As many of those as were counted.
+    pub(crate) counted: u64,
 
     /// Native frames to be stepped.
     pub(super) native: Vec<u8>,
@@ -205,6 +207,7 @@ impl Session {
             sequence: 0,
             names: 0,
             stash: Vec::new(),
+            counted: 0,
             native: Vec::new(),
             batch: None,
             settling: Vec::new(),
@@ -254,14 +257,25 @@ impl Session {
         self.channels.values().map(|channel| channel.gathered).sum()
     }
 
+    /// Bytes that were received and wait for the core. Those that wait for their client to read what it was
+    /// told are bounded by what may be unsent.
+    pub(crate) fn stashed(&self) -> u64 {
+        match self.is_deaf || self.waits_large != 0 {
+            true => 0,
+            false => self.stash.len() as u64,
+        }
+    }
+
     fn is_stalled(&self) -> bool {
-        let streams = |number| {
-            let channel = self.channels.get(number);
-            channel.is_some_and(|channel| channel.streams != 0)
-        };
-        let is_sent = self.waits_large == 0 || !streams(&self.waits_large);
+        let is_sent = self.waits_large == 0 || !self.is_sending_large(self.waits_large);
         let is_at_rest = !self.waits_rest || self.is_at_rest();
         self.waits.is_some() || self.waits_credit != 0 || self.is_deaf || !is_sent || !is_at_rest
+    }
+
+    /// Whether a channel is being sent a large message.
+    fn is_sending_large(&self, number: u16) -> bool {
+        let channel = self.channels.get(&number);
+        channel.is_some_and(|channel| channel.streams != 0)
     }
 
     /// Whether everything is at rest, when what was gathered is counted in.
@@ -300,6 +314,9 @@ impl Session {
     pub(crate) fn resume(&mut self, talk: &mut Talk<'_>) {
         self.is_deaf &= talk.flow.is_deaf(self.conn);
         self.waits_rest &= !self.is_at_rest();
+        if !self.is_sending_large(self.waits_large) {
+            self.waits_large = 0;
+        }
         if self.waits_credit != 0 {
             self.go_on_publishing(talk);
         }
@@ -377,12 +394,11 @@ impl Session {
             "consumer_priorities",
             "authentication_failure_close",
             "per_consumer_qos",
+            "direct_reply_to",
         ] {
             writer.put(name.as_bytes(), Value::Bool(true));
         }
-        writer
-            .put(b"connection.blocked", Value::Bool(false))
-            .put(b"direct_reply_to", Value::Bool(false));
+        writer.put(b"connection.blocked", Value::Bool(false));
         writer.finish().expect("a small table");
         let abilities = Table::parse(&abilities).expect("it was just written");
         let mut properties = Vec::new();

@@ -450,7 +450,7 @@ impl Groups {
         let may_go = self.notes.get(key.first).state == State::Parked && !key.drains;
         if !may_go {
             self.leave_line(at);
-        } else if !key.is_in_line && !(crate::mutant!(GroupForgotten) && key.out == 0) {
+        } else if !(key.is_in_line || crate::mutant!(GroupForgotten) && key.out == 0) {
             self.enter_line(at);
         }
     }
