@@ -4,7 +4,7 @@
 //! `features [--messages N] [--rounds N] [--pending N] [--only NAME,…]`
 //!
 //! A row's ratio is the plain path's time a message divided by the feature's, measured in turns; the median of
-//! the rounds counts. The kernel's part of a message is the same for both and is not in it: in a broker the
+//! the rounds counts. Every producer has its id and sequences, so that deduplication is in all of them. The kernel's part of a message is the same for both and is not in it: in a broker the
 //! ratio is nearer to one.
 
 #[path = "../src/engine/tests/memory/client.rs"]

@@ -68,7 +68,9 @@ pub struct Args {
 }
 
 fn main() -> ExitCode {
-    match versus::run::run(&Args::parse()) {
+    let args = Args::parse();
+    let ended = versus::process::end_with_this_one().and_then(|()| versus::run::run(&args));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("versus: {error}");

@@ -10,10 +10,12 @@
 //! | `topology.rs` | P-9, P-10, P-60 to P-69: queues, exchanges, bindings, tenants, what each refuses |
 //! | `routing.rs` | P-64 to P-66, P-70 to P-75: every kind of exchange, the default one, exchanges bound to exchanges, internal and alternate ones |
 //! | `publish.rs` | P-30 to P-39: levels, confirms, refusals, credit, sequences, close |
+//! | `block.rs` | P-114: full queues that hold back credit |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
 //! | `lanes.rs` | P-87, P-88, P-120: streams of several lanes, through the client crate |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
+//! | `places.rs` | P-55, P-111 to P-113: browsing, cancelling, moving |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |
 //! | `resident.rs` | the memory of a loaded broker |
 //! | `crossing.rs` | P-10, P-13, P-15, P-48: attach, and producers and consumers of other cores' queues |
@@ -22,6 +24,7 @@
 //! | `damage.rs` | bits that rot: what `verify` names, what the broker refuses, what `repair` gives up |
 //! | `stages.rs` | the histograms of stages count every message once |
 //! | `trace.rs` | a message that is followed, on its own core and another, and what is not followed |
+//! | `transactions.rs` | P-94 to P-100: channels, numbers and limits of transactions, and the client's |
 //! | `twin.rs` | the engines decide by nothing but their inputs: recorded and repeated |
 //! | `client.rs` | the same broker through the client crate |
 //!
@@ -29,6 +32,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+#[path = "behaviour/block.rs"]
+mod block;
 #[path = "behaviour/broker.rs"]
 mod broker;
 #[path = "behaviour/client.rs"]
@@ -51,6 +56,8 @@ mod lanes;
 mod large;
 #[path = "behaviour/malformed.rs"]
 mod malformed;
+#[path = "behaviour/places.rs"]
+mod places;
 #[path = "behaviour/pressure.rs"]
 mod pressure;
 #[path = "behaviour/process.rs"]
@@ -71,6 +78,8 @@ mod stalled;
 mod topology;
 #[path = "behaviour/trace.rs"]
 mod trace;
+#[path = "behaviour/transactions.rs"]
+mod transactions;
 #[path = "behaviour/twin.rs"]
 mod twin;
 #[path = "behaviour/wire.rs"]

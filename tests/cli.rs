@@ -225,6 +225,7 @@ fn the_tour_shows_every_feature_and_checks_it() {
         "attempt 3",
         "a reader: third",
         "the next one: third",
+        "to bills and parcels: done",
     ] {
         assert!(shown.contains(word), "{word} in {shown}");
     }
@@ -323,9 +324,11 @@ struct Served {
     directory: tempfile::TempDir,
 }
 
-const QUIET_PORTS: [&str; 8] = [
+const QUIET_PORTS: [&str; 10] = [
     "--listen",
     "127.0.0.1:0",
+    "--amqp-listen",
+    "off",
     "--admin-listen",
     "127.0.0.1:0",
     "--memory",
@@ -436,7 +439,7 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
         &["serve", "--cores", "1", "--listen", &first.address],
     )
     .args(["--admin-listen", "127.0.0.1:0", "--memory", "128MiB"])
-    .args(["--connections-max", "100"])
+    .args(["--amqp-listen", "off", "--connections-max", "100"])
     .output()
     .expect("runs");
     assert_eq!(second.status.code(), Some(5), "{}", text(&second.stderr));
@@ -515,6 +518,7 @@ fn doctor_sees_a_broker_in_its_way() {
     let settings = ["--data-dir", "data", "--listen", &broker.address];
     let output = ringpost(broker.directory.path(), &["doctor", "--no-measure"])
         .args(settings)
+        .args(["--amqp-listen", "off"])
         .args(["--admin-listen", &broker.admin])
         .output()
         .expect("runs");
@@ -1095,6 +1099,16 @@ fn the_example_of_the_dispatch_page() {
 }
 
 #[test]
+fn the_example_of_the_messages_in_place_page() {
+    runs_the_example_of("docs/concepts/messages-in-place.md");
+}
+
+#[test]
+fn the_example_of_the_message_groups_page() {
+    runs_the_example_of("docs/concepts/message-groups.md");
+}
+
+#[test]
 fn the_example_of_the_priorities_page() {
     runs_the_example_of("docs/concepts/priorities.md");
 }
@@ -1107,6 +1121,11 @@ fn the_example_of_the_delay_page() {
 #[test]
 fn the_example_of_the_queue_life_page() {
     runs_the_example_of("docs/concepts/queue-life.md");
+}
+
+#[test]
+fn the_example_of_the_transactions_page() {
+    runs_the_example_of("docs/concepts/transactions.md");
 }
 
 #[test]
@@ -1206,12 +1225,12 @@ fn a_queue_says_its_numbers_wherever_it_is_looked_at() {
     broker.succeeds(&["pub", "--key", "red", "--message", "hello", "--count", "10"]);
     broker.succeeds(&["get", "red", "--count", "4"]);
     // The queue is done with a message when its ack is on disk.
-    let inspected = (0..1_000).map(|_| {
+    let mut inspected = (0..1_000).map(|_| {
         let inspected = broker.succeeds(&["queue", "inspect", "red", "--json"]);
         serde_json::from_str(&inspected).expect("JSON")
     });
     let is_done = |queue: &serde_json::Value| queue["numbers"]["service_rate"] != 0.0;
-    let inspected = inspected.skip_while(|queue| !is_done(queue)).next();
+    let inspected = inspected.find(is_done);
     let inspected = inspected.expect("acks are written");
     let status = |flags: &[&str]| {
         let mut command = ringpost(

@@ -28,14 +28,17 @@ const RETAINED_BYTES: u64 = 256 << 20;
 pub enum Timed {
     /// Published, confirmed, delivered, acked, all at once.
     All,
-    /// Published and confirmed; nobody consumes.
-    Publish,
-    /// Delivered and acked, or read, out of a backlog.
-    Consume,
+    /// Published to a stream and confirmed.
+    Append,
+    /// Read from a stream, from memory.
+    Read,
 }
 
 /// Field tables and what they say.
 pub type Entries = &'static [(&'static str, Value<'static>)];
+
+/// Makes bindings.
+type Binds = fn(&mut Machine);
 
 /// One feature.
 pub struct Case {
@@ -49,10 +52,8 @@ pub struct Case {
     pub reference: Option<&'static Case>,
     /// The queue's settings.
     pub queue: Entries,
-    /// The exchange, its kind, and its bindings from so many queues.
-    pub exchange: Option<(ExchangeKind, fn(&mut Machine))>,
-    /// Whether the producer can be known again, so that what it repeats is stored once.
-    pub is_known: bool,
+    /// The exchange: its kind, and what binds the queue to it.
+    pub exchange: Option<(ExchangeKind, Binds)>,
     /// Sets what a message says besides, by its number.
     pub says: fn(u64, &mut Said),
 }
@@ -83,18 +84,16 @@ const fn plain(name: &'static str, timed: Timed) -> Case {
         reference: None,
         queue: &[],
         exchange: None,
-        is_known: true,
         says: |_, _| {},
     }
 }
 
 /// One durable queue, published to by its name.
 pub static PLAIN: Case = plain("plain", Timed::All);
-static PUBLISH: Case = plain("publish", Timed::Publish);
-static CONSUME: Case = plain("consume", Timed::Consume);
-static UNKNOWN: Case = Case {
-    is_known: false,
-    ..plain("without an id", Timed::All)
+/// The same attributes, and nobody looks at them.
+static ATTRIBUTES: Case = Case {
+    says: |number, said| said.headers = attributes(number),
+    ..plain("attributes", Timed::All)
 };
 const STREAM: Entries = &[("x-queue-type", Value::Text(b"stream"))];
 
@@ -103,20 +102,28 @@ pub static CASES: [Case; 8] = [
     Case {
         goal: 0.80,
         exchange: Some((ExchangeKind::Topic, bind_topics)),
+        says: |number, said| said.key = format!("shop.{}.paid", number % 1_000),
+        ..plain("topic/1000-keys", Timed::All)
+    },
+    Case {
+        goal: 0.80,
+        exchange: Some((ExchangeKind::Topic, bind_topics)),
         says: |number, said| said.key = format!("shop.{}.paid", number % 10_000),
-        ..plain("topic, 10,000 bindings", Timed::All)
+        ..plain("topic/10000-keys", Timed::All)
     },
     Case {
         goal: 0.70,
+        reference: Some(&ATTRIBUTES),
         exchange: Some((ExchangeKind::Headers, bind_headers)),
         says: |number, said| said.headers = attributes(number),
         ..plain("headers", Timed::All)
     },
     Case {
         goal: 0.50,
+        reference: Some(&ATTRIBUTES),
         exchange: Some((ExchangeKind::Filter, bind_filter)),
         says: |number, said| said.headers = attributes(number),
-        ..plain("filter on three attributes", Timed::All)
+        ..plain("filter", Timed::All)
     },
     Case {
         goal: 0.80,
@@ -127,24 +134,17 @@ pub static CASES: [Case; 8] = [
     Case {
         goal: 0.85,
         says: |number, said| said.ttl_ms = 60_000 + (number % 7) as u32 * 1_000,
-        ..plain("ttl on each", Timed::All)
-    },
-    Case {
-        goal: 0.85,
-        reference: Some(&UNKNOWN),
-        ..plain("dedup", Timed::All)
+        ..plain("ttl", Timed::All)
     },
     Case {
         goal: 1.0,
-        reference: Some(&PUBLISH),
         queue: STREAM,
-        ..plain("stream, append", Timed::Publish)
+        ..plain("stream-append", Timed::Append)
     },
     Case {
         goal: 1.5,
-        reference: Some(&CONSUME),
         queue: STREAM,
-        ..plain("stream, read", Timed::Consume)
+        ..plain("stream-read", Timed::Read)
     },
 ];
 
@@ -183,6 +183,7 @@ fn bind(machine: &mut Machine, key: &str, arguments: &[(&str, Value<'_>)]) {
     );
 }
 
+/// Ten thousand patterns, of which one matches each key.
 fn bind_topics(machine: &mut Machine) {
     for number in 0..10_000 {
         bind(machine, &format!("shop.{number}.*"), &[]);
@@ -209,7 +210,6 @@ fn bind_filter(machine: &mut Machine) {
 /// A case with everything that it needs.
 pub struct Scene {
     timed: Timed,
-    is_stream: bool,
     machine: Machine,
     producer: Producer,
     consumer: Option<Consumer>,
@@ -254,15 +254,9 @@ impl Scene {
             );
             bind(&mut machine);
         }
-        let producer = Producer::open_with(
-            &mut machine,
-            0,
-            if case.is_known { 77 } else { 0 },
-            frames(case, payload),
-        );
+        let producer = Producer::open_with(&mut machine, 0, 77, frames(case, payload));
         Self {
             timed: case.timed,
-            is_stream,
             machine,
             producer,
             consumer: None,
@@ -274,16 +268,11 @@ impl Scene {
     pub fn run(&mut self, messages: u64) -> f64 {
         match self.timed {
             Timed::All => self.run_all(messages),
-            Timed::Publish => {
-                let each = self.publish(messages);
-                if !self.is_stream {
-                    self.consume(messages);
-                }
-                each
-            }
-            Timed::Consume => {
+            Timed::Append => self.publish(messages),
+            Timed::Read => {
+                let before = self.producer.published();
                 self.publish(messages);
-                self.consume(messages)
+                self.read_from(before + 1)
             }
         }
     }
@@ -319,34 +308,19 @@ impl Scene {
         start.elapsed().as_nanos() as f64 / count as f64
     }
 
-    fn consume(&mut self, messages: u64) -> f64 {
-        let arguments = match self.is_stream {
-            true => table(&[("x-stream-offset", Value::Text(b"first"))]),
-            false => Vec::new(),
-        };
+    /// Reads a stream from an offset to its end.
+    fn read_from(&mut self, offset: u64) -> f64 {
         let machine = &mut self.machine;
-        let mut consumer = Consumer::open_with(machine, 0, &self.queue, CREDIT, &arguments);
+        let messages = self.producer.published() + 1 - offset;
+        let arguments = table(&[("x-stream-offset", Value::I64(offset as i64))]);
+        let mut reader = Consumer::open_with(machine, 0, &self.queue, CREDIT, &arguments);
         let start = Instant::now();
-        while consumer.delivered < messages {
+        while reader.delivered < messages {
             machine.turn();
-            consumer.work(machine, false);
+            reader.work(machine, false);
         }
-        let each = start.elapsed().as_nanos() as f64 / consumer.delivered as f64;
-        if !self.is_stream {
-            // What it leaves would be there the next time.
-            let left = |machine: &Machine| {
-                machine.core(0).flow().map_or(0, |flow| {
-                    flow.figures()
-                        .map(|queue| queue.ready + queue.unacked)
-                        .sum()
-                })
-            };
-            while left(machine) > 0 {
-                machine.turn();
-                consumer.work(machine, false);
-            }
-        }
-        consumer.hang_up(machine);
+        let each = start.elapsed().as_nanos() as f64 / reader.delivered as f64;
+        reader.hang_up(machine);
         each
     }
 }

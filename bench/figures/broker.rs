@@ -56,6 +56,7 @@ impl Settings {
             .arg("--data-dir")
             .arg(&self.directory)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--amqp-listen", "off"])
             .args(self.cores())
             .args(&self.flags)
             .stdin(Stdio::null())

@@ -290,7 +290,7 @@ fn ringpost(place: &Place, log: &Path) -> Result<Running> {
         .arg("serve")
         .arg("--data-dir")
         .arg(&place.directory)
-        .args(["--listen", &local(port).to_string()])
+        .args(["--listen", &local(port).to_string(), "--amqp-listen", "off"])
         .args(["--admin-listen", &local(admin).to_string()])
         .args(["--cores", "1", "--cpus", &place.cpu.to_string()]);
     Ok(Running {

@@ -110,6 +110,33 @@ impl Drop for Process {
     }
 }
 
+/// Sees to it that whoever ends this process ends what it has started, too. Call it before the first
+/// thread is started.
+///
+/// # Errors
+/// If signals cannot be waited for.
+pub fn end_with_this_one() -> Result<()> {
+    ringpost::rt::block_termination_signals()?;
+    let signals = ringpost::rt::spawn_signal_thread()?;
+    std::thread::Builder::new()
+        .name("end".into())
+        .spawn(move || {
+            let Ok(signal) = signals.recv() else { return };
+            for id in below(std::process::id()) {
+                // It may have ended already.
+                let _ = Command::new("kill")
+                    .args(["-KILL", &id.to_string()])
+                    .status();
+            }
+            eprintln!("versus: told to end; the same command goes on where it was");
+            std::process::exit(match signal {
+                ringpost::rt::Signal::Terminate => 143,
+                ringpost::rt::Signal::Interrupt => 130,
+            });
+        })?;
+    Ok(())
+}
+
 /// The processes that a process has started, and theirs.
 fn below(process: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")

@@ -27,6 +27,7 @@ impl Broker {
         let sources = Sources {
             flags: vec![
                 flag("listen", "127.0.0.1:0"),
+                flag("amqp_listen", "off"),
                 flag("admin_listen", "127.0.0.1:0"),
                 ("data_dir", directory.path().display().to_string()),
                 flag("cores", "1"),

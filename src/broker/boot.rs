@@ -49,6 +49,7 @@ fn environment(sentence: String) -> BootError {
 #[derive(Debug)]
 pub struct Running {
     addr: SocketAddr,
+    amqp_addrs: Vec<SocketAddr>,
     admin: Option<Admin>,
     cores: Vec<CoreHandle<()>>,
     ports: Vec<CorePort>,
@@ -63,6 +64,12 @@ impl Running {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where clients that speak AMQP connect.
+    #[must_use]
+    pub fn amqp_addrs(&self) -> &[SocketAddr] {
+        &self.amqp_addrs
     }
 
     /// Where metrics and health are served.
@@ -162,6 +169,8 @@ pub fn start_recorded(
         listeners.push(listener);
     }
 
+    let (amqp_addrs, mut amqp_listeners) = listen_for_amqp(&config, cores)?;
+
     let mut bells = Vec::new();
     for _ in 0..cores {
         let bell = Bell::new().map_err(|error| {
@@ -199,6 +208,7 @@ pub fn start_recorded(
             conn_limits: conn_limits(&budget.core),
             drain_timeout: config.drain_timeout,
             listener,
+            amqp_listeners: amqp_listeners.pop().expect("some a core"),
             mesh: endpoints.pop().expect("one endpoint a core"),
             requests: inbox,
             flight: flights.as_ref().map(|writer| FlightParts {
@@ -264,6 +274,7 @@ pub fn start_recorded(
     }
     let running = Running {
         addr,
+        amqp_addrs,
         admin,
         cores: handles,
         ports,
@@ -287,6 +298,56 @@ pub fn start_recorded(
     Ok(running)
 }
 
+/// Listeners for AMQP on every address, some for each core; and where they listen.
+fn listen_for_amqp(
+    config: &Config,
+    cores: u16,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<Listener>>), BootError> {
+    let cannot_listen = |addr: SocketAddr, error: std::io::Error| {
+        let sentence = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "the address {addr}, where AMQP clients would connect, is taken: RabbitMQ or another \
+                 broker may be running; stop it, or choose another with --amqp-listen, or none with \
+                 --amqp-listen off"
+            ),
+            _ => format!(
+                "cannot listen for AMQP on {addr}: {error}; choose another with --amqp-listen, or none \
+                 with --amqp-listen off"
+            ),
+        };
+        environment(sentence)
+    };
+    let mut addrs = Vec::new();
+    let mut listeners: Vec<Vec<Listener>> = (0..cores).map(|_| Vec::new()).collect();
+    for addr in &config.amqp_listen {
+        let mut addr = *addr;
+        match Listener::claim(addr) {
+            // The default names both, and not every machine has the newer one.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrNotAvailable
+                    && addr.is_ipv6()
+                    && config.amqp_listen.len() > 1 =>
+            {
+                tracing::warn!(
+                    "this machine has no {}: AMQP is not spoken there",
+                    addr.ip()
+                );
+                continue;
+            }
+            claimed => claimed.map_err(|error| cannot_listen(addr, error))?,
+        }
+        for of_core in &mut listeners {
+            let listener = Listener::bind(addr).map_err(|error| cannot_listen(addr, error))?;
+            addr = listener
+                .local_address()
+                .map_err(|error| environment(error.to_string()))?;
+            of_core.push(listener);
+        }
+        addrs.push(addr);
+    }
+    Ok((addrs, listeners))
+}
+
 /// What a core's thread is given.
 struct Parts {
     number: u16,
@@ -298,6 +359,7 @@ struct Parts {
     conn_limits: ConnLimits,
     drain_timeout: std::time::Duration,
     listener: Listener,
+    amqp_listeners: Vec<Listener>,
     mesh: MeshEndpoint<CoreMail>,
     requests: flume::Receiver<AdminRequest>,
     flight: Option<FlightParts>,
@@ -358,6 +420,7 @@ impl Parts {
             core: self.number,
             poller: runtime.poller,
             listener: Some(self.listener),
+            amqp_listeners: self.amqp_listeners,
             mesh: self.mesh,
             mesh_capacity: MESH_CAPACITY as u32,
             store,
@@ -531,6 +594,7 @@ fn engine_config(
             catalog_bytes_max: core_budget.catalog.bytes(),
             request_bytes_max: REQUEST_BYTES,
             beginning_bytes_max: core_budget.beginnings.bytes(),
+            transaction_bytes_max: core_budget.transactions.bytes(),
             ..defaults
         },
     }

@@ -109,6 +109,8 @@ pub struct CoreBudget {
     pub large: Pool,
     /// Beginnings of large messages that wait for a place among those, in pieces of [`HOLD_BYTES`].
     pub beginnings: Pool,
+    /// What transactions gather, and what is prepared of them, in pieces of [`HOLD_BYTES`].
+    pub transactions: Pool,
     /// Parcels to other cores, of [`PARCEL_BYTES`]; none on a single core.
     pub parcels: Pool,
     /// What connections do not take, and the copies of it, of [`SEND_BUFFER_BYTES`].
@@ -206,7 +208,7 @@ struct Want {
 /// The weights of [`core_wants`] add up to this.
 const WEIGHT_SUM: u64 = 100;
 /// Pools of a core.
-const WANTS: usize = 10;
+const WANTS: usize = 11;
 
 /// The pools of a core, in the order of [`CoreBudget`]'s fields.
 fn core_wants(demand: &Demand) -> [Want; WANTS] {
@@ -219,7 +221,7 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
     // Parcels on their way to each other core and back, so that every pair can always move.
     let parcels = u32::from(demand.cores - 1) * 2;
     // With one core their share goes to the block cache.
-    let (cache_weight, parcel_weight) = if demand.cores > 1 { (20, 6) } else { (26, 0) };
+    let (cache_weight, parcel_weight) = if demand.cores > 1 { (19, 6) } else { (25, 0) };
     [
         // Open, in flight, two being read back for each of eight queues, one relocated from.
         want(
@@ -236,6 +238,8 @@ fn core_wants(demand: &Demand) -> [Want; WANTS] {
         want("large messages", demand.message_bytes_max, 1, 4),
         // Two pieces of each; beyond it large messages are refused.
         want("beginnings of large messages", HOLD_BYTES, 16, 6),
+        // One of the largest, while its shares are made; beyond it transactions fail.
+        want("transactions", HOLD_BYTES, 8, 1),
         want(
             "parcels between cores",
             PARCEL_BYTES,
@@ -350,6 +354,7 @@ impl Budget {
             hold,
             large,
             beginnings,
+            transactions,
             parcels,
             send_buffers,
             index,
@@ -362,6 +367,7 @@ impl Budget {
             hold,
             large,
             beginnings,
+            transactions,
             parcels,
             send_buffers,
             index,
@@ -470,6 +476,7 @@ impl Budget {
             core.hold,
             core.large,
             core.beginnings,
+            core.transactions,
             core.parcels,
             core.send_buffers,
             core.index,
@@ -514,6 +521,7 @@ fn settle(demand: &Demand, spare_bytes: u64, pools: &mut [Pool; WANTS]) {
         RECEIVE_SLABS_USEFUL,
         HOLDS_USEFUL,
         LARGE_USEFUL,
+        HOLDS_USEFUL,
         HOLDS_USEFUL,
         // Four parcels a lane keep a ring busy; a pair of cores has two lanes.
         u32::from(demand.cores - 1) * 64,

@@ -94,6 +94,9 @@ settings! {
         /// Where clients connect. Port 0 takes a free one and prints it.
         /// Anything but loopback needs `insecure_listen`.
         listen: SocketAddr = "127.0.0.1:7400", Kind::Address;
+        /// Where AMQP 0-9-1 is spoken, to the same queues and exchanges; `off` = nowhere.
+        /// Anything but loopback needs `insecure_listen`, and still only clients on this machine can log in.
+        amqp_listen: Vec<SocketAddr> = "127.0.0.1:5672,[::1]:5672", Kind::Addresses;
         /// Where metrics, health and readiness are served over HTTP.
         /// Anything but loopback needs `insecure_listen`.
         admin_listen: SocketAddr = "127.0.0.1:7480", Kind::Address;
@@ -296,16 +299,30 @@ impl Config {
     /// What no single setting can know.
     fn check_relations(&self, errors: &mut Vec<ConfigError>) {
         if !self.insecure_listen {
-            for (key, address) in [("listen", self.listen), ("admin_listen", self.admin_listen)] {
+            let amqp = self.amqp_listen.iter();
+            let amqp = amqp.map(|address| ("amqp_listen", *address));
+            let others = [("listen", self.listen), ("admin_listen", self.admin_listen)];
+            for (key, address) in others.into_iter().chain(amqp) {
                 if !address.ip().is_loopback() {
                     errors.push(ConfigError::ListenInsecure { key, address });
                 }
             }
         }
-        if self.listen == self.admin_listen && self.listen.port() != 0 {
-            errors.push(ConfigError::PortShared {
-                address: self.listen,
-            });
+        let mut taken = vec![("listen", self.listen)];
+        let amqp = self.amqp_listen.iter();
+        let amqp = amqp.map(|address| ("amqp_listen", *address));
+        for (key, address) in [("admin_listen", self.admin_listen)]
+            .into_iter()
+            .chain(amqp)
+        {
+            let other = taken.iter().find(|(_, other)| *other == address);
+            if let Some((other, _)) = other
+                && address.port() != 0
+            {
+                let keys = (*other, key);
+                errors.push(ConfigError::PortShared { keys, address });
+            }
+            taken.push((key, address));
         }
         if let Cores::Count(cores) = self.cores
             && u32::from(cores) > self.partitions
@@ -511,6 +528,7 @@ mod tests {
                     (min.as_micros() as u64, max.as_micros() as u64, 1, "us")
                 }
                 Kind::Address
+                | Kind::Addresses
                 | Kind::Path
                 | Kind::Word(_)
                 | Kind::Cpus

@@ -10,7 +10,7 @@ use ringpost_engine::control::catalog::Catalog;
 use ringpost_engine::control::offline::{self, Disk, Found, Opened, Unreadable, Unserved};
 use ringpost_engine::control::recovery;
 use ringpost_engine::data::journal::block::{BlockHeader, BlockSequence};
-use ringpost_engine::data::journal::record::PARTITION_META;
+use ringpost_engine::data::journal::record::{PARTITION_META, PARTITION_TRANSACTIONS};
 use ringpost_engine::data::journal::{self, Damage as EngineDamage};
 use ringpost_engine::{FileOp, IoFault, JournalId, SlotHead, SlotId};
 use ringpost_wire::ids::{PartitionId, QueueId};
@@ -230,6 +230,7 @@ fn range_name(core: u16, damage: &EngineDamage) -> String {
 fn partition_name(partition: PartitionId) -> String {
     match partition {
         PARTITION_META => "topology".to_owned(),
+        PARTITION_TRANSACTIONS => "transactions".to_owned(),
         PartitionId(number) => number.to_string(),
     }
 }
@@ -458,6 +459,7 @@ fn records_text(damage: &EngineDamage) -> String {
     };
     let whose = match damage.partition {
         PARTITION_META => "the topology".to_owned(),
+        PARTITION_TRANSACTIONS => "transactions over several cores".to_owned(),
         PartitionId(number) => format!("partition {number}"),
     };
     format!(

@@ -143,6 +143,10 @@ pub struct Counters {
     pub dead_letters: u64,
     /// Of those, the ones that it routed to no queue.
     pub dead_letters_unroutable: u64,
+    /// Transactions that connections of this core have committed.
+    pub transactions_committed: u64,
+    /// Transactions of which nothing has happened, or nobody knows.
+    pub transactions_rolled_back: u64,
     /// Messages that a queue shares with others instead of having a copy.
     pub shared: u64,
     /// Turns of the core's loop.
@@ -239,6 +243,8 @@ pub struct CoreSnapshot {
     pub rings: Vec<RingSnapshot>,
     /// The queues it owns.
     pub queues: QueuesSnapshot,
+    /// Shares of transactions that wait for the decision of another core.
+    pub transactions_prepared: u64,
     /// The busiest of them, if that was asked for.
     pub busiest: Vec<BusyQueue>,
 }

@@ -218,6 +218,18 @@ impl QueueConfig {
         self.with("x-sticky-header", name)
     }
 
+    /// Keeps each key in order: while a message of a key is unsettled at one consumer, others of the key
+    /// go to that consumer only. The key is that of [`Dispatch::Sticky`], which this implies.
+    pub fn message_groups(self) -> Self {
+        self.with("x-message-groups", true)
+    }
+
+    /// With [`Self::message_groups`]: how many messages may wait for their keys before the head of the
+    /// queue does, 1 to 1,000,000, 4,096 unless it is said.
+    pub fn group_ahead(self, messages: u32) -> Self {
+        self.with("x-group-ahead", i64::from(messages))
+    }
+
     /// Lets one consumer at a time get messages: the next takes over when it goes.
     pub fn single_active_consumer(self) -> Self {
         self.with("x-single-active-consumer", true)
@@ -335,6 +347,8 @@ pub enum Overflow {
     Refuse,
     /// The oldest ready messages make room, and are dead; only ready messages count.
     DropHead,
+    /// It is taken, and its producer waits for credit until there is room.
+    Block,
 }
 
 impl Overflow {
@@ -342,6 +356,7 @@ impl Overflow {
         match self {
             Self::Refuse => "reject-publish",
             Self::DropHead => "drop-head",
+            Self::Block => "block",
         }
     }
 }

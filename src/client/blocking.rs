@@ -140,6 +140,26 @@ impl Client {
         })
     }
 
+    /// Opens what runs transactions: on the connection of a consumer if one is given.
+    ///
+    /// # Errors
+    /// As [`crate::TransactorBuilder::build`].
+    pub fn transactor(
+        &self,
+        build: impl FnOnce(&crate::Client) -> crate::TransactorBuilder,
+        beside: Option<&Consumer>,
+    ) -> Result<Transactor> {
+        let builder = build(&self.client);
+        let transactor = match beside {
+            Some(consumer) => self.driver.block_on(builder.beside(&consumer.consumer))?,
+            None => self.driver.block_on(builder.build())?,
+        };
+        Ok(Transactor {
+            transactor,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
     /// Starts the reader of a stream that `build` describes.
     ///
     /// # Errors
@@ -189,6 +209,37 @@ impl Client {
     /// As there.
     pub fn purge_queue(&self, name: &str) -> Result<u32> {
         self.driver.block_on(self.client.purge_queue(name))
+    }
+
+    /// See [`crate::Client::browse`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn browse(&self, queue: &str, browse: &crate::Browse) -> Result<crate::Page> {
+        self.driver.block_on(self.client.browse(queue, browse))
+    }
+
+    /// See [`crate::Client::cancel_messages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cancel_messages(&self, queue: &str, messages: &[u64]) -> Result<crate::PlaceOutcome> {
+        let cancelled = self.client.cancel_messages(queue, messages);
+        self.driver.block_on(cancelled)
+    }
+
+    /// See [`crate::Client::move_messages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn move_messages(
+        &self,
+        queue: &str,
+        to: &crate::MoveTo,
+        messages: &[u64],
+    ) -> Result<crate::PlaceOutcome> {
+        let moved = self.client.move_messages(queue, to, messages);
+        self.driver.block_on(moved)
     }
 
     /// See [`crate::Client::inspect_queue`].
@@ -554,5 +605,97 @@ impl PullConsumer {
     /// As there.
     pub fn get(&mut self, count: u32, wait: Duration) -> Result<Vec<Batch>> {
         self.driver.block_on(self.consumer.get(count, wait))
+    }
+}
+
+/// A blocking [`crate::Transactor`].
+#[derive(Debug)]
+pub struct Transactor {
+    transactor: crate::Transactor,
+    driver: Arc<Driver>,
+}
+
+impl Transactor {
+    /// See [`crate::Transactor::begin`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin(&mut self) -> Result<Transaction<'_>> {
+        let transaction = self.driver.block_on(self.transactor.begin())?;
+        Ok(Transaction {
+            transaction,
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
+    /// See [`crate::Transactor::transform`]; `each` says what is to be published, and where.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn transform(
+        &mut self,
+        consumer: &mut Consumer,
+        each: impl FnOnce(&Batch) -> Result<Vec<(String, Message)>>,
+    ) -> Result<Option<usize>> {
+        let done = self.transactor.transform(
+            &mut consumer.consumer,
+            async |batch: &Batch, transaction: &mut crate::Transaction<'_>| {
+                for (exchange, message) in each(batch)? {
+                    transaction.publish(&exchange, &message).await?;
+                }
+                Ok(())
+            },
+        );
+        self.driver.block_on(done)
+    }
+}
+
+/// A blocking [`crate::Transaction`].
+#[derive(Debug)]
+#[must_use = "a transaction comes to nothing unless it is committed"]
+pub struct Transaction<'a> {
+    transaction: crate::Transaction<'a>,
+    driver: Arc<Driver>,
+}
+
+impl Transaction<'_> {
+    /// See [`crate::Transaction::publish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish(&mut self, exchange: &str, message: &Message) -> Result<()> {
+        let published = self.transaction.publish(exchange, message);
+        self.driver.block_on(published)
+    }
+
+    /// See [`crate::Transaction::ack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ack(&mut self, by: &Consumer, what: impl Settleable) -> Result<()> {
+        self.driver
+            .block_on(self.transaction.ack(&by.consumer, what))
+    }
+
+    /// See [`crate::Transaction::commit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit(self) -> Result<()> {
+        self.driver.block_on(self.transaction.commit())
+    }
+
+    /// See [`crate::Transaction::rollback`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rollback(self) -> Result<()> {
+        self.driver.block_on(self.transaction.rollback())
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
     }
 }

@@ -17,7 +17,7 @@ use crate::options::Options;
 use crate::stats::Counters;
 use crate::{
     ByteSize, ConsumerBuilder, Error, ErrorKind, Limits, ProducerBuilder, Reconnect, Resend,
-    Result, Stats,
+    Result, Stats, TransactorBuilder,
 };
 
 /// Connections of one client, one for each queue that is consumed from, and the main one.
@@ -179,6 +179,11 @@ impl Lease {
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.0
+    }
+
+    /// One more use of the same connection.
+    pub(crate) fn again(&self) -> Result<Self> {
+        Self::new(Arc::clone(&self.0))
     }
 }
 
@@ -400,6 +405,11 @@ impl Client {
     /// Starts to build a consumer of `queue`.
     pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(Arc::clone(&self.shared), queue.into())
+    }
+
+    /// Starts to build what runs transactions.
+    pub fn transactor(&self) -> TransactorBuilder {
+        TransactorBuilder::new(Arc::clone(&self.shared))
     }
 
     /// Starts to build a reader of the stream `name`, see [`crate::QueueConfig::stream`].

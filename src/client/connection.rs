@@ -37,6 +37,7 @@ use crate::observe::LinkEvent;
 use crate::options::{self, Limits, Options};
 use crate::producer::{Segment, inner::Inner as Producer};
 use crate::stats::Counters;
+use crate::transaction::Book;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of control frames that may wait before those who write more wait as well.
@@ -133,6 +134,7 @@ struct Request {
 enum Channel {
     Producer(Arc<Producer>),
     Consumer(Arc<Inbox>),
+    Transactions(Arc<Book>),
     /// Closed by this side; the broker has not said so yet. The frame that closes it is written
     /// once the channel is open, for a channel that is not cannot be closed.
     Retired(FrameKind),
@@ -410,6 +412,7 @@ impl Connection {
             match channel {
                 Channel::Producer(producer) => producer.lost(),
                 Channel::Consumer(inbox) => inbox.lost(),
+                Channel::Transactions(book) => book.lost(),
                 Channel::Retired(_) => {}
             }
         }
@@ -454,6 +457,7 @@ impl Connection {
             match slot.channel {
                 Channel::Producer(producer) => producer.ended(error),
                 Channel::Consumer(inbox) => inbox.ended(error),
+                Channel::Transactions(book) => book.ended(error),
                 Channel::Retired(_) => {}
             }
         }
@@ -526,7 +530,7 @@ impl Connection {
             .values()
             .filter_map(|slot| match &slot.channel {
                 Channel::Producer(producer) => Some(Arc::clone(producer)),
-                Channel::Consumer(_) | Channel::Retired(_) => None,
+                Channel::Consumer(_) | Channel::Transactions(_) | Channel::Retired(_) => None,
             });
         producers.collect()
     }
@@ -573,6 +577,7 @@ impl Connection {
         match channel {
             Channel::Producer(producer) => producer.open_frame(number, request, &mut frame),
             Channel::Consumer(inbox) => inbox.open_frame(number, session, request, &mut frame),
+            Channel::Transactions(book) => book.open_frame(number, session, request, &mut frame),
             Channel::Retired(_) => return,
         }
         let mut state = self.lock();
@@ -590,6 +595,32 @@ impl Connection {
 
     pub(crate) fn add_consumer(&self, inbox: &Arc<Inbox>) -> Result<u16> {
         self.add(Channel::Consumer(Arc::clone(inbox)))
+    }
+
+    pub(crate) fn add_book(&self, book: &Arc<Book>) -> Result<u16> {
+        self.add(Channel::Transactions(Arc::clone(book)))
+    }
+
+    /// Closes a channel for transactions, if it is still its own.
+    pub(crate) fn close_book(&self, number: u16, book: &Arc<Book>) {
+        let is_own = |channel: &Channel| matches!(channel, Channel::Transactions(there) if Arc::ptr_eq(there, book));
+        self.retire(number, FrameKind::TransactionClose, is_own);
+    }
+
+    /// Waits until little waits to be written, or the session is over.
+    pub(crate) async fn flushed(&self, session: u32) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            {
+                let state = self.lock();
+                let is_over = state.session != session || !matches!(state.phase, Phase::Up);
+                if is_over || state.out.len() <= OUT_BYTES_MAX {
+                    return;
+                }
+                changed.as_mut().enable();
+            }
+            changed.await;
+        }
     }
 
     /// Closes the channel of a producer, if it is still its own.
@@ -739,6 +770,18 @@ impl Connection {
                     inbox.opened();
                 }
             }
+            FrameKind::TransactionOpened => {
+                if let Channel::Transactions(book) = self.opened(header)? {
+                    let result = book.opened(&body);
+                    result.map_err(|code| malformed(code, header))?;
+                }
+            }
+            FrameKind::TransactionDone => {
+                if let Some(Channel::Transactions(book)) = self.channel(header)? {
+                    let result = book.over(header, Ok(()));
+                    result.map_err(|code| malformed(code, header))?;
+                }
+            }
             //= P-52
             FrameKind::ConsumerActive => {
                 if let Some(Channel::Consumer(inbox)) = self.channel(header)? {
@@ -762,7 +805,9 @@ impl Connection {
                     result.map_err(|code| malformed(code, header))?;
                 }
             }
-            FrameKind::ProducerClosed | FrameKind::ConsumerClosed => {
+            FrameKind::ProducerClosed
+            | FrameKind::ConsumerClosed
+            | FrameKind::TransactionClosed => {
                 if header.channel == 0 {
                     return Err(malformed(Code::ChannelInvalid, header));
                 }
@@ -775,6 +820,13 @@ impl Connection {
             }
             FrameKind::Failed => {
                 let error = Error::from_failure(&body);
+                if let Some(book) = self.open_book(header.channel) {
+                    // Its number is that of a transaction.
+                    let result = book.over(header, Err(error));
+                    return result
+                        .map(|()| None)
+                        .map_err(|code| malformed(code, header));
+                }
                 match self.take_request(header.sequence) {
                     Some(request) => drop(request.reply.send(Err(error))),
                     None if header.channel != 0 => self.channel_closed(header.channel, &error),
@@ -799,7 +851,9 @@ impl Connection {
             | FrameKind::QueueDescription
             | FrameKind::PolicyInfo
             | FrameKind::TenantInfo
-            | FrameKind::GroupInfo => self.item(header, body)?,
+            | FrameKind::GroupInfo
+            | FrameKind::QueueBrowsed
+            | FrameKind::QueueOutcome => self.item(header, body)?,
             FrameKind::Hello
             | FrameKind::Welcome
             | FrameKind::Attach
@@ -817,6 +871,9 @@ impl Connection {
             | FrameKind::GroupList
             | FrameKind::GroupReset
             | FrameKind::GroupDelete
+            | FrameKind::QueueBrowse
+            | FrameKind::QueueCancel
+            | FrameKind::QueueMove
             | FrameKind::QueueDeclare
             | FrameKind::QueueDelete
             | FrameKind::QueuePurge
@@ -834,6 +891,12 @@ impl Connection {
             | FrameKind::BindingList
             | FrameKind::TenantDeclare
             | FrameKind::TenantDelete
+            | FrameKind::TransactionOpen
+            | FrameKind::TransactionPublish
+            | FrameKind::TransactionSettle
+            | FrameKind::TransactionCommit
+            | FrameKind::TransactionRollback
+            | FrameKind::TransactionClose
             | FrameKind::TenantList => return Err(malformed(Code::UnexpectedFrame, header)),
         }
         Ok(None)
@@ -846,6 +909,17 @@ impl Connection {
             Some(slot) if matches!(slot.channel, Channel::Retired(_)) => Ok(None),
             Some(slot) => Ok(Some(slot.channel.clone())),
             None => Err(malformed(Code::ChannelInvalid, header)),
+        }
+    }
+
+    /// The transactions of a channel, if it is open for them.
+    fn open_book(&self, number: u16) -> Option<Arc<Book>> {
+        match self.lock().channels.get(&number) {
+            Some(Slot {
+                channel: Channel::Transactions(book),
+                is_open: true,
+            }) => Some(Arc::clone(book)).filter(|book| book.is_open()),
+            _ => None,
         }
     }
 
@@ -864,6 +938,7 @@ impl Connection {
         match slot.map(|slot| slot.channel) {
             Some(Channel::Producer(producer)) => producer.ended(error),
             Some(Channel::Consumer(inbox)) => inbox.ended(error),
+            Some(Channel::Transactions(book)) => book.ended(error),
             Some(Channel::Retired(_)) | None => {}
         }
     }

@@ -62,6 +62,8 @@ pub struct ConsumerBuilder {
     has_group: bool,
     /// Of a stream of several lanes: those that begin elsewhere.
     lane_offsets: Vec<(u32, u64)>,
+    /// Whose connection it gets.
+    beside: Option<Settler>,
 }
 
 impl ConsumerBuilder {
@@ -77,6 +79,7 @@ impl ConsumerBuilder {
             start: None,
             has_group: false,
             lane_offsets: Vec::new(),
+            beside: None,
         }
     }
 
@@ -122,6 +125,14 @@ impl ConsumerBuilder {
     /// a connection is lost. Such a consumer has a connection to itself.
     pub fn auto_settle(mut self) -> Self {
         self.is_auto = true;
+        self
+    }
+
+    /// Gives it the connection of another consumer, so that one transaction can acknowledge the
+    /// deliveries of both ([`crate::TransactorBuilder::beside`]). Messages of its queue may have a longer
+    /// way then.
+    pub fn beside(mut self, other: &impl crate::Settles) -> Self {
+        self.beside = Some(other.handle().clone());
         self
     }
 
@@ -183,10 +194,10 @@ impl ConsumerBuilder {
 
     /// Opens one consumer, of a queue or of a lane of a stream.
     async fn open_one(&self, queue: &str, lane: Option<u32>) -> Result<Handle> {
-        let lease = if self.is_auto {
-            self.shared.own(queue).await?
-        } else {
-            self.shared.attached(queue).await?
+        let lease = match &self.beside {
+            Some(other) => other.lease()?,
+            None if self.is_auto => self.shared.own(queue).await?,
+            None => self.shared.attached(queue).await?,
         };
         let connection = Arc::clone(lease.connection());
         let limits = connection.limits();
@@ -366,6 +377,34 @@ impl Settler {
         self.first().connection()
     }
 
+    /// One more use of its connection.
+    pub(crate) fn lease(&self) -> Result<Lease> {
+        self.first().lease.again()
+    }
+
+    pub(crate) fn lease_connection(&self) -> &Arc<Connection> {
+        self.first().lease.connection()
+    }
+
+    /// The session and channel that a transaction finds these deliveries on, and their tags; none if some
+    /// are of an older session.
+    pub(crate) fn ranges_of(
+        &self,
+        what: &impl Settleable,
+    ) -> Result<(u32, u16, Option<Vec<SettleRange>>)> {
+        if !self.takes(what)? {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the consumer's deliveries are settled by being sent",
+            ));
+        }
+        // A transaction has its deliveries from a queue: what is read from a stream nobody takes.
+        let aim = self.first().aim(what);
+        let ranges = what.spans().filter_map(|span| aim.range(span));
+        let ranges = (!aim.has_stale).then(|| ranges.collect());
+        Ok((aim.session, aim.channel, ranges))
+    }
+
     async fn settle(&self, outcome: u8, what: impl Settleable) -> Result<Settlement> {
         if !self.takes(&what)? {
             return Ok(Settlement::NotNeeded);
@@ -543,6 +582,10 @@ impl fmt::Debug for Settler {
 macro_rules! settling {
     ($name:ident) => {
         impl $name {
+            pub(crate) const fn as_settler(&self) -> &Settler {
+                &self.settler
+            }
+
             /// Acks deliveries: they are done with and never delivered again. Takes a batch, one
             /// delivery, a tag, a range of tags or a slice of them. Acks that follow each other are
             /// sent as one.

@@ -17,7 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// An option, name, setting or message part is not one that is allowed. Change the call.
     Invalid,
-    /// The message is larger than the broker takes; both sizes are in the text.
+    /// The message is larger than the broker takes, or a transaction has more than one may; the text says
+    /// which.
     TooLarge,
     /// Nobody answered at the address, or the handshake did not come about.
     Connect,
@@ -28,7 +29,7 @@ pub enum ErrorKind {
     /// The client, producer or consumer was closed by its owner.
     Closed,
     /// No answer within the time that was set, or a consumer held a message longer than its queue
-    /// allows.
+    /// allows, or a transaction was open for longer than it may be.
     TimedOut,
     /// The tenant, exchange, queue or binding does not exist.
     NotFound,
@@ -250,7 +251,7 @@ pub(crate) fn counted(number: u64, thing: &str) -> String {
 fn kind_of(code: Code) -> ErrorKind {
     match code {
         Code::Normal | Code::ShuttingDown | Code::TimedOut => ErrorKind::Disconnected,
-        Code::HoldExceeded => ErrorKind::TimedOut,
+        Code::HoldExceeded | Code::TransactionTimedOut => ErrorKind::TimedOut,
         Code::FrameMalformed
         | Code::FrameTooLarge
         | Code::BodyMalformed
@@ -272,7 +273,7 @@ fn kind_of(code: Code) -> ErrorKind {
         Code::PermissionDenied => ErrorKind::Denied,
         Code::Overloaded | Code::LimitReached | Code::QueueFull | Code::DiskFull => ErrorKind::Full,
         Code::Unroutable | Code::LevelUnavailable => ErrorKind::Unroutable,
-        Code::MessageTooLarge => ErrorKind::TooLarge,
+        Code::MessageTooLarge | Code::TransactionTooLarge => ErrorKind::TooLarge,
         Code::JournalFailed | Code::SequenceTooOld | Code::Indeterminate => {
             ErrorKind::Indeterminate
         }

@@ -76,6 +76,12 @@
 //! [`Client::stream`] reads a queue that was declared as a stream: any number of readers get the same
 //! messages, each from where it [starts](Start), and groups have their place kept by the broker.
 //!
+//! # Transactions
+//!
+//! A [`Transactor`] runs transactions: messages are published and deliveries acknowledged together or
+//! not at all, whatever queues they are of. [`Transactor::transform`] consumes, transforms and
+//! publishes exactly once.
+//!
 //! # Guarantees
 //!
 //! | | |
@@ -112,10 +118,12 @@ mod headers;
 mod message;
 mod observe;
 mod options;
+mod places;
 mod policy;
 mod producer;
 mod recent;
 mod stats;
+mod transaction;
 
 pub use admin::{
     Binding, DeleteIf, Dispatch, Ensured, ExchangeConfig, ExchangeKind, Overflow, QueueConfig,
@@ -131,10 +139,12 @@ pub use headers::{HeaderArray, HeaderTable, HeaderValue, Headers};
 pub use message::Message;
 pub use observe::LinkEvent;
 pub use options::{ByteSize, Level, Limits, Reconnect, Resend};
+pub use places::{Browse, Browsed, MessageState, MoveTo, Page, PlaceOutcome};
 pub use policy::{AppliesTo, Policy};
 pub use producer::{Pending, PendingBatch, Producer, ProducerBuilder, Receipt};
 pub use recent::Recent;
 pub use stats::Stats;
+pub use transaction::{Settles, Transaction, Transactor, TransactorBuilder};
 
 /// The example of the README, compiled with those of the crate.
 #[cfg(doctest)]

@@ -63,6 +63,8 @@ pub struct Limits {
     pub assembly_bytes_max: u64,
     /// Bytes of the beginnings of large messages that wait for a place among those.
     pub beginning_bytes_max: u64,
+    /// Bytes of what transactions gather, and of what is prepared of them.
+    pub transaction_bytes_max: u64,
 }
 
 impl Limits {
@@ -100,6 +102,7 @@ impl Default for Limits {
             request_bytes_max: 1 << 20,
             assembly_bytes_max: 32 << 20,
             beginning_bytes_max: 32 << 20,
+            transaction_bytes_max: 8 << 20,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One core: its messages' flow and its topology, behind one function.
 //! The only place that knows both planes; does not decide anything itself.
 
+mod amqp;
+
 use ringpost_wire::control::{Body, Failure};
 use ringpost_wire::ids::CoreId;
 use ringpost_wire::{
@@ -15,6 +17,7 @@ use crate::control::compaction::Compactor;
 use crate::control::relocate::Residents;
 use crate::control::state::{self, Moment};
 use crate::control::topology::Topology;
+use crate::data::amqp::Amqp;
 use crate::data::consumer::{Asked, Forwarded, Sink};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::session::{Channel, Greeting, Session};
@@ -42,6 +45,7 @@ enum Stage {
 struct Running {
     flow: Flow,
     topology: Topology,
+    amqp: Amqp,
     swept: Mono,
     compactor: Compactor,
     /// The checkpoint of the shutdown was begun.
@@ -133,6 +137,15 @@ impl Core {
         }
     }
 
+    /// Whether a full queue of this core holds producers back.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.flow.is_any_blocking(),
+            Stage::Booting(_) | Stage::Failed => false,
+        }
+    }
+
     /// The flow of messages, once the core runs: for figures and for tests.
     #[must_use]
     pub const fn flow(&self) -> Option<&Flow> {
@@ -206,7 +219,7 @@ impl Core {
     #[must_use]
     pub fn is_read(&self, conn: ConnId) -> bool {
         match &self.stage {
-            Stage::Running(running) => running.flow.is_read(conn),
+            Stage::Running(running) => running.flow.is_read(conn) && running.amqp.is_read(conn),
             Stage::Booting(_) | Stage::Failed => true,
         }
     }
@@ -247,7 +260,12 @@ impl Core {
         let wall_us = self.wall_us(now);
         match &mut self.stage {
             Stage::Failed => refuse(input, effects),
-            Stage::Running(running) => running.step(now, wall_us, input, buffers, effects),
+            Stage::Running(running) if running.amqp.is_empty() => {
+                running.step(now, wall_us, input, buffers, effects);
+            }
+            Stage::Running(running) => {
+                running.step_with_amqp(now, wall_us, input, buffers, effects);
+            }
             Stage::Booting(boot) => {
                 boot.step(now, wall_us, input, buffers, effects);
                 if boot.has_failed() {
@@ -261,11 +279,13 @@ impl Core {
                     let mut running = Box::new(Running {
                         flow,
                         topology,
+                        amqp: Amqp::default(),
                         swept: now,
                         compactor: Compactor::default(),
                         checkpointed: false,
                     });
                     running.topology.started(&mut running.flow, effects);
+                    running.flow.resume_transactions(effects);
                     for (from, message) in held {
                         running.mesh(from, message, buffers, effects);
                     }
@@ -279,7 +299,7 @@ impl Core {
 /// A core that could not be recovered serves nobody.
 fn refuse(input: Input<'_>, effects: &mut Effects) {
     match input {
-        Input::Opened { conn } | Input::Adopted { conn, .. } => {
+        Input::Opened { conn } | Input::OpenedAmqp { conn, .. } | Input::Adopted { conn, .. } => {
             effects.push(Effect::Close { conn })
         }
         _ => {}
@@ -295,6 +315,7 @@ impl Running {
             || (!flow.settling.is_empty() && flow.settling_since.is_none())
             || self.topology.wants_turn(flow)
             || flow.dead.wants_turn()
+            || flow.places.wants_turn()
             || (flow.is_holding() && flow.journal.gave_buffers())
             || (flow.journal.wants_turn() && !flow.failed)
         {
@@ -319,13 +340,15 @@ impl Running {
         let traces = flow.tracer.next_deadline();
         let expiry = flow.expiring.first().map(|(at, _)| *at);
         let dead = flow.dead.next_deadline();
+        let room = flow.blocks.next_deadline();
         let unused = flow.unused_until.first().map(|(until, _)| *until);
-        let (expiry, dead, unused) = match flow.is_shutting_down() {
-            true => (None, None, None),
-            false => (expiry, dead, unused),
+        let (expiry, dead, unused, room) = match flow.is_shutting_down() {
+            true => (None, None, None, None),
+            false => (expiry, dead, unused, room),
         };
         [
             sweep, gets, holds, journal, hold, compactor, last, acks, traces, expiry, dead, unused,
+            room,
         ]
         .into_iter()
         .flatten()
@@ -349,6 +372,7 @@ impl Running {
                 self.flow.stats.connections += 1;
                 self.flow.sessions.insert(Session::new(conn, now));
             }
+            Input::OpenedAmqp { conn, is_local } => self.open_amqp(conn, is_local),
             Input::Adopted { conn, session } => self.adopt(conn, *session, buffers, effects),
             Input::Frames { conn, bytes } => self.frames(conn, bytes, buffers, effects),
             Input::Unwanted { conn } => {
@@ -410,6 +434,7 @@ impl Running {
         let now = flow.now;
         flow.take_held(buffers, effects);
         flow.place_spread(buffers, effects);
+        flow.work_transactions(buffers, effects);
         flow.volatile.turn_end(buffers);
         flow.journal_settled(buffers, effects);
         self.topology.turn_end(flow, buffers, effects);
@@ -434,8 +459,9 @@ impl Running {
                 catalog,
                 &flow.dedup,
                 &flow.queues,
+                &flow.transactions,
                 acked,
-                (moment, Clock { now, wall_us }),
+                (moment, Clock { now, wall_us }, flow.config.core),
                 &mut bytes,
             );
             checkpoint::begin(&mut flow.journal, bytes, buffers, effects);
@@ -450,6 +476,7 @@ impl Running {
                 .poll(now, journal, &mut Residents { queues }, buffers, effects);
         }
         flow.journal.turn_end(now, buffers, effects);
+        flow.look_at_blocks(effects);
         flow.feed_hungry();
         while let Some(key) = flow.dirty_producers.pop() {
             flow.confirm(key, effects);
@@ -460,6 +487,7 @@ impl Running {
         flow.wake_expiring();
         flow.dispatch(buffers, effects);
         flow.publish_dead_letters(buffers, effects);
+        flow.look_at_blocks(effects);
         flow.finish_gets(effects);
         flow.end_holders(effects);
         flow.forward_outgoing(effects);
@@ -469,6 +497,7 @@ impl Running {
         }
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
+            self.amqp.excuse(flow);
             flow.sweep(effects);
             self.topology.sweep(flow);
         }
@@ -581,7 +610,10 @@ impl Running {
             }
             if !matches!(
                 header.kind,
-                FrameKind::Publish | FrameKind::PublishFragment | FrameKind::Heartbeat
+                FrameKind::Publish
+                    | FrameKind::PublishFragment
+                    | FrameKind::TransactionPublish
+                    | FrameKind::Heartbeat
             ) {
                 self.flow.press(Some(conn));
             }
@@ -630,6 +662,11 @@ impl Running {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionPublish
+                | FrameKind::TransactionSettle
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         );
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
         if late && session.channel(header.channel) == Channel::Closed {
@@ -640,6 +677,9 @@ impl Running {
             // The hot ones check their own checksums.
             FrameKind::Publish => return flow.publish(conn, header, body, buffers, effects),
             FrameKind::Settle => return flow.settle(conn, header, body, effects),
+            FrameKind::TransactionPublish => {
+                return flow.transaction_publish(conn, header, body);
+            }
             FrameKind::PublishFragment => {
                 return flow.publish_fragment(conn, header, body, buffers, effects);
             }
@@ -683,6 +723,20 @@ impl Running {
                 flow.consumer_close(conn, header, effects)
             }
             FrameKind::Get => flow.get(conn, header, body, effects),
+            FrameKind::TransactionOpen => flow.transaction_open(conn, header, body, effects),
+            FrameKind::TransactionSettle => flow.transaction_settle(conn, header, body, effects),
+            FrameKind::TransactionCommit => {
+                no_body(body)?;
+                flow.transaction_commit(conn, header, effects)
+            }
+            FrameKind::TransactionRollback => {
+                no_body(body)?;
+                flow.transaction_rollback(conn, header, effects)
+            }
+            FrameKind::TransactionClose => {
+                no_body(body)?;
+                flow.transaction_close(conn, header, effects)
+            }
             FrameKind::ConsumerInspect => {
                 no_body(body)?;
                 flow.consumer_inspect(conn, header, effects)
@@ -707,7 +761,17 @@ impl Running {
             | FrameKind::PolicyList
             | FrameKind::GroupList
             | FrameKind::GroupReset
-            | FrameKind::GroupDelete => {
+            | FrameKind::GroupDelete
+            | FrameKind::QueueBrowse
+            | FrameKind::QueueCancel
+            | FrameKind::QueueMove => {
+                if header.kind == FrameKind::QueueDeclare
+                    && amqp::is_reserved(flow, conn, agreed.tenant, body)
+                {
+                    let reason = "the name is reserved: it starts with amq.";
+                    flow.fail(conn, header, Code::NameInvalid, reason, effects);
+                    return Ok(());
+                }
                 let core = flow.config.core;
                 let request = ChangeRequest {
                     tenant: agreed.tenant,
@@ -745,6 +809,12 @@ impl Running {
             | FrameKind::TenantInfo
             | FrameKind::GroupInfo
             | FrameKind::PolicyInfo
+            | FrameKind::TransactionOpened
+            | FrameKind::TransactionDone
+            | FrameKind::TransactionClosed
+            | FrameKind::TransactionPublish
+            | FrameKind::QueueBrowsed
+            | FrameKind::QueueOutcome
             | FrameKind::Publish
             | FrameKind::PublishFragment
             | FrameKind::Settle => Err(Code::UnexpectedFrame),
@@ -797,7 +867,9 @@ impl Running {
         let attach = ringpost_wire::control::Attach::decode(body)?;
         let flow = &mut self.flow;
         let session = flow.sessions.get(conn).ok_or(Code::Internal)?;
-        let is_asking = self.topology.is_asking(conn) || flow.is_asking_groups(conn);
+        let is_asking = self.topology.is_asking(conn)
+            || flow.is_asking_groups(conn)
+            || flow.is_asking_places(conn);
         if session.channels_open > 0 || is_asking {
             return Err(Code::UnexpectedFrame);
         }
@@ -899,6 +971,10 @@ impl Running {
                 flow.set_credit(consumer, messages, bytes);
                 flow.reply(from, id, Reply::Done, effects);
             }
+            Request::Room { queue } => {
+                let has_room = !flow.is_blocking(queue);
+                flow.reply(from, id, Reply::Room(has_room), effects);
+            }
             Request::ConsumerInspect { consumer, sequence } => {
                 flow.inspect_consumer(consumer, sequence, effects);
                 flow.reply(from, id, Reply::Done, effects);
@@ -939,6 +1015,9 @@ impl Running {
                 };
                 flow.hear_forward(forward, effects);
             }
+            Request::Transaction(ask) => {
+                flow.take_transaction(from, id, *ask, buffers, effects);
+            }
             Request::Resume { conn } => {
                 flow.resume((from, conn));
                 flow.reply(from, id, Reply::Done, effects);
@@ -964,6 +1043,7 @@ impl Running {
             | Request::Inspect { .. }
             | Request::Connections { .. }
             | Request::Purge { .. }
+            | Request::Places { .. }
             | Request::Groups { .. } => self.topology.request(flow, from, id, request, effects),
         }
     }
@@ -980,9 +1060,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, producer);
+                }
                 flow.keep_parcel(bytes);
                 flow.peers[usize::from(from.0)].publish_answered(sent);
                 if let Some(producer) = flow.producers.get_mut(producer) {
@@ -1002,9 +1086,13 @@ impl Running {
                 Reply::Published {
                     outcome,
                     taken,
+                    full,
                     bytes,
                 },
             ) => {
+                if let Some(queue) = full {
+                    flow.blocked_there(from, queue, rest.key);
+                }
                 flow.peers[usize::from(from.0)].publish_answered(0);
                 if let Some(producer) = flow.producers.get_mut(rest.key) {
                     producer.answered(rest.span, outcome, taken);
@@ -1025,6 +1113,12 @@ impl Running {
             (Waiter::Forward { consumer, number }, Reply::Forwarded { room, bytes }) => {
                 flow.keep_parcel(bytes);
                 flow.forward_answered(from, (consumer, number), room);
+            }
+            (Waiter::Transaction(waiter), reply) => {
+                flow.transaction_answered(from, waiter, reply, effects);
+            }
+            (Waiter::Room { queue }, Reply::Room(has_room)) => {
+                flow.room_is_answered(from, queue, has_room);
             }
             (Waiter::Control(number), reply) => {
                 self.topology.answer(flow, number, reply, effects);
@@ -1068,7 +1162,14 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::PolicyList
         | FrameKind::GroupList
         | FrameKind::GroupReset
-        | FrameKind::GroupDelete => true,
+        | FrameKind::GroupDelete
+        | FrameKind::TransactionOpen
+        | FrameKind::TransactionCommit
+        | FrameKind::TransactionRollback
+        | FrameKind::TransactionClose
+        | FrameKind::QueueBrowse
+        | FrameKind::QueueCancel
+        | FrameKind::QueueMove => true,
         FrameKind::Hello
         | FrameKind::Welcome
         | FrameKind::Heartbeat
@@ -1100,7 +1201,14 @@ const fn asks(kind: FrameKind) -> bool {
         | FrameKind::BindingInfo
         | FrameKind::TenantInfo
         | FrameKind::PolicyInfo
-        | FrameKind::GroupInfo => false,
+        | FrameKind::GroupInfo
+        | FrameKind::TransactionOpened
+        | FrameKind::TransactionPublish
+        | FrameKind::TransactionSettle
+        | FrameKind::TransactionDone
+        | FrameKind::TransactionClosed
+        | FrameKind::QueueBrowsed
+        | FrameKind::QueueOutcome => false,
     }
 }
 
@@ -1115,6 +1223,10 @@ const fn is_of_connection(kind: FrameKind) -> bool {
                 | FrameKind::ConsumerClose
                 | FrameKind::Get
                 | FrameKind::ConsumerInspect
+                | FrameKind::TransactionOpen
+                | FrameKind::TransactionCommit
+                | FrameKind::TransactionRollback
+                | FrameKind::TransactionClose
         )
         || matches!(kind, FrameKind::Heartbeat | FrameKind::Close)
 }

@@ -1,6 +1,8 @@
 //! What happens per message. Does not configure, log, format or allocate per message.
 
 pub mod admit;
+pub(crate) mod amqp;
+pub mod block;
 pub mod consumer;
 pub mod coordinator;
 pub mod dead_letter;
@@ -13,6 +15,7 @@ pub mod hold;
 pub mod journal;
 pub mod lifetime;
 pub mod notes;
+pub mod places;
 pub mod producer;
 pub mod publish;
 pub mod queue;
@@ -25,3 +28,4 @@ pub mod stages;
 pub mod streams;
 pub mod table;
 pub mod trace;
+pub mod transaction;

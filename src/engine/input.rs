@@ -56,6 +56,14 @@ pub enum Input<'a> {
         /// Its number.
         conn: ConnId,
     },
+    /// A connection was accepted where AMQP 0-9-1 is spoken. Its [`Input::Frames`] are those of AMQP, the
+    /// first of them the protocol header.
+    OpenedAmqp {
+        /// Its number.
+        conn: ConnId,
+        /// The peer is on this machine.
+        is_local: bool,
+    },
     /// A connection was handed over by another core, after [`crate::Effect::Handover`].
     Adopted {
         /// Its number on this core.
@@ -68,7 +76,7 @@ pub enum Input<'a> {
         /// The connection.
         conn: ConnId,
     },
-    /// Whole frames arrived; every header was checked by `ringpost_wire::cut`.
+    /// Whole frames arrived; every header is checked again.
     Frames {
         /// The connection.
         conn: ConnId,

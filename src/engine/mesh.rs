@@ -5,15 +5,17 @@
 //! lane never overflows (rulings 2). What cannot be sent yet stays with its sender, bounded by the
 //! credit of the producers and consumers it belongs to.
 
-use ringpost_wire::ids::{CoreId, ProducerId, QueueId, Sequence};
+use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::{Code, FragmentHead, SettleRange};
 
 use crate::data::coordinator::Members;
 use crate::data::dedup::Known;
 use crate::data::lifetime::Leave;
+use crate::data::places::MoveTo;
 use crate::data::queue::{GroupFigures, Reading, Start, Traits};
 use crate::data::recent::RecentFigures;
 use crate::data::trace::Arrival;
+use crate::data::transaction::{OutcomeOf, TransactionAsk};
 use crate::ids::{ConnId, Owner};
 
 /// A message between two cores.
@@ -220,10 +222,24 @@ pub enum Request {
         /// The tenant.
         tenant: ringpost_wire::ids::TenantId,
     },
+    /// Something about a transaction.
+    Transaction(Box<TransactionAsk>),
     /// Drop the ready messages of a queue.
     Purge {
         /// The queue.
         queue: QueueId,
+    },
+    /// Say whether a queue of yours, which has blocked producers, has room.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
+    /// Do something about messages of a queue; answered when that is done and durable.
+    Places {
+        /// The queue.
+        queue: QueueId,
+        /// What.
+        ask: PlaceAsk,
     },
     /// Do something about the groups of a stream; answered when that is durable.
     Groups {
@@ -244,6 +260,51 @@ pub enum Request {
         /// The member; nobody if it has none.
         member: Option<u64>,
     },
+}
+
+/// What is asked about messages of a queue, by their places.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum PlaceAsk {
+    /// Show some.
+    Browse {
+        /// Where to begin.
+        from: QueueSequence,
+        /// Most messages.
+        messages_max: u32,
+        /// Most bytes of each.
+        message_bytes_max: u32,
+        /// The sum of the states that are shown.
+        states: u32,
+        /// What must hold of each.
+        filter: Option<Box<[u8]>>,
+    },
+    /// Take delayed ones back, in ascending order.
+    Cancel(Vec<u64>),
+    /// Move ready ones elsewhere.
+    Move {
+        /// Where.
+        to: MoveTo,
+        /// Which, in ascending order.
+        places: Vec<u64>,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum PlaceAnswer {
+    /// These are the messages.
+    Browsed {
+        /// Where to go on; 0 = there is nothing more.
+        next: u64,
+        /// The newest place.
+        newest: u64,
+        /// How many are shown.
+        count: u32,
+        /// They, as they travel.
+        messages: Vec<u8>,
+    },
+    /// How many are done, late, busy and refused.
+    Outcome([u32; 4]),
 }
 
 /// What is asked about the groups of a stream.
@@ -286,6 +347,8 @@ impl Request {
         match self {
             Self::Settle { ranges, .. } => Some(size_of_val(ranges.as_slice()) as u64),
             Self::Change(request) => Some(request.body.len() as u64),
+            // What was gathered is counted there.
+            Self::Transaction(_) => None,
             Self::Fence { .. }
             | Self::Subscribe { .. }
             | Self::Unsubscribe { .. }
@@ -295,6 +358,12 @@ impl Request {
             | Self::Inspect { .. }
             | Self::Connections { .. }
             | Self::Purge { .. } => Some(0),
+            Self::Places { ask, .. } => Some(match ask {
+                PlaceAsk::Browse { filter, .. } => filter.as_ref().map_or(0, |text| text.len()),
+                PlaceAsk::Cancel(places) | PlaceAsk::Move { places, .. } => {
+                    size_of_val(places.as_slice())
+                }
+            } as u64),
             // Names and starts are as small as the notes that are counted anyway.
             Self::Groups { .. } => Some(0),
             // Of a lane one at a time, and what follows from it.
@@ -302,6 +371,7 @@ impl Request {
             Self::Publish(_)
             | Self::Forward { .. }
             | Self::Resume { .. }
+            | Self::Room { .. }
             | Self::Retire(_)
             | Self::Keep { .. }
             | Self::OwnerGone { .. }
@@ -381,6 +451,8 @@ pub enum Reply {
         outcome: Result<(), Code>,
         /// If it did: how many at the start of them every queue took.
         taken: u32,
+        /// One of the queues, if that is full and blocks who publishes into it.
+        full: Option<QueueId>,
         /// The vector that came with the request, emptied unless it is a large message.
         bytes: Vec<u8>,
     },
@@ -411,8 +483,16 @@ pub enum Reply {
         /// So often.
         attempts: u32,
     },
+    /// To a `Transaction` that is to be done or kept: whether it is, durably.
+    Transaction(Result<(), Code>),
+    /// To a `Transaction` of which the outcome is asked.
+    TransactionOutcome(OutcomeOf),
     /// To `Purge`: messages dropped.
     Purged(Result<u64, Code>),
+    /// To `Room`: whether there is some.
+    Room(bool),
+    /// To `Places`.
+    Places(Result<PlaceAnswer, (Code, &'static str)>),
     /// To `Groups`.
     Groups(Result<GroupAnswer, (Code, &'static str)>),
     /// Done, nothing to say.

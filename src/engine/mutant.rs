@@ -74,6 +74,18 @@ mutants! {
     DelayIgnored = "delay-ignored", Mutation;
     /// A message that is given back is offered again at once, whatever the retry policy.
     RetryAtOnce = "retry-at-once", Mutation;
+    /// Producers that a full queue has blocked are not looked at when it has room.
+    BlockForgotten = "block-forgotten", Mutation;
+    /// A delayed message that is taken back is taken out of memory only.
+    CancelForgotten = "cancel-forgotten", Mutation;
+    /// A message that is moved leaves its queue before others have it.
+    MovedEarly = "moved-early", Mutation;
+    /// A message of a group passes one that was given back and waits.
+    GroupPassesBack = "group-passes-back", Mutation;
+    /// A key whose consumer has no room goes to another one.
+    GroupSpillsOver = "group-spills-over", Mutation;
+    /// What waits for a key is not looked at when the key is free.
+    GroupForgotten = "group-forgotten", Mutation;
     /// A requeued message goes behind the others.
     RequeueToTheEnd = "requeue-to-the-end", Mutation;
     /// A block states that everything submitted before it is synced (rulings 9).
@@ -82,6 +94,14 @@ mutants! {
     MarkBeforeSync = "mark-before-sync", Mutation;
     /// A checkpoint leaves out the acks of the block it is cut behind.
     CheckpointForgetsAcks = "checkpoint-forgets-acks", Shipped;
+    /// A core says that its share of a transaction is prepared before that is synced.
+    PreparedBeforeSync = "prepared-before-sync", Mutation;
+    /// The other cores hear that a transaction has happened before the decision is synced.
+    DecidedBeforeSync = "decided-before-sync", Mutation;
+    /// A commit is answered before it is synced.
+    CommittedBeforeSync = "committed-before-sync", Mutation;
+    /// A checkpoint leaves out the shares of transactions that are prepared.
+    CheckpointForgetsPrepared = "prepare-forgotten", Mutation;
     /// A checkpoint leaves out the topology of the block it is cut behind.
     CheckpointForgetsChanges = "checkpoint-forgets-changes", Shipped;
     /// Refused is said though another target took it.

@@ -134,6 +134,10 @@ codes! {
     TopologyReadOnly = 61, Request, retry, "topology_read_only";
     /// The consumer held a message longer than its queue allows.
     HoldExceeded = 62, Channel, retry, "hold_exceeded";
+    /// The transaction was open for longer than it may be; nothing of it has happened.
+    TransactionTimedOut = 63, Request, retry, "transaction_timed_out";
+    /// More messages or bytes than one transaction may have on a core; nothing of it has happened.
+    TransactionTooLarge = 64, Request, fatal, "transaction_too_large";
 }
 
 impl core::fmt::Display for Code {

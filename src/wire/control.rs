@@ -9,7 +9,8 @@ use rkyv::Portable;
 use rkyv::bytecheck::CheckBytes;
 
 use crate::limits::{
-    HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX,
+    FILTER_BYTES_MAX, FRAME_BYTES_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX,
+    NAMED_MESSAGES_MAX, PATTERN_BYTES_MAX, REASON_BYTES_MAX, TRANSACTION_RANGES_BYTES_MAX,
 };
 use crate::table::Table;
 use crate::{Code, FrameHeader, FrameKind, frame, header};
@@ -422,6 +423,107 @@ bodies! {
         group (group_bytes) max NAME_BYTES_MAX,
     }
 
+    /// Opens a channel for transactions.
+    TransactionOpen TransactionOpenArchived {
+        /// How long a transaction may be open, in ms; 0 = 60,000.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// What a transaction of the channel may be.
+    TransactionOpened TransactionOpenedArchived {
+        /// Most messages that one may publish, and most that it may acknowledge.
+        messages_max: u32,
+        /// Most padded bytes that one may publish to the queues of one core.
+        bytes_max: u32,
+        /// How long one may be open, in ms.
+        timeout_ms: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+    }
+
+    /// Acknowledges deliveries of a consumer of the same connection with a transaction.
+    TransactionSettle<'a> TransactionSettleArchived {
+        /// Channel of the consumer.
+        consumer: u16,
+        /// Zero.
+        reserved: u16,
+        ;
+        /// [`crate::SettleRange`] each.
+        ranges (ranges_bytes) max TRANSACTION_RANGES_BYTES_MAX,
+    }
+
+    /// Shows messages of a queue where they are (P-111).
+    QueueBrowse<'a> QueueBrowseArchived {
+        /// Place in the queue of the first message that is looked at.
+        from: u64,
+        /// Most messages to show, at most [`crate::limits::BROWSE_MESSAGES_MAX`]; 0 = that many.
+        messages_max: u32,
+        /// Most bytes of each to show, at most [`crate::limits::BROWSE_MESSAGE_BYTES_MAX`], 0 = that many;
+        /// what comes before the payload is shown in any case.
+        message_bytes_max: u32,
+        /// Bits of [`BrowsedState`]: what is shown; 0 = everything.
+        states: u32,
+        /// Zero.
+        reserved: u32,
+        ;
+        /// The queue.
+        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// Shows only messages of which this holds, as for a filter binding; empty = all.
+        filter (filter_bytes) max FILTER_BYTES_MAX,
+    }
+
+    /// Messages of a queue (P-111).
+    QueueBrowsed<'a> QueueBrowsedArchived {
+        /// Place in the queue where to go on; 0 = there is nothing more.
+        next: u64,
+        /// Place of the newest message that there ever was; 0 = there was none.
+        newest: u64,
+        ;
+        /// Each a [`crate::BrowsedHead`] and its bytes, padded to 16.
+        messages (messages_bytes) max FRAME_BYTES_MAX,
+    }
+
+    /// Takes delayed messages back (P-113).
+    QueueCancel<'a> QueueCancelArchived {
+        ;
+        /// The queue.
+        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// Their places in the queue, ascending, 8 bytes each.
+        places (places_bytes) max NAMED_MESSAGES_MAX * 8,
+    }
+
+    /// Moves messages to where an exchange routes them (P-112).
+    QueueMove<'a> QueueMoveArchived {
+        /// Bit 0: `routing_key` counts, else each message's own.
+        flags: u32,
+        ;
+        /// The queue.
+        queue (queue_bytes) max NAME_BYTES_MAX,
+        /// The exchange; empty for the default one.
+        exchange (exchange_bytes) max NAME_BYTES_MAX,
+        /// The routing key.
+        routing_key (routing_key_bytes) max KEY_BYTES_MAX,
+        /// Their places in the queue, ascending, 8 bytes each.
+        places (places_bytes) max NAMED_MESSAGES_MAX * 8,
+    }
+
+    /// What became of messages that were named (P-112, P-113).
+    QueueOutcome QueueOutcomeArchived {
+        /// Messages that are cancelled or moved.
+        done: u32,
+        /// Messages that are not there any more, or not as they must be: too late.
+        late: u32,
+        /// Messages that a consumer holds or that wait for the disk: they may be named again.
+        busy: u32,
+        /// Messages that no queue took; they are where they were.
+        refused: u32,
+        ;
+    }
+
     /// What a queue was declared to be, and what it is (P-80).
     QueueDescription<'a> QueueDescriptionArchived {
         /// Most messages, 0 = no limit, as it was declared.
@@ -517,6 +619,8 @@ pub const DELETE_IF_EMPTY: u32 = 2;
 pub const BIND_TO_EXCHANGE: u32 = 1;
 /// `QueueInfo::flags`: refuses service because of a damaged range.
 pub const QUEUE_DAMAGED: u8 = 1;
+/// `QueueMove::flags`: its routing key counts, else each message's own.
+pub const MOVE_WITH_KEY: u32 = 1;
 /// `QueueInfo::flags`: it is a stream.
 pub const QUEUE_STREAM: u8 = 2;
 

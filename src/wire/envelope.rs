@@ -387,6 +387,19 @@ impl MessageParts<'_> {
     /// # Errors
     /// [`Code::SettingInvalid`] if a part is over its limit; nothing is written then.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), Code> {
+        let start = out.len();
+        self.begin(self.payload.len(), out)?;
+        out.extend_from_slice(self.payload);
+        finish(out, start);
+        Ok(())
+    }
+
+    /// Appends the message up to its payload, which is to be appended by whoever has it, `payload_bytes`
+    /// bytes of it and not those of [`Self::payload`], before [`finish`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn begin(&self, payload_bytes: usize, out: &mut Vec<u8>) -> Result<(), Code> {
         if self.exchange.len() > NAME_BYTES_MAX
             || self.routing_key.len() > KEY_BYTES_MAX
             || self.properties.len() > PROPERTIES_BYTES_MAX
@@ -394,9 +407,12 @@ impl MessageParts<'_> {
         {
             return Err(Code::SettingInvalid);
         }
-        let length = u32::try_from(self.length()).map_err(|_| Code::MessageTooLarge)?;
-        let start = out.len();
-        out.reserve(self.padded_length());
+        let before = self.length() - self.payload.len();
+        let length = before
+            .checked_add(payload_bytes)
+            .and_then(|length| u32::try_from(length).ok())
+            .ok_or(Code::MessageTooLarge)?;
+        out.reserve(padded(length as usize));
         let mut head = [0u8; ENVELOPE_BYTES];
         head[4..8].copy_from_slice(&length.to_le_bytes());
         head[8..10].copy_from_slice(&(ENVELOPE_BYTES as u16).to_le_bytes());
@@ -413,29 +429,33 @@ impl MessageParts<'_> {
         };
         short(32, self.exchange);
         short(36, self.routing_key);
-        let mut long = |slot: usize, part: &[u8]| {
+        let mut long = |slot: usize, bytes: usize| {
             head[slot..slot + 4].copy_from_slice(&(at as u32).to_le_bytes());
-            head[slot + 4..slot + 8].copy_from_slice(&(part.len() as u32).to_le_bytes());
-            at += part.len();
+            head[slot + 4..slot + 8].copy_from_slice(&(bytes as u32).to_le_bytes());
+            at += bytes;
         };
-        long(40, self.properties);
-        long(48, self.headers);
-        long(56, self.payload);
+        long(40, self.properties.len());
+        long(48, self.headers.len());
+        long(56, payload_bytes);
         out.extend_from_slice(&head);
         for part in [
             self.exchange,
             self.routing_key,
             self.properties,
             self.headers,
-            self.payload,
         ] {
             out.extend_from_slice(part);
         }
-        let crc = checksum::crc32c(&out[start + 4..]);
-        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        out.resize(start + self.padded_length(), 0);
         Ok(())
     }
+}
+
+/// Ends the message that begins at `start` of `out` and has its whole payload: writes its checksum and
+/// appends its padding.
+pub fn finish(out: &mut Vec<u8>, start: usize) {
+    let crc = checksum::crc32c(&out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    out.resize(start + padded(out.len() - start), 0);
 }
 
 #[cfg(test)]

@@ -62,12 +62,13 @@ pub fn whole(bytes: &[u8], frame_bytes_max: usize) -> Option<usize> {
     is_possible.then_some(length)
 }
 
-/// What of a body its frame's `body_crc` covers (P-5): nothing of a `Publish` and the head of a
+/// What of a body its frame's `body_crc` covers (P-5): nothing of a `Publish` or
+/// `TransactionPublish` and the head of a
 /// `Deliver`, whose messages carry checksums of their own; everything of any other.
 #[must_use]
 pub fn covered(kind: FrameKind, body: &[u8]) -> &[u8] {
     match kind {
-        FrameKind::Publish => &[],
+        FrameKind::Publish | FrameKind::TransactionPublish => &[],
         FrameKind::Deliver => body.get(..DeliverHead::BYTES).unwrap_or(body),
         _ => body,
     }

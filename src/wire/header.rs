@@ -151,6 +151,39 @@ kinds! {
     GroupReset = 82;
     /// Client: [`crate::control::GroupDelete`]; answered by `Done`.
     GroupDelete = 83;
+    /// Client: opens a channel for transactions ([`crate::control::TransactionOpen`]).
+    TransactionOpen = 88;
+    /// Broker: it is open ([`crate::control::TransactionOpened`]).
+    TransactionOpened = 89;
+    /// Client: `count` messages for the transaction `sequence`; `flags` see [`PUBLISH_MANDATORY`].
+    TransactionPublish = 90;
+    /// Client: `count` ranges of delivery tags of a consumer that the transaction `sequence`
+    /// acknowledges ([`crate::control::TransactionSettle`]).
+    TransactionSettle = 91;
+    /// Client: all of the transaction `sequence` or nothing of it; no body. Answered by
+    /// `TransactionDone` or `Failed`.
+    TransactionCommit = 92;
+    /// Client: nothing of the transaction `sequence`; no body. Answered by `TransactionDone`.
+    TransactionRollback = 93;
+    /// Broker: the transaction `sequence` is over; `flags` see [`TRANSACTION_COMMITTED`].
+    TransactionDone = 94;
+    /// Client: no more transactions on `channel`; what is open is rolled back.
+    TransactionClose = 95;
+    /// Broker: the transactions of `channel` are over ([`crate::control::Failure`]).
+    TransactionClosed = 96;
+    /// Client: shows messages of a queue without taking them ([`crate::control::QueueBrowse`]);
+    /// answered by one `QueueBrowsed`.
+    QueueBrowse = 104;
+    /// Broker: `count` messages and where to go on ([`crate::control::QueueBrowsed`]).
+    QueueBrowsed = 105;
+    /// Client: takes delayed messages back ([`crate::control::QueueCancel`]); answered by one
+    /// `QueueOutcome`.
+    QueueCancel = 106;
+    /// Client: moves messages elsewhere ([`crate::control::QueueMove`]); answered by one
+    /// `QueueOutcome`.
+    QueueMove = 107;
+    /// Broker: what became of them ([`crate::control::QueueOutcome`]).
+    QueueOutcome = 108;
 }
 
 /// `Publish` and first `PublishFragment`: refuse with `unroutable` what no queue takes (P-37).
@@ -171,6 +204,9 @@ pub const DONE_CHANGED: u8 = 1;
 pub const DELIVER_REDELIVERED: u8 = 1;
 /// `ConsumerActive`: it is the active consumer of its queue from now on.
 pub const CONSUMER_IS_ACTIVE: u8 = 1;
+
+/// `TransactionDone`: everything of it has happened; without it, nothing has.
+pub const TRANSACTION_COMMITTED: u8 = 1;
 
 /// A decoded frame header. On the wire (all little-endian):
 ///

@@ -30,6 +30,7 @@
 #![deny(missing_docs)]
 
 pub mod batch;
+pub mod browsed;
 pub mod checksum;
 pub mod code;
 pub mod control;
@@ -43,6 +44,7 @@ pub mod table;
 pub mod version;
 
 pub use batch::{DeliverHead, FragmentHead, Messages, SettleRange};
+pub use browsed::{BROWSED_CUT, BrowsedHead, BrowsedMessage, BrowsedMessages, BrowsedState};
 pub use code::Code;
 pub use envelope::{Envelope, MessageParts};
 pub use frame::{Cut, cut};

@@ -55,6 +55,12 @@ pub const POLICY_QUEUES_AND_EXCHANGES: u8 = 3;
 pub const CHANNELS_MAX: u16 = 4096;
 /// Most ranges in one [`crate::FrameKind::Settle`] frame.
 pub const SETTLE_RANGES_MAX: usize = 4096;
+/// Most messages of one [`crate::FrameKind::QueueBrowsed`] frame.
+pub const BROWSE_MESSAGES_MAX: u32 = 256;
+/// Most bytes of one message that a [`crate::FrameKind::QueueBrowsed`] frame shows.
+pub const BROWSE_MESSAGE_BYTES_MAX: u32 = 64 * 1024;
+/// Most messages that one [`crate::FrameKind::QueueCancel`] or [`crate::FrameKind::QueueMove`] names.
+pub const NAMED_MESSAGES_MAX: usize = 1024;
 /// Largest credit a consumer may ask for, in messages.
 pub const CREDIT_MESSAGES_MAX: u32 = 1_000_000;
 /// Largest credit a consumer may ask for, in bytes.
@@ -67,6 +73,18 @@ pub const HEARTBEAT_MS_MAX: u32 = 600_000;
 pub const HEARTBEAT_MS_DEFAULT: u32 = 10_000;
 /// Longest reason text in an error or close body, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
+/// Most messages that one transaction publishes, and most that it acknowledges.
+pub const TRANSACTION_MESSAGES_MAX: u32 = 10_000;
+/// Most padded bytes of messages that one transaction publishes.
+pub const TRANSACTION_BYTES_MAX: u32 = 1024 * 1024;
+/// Most bytes of ranges in one [`crate::FrameKind::TransactionSettle`] frame.
+pub const TRANSACTION_RANGES_BYTES_MAX: usize = SETTLE_RANGES_MAX * 16;
+/// Most channels for transactions of one connection.
+pub const TRANSACTION_CHANNELS_MAX: u32 = 64;
+/// How long a transaction may be open if its client does not say, in milliseconds.
+pub const TRANSACTION_MS_DEFAULT: u32 = 60_000;
+/// Longest time that a transaction may be open, in milliseconds.
+pub const TRANSACTION_MS_MAX: u32 = 3_600_000;
 /// Producers are named below this; from here on the names are the broker's own (P-30).
 pub const PRODUCER_BROKER_MIN: u64 = 0xffff_ffff_0000_0000;
 

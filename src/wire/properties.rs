@@ -6,10 +6,14 @@
 //! text = length u8, bytes      octet = u8      time = u64, seconds since 1970
 //! ```
 //!
-//! The property `headers` has its own part of a message, so that its bit is never set here. As in
-//! field tables, integers are big-endian.
+//! The property `headers` has its own part of a message and no value here. Its bit may be set all the same:
+//! that the publisher wrote a table of headers, if only an empty one. As in field tables, integers are
+//! big-endian.
 
 use crate::Code;
+
+/// The bit of the property `headers`.
+pub const HEADERS_FLAG: u16 = 1 << 13;
 
 /// A property.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -44,7 +48,7 @@ pub enum Property {
 }
 
 impl Property {
-    /// Every property, in the order of their values.
+    /// Every property, in the order of their values: from the highest bit down.
     pub const ALL: [Self; 13] = [
         Self::ContentType,
         Self::ContentEncoding,
@@ -81,7 +85,9 @@ impl Property {
         }
     }
 
-    const fn bit(self) -> u16 {
+    /// Its bit.
+    #[must_use]
+    pub const fn flag(self) -> u16 {
         1 << self as u8
     }
 }
@@ -116,14 +122,34 @@ impl<'a> Properties<'a> {
             flags: u16::from_be_bytes(*flags),
             values,
         };
-        let known = Property::ALL.iter().fold(0, |all, one| all | one.bit());
-        let mut entries = properties.entries();
-        while entries.next().is_some() {}
-        if properties.flags & !known == 0 && entries.flags == 0 && entries.rest.is_empty() {
+        if properties.is_whole() {
             Ok(properties)
         } else {
             Err(Code::SettingInvalid)
         }
+    }
+
+    /// Properties with these flags and values, which are not looked at.
+    #[must_use]
+    pub const fn of(flags: u16, values: &'a [u8]) -> Self {
+        Self { flags, values }
+    }
+
+    /// Whether every flag is known and there is a value for each and nothing more.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let known = Property::ALL
+            .iter()
+            .fold(HEADERS_FLAG, |all, one| all | one.flag());
+        let mut entries = self.entries();
+        while entries.next().is_some() {}
+        self.flags & !known == 0 && entries.flags & !HEADERS_FLAG == 0 && entries.rest.is_empty()
+    }
+
+    /// The bits of those that are there, [`HEADERS_FLAG`] among them.
+    #[must_use]
+    pub const fn flags(&self) -> u16 {
+        self.flags
     }
 
     /// Those that are there, in order.
@@ -139,7 +165,7 @@ impl<'a> Properties<'a> {
     /// The value of one.
     #[must_use]
     pub fn get(&self, property: Property) -> Option<PropertyValue<'a>> {
-        if self.flags & property.bit() == 0 {
+        if self.flags & property.flag() == 0 {
             return None;
         }
         let mut entries = self.entries();
@@ -164,7 +190,7 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let property = *Property::ALL.get(self.at)?;
-            if self.flags & property.bit() == 0 {
+            if self.flags & property.flag() == 0 {
                 self.at += 1;
                 continue;
             }
@@ -184,7 +210,7 @@ impl<'a> Iterator for Entries<'a> {
                 }
             };
             self.at += 1;
-            self.flags &= !property.bit();
+            self.flags &= !property.flag();
             self.rest = rest;
             return Some((property, value));
         }
@@ -224,10 +250,15 @@ mod tests {
         }
         let longer = [SOME, b"\0"].concat();
         assert!(Properties::parse(&longer).is_err());
-        for bit in [0_u16, 1, 13] {
+        for bit in [0_u16, 1] {
             let flags = (1_u16 << bit).to_be_bytes();
             assert!(Properties::parse(&flags).is_err(), "bit {bit}");
         }
         assert!(Properties::parse(&[0, 0]).is_ok());
+        // That of the headers has no value here.
+        let there = HEADERS_FLAG.to_be_bytes();
+        let properties = Properties::parse(&there).expect("no value is missing");
+        assert_eq!(properties.entries().count(), 0);
+        assert_eq!(properties.flags(), HEADERS_FLAG);
     }
 }

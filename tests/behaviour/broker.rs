@@ -216,6 +216,7 @@ fn try_start(
 ) -> Result<Running, BootError> {
     let mut flags = vec![
         ("listen", "127.0.0.1:0".to_owned()),
+        ("amqp_listen", "127.0.0.1:0".to_owned()),
         ("admin_listen", "127.0.0.1:0".to_owned()),
         ("data_dir", directory.display().to_string()),
         ("cores", cores.to_string()),

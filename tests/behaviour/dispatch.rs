@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringpost_wire::control::{
-    Body, ConsumerInfo, ConsumerOpen, Level, PRODUCER_DOWNGRADE, QueueDeclare,
+    Body, CONSUMER_NO_ACK, ConsumerInfo, ConsumerOpen, Level, PRODUCER_DOWNGRADE, QueueDeclare,
 };
 use ringpost_wire::header::CONSUMER_IS_ACTIVE;
 use ringpost_wire::table::{TableWriter, Value};
@@ -20,6 +20,8 @@ on_cores! {
     chance_gives_to_everybody
     who_holds_less_gets_more
     keys_stay_with_their_consumer
+    groups_keep_a_key_at_one_consumer_in_order
+    what_groups_cannot_go_with_is_refused
     one_is_active_and_the_next_takes_over
     a_higher_priority_takes_over_when_nothing_is_held
     who_holds_for_too_long_loses_it
@@ -303,6 +305,114 @@ fn who_holds_less_gets_more(setup: &Setup) {
             fill(wire, number..number + 1);
         }
         assert_eq!(gather(wire, 20)[&1].len(), 20);
+    });
+}
+
+const GROUPS: [(&str, Value<'_>); 2] = [
+    ("x-message-groups", Value::Bool(true)),
+    ("x-sticky-header", Value::Text(b"customer")),
+];
+
+//= P-55
+/// P-55
+fn groups_keep_a_key_at_one_consumer_in_order(setup: &Setup) {
+    everywhere(setup, &GROUPS, |wire, _| {
+        for channel in 1..=2 {
+            wire.consume(channel, &consumer(b"q", 2));
+        }
+        // Four of one customer, one of another, and one of nobody.
+        let of = |customer| table(&[("customer", Value::Text(customer))]);
+        let (ann, bob) = (of(b"ann"), of(b"bob"));
+        let keys = [&ann[..], &ann, &ann, &ann, &bob, b""];
+        let names: Vec<_> = (0..keys.len()).map(|number| number.to_string()).collect();
+        let parts: Vec<_> = (0..keys.len())
+            .map(|number| MessageParts {
+                headers: keys[number],
+                ..to_queue(b"q", names[number].as_bytes())
+            })
+            .collect();
+        publish(wire, &parts);
+        // The third and fourth wait though the other consumer has room, and are passed.
+        let all = gather(wire, 4);
+        let holder = *all
+            .keys()
+            .find(|key| numbers(&all[key]).contains(&0))
+            .unwrap();
+        let other = 3 - holder;
+        assert_eq!(numbers(&all[&holder]), [0, 1]);
+        assert_eq!(numbers(&all[&other]), [4, 5]);
+        // What is given back goes first, when nothing of its key is out.
+        wire.settle_surely(holder, REQUEUE, &[(1, 1)]);
+        wire.settle_surely(other, ACK, &[(0, 2)]);
+        wire.settle_surely(holder, ACK, &[(2, 2)]);
+        let all = gather(wire, 2);
+        let holder = *all.keys().next().unwrap();
+        assert_eq!(numbers(&all[&holder]), [0, 2]);
+        // Its consumer goes: what it held goes to the other one, in order, and the rest behind.
+        wire.close_consumer(holder);
+        let all = gather(wire, 2);
+        assert_eq!(numbers(&all[&(3 - holder)]), [0, 2]);
+        let last = all[&(3 - holder)].last().unwrap().tag;
+        wire.settle_surely(3 - holder, ACK, &[(0, last)]);
+        assert_eq!(numbers(&gather(wire, 1)[&(3 - holder)]), [3]);
+    });
+}
+
+//= P-55
+/// P-55
+fn what_groups_cannot_go_with_is_refused(setup: &Setup) {
+    let mut wire = setup.wire();
+    for (entry, reason) in [
+        (
+            ("x-dispatch", Value::Text(b"random")),
+            "x-message-groups goes with x-dispatch sticky",
+        ),
+        (
+            ("x-max-priority", Value::I8(5)),
+            "x-message-groups does not go with x-max-priority",
+        ),
+        (
+            ("x-overflow", Value::Text(b"drop-head")),
+            "x-message-groups does not go with x-overflow drop-head",
+        ),
+        (
+            ("x-single-active-consumer", Value::Bool(true)),
+            "x-message-groups is of no use with x-single-active-consumer",
+        ),
+        (
+            ("x-group-ahead", Value::I32(0)),
+            "x-group-ahead is 0, not 1 to 1000000",
+        ),
+        (
+            ("x-group-ahead", Value::I32(1_000_001)),
+            "x-group-ahead is 1000001, not 1 to 1000000",
+        ),
+        (
+            ("x-queue-type", Value::Text(b"stream")),
+            "x-message-groups makes no sense on a stream",
+        ),
+    ] {
+        let arguments = table(&[("x-message-groups", Value::Bool(true)), entry]);
+        let queue = QueueDeclare {
+            arguments: &arguments,
+            messages_max: 5,
+            ..queue_on(b"q", 0)
+        };
+        let id = wire.request(FrameKind::QueueDeclare, &queue);
+        let frame = wire.answer(id);
+        assert_eq!(frame.code(), Code::SettingInvalid);
+        assert!(frame.reason().contains(reason), "{}", frame.reason());
+    }
+    wire.bye();
+    everywhere(setup, &GROUPS, |wire, _| {
+        let open = ConsumerOpen {
+            flags: CONSUMER_NO_ACK,
+            ..consumer(b"q", 1)
+        };
+        let id = wire.request_on(FrameKind::ConsumerOpen, 1, &open);
+        let frame = wire.answer(id);
+        assert_eq!(frame.code(), Code::SettingInvalid);
+        assert!(frame.reason().contains("needs acks"), "{}", frame.reason());
     });
 }
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_client::{
-    Batch, Client, Consumer, DeliveryRef, DeleteIf, ErrorKind, HeaderValue, Headers, Level, Message,
-    QueueConfig, Start,
+    Batch, Client, Consumer, DeleteIf, DeliveryRef, ErrorKind, HeaderValue, Headers, Level,
+    Message, QueueConfig, Start,
 };
 
 use crate::broker::Broker;
@@ -24,7 +24,11 @@ const LANES: u32 = 4;
 
 /// Publishes messages `from..upto`, of 30 keys in turn, to an exchange or the default one.
 async fn publish(client: &Client, exchange: &str, from: u64, upto: u64) -> Result<()> {
-    let producer = client.producer(exchange).level(Level::Durable).build().await?;
+    let producer = client
+        .producer(exchange)
+        .level(Level::Durable)
+        .build()
+        .await?;
     for number in from..upto {
         let key = match exchange {
             "" => "events".to_owned(),
@@ -105,7 +109,11 @@ fn keys_stay_in_their_lanes(setup: &Setup) {
             client.ensure_queue("events", config).await?;
             client.bind("events", "amq.fanout", "").await?;
             publish(&client, exchange, 0, 900).await?;
-            let mut reader = client.stream("events").from(Start::First).subscribe().await?;
+            let mut reader = client
+                .stream("events")
+                .from(Start::First)
+                .subscribe()
+                .await?;
             let read = read(&mut reader, 900).await?;
             check(&read, 900);
             if header.is_some() || !exchange.is_empty() {
@@ -195,7 +203,10 @@ fn members_share_the_lanes(setup: &Setup) {
             .collect();
         assert_eq!(groups, [0, 1, 2, 3].map(|lane| (Some(lane), 0, 1)));
         let refused = client.reset_group("events", "g", Start::First).await;
-        assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
+        assert_eq!(
+            refused.map_err(|error| error.kind()),
+            Err(ErrorKind::Conflict)
+        );
         drop((one, has));
         while client.inspect_queue("events").await?.consumers > 0 {
             tokio::task::yield_now().await;
@@ -293,7 +304,11 @@ fn lanes_and_their_groups_are_where_they_were() {
             client.bind("events", "amq.fanout", "").await?;
             let from = round as u64 * 400;
             publish(&client, "amq.fanout", from, from + 400).await?;
-            let mut reader = client.stream("events").from(Start::First).subscribe().await?;
+            let mut reader = client
+                .stream("events")
+                .from(Start::First)
+                .subscribe()
+                .await?;
             let whole = read(&mut reader, from as usize + 400).await?;
             check(&whole, from + 400);
             check_keys(&whole);

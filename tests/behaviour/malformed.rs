@@ -171,13 +171,20 @@ fn bodies_that_do_not_fit(setup: &Setup) {
         FrameKind::GroupList,
         FrameKind::GroupReset,
         FrameKind::GroupDelete,
+        FrameKind::QueueBrowse,
+        FrameKind::QueueCancel,
+        FrameKind::QueueMove,
         FrameKind::Attach,
     ] {
         ends(setup, Code::BodyMalformed, |wire| {
             wire.send_frame(FrameHeader::bare(kind, 0, 1), &[1]);
         });
     }
-    for kind in [FrameKind::ProducerOpen, FrameKind::ConsumerOpen] {
+    for kind in [
+        FrameKind::ProducerOpen,
+        FrameKind::ConsumerOpen,
+        FrameKind::TransactionOpen,
+    ] {
         ends(setup, Code::BodyMalformed, |wire| {
             wire.send_frame(FrameHeader::bare(kind, 1, 1), &[1]);
         });
@@ -210,6 +217,9 @@ fn frames_of_the_other_side(setup: &Setup) {
         FrameKind::GroupInfo,
         FrameKind::QueueDescription,
         FrameKind::PolicyInfo,
+        FrameKind::TransactionOpened,
+        FrameKind::TransactionDone,
+        FrameKind::TransactionClosed,
     ] {
         let mut wire = setup.wire();
         wire.send_frame(FrameHeader::bare(kind, 0, 1), b"");
@@ -229,6 +239,9 @@ fn channels_never_opened(setup: &Setup) {
         FrameKind::ConsumerCredit,
         FrameKind::Settle,
         FrameKind::Publish,
+        FrameKind::TransactionCommit,
+        FrameKind::TransactionRollback,
+        FrameKind::TransactionClose,
     ] {
         for channel in [0, 7, CHANNELS_MAX + 1, u16::MAX] {
             let mut wire = setup.wire();

@@ -26,6 +26,8 @@ impl Process {
                 "serve",
                 "--listen",
                 "127.0.0.1:0",
+                "--amqp-listen",
+                "off",
                 "--admin-listen",
                 "127.0.0.1:0",
             ])

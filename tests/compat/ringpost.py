@@ -30,6 +30,11 @@ KINDS = {
     "ExchangeList": 58, "ExchangeInfo": 59, "Bind": 60, "Unbind": 61, "BindingList": 62,
     "BindingInfo": 63, "TenantDeclare": 64, "TenantDelete": 65, "TenantList": 66, "TenantInfo": 67,
     "GroupList": 80, "GroupInfo": 81, "GroupReset": 82, "GroupDelete": 83,
+    "TransactionOpen": 88, "TransactionOpened": 89, "TransactionPublish": 90,
+    "TransactionSettle": 91, "TransactionCommit": 92, "TransactionRollback": 93,
+    "TransactionDone": 94, "TransactionClose": 95, "TransactionClosed": 96,
+    "QueueBrowse": 104, "QueueBrowsed": 105, "QueueCancel": 106, "QueueMove": 107,
+    "QueueOutcome": 108,
     "PolicySet": 72, "PolicyDelete": 73, "PolicyList": 74, "PolicyInfo": 75,
 }
 NAMES = {number: name for name, number in KINDS.items()}
@@ -76,7 +81,7 @@ class ProtocolError(Exception):
 
 
 def covered(kind, body):
-    return b"" if kind == "Publish" else body[:16] if kind == "Deliver" else body
+    return b"" if kind in ("Publish", "TransactionPublish") else body[:16] if kind == "Deliver" else body
 
 
 def pack_frame(kind, channel=0, sequence=0, body=b"", count=0, flags=0):
@@ -137,6 +142,15 @@ BODIES = {
     "GroupInfo": ("QQII", "offset lag members reserved", "name"),
     "GroupReset": ("", "", "queue group arguments"),
     "GroupDelete": ("", "", "queue group"),
+    "TransactionOpen": ("II", "timeout_ms reserved", ""),
+    "TransactionOpened": ("IIII", "messages_max bytes_max timeout_ms reserved", ""),
+    "TransactionSettle": ("HH", "consumer reserved", "ranges"),
+    "QueueBrowse": ("QIIII", "from messages_max message_bytes_max states reserved",
+                    "queue filter"),
+    "QueueBrowsed": ("QQ", "next newest", "messages"),
+    "QueueCancel": ("", "", "queue places"),
+    "QueueMove": ("I", "flags", "queue exchange routing_key places"),
+    "QueueOutcome": ("IIII", "done late busy refused", ""),
     "QueueDescription": ("QQIHBB", "messages_max bytes_max id partition durability reserved",
                          "name arguments options"),
     "PolicySet": ("IBBH", "priority applies flags reserved", "name pattern options"),

@@ -30,6 +30,8 @@ POLICY = ("PolicySet", {
     "priority": 2**32 - 5, "applies": 3, "name": b"limits", "pattern": b"^orders",
     "options": b"\x09x-expiresI\x00\x00\xea\x60"})
 CREDIT = {"messages": 1000, "bytes": 8 << 20}
+BROWSED = struct.pack("<QQQIIIHHBB6x", 31, 1500, 0, 1, 98, 98, 0, 0, 2, 0) + r.pack_batch([FULL])
+PLACES = struct.pack("<Q", 31)
 PIECE = struct.pack("<II8x", r.PIECE + 5, r.PIECE) + b"tail!"
 
 
@@ -117,6 +119,27 @@ FRAMES = {
     "GroupReset": (0, 28, 0, 0, ("GroupReset", {
         "queue": NAME, "group": b"billing", "arguments": TABLE})),
     "GroupDelete": (0, 29, 0, 0, ("GroupDelete", {"queue": NAME, "group": b"billing"})),
+    "TransactionOpen": (3, 30, 0, 0, ("TransactionOpen", {"timeout_ms": 30_000})),
+    "TransactionOpened": (3, 30, 0, 0, ("TransactionOpened", {
+        "messages_max": 10_000, "bytes_max": 260_000, "timeout_ms": 30_000})),
+    "TransactionPublish": (3, 1, 2, 1, r.pack_batch([FULL, EMPTY])),
+    "TransactionSettle": (3, 1, 2, 0, ("TransactionSettle", {
+        "consumer": 2, "ranges": struct.pack("<QQQQ", 0, 6, 8, 9)})),
+    "TransactionCommit": (3, 1, 0, 0, b""),
+    "TransactionRollback": (3, 1, 0, 0, b""),
+    "TransactionDone": (3, 1, 0, 1, b""),
+    "TransactionClose": (3, 31, 0, 0, b""),
+    "TransactionClosed": (3, 31, 0, 0, failure(0, b"")),
+    "QueueBrowse": (0, 40, 0, 0, ("QueueBrowse", {
+        "from": 31, "messages_max": 10, "message_bytes_max": 1000, "states": 2, "queue": NAME,
+        "filter": b"size > 3"})),
+    "QueueBrowsed": (0, 40, 1, 0, ("QueueBrowsed", {
+        "next": 32, "newest": 40, "messages": BROWSED})),
+    "QueueCancel": (0, 41, 0, 0, ("QueueCancel", {"queue": NAME, "places": PLACES})),
+    "QueueMove": (0, 42, 0, 0, ("QueueMove", {
+        "flags": 1, "queue": NAME, "exchange": b"shop", "routing_key": KEY, "places": PLACES})),
+    "QueueOutcome": (0, 42, 0, 0, ("QueueOutcome", {
+        "done": 1, "late": 2, "busy": 3, "refused": 4})),
     "QueueDescribe": (0, 27, 0, 0, ("Named", {"name": NAME})),
     "QueueDescription": (0, 27, 0, 0, ("QueueDescription", {
         "messages_max": 1000, "bytes_max": 1 << 30, "id": 8, "partition": 11, "durability": 1,

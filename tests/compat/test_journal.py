@@ -12,6 +12,7 @@ import ringpost as r
 from test_golden import EMPTY, FULL, PIECE, read
 
 META = 65535
+TRANSACTIONS = META - 1
 PIECE_BYTES = struct.unpack_from("<I", PIECE)[0]
 UUID = 0x0102030405060708
 PRODUCER = (0x1122334455667788, 9)
@@ -96,6 +97,20 @@ def offsets():
     return [record(24, body, number=17, count=2, term=1, queue=7)]
 
 
+def transactions():
+    """A transaction that core 1 decides is prepared on this one, and one of this core is decided."""
+    prepared = struct.pack("<HHIQ", 1, 0, 0, 2 << 32 | 7)
+    messages = r.pack_batch([FULL, EMPTY])
+    prepared += struct.pack("<IIII", 1, 1, len(messages), 0)
+    prepared += struct.pack("<IIII", 7, 2, len(messages), 0) + messages
+    prepared += struct.pack("<II", 8, 2) + struct.pack("<QIIQII", 3, 96, 0, 5, 112, 2)
+    decided = struct.pack("<HHIQHHHH", 3, 0, 0, 2 << 32 | 9, 1, 2, 0, 1)
+    return [
+        record(16, prepared, partition=TRANSACTIONS, number=4),
+        record(17, decided, partition=TRANSACTIONS, number=5),
+    ]
+
+
 def shared():
     """A body that two queues share, and what says that they have it."""
     messages = [r.pack_message(message) for message in (FULL, EMPTY)]
@@ -142,6 +157,7 @@ def checkpoint():
 VECTORS = {
     "journal_block": lambda: block(records(), 0, 8192, 77, 75),
     "journal_scattered": lambda: block(scattered(), 0, 8192, 77, 75),
+    "journal_transactions": lambda: block(transactions(), 0, 8192, 77, 75),
     "journal_offsets": lambda: block(offsets(), 0, 8192, 77, 75),
     "journal_shared": lambda: block(shared(), 0, 8192, 77, 75),
     "journal_index": lambda: block([record(11, index(), partition=META, count=1, flags=2 | 4)], 1, 28672, 72, 70),

@@ -4,12 +4,13 @@
 use ringpost_wire::control::{
     Attach, Bind, Body, ConsumerCredit, ConsumerInfo, ConsumerOpen, ConsumerPosition, Delete,
     ExchangeDeclare, Failure, Get, GroupDelete, GroupInfo, GroupReset, Hello, Named, PolicySet,
-    ProducerCredit, ProducerOpen, ProducerOpened, QueueDeclare, QueueDescription, QueueInfo,
-    Welcome, is_name,
+    ProducerCredit, ProducerOpen, ProducerOpened, QueueBrowse, QueueBrowsed, QueueCancel,
+    QueueDeclare, QueueDescription, QueueInfo, QueueMove, QueueOutcome, TransactionOpen,
+    TransactionOpened, TransactionSettle, Welcome, is_name,
 };
 use ringpost_wire::{
-    Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES,
-    FragmentHead, FrameHeader, FrameKind, SettleRange, cut, frame,
+    BrowsedMessages, Code, Cut, DeliverHead, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE,
+    FRAME_HEADER_BYTES, FragmentHead, FrameHeader, FrameKind, SettleRange, cut, frame,
 };
 
 use crate::envelope;
@@ -66,7 +67,7 @@ fn one(input: &mut Input<'_>) {
     };
     let mut body = input.all().to_vec();
     let messages_at = match header.kind {
-        FrameKind::Publish => 0,
+        FrameKind::Publish | FrameKind::TransactionPublish => 0,
         FrameKind::Deliver => DeliverHead::BYTES,
         _ => body.len(),
     };
@@ -122,7 +123,12 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::Hello => again::<Hello<'_>>(body).map(drop),
         K::Welcome => again::<Welcome<'_>>(body).map(drop),
         K::Attach => again::<Attach<'_>>(body).map(drop),
-        K::Close | K::Failed | K::Refused | K::ProducerClosed | K::ConsumerClosed => {
+        K::Close
+        | K::Failed
+        | K::Refused
+        | K::ProducerClosed
+        | K::ConsumerClosed
+        | K::TransactionClosed => {
             let failure = again::<Failure<'_>>(body)?;
             let _any_number_has_a_code = Code::from_number(failure.code);
             Ok(())
@@ -192,6 +198,25 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
             Ok(())
         }
         K::GroupDelete => again::<GroupDelete<'_>>(body).map(drop),
+        K::TransactionOpen => again::<TransactionOpen>(body).map(drop),
+        K::TransactionOpened => again::<TransactionOpened>(body).map(drop),
+        K::TransactionPublish => {
+            envelope::batch(body);
+            Ok(())
+        }
+        K::TransactionSettle => {
+            let settle = again::<TransactionSettle<'_>>(body)?;
+            SettleRange::parse(settle.ranges, header.count).map(drop)
+        }
+        K::QueueBrowse => again::<QueueBrowse<'_>>(body).map(drop),
+        K::QueueBrowsed => {
+            let browsed = again::<QueueBrowsed<'_>>(body)?;
+            let mut all = BrowsedMessages::new(browsed.messages);
+            all.try_for_each(|message| message.map(drop))
+        }
+        K::QueueCancel => again::<QueueCancel<'_>>(body).map(drop),
+        K::QueueMove => again::<QueueMove<'_>>(body).map(drop),
+        K::QueueOutcome => again::<QueueOutcome>(body).map(drop),
         K::QueueInfo => again::<QueueInfo<'_>>(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => {
             let declare = again::<ExchangeDeclare<'_>>(body)?;
@@ -213,6 +238,10 @@ pub fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::GetDone
         | K::ConsumerActive
         | K::ConsumerInspect
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionDone
+        | K::TransactionClose
         | K::QueueList
         | K::ExchangeList
         | K::BindingList

@@ -8,10 +8,12 @@
 //! | `envelope` | a message, or a batch of them, or a table of headers |
 //! | `handshake` | what clients send to a whole engine from `Hello` on, and when the disk answers |
 //! | `recovery` | what happened to the disk of an engine while it was off |
+//! | `amqp` | bytes of AMQP, or what its clients send to a whole engine |
 //! | `config` | a configuration file, environment variables and flags |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod amqp;
 pub mod client;
 pub mod config;
 pub mod envelope;
@@ -33,6 +35,8 @@ pub enum Target {
     Handshake,
     /// An engine and what is left of its disk.
     Recovery,
+    /// Frames of AMQP, and an engine and its AMQP clients.
+    Amqp,
     /// Settings.
     Config,
 }
@@ -42,11 +46,12 @@ pub const INPUT_BYTES_MAX: usize = 4096;
 
 impl Target {
     /// Every target.
-    pub const ALL: [Target; 5] = [
+    pub const ALL: [Target; 6] = [
         Target::Frames,
         Target::Envelope,
         Target::Handshake,
         Target::Recovery,
+        Target::Amqp,
         Target::Config,
     ];
 
@@ -58,6 +63,7 @@ impl Target {
             Self::Envelope => "envelope",
             Self::Handshake => "handshake",
             Self::Recovery => "recovery",
+            Self::Amqp => "amqp",
             Self::Config => "config",
         }
     }
@@ -79,6 +85,7 @@ impl Target {
             Self::Envelope => envelope::run(bytes),
             Self::Handshake => handshake::run(bytes),
             Self::Recovery => recovery::run(bytes),
+            Self::Amqp => amqp::run(bytes),
             Self::Config => config::run(bytes),
         }
     }

@@ -18,7 +18,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/ringpost-ci"
 dir="${SANITIZED_DIR:-${CARGO_TARGET_DIR:-$cache/target}/sanitized}"
 triple=$(rustc -vV | sed -n 's/^host: //p')
 bin="$dir/$triple/sim/ringpost-fuzz"
-targets=(frames envelope handshake recovery config)
+targets=(frames envelope handshake recovery amqp config)
 files_max=200
 
 build() {
@@ -48,7 +48,7 @@ floor_of() {
     case $1 in
         frames | envelope) echo 1000 ;;
         config) echo 50 ;;
-        handshake | recovery) echo 2 ;;
+        handshake | recovery | amqp) echo 2 ;;
         *) echo "no target $1; there are: ${targets[*]}" >&2; return 1 ;;
     esac
 }

@@ -21,6 +21,7 @@ pub fn of(target: Target) -> Vec<(String, Vec<u8>)> {
         Target::Envelope => envelopes(),
         Target::Handshake => talks(),
         Target::Recovery => disks(),
+        Target::Amqp => crate::amqp::seeds(),
         Target::Config => settings(),
     }
 }
@@ -435,6 +436,15 @@ pub fn dictionary(target: Target) -> Vec<Vec<u8>> {
             words.extend(crate::handshake::NAMES.iter().map(|name| name.to_vec()));
             words.extend(crate::handshake::KEYS.iter().map(|key| key.to_vec()));
             words.push(b"x-match".to_vec());
+            words.retain(|word| !word.is_empty());
+            words
+        }
+        Target::Amqp => {
+            let names = crate::handshake::NAMES
+                .iter()
+                .chain(&crate::handshake::KEYS);
+            let mut words: Vec<Vec<u8>> = names.map(|name| name.to_vec()).collect();
+            words.extend([vec![0xce], b"\0\x3c\0\0".to_vec(), b"x-delay".to_vec()]);
             words.retain(|word| !word.is_empty());
             words
         }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use ringpost_amqp::{FRAME_BYTES_MAX as AMQP_FRAME_BYTES_MAX, PROTOCOL_HEADER};
 use ringpost_engine::config::{CoreConfig, Limits};
 use ringpost_engine::core::Core;
 use ringpost_engine::data::flow::Flow;
@@ -17,8 +18,8 @@ use ringpost_engine::{
 use ringpost_sim::memory::Pool;
 use ringpost_wire::ids::CoreId;
 use ringpost_wire::{
-    Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES, FrameHeader, FrameKind,
-    cut, frame,
+    Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, FRAME_HEADER_BYTES, FrameHeader,
+    FrameKind, cut, frame,
 };
 
 use crate::frames;
@@ -167,6 +168,8 @@ enum Work {
 struct Conn {
     /// Bytes of the client that are no whole frame yet.
     arrived: Vec<u8>,
+    /// It speaks AMQP, and so is answered.
+    is_amqp: bool,
     /// Nothing more is read.
     is_deaf: bool,
     /// A `Welcome` was sent.
@@ -270,6 +273,62 @@ impl Shell {
         self.conns.insert(conn, Conn::default());
         self.step(Input::Opened { conn });
         conn
+    }
+
+    /// A client that speaks AMQP connects.
+    pub fn open_amqp(&mut self) -> ConnId {
+        self.conns_ever += 1;
+        let conn = ConnId(self.conns_ever);
+        let entry = Conn {
+            is_amqp: true,
+            ..Conn::default()
+        };
+        self.conns.insert(conn, entry);
+        let is_local = true;
+        self.step(Input::OpenedAmqp { conn, is_local });
+        conn
+    }
+
+    /// Bytes of a client that speaks AMQP arrive: the protocol header, then whole frames.
+    pub fn arrive_amqp(&mut self, conn: ConnId, bytes: &[u8]) {
+        if !self.core.is_read(conn) {
+            // They wait in the socket, which has no bound here: the client says less instead.
+            return;
+        }
+        let Some(entry) = self.conns.get_mut(&conn).filter(|entry| !entry.is_deaf) else {
+            return;
+        };
+        entry.arrived.extend_from_slice(bytes);
+        let mut end = 0;
+        if !entry.is_welcome && entry.arrived.len() >= PROTOCOL_HEADER.len() {
+            entry.is_welcome = true;
+            end = PROTOCOL_HEADER.len();
+        }
+        let (mut is_bad, is_welcome) = (false, entry.is_welcome);
+        loop {
+            if !is_welcome {
+                break;
+            }
+            match ringpost_amqp::cut(&entry.arrived[end..], AMQP_FRAME_BYTES_MAX) {
+                ringpost_amqp::Cut::Complete { length, .. } => end += length,
+                ringpost_amqp::Cut::Incomplete { .. } => break,
+                ringpost_amqp::Cut::Malformed(_) => {
+                    is_bad = true;
+                    break;
+                }
+            }
+        }
+        let rest = entry.arrived.split_off(end);
+        let frames = core::mem::replace(&mut entry.arrived, rest);
+        entry.is_deaf = is_bad;
+        if !frames.is_empty() {
+            let bytes = &frames;
+            self.step(Input::Frames { conn, bytes });
+        }
+        if is_bad && self.is_open(conn) {
+            let code = Code::FrameMalformed;
+            self.step(Input::Malformed { conn, code });
+        }
     }
 
     /// Whether a connection is open.
@@ -602,6 +661,19 @@ impl Shell {
         entry.unsent_bytes += bytes.len() as u32;
         entry.said.extend_from_slice(bytes);
         let mut end = 0;
+        if entry.is_amqp {
+            if entry.said.starts_with(&PROTOCOL_HEADER) {
+                end = PROTOCOL_HEADER.len();
+            }
+            while let ringpost_amqp::Cut::Complete { frame, length } =
+                ringpost_amqp::cut(&entry.said[end..], AMQP_FRAME_BYTES_MAX)
+            {
+                crate::amqp::check_said(&frame);
+                end += length;
+            }
+            entry.said.drain(..end);
+            return;
+        }
         while end < entry.said.len() {
             let (header, length) = match cut(&entry.said[end..], FRAME_BYTES_MAX) {
                 Cut::Complete { header, length } => (header, length),
@@ -654,7 +726,12 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::BindingInfo
         | K::TenantInfo
         | K::QueueDescription
-        | K::PolicyInfo => true,
+        | K::PolicyInfo
+        | K::QueueBrowsed
+        | K::QueueOutcome
+        | K::TransactionOpened
+        | K::TransactionDone
+        | K::TransactionClosed => true,
         K::Hello
         | K::Attach
         | K::ProducerOpen
@@ -687,6 +764,15 @@ const fn is_of_broker(kind: FrameKind) -> bool {
         | K::PolicyList
         | K::GroupList
         | K::GroupReset
-        | K::GroupDelete => false,
+        | K::GroupDelete
+        | K::TransactionOpen
+        | K::TransactionPublish
+        | K::TransactionSettle
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionClose
+        | K::QueueBrowse
+        | K::QueueCancel
+        | K::QueueMove => false,
     }
 }

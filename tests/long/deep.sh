@@ -64,7 +64,7 @@ chunk_fuzz() {
         local target
         for target in "$@"; do tests/fuzz/run.sh fuzz "$target" 120 || return 1; done
     }
-    fuzz_lane frames envelope config &
+    fuzz_lane frames envelope config amqp &
     lane=$!
     fuzz_lane handshake recovery || code=1
     wait "$lane" || code=1

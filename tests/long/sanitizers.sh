@@ -77,7 +77,7 @@ part_races() {
 start() {
     local name=$1 patience=$2
     shift 2
-    "$@" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir "$scratch/$name" \
+    "$@" serve --listen 127.0.0.1:0 --amqp-listen off --admin-listen 127.0.0.1:0 --data-dir "$scratch/$name" \
         --memory 256MiB --segment-bytes 8MiB --cores "${cores:-1}" \
         >"$scratch/$name.out" 2>"$scratch/$name.log" &
     pid=$!

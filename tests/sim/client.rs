@@ -8,9 +8,11 @@
 mod consume;
 mod drain;
 mod errand;
+mod places;
 mod produce;
 mod sharing;
 mod topology;
+mod transact;
 
 use std::collections::BTreeMap;
 
@@ -62,6 +64,8 @@ enum Request {
     },
     Attach,
     Errand(errand::Step),
+    Desk(transact::Step),
+    Places(places::Asked),
     ProducerOpen(usize),
     ProducerClose(usize),
     ConsumerOpen(u16),
@@ -106,6 +110,8 @@ enum Channel {
     Consumer(Box<Consumer>),
     /// A consumer of an errand.
     Guest,
+    /// Transactions, or a consumer of their queues.
+    Desk,
 }
 
 /// How often a client does what, as weights.
@@ -193,6 +199,7 @@ pub struct Client {
     /// How often it dialled.
     dials: u32,
     errands: errand::Errands,
+    desk: transact::Desk,
 }
 
 /// What `Welcome` said.
@@ -238,6 +245,7 @@ impl Client {
             is_founding: false,
             dials: 0,
             errands: errand::Errands::new(id, scene.plan.seed),
+            desk: transact::Desk::new(id, scene.plan.seed),
         }
     }
 
@@ -342,7 +350,7 @@ impl Client {
         for (_, channel) in core::mem::take(&mut self.channels) {
             match channel {
                 Channel::Producer(at) => self.producers[at].gone(scene),
-                Channel::Fenced | Channel::Guest => {}
+                Channel::Fenced | Channel::Guest | Channel::Desk => {}
                 Channel::Consumer(consumer) => consumer.over(self.tenant, scene),
             }
         }
@@ -353,6 +361,7 @@ impl Client {
         }
         self.link = Link::None;
         self.errands_over(scene);
+        self.desk_over(scene);
         if let Some(drain) = &mut self.drain {
             drain.start_again();
         }
@@ -389,6 +398,7 @@ impl Client {
         if let Some(drain) = &mut self.drain {
             *drain = Drain::default();
             self.forget_errands();
+            self.forget_desks();
         }
     }
 
@@ -408,7 +418,10 @@ impl Client {
             if self.link != Link::Open {
                 return;
             }
-            if self.run_errand(scene) || (self.random.coin() && self.take_on(scene)) {
+            if self.run_errand(scene)
+                || self.transact(scene)
+                || (self.random.coin() && self.take_on(scene))
+            {
                 continue;
             }
             let model = &scene.models[self.tenant];
@@ -617,7 +630,9 @@ impl Client {
         } else {
             (1..=most).rev().find(|n| !self.channels.contains_key(n))?
         };
-        (self.channels.len() < 12).then_some(number)
+        // A drain reads each lane of each queue, and what transactions have moved, at once.
+        let open_max = if self.drain.is_some() { 64 } else { 12 };
+        (self.channels.len() < open_max).then_some(number)
     }
 
     /// Bytes arrived.
@@ -658,6 +673,7 @@ impl Client {
     fn frame(&mut self, header: &FrameHeader, body: &[u8], scene: &mut Scene) {
         scene.marks.hit(frame_mark(header.kind));
         let checked = match header.kind {
+            _ if self.is_of_desk(header) => self.on_desk_frame(header, body, scene),
             _ if self.is_of_errand(header) => self.on_errand_frame(header, body, scene),
             FrameKind::Welcome => self.on_welcome(body, scene),
             FrameKind::Close => self.on_close(body, scene),
@@ -683,6 +699,9 @@ impl Client {
             | FrameKind::BindingInfo
             | FrameKind::PolicyInfo
             | FrameKind::TenantInfo => self.on_info(header, body, scene),
+            FrameKind::QueueBrowsed | FrameKind::QueueOutcome => {
+                self.on_places(header, body, scene)
+            }
             kind => Err(format!("broker sent {kind:?}, which is the client's")),
         };
         if let Err(text) = checked {
@@ -785,11 +804,14 @@ impl Client {
                 self.link = Link::Open;
                 Ok(())
             }
-            Request::Errand(_) => unreachable!("those were looked at before"),
+            Request::Errand(_) | Request::Desk(_) => {
+                unreachable!("those were looked at before")
+            }
             Request::Inspect(name) => {
                 self.told_of_food(&name, 0, 0);
                 self.inspect_failed(&name, code, scene)
             }
+            Request::Places(asked) => self.places_failed(&asked, code, scene),
             Request::Vain(expected) => match code {
                 Code::TopologyReadOnly | Code::LimitReached | Code::JournalFailed => Ok(()),
                 Code::ShuttingDown | Code::Overloaded => Ok(()),
@@ -875,7 +897,7 @@ impl Client {
             "client {} {:?}{}, {} channels, requests {:?}, drain {:?}",
             self.id,
             self.link,
-            match (self.waits_for_broker(), self.waits_for_messages()) {
+            match (self.waits_for_broker(false), self.waits_for_messages()) {
                 (true, _) => " WAITS",
                 (false, true) => " WAITS for messages",
                 (false, false) => "",
@@ -889,7 +911,9 @@ impl Client {
     /// Whether it waits for nothing: for the judgement that nothing is stuck.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(Drain::is_done) && self.errands_are_drained()
+        self.drain.as_ref().is_some_and(Drain::is_done)
+            && self.errands_are_drained()
+            && self.desks_are_drained()
     }
 }
 

@@ -70,6 +70,7 @@ fn limits(plan: &Plan) -> Limits {
         request_bytes_max: if tiny { 2 << 10 } else { 1 << 20 },
         assembly_bytes_max: if tiny { 1 } else { 4 << 20 },
         beginning_bytes_max: if tiny { 1 << 20 } else { 8 << 20 },
+        transaction_bytes_max: if tiny { 8 << 10 } else { 8 << 20 },
         acks_apart_max: if random.coin() { 0 } else { 32 },
         ..Limits::default()
     }
@@ -167,6 +168,12 @@ impl Engine {
     #[must_use]
     pub fn is_returning(&self) -> bool {
         self.0.is_returning()
+    }
+
+    /// Whether a full queue holds producers back.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        self.0.is_blocking()
     }
 
     /// Whether a shutdown is complete.

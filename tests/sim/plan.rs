@@ -92,6 +92,8 @@ faults! {
     Mortals = "mortals", Promised;
     /// Policies that say how long queues live.
     Policies = "policies", Promised;
+    /// Transactions over queues of several cores.
+    Transactions = "transactions", Promised;
     /// A bit of what was written flips while the broker is down.
     BitRot = "bit-rot", Beyond;
     /// A write goes to another place.
@@ -261,6 +263,7 @@ impl Plan {
         let mut mode = overrides.mode.unwrap_or(drawn);
         let mut faults = Faults::default();
         let mut errands = Random::new(seed, 9);
+        let mut transactions = Random::new(seed, 11);
         for fault in Fault::ALL {
             // Drawn in every mode, so that switching a mode or fault off moves no other draw.
             let is_on = match fault {
@@ -272,6 +275,7 @@ impl Plan {
                 Fault::HungDisk | Fault::FileError => random.below(5) == 0,
                 // Of a stream of their own: they came later and move no other draw.
                 Fault::Mortals | Fault::Policies => errands.below(3) == 0,
+                Fault::Transactions => transactions.below(3) == 0,
                 _ => random.coin(),
             };
             let allowed = fault.scope() == Scope::Promised || mode == Mode::Detect;

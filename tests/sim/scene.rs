@@ -13,11 +13,14 @@ use ringpost_wire::Code;
 
 use crate::client::Producer;
 use crate::graves::Graves;
+use crate::groups::Groups;
 use crate::model::{Change, Headers, Model, Outcome, Queue};
+use crate::places::Places;
 use crate::plan::{Fault, Mode, Plan};
 use crate::random::Hash;
 use crate::streams::Streams;
 use crate::times::{Times, Timing};
+use crate::transactions::Ledger;
 
 /// How often each thing that a set of seeds should reach was reached.
 #[derive(Clone, Default, Debug)]
@@ -181,6 +184,14 @@ impl Marks {
         "tiny-turns",
         "topology",
         "topology_read_only",
+        "transaction committed",
+        "transaction moves",
+        "transaction refused",
+        "transaction rolled back",
+        "transaction without an answer",
+        "transactions",
+        "transactions judged",
+        "transactions judged in doubt",
         "unexpected_frame",
         "unknown_delivery",
         "unroutable",
@@ -340,8 +351,16 @@ pub struct Scene {
     pub graves: Graves,
     /// What was read of streams.
     pub streams: Streams,
+    /// What transactions have done, by client.
+    pub ledgers: BTreeMap<usize, Ledger>,
     /// When what may be delivered.
     pub times: Times,
+    /// What was cancelled and moved.
+    pub places: Places,
+    /// In which order keys come.
+    pub groups: Groups,
+    /// Queues that ever had a consumer without acks.
+    pub swallowed: BTreeSet<QueueNo>,
     checker: Checker,
     history: Option<Box<dyn Write>>,
     in_flight: BTreeMap<MessageId, Routed>,
@@ -373,6 +392,7 @@ impl Scene {
             now: 0,
             models: vec![Model::default(); plan.tenants],
             streams: Streams::of(plan.seed),
+            ledgers: BTreeMap::new(),
             plan,
             marks: Marks::default(),
             shape: Shape::default(),
@@ -387,6 +407,9 @@ impl Scene {
             handed_on: Vec::new(),
             graves: Graves::default(),
             times: Times::default(),
+            places: Places::default(),
+            groups: Groups::default(),
+            swallowed: BTreeSet::new(),
             checker: Checker::new(),
             history,
             in_flight: BTreeMap::new(),
@@ -420,6 +443,9 @@ impl Scene {
 
     /// Adds an event to the history.
     pub fn event(&mut self, event: Event<'_>) {
+        if let Event::Acked { queue, message } = event {
+            self.places.acked(queue, message);
+        }
         if self.trace.is_read() || self.history.is_some() {
             let mut line = Vec::new();
             text::write(&mut line, &event).expect("memory does not fail");
@@ -623,6 +649,17 @@ impl Scene {
         if let Err(text) = self.graves.judge(is_there) {
             self.fail(text);
         }
+        let (models, swallowed) = (&self.models, &self.swallowed);
+        let is_kept = |tenant: usize, name: &str, number: QueueNo| {
+            let queue = models[tenant].queues.get(name);
+            queue.is_some_and(|queue| {
+                let dies = queue.settings.deaths.is_some();
+                queue.is_steady() && queue.number == number && !dies
+            }) && !swallowed.contains(&number)
+        };
+        if let Err(text) = self.places.judge(is_kept) {
+            self.fail(text);
+        }
         if let Err(text) = self.streams.judge() {
             self.fail(text);
         }
@@ -777,6 +814,8 @@ impl Scene {
         {
             let (number, now) = (queue.number, self.now);
             self.times.purged(number, now);
+            self.groups.purged(number);
+            self.places.purged(number);
         }
         if !self.models[tenant].begin(change, fresh) {
             return false;
@@ -805,6 +844,7 @@ impl Scene {
 
     /// A consumer without acks is gone; its queue may not know yet.
     pub fn swallows(&mut self, queue: QueueNo) {
+        self.swallowed.insert(queue);
         self.swallowing.push((self.now, queue));
     }
 

@@ -400,7 +400,9 @@ impl Streams {
         let group = self.groups.entry((lane, group)).or_default();
         group.holders.insert(offset, consumer);
         if !is_again && !group.fresh.insert(offset) {
-            return Err(format!("a group was given {offset} again, and that is not said"));
+            return Err(format!(
+                "a group was given {offset} again, and that is not said"
+            ));
         }
         Ok(())
     }

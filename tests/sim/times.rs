@@ -83,6 +83,13 @@ impl Times {
         });
     }
 
+    /// Whether its producer delays a message.
+    #[must_use]
+    pub fn is_delayed(&self, message: MessageId) -> bool {
+        let sent = self.sent.get(&message);
+        sent.is_some_and(|sent| sent.delay_ms > 0)
+    }
+
     /// Its confirm came.
     pub fn confirmed(&mut self, message: MessageId, now: u64) {
         if let Some(sent) = self.sent.get_mut(&message) {

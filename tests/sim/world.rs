@@ -1579,11 +1579,10 @@ impl World {
                 }
             }
             Phase::Calming(until) => {
-                let waits = self
-                    .clients
-                    .iter()
-                    .any(|client| client.waits_for_broker() || client.waits_for_messages())
-                    || self.group_waits();
+                let is_blocked = self.cores.iter().any(|core| core.engine.is_blocking());
+                let waits = self.clients.iter().any(|client| {
+                    client.waits_for_broker(is_blocked) || client.waits_for_messages()
+                }) || self.group_waits();
                 if !self.is_up || !waits {
                     self.hang_up_all();
                 } else if now > until {

@@ -322,7 +322,7 @@ fn line_of(delivery: &DeliveryRef<'_>) -> Line {
 }
 
 /// Bytes as text if they are some, else in hexadecimal.
-fn as_text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
+pub fn as_text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(to_hex(bytes))),

@@ -68,7 +68,7 @@ struct Settings {
     bytes_max: Option<u64>,
     /// What makes room when a limit is passed: `refuse` the publish, or `drop-head` drops the oldest
     /// messages
-    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head"])]
+    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head", "block"])]
     overflow: Option<String>,
     /// How long a message may wait to be delivered, such as 30s
     #[arg(long, value_name = "time", value_parser = link::span)]
@@ -129,6 +129,7 @@ impl Settings {
         }
         match self.overflow.as_deref() {
             Some("drop-head") => policy = policy.overflow(Overflow::DropHead),
+            Some("block") => policy = policy.overflow(Overflow::Block),
             Some(_) => policy = policy.overflow(Overflow::Refuse),
             None => {}
         }

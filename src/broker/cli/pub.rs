@@ -25,6 +25,7 @@ Examples:
   ringpost pub --key orders < orders.txt
   ringpost pub --exchange shop --key order.7.paid --message 'hello'
   ringpost pub --key images --whole a.png b.png
+  ringpost pub --json --transaction both-or-none.json
   ringpost sub old --json --wait 1s | ringpost pub --exchange shop --json
   ringpost pub --key orders --message tick --count 1000 --rate 100";
 
@@ -76,6 +77,9 @@ pub struct Args {
     /// Refuse what no queue takes, instead of dropping it; always so without --exchange
     #[arg(long)]
     mandatory: bool,
+    /// Publish all of them or none, as one transaction: at most 10,000 messages and 1 MiB
+    #[arg(long, conflicts_with_all = ["rate", "level"])]
+    transaction: bool,
     #[command(flatten)]
     broker: BrokerArgs,
 }
@@ -149,6 +153,11 @@ async fn publish(client: &Client, args: &Args, confirmed: &Cell<u64>) -> Result<
     let producer = builder.build().await?;
     let bytes_max = client.limits().message_max().bytes();
     let (messages, reader) = start_reader(args, bytes_max)?;
+    if args.transaction {
+        let done = publish_whole(client, messages, reader, args).await;
+        confirmed.set(done?);
+        return Ok(());
+    }
     let published = publish_all(&producer, messages, args.rate, confirmed).await;
     published.map_err(|error| explained(error, args))?;
     // The reader has ended: its end of the channel is what ended the publishing.
@@ -161,6 +170,32 @@ async fn publish(client: &Client, args: &Args, confirmed: &Cell<u64>) -> Result<
         .close()
         .await
         .map_err(|error| explained(error, args))
+}
+
+/// Publishes everything or nothing; how many messages that was.
+async fn publish_whole(
+    client: &Client,
+    messages: flume::Receiver<Message>,
+    reader: Reader,
+    args: &Args,
+) -> Result<u64, Failure> {
+    let mut transactor = client.transactor().build().await?;
+    let mut transaction = transactor.begin().await?;
+    transaction.mandatory(args.mandatory || args.exchange.is_empty())?;
+    let mut count = 0;
+    while let Ok(message) = messages.recv_async().await {
+        let published = transaction.publish(&args.exchange, &message).await;
+        published.map_err(|error| explained(error, args))?;
+        count += 1;
+    }
+    // What could not be read is not published, nor is what could.
+    match reader.join() {
+        Ok(read) => read?,
+        Err(_) => return Err(Failure::failed("reading the input has panicked")),
+    }
+    let committed = transaction.commit().await;
+    committed.map_err(|error| explained(error, args))?;
+    Ok(count)
 }
 
 /// What an error of publishing means for whoever gave these arguments.

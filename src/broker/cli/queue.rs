@@ -1,5 +1,8 @@
-//! `ringpost queue`: declares, shows, empties and deletes queues. Does not touch their messages
-//! one by one.
+//! `ringpost queue`: declares, shows, empties and deletes queues. What it does to messages one by one is
+//! in files of its own.
+
+mod browse;
+mod redrive;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -26,10 +29,12 @@ Examples:
   ringpost queue ensure clicks --type stream --lanes 4 --lane-header user
   ringpost queue ensure replies --volatile --expires 30min
   ringpost queue list --json
+  ringpost queue browse orders --count 5 --json
+  ringpost queue redrive undelivered --to-source --rate 100/s
   ringpost queue purge orders
   ringpost queue delete orders --if-empty";
 
-/// Declare, list, purge and delete queues
+/// Declare, list, browse, purge and delete queues
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -61,6 +66,12 @@ enum Command {
         /// The queue
         name: String,
     },
+    /// Show messages of a queue without taking them
+    Browse(browse::BrowseArgs),
+    /// Take delayed messages back before they are due
+    Cancel(browse::CancelArgs),
+    /// Move messages elsewhere, such as dead letters back to where they died
+    Redrive(redrive::Args),
     /// Show all queues
     List(FormatArgs),
     /// Show one queue
@@ -104,18 +115,24 @@ struct Settings {
     /// Which consumer with room gets the next messages [default: round-robin]
     #[arg(long, value_enum, value_name = "policy")]
     dispatch: Option<Policy>,
-    /// With sticky: the header whose value is the key [default: the routing key]
+    /// With sticky or groups: the header that is the key [default: the routing key]
     #[arg(long, value_name = "name")]
     sticky_header: Option<String>,
+    /// Keep each key in order: one consumer at a time has messages of it
+    #[arg(long)]
+    message_groups: bool,
+    /// How many messages may wait for their keys before the head does [default: 4096]
+    #[arg(long, value_name = "count", requires = "message_groups")]
+    group_ahead: Option<u32>,
     /// Let one consumer at a time get messages, the next when it goes
     #[arg(long)]
     single_active: bool,
     /// How long a consumer may hold a message, such as 5min [default: for ever]
     #[arg(long, value_name = "duration", value_parser = link::span)]
     consumer_hold_max: Option<Duration>,
-    /// What makes room when a limit is passed: `refuse` the publish, or `drop-head` drops the oldest
-    /// messages
-    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head"])]
+    /// What happens when a limit is passed: `refuse` the publish, `drop-head` drops the oldest messages,
+    /// `block` gives producers no credit
+    #[arg(long, value_name = "what", value_parser = ["refuse", "drop-head", "block"])]
     overflow: Option<String>,
     /// How long a message may wait to be delivered, such as 30s
     #[arg(long, value_name = "time", value_parser = link::span)]
@@ -228,6 +245,7 @@ impl Settings {
         }
         match self.overflow.as_deref() {
             Some("drop-head") => config = config.overflow(Overflow::DropHead),
+            Some("block") => config = config.overflow(Overflow::Block),
             Some(_) => config = config.overflow(Overflow::Refuse),
             None => {}
         }
@@ -265,6 +283,12 @@ impl Settings {
         }
         if let Some(name) = &self.sticky_header {
             config = config.sticky_header(name);
+        }
+        if self.message_groups {
+            config = config.message_groups();
+        }
+        if let Some(messages) = self.group_ahead {
+            config = config.group_ahead(messages);
         }
         if self.single_active {
             config = config.single_active_consumer();
@@ -496,6 +520,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 let messages = output::counted(messages, "message");
                 output::line(&format!("queue {name} purged of {messages}"))?;
             }
+            Command::Browse(args) => browse::browse(&client, &args).await?,
+            Command::Cancel(args) => browse::cancel(&client, &args).await?,
+            Command::Redrive(args) => redrive::run(&client, &args).await?,
             Command::List(format) => {
                 let described = client.describe_queues().await?.into_iter();
                 let mut options: HashMap<u32, Vec<QueueOption>> =

@@ -76,6 +76,17 @@ pub fn run(args: Args) -> Result<(), Failure> {
         // Whoever does not read this must not end the broker.
         tracing::warn!(%error, "standard output cannot be written; {ready}");
     }
+    let amqp: Vec<String> = running
+        .amqp_addrs()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !amqp.is_empty() {
+        let line = format!("amqp: clients connect to {}", amqp.join(" "));
+        if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+            tracing::warn!(%error, "standard output cannot be written; {line}");
+        }
+    }
     let signal = match told.to_end.recv() {
         Ok(rt::Signal::Terminate) => "SIGTERM",
         Ok(rt::Signal::Interrupt) => "SIGINT",

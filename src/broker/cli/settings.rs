@@ -99,6 +99,7 @@ impl clap::Args for SettingsArgs {
 fn value_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Address => "address:port",
+        Kind::Addresses => "addresses",
         Kind::Path => "path",
         Kind::Bytes { .. } => "size",
         Kind::Span { .. } => "duration",

@@ -237,6 +237,7 @@ fn clean_up_on_signal(directory: &Path, keep: bool) -> Result<(), Failure> {
 fn config(args: &Args, directory: &Path) -> Result<Config, Failure> {
     let mut flags = vec![
         ("listen", "127.0.0.1:0".to_owned()),
+        ("amqp_listen", "off".to_owned()),
         ("admin_listen", "127.0.0.1:0".to_owned()),
         ("data_dir", directory.display().to_string()),
         ("memory", args.memory.clone()),

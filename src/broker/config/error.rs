@@ -82,6 +82,8 @@ pub enum ConfigError {
     },
     /// Two settings ask for the same port.
     PortShared {
+        /// Which.
+        keys: (&'static str, &'static str),
         /// Both have this address.
         address: SocketAddr,
     },
@@ -143,10 +145,11 @@ impl std::fmt::Display for ConfigError {
                  --insecure-listen if the network itself keeps strangers out",
                 address.port()
             ),
-            Self::PortShared { address } => {
+            Self::PortShared { keys, address } => {
+                let (one, other) = keys;
                 write!(
                     f,
-                    "`listen` and `admin_listen` are both {address}: give one another port"
+                    "`{one}` and `{other}` are both {address}: give one another port"
                 )
             }
             Self::CpusForeign { foreign, usable } => {

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Kind {
     /// `address:port`, the address numeric.
     Address,
+    /// Several of those, separated by commas, or `off`.
+    Addresses,
     /// A path; relative ones start where the process was started.
     Path,
     /// A size in bytes.
@@ -62,6 +64,7 @@ impl Kind {
     pub fn unit(&self) -> &'static str {
         match self {
             Kind::Address => "address:port",
+            Kind::Addresses => "addresses",
             Kind::Path => "path",
             Kind::Bytes { .. } => "size",
             Kind::Span { .. } => "duration",
@@ -79,6 +82,7 @@ impl Kind {
     pub fn bounds(&self) -> String {
         match self {
             Kind::Address | Kind::Path | Kind::Hosts | Kind::Switch => String::new(),
+            Kind::Addresses => "address:port, separated by commas, or `off`".into(),
             Kind::Bytes {
                 min,
                 max,
@@ -104,6 +108,11 @@ impl Kind {
         Unfit(match self {
             Kind::Address => {
                 "must be a numeric address and a port, such as 127.0.0.1:7400 or [::1]:7400".into()
+            }
+            Kind::Addresses => {
+                "must be `off`, or numeric addresses with ports, separated by commas, such as \
+                 127.0.0.1:5672,[::1]:5672, none of them twice"
+                    .into()
             }
             Kind::Path => "must be a path".into(),
             Kind::Bytes { .. } => {
@@ -146,6 +155,23 @@ pub trait Field: Sized {
 impl Field for SocketAddr {
     fn parse(text: &str, kind: &Kind) -> Result<Self, Unfit> {
         text.parse().map_err(|_| kind.unfit())
+    }
+}
+
+impl Field for Vec<SocketAddr> {
+    fn parse(text: &str, kind: &Kind) -> Result<Self, Unfit> {
+        if text == "off" {
+            return Ok(Vec::new());
+        }
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for part in text.split(',') {
+            let address = part.trim().parse().map_err(|_| kind.unfit())?;
+            if addresses.contains(&address) {
+                return Err(kind.unfit());
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
     }
 }
 
@@ -411,6 +437,25 @@ mod tests {
         }
         for text in ["", "20", "ms", "1.5s", "-1s", "1 fortnight"] {
             assert_eq!(span_from(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let parse = |text| Vec::<SocketAddr>::parse(text, &Kind::Addresses);
+        assert_eq!(parse("off"), Ok(Vec::new()));
+        let both = parse("127.0.0.1:5672, [::1]:5672").expect("two addresses");
+        let shown: Vec<String> = both.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:5672", "[::1]:5672"]);
+        for text in [
+            "",
+            "on",
+            "localhost:5672",
+            "127.0.0.1",
+            "[::1]:1,[::1]:1",
+            "[::1]:1,",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 

@@ -226,6 +226,24 @@ pub const METRICS: &[Metric] = {
             "Of those, the ones that it routed to no queue: they are dropped.",
         ),
         metric(
+            "transactions_committed_total",
+            Both,
+            Counter,
+            "Transactions that connections of the core have committed.",
+        ),
+        metric(
+            "transactions_rolled_back_total",
+            Both,
+            Counter,
+            "Transactions of which nothing has happened: rolled back, failed, or of unknown outcome.",
+        ),
+        metric(
+            "transactions_prepared",
+            Both,
+            Gauge,
+            "Shares of transactions over several cores that wait for the decision of another core.",
+        ),
+        metric(
             "messages_shared_total",
             Both,
             Counter,
@@ -430,6 +448,9 @@ fn figure<'a>(name: &str, core: &'a CoreSnapshot) -> Figure<'a> {
         }
         "dead_letters_total" => counters.dead_letters,
         "dead_letters_unroutable_total" => counters.dead_letters_unroutable,
+        "transactions_committed_total" => counters.transactions_committed,
+        "transactions_rolled_back_total" => counters.transactions_rolled_back,
+        "transactions_prepared" => core.transactions_prepared,
         "messages_shared_total" => counters.shared,
         "refusals_total" => {
             let refused = |code: &Code| {

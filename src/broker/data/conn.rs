@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ringpost_amqp::{FRAME_BYTES_MAX as AMQP_FRAME_BYTES_MAX, PROTOCOL_HEADER};
 use ringpost_engine::{BufferId, ConnId};
 use ringpost_wire::frame::whole;
 use ringpost_wire::{ALIGN, Code, Cut, FRAME_BYTES_MAX, FRAME_BYTES_MAX_HANDSHAKE, cut};
@@ -66,10 +67,20 @@ enum Piece {
     Buffer(BufferId, Range<u32>),
 }
 
+/// What a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// The protocol of Ringpost.
+    Native,
+    /// AMQP 0-9-1.
+    Amqp,
+}
+
 /// One connection.
 #[derive(Debug)]
 struct Conn {
     id: ConnId,
+    protocol: Protocol,
     socket: Connection,
     /// The start of a frame that is not whole yet.
     partial: Vec<u8>,
@@ -98,6 +109,45 @@ struct Conn {
     closing: bool,
     /// Everything was sent, and the peer was told that nothing more comes.
     finished: bool,
+}
+
+/// Where the last whole frame of `bytes` ends, and what is wrong behind it, if anything is. The engine cuts
+/// them again, and proves them: once is enough.
+fn cut_native(bytes: &[u8], greeted: &mut bool) -> (usize, Option<Code>) {
+    let mut end = 0;
+    loop {
+        let frame_bytes_max = match *greeted {
+            true => FRAME_BYTES_MAX,
+            false => FRAME_BYTES_MAX_HANDSHAKE,
+        };
+        let Some(length) = whole(&bytes[end..], frame_bytes_max) else {
+            return match cut(&bytes[end..], frame_bytes_max) {
+                Cut::Malformed(code) => (end, Some(code)),
+                Cut::Complete { .. } | Cut::Incomplete { .. } => (end, None),
+            };
+        };
+        *greeted = true;
+        end += length;
+    }
+}
+
+/// The same of AMQP: the protocol header, then frames. What is wrong with a frame that is whole the engine
+/// tells.
+fn cut_amqp(bytes: &[u8], greeted: &mut bool) -> (usize, Option<Code>) {
+    let mut end = 0;
+    if !*greeted {
+        if bytes.len() < PROTOCOL_HEADER.len() {
+            return (0, None);
+        }
+        *greeted = true;
+        end = PROTOCOL_HEADER.len();
+    }
+    while let Some(length) = ringpost_amqp::frame::whole(&bytes[end..], AMQP_FRAME_BYTES_MAX) {
+        end += length;
+    }
+    let rest = ringpost_amqp::cut(&bytes[end..], AMQP_FRAME_BYTES_MAX);
+    let is_wrong = matches!(rest, ringpost_amqp::Cut::Malformed(_));
+    (end, is_wrong.then_some(Code::FrameMalformed))
 }
 
 /// What a receive brought.
@@ -211,8 +261,13 @@ impl Conns {
     /// # Errors
     ///
     /// If the poller does not take it.
-    pub fn add(&mut self, socket: Connection, poller: &mut Poller) -> io::Result<ConnId> {
-        self.register(socket, Vec::new(), false, poller)
+    pub fn add(
+        &mut self,
+        socket: Connection,
+        protocol: Protocol,
+        poller: &mut Poller,
+    ) -> io::Result<ConnId> {
+        self.register(socket, protocol, Vec::new(), false, poller)
     }
 
     /// Takes a socket of another core, with bytes that it received and did not step.
@@ -226,12 +281,13 @@ impl Conns {
         partial: Vec<u8>,
         poller: &mut Poller,
     ) -> io::Result<ConnId> {
-        self.register(socket, partial, true, poller)
+        self.register(socket, Protocol::Native, partial, true, poller)
     }
 
     fn register(
         &mut self,
         socket: Connection,
+        protocol: Protocol,
         partial: Vec<u8>,
         greeted: bool,
         poller: &mut Poller,
@@ -255,6 +311,7 @@ impl Conns {
         }
         self.conns[idx as usize] = Some(Box::new(Conn {
             id,
+            protocol,
             socket,
             partial,
             part_heard: Monotonic::now(),
@@ -382,23 +439,11 @@ impl Conns {
         if conn.closing {
             filled = 0;
         }
-        let mut end = 0;
-        let mut malformed = None;
-        loop {
-            let frame_bytes_max = match conn.greeted {
-                true => FRAME_BYTES_MAX,
-                false => FRAME_BYTES_MAX_HANDSHAKE,
-            };
-            // The engine cuts them again, and proves them: once is enough.
-            let Some(length) = whole(&slab[end..filled], frame_bytes_max) else {
-                if let Cut::Malformed(code) = cut(&slab[end..filled], frame_bytes_max) {
-                    malformed = Some(code);
-                }
-                break;
-            };
-            conn.greeted = true;
-            end += length;
-        }
+        let received = &slab[..filled];
+        let (end, malformed) = match conn.protocol {
+            Protocol::Native => cut_native(received, &mut conn.greeted),
+            Protocol::Amqp => cut_amqp(received, &mut conn.greeted),
+        };
         let rest = if malformed.is_some() {
             end..end
         } else {

@@ -14,7 +14,7 @@ use ringpost_engine::{Effect, Effects, FailCause, Input, IoFault, Mono};
 use ringpost_wire::Code;
 
 use crate::data::buffers::BufferPool;
-use crate::data::conn::{Arrival, ConnLimits, Conns, MUCH_BYTES};
+use crate::data::conn::{Arrival, ConnLimits, Conns, MUCH_BYTES, Protocol};
 use crate::data::engine::Engine;
 use crate::data::mesh::{Incoming, MeshEndpoint, PeerIdx};
 use crate::data::notices::{Notices, Reporter};
@@ -44,6 +44,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const LANE_AGAIN: Duration = Duration::from_millis(1);
 /// The listener's name at the poller.
 const LISTENER: Token = Token::new(Token::MAX);
+/// That of all listeners for AMQP.
+const AMQP_LISTENERS: Token = Token::new(Token::MAX - 1);
 /// Least time between two ticks given to the engine.
 const TICK_NS: u64 = 1_000_000;
 /// Connections beyond the limit that are told so at a time.
@@ -98,6 +100,8 @@ pub struct Drive {
     pub poller: Poller,
     /// Accepts connections; none while the core does not serve.
     pub listener: Option<Listener>,
+    /// Those that accept connections which speak AMQP.
+    pub amqp_listeners: Vec<Listener>,
     /// Its lanes to the other cores.
     pub mesh: MeshEndpoint<CoreMail>,
     /// Requests that may be unanswered on one of them.
@@ -198,6 +202,15 @@ impl Drive {
             ));
             return;
         }
+        for listener in &self.amqp_listeners {
+            if let Err(error) = self.poller.register(listener.as_fd(), AMQP_LISTENERS) {
+                let text = format!("cannot listen for AMQP: {error}");
+                let _ = self
+                    .started
+                    .send((self.core, Err(Failure::of_machine(text))));
+                return;
+            }
+        }
         let mut events = Events::new();
         // The engine has not been asked for anything yet: its first turn starts recovery.
         self.turn(&mut running, &mut events);
@@ -261,7 +274,7 @@ impl Drive {
             self.obey(running, now, request);
         }
         for event in &events.sockets {
-            if event.token == LISTENER {
+            if event.token == LISTENER || event.token == AMQP_LISTENERS {
                 running.arrivals = Arrivals::Waiting;
             } else {
                 running.conns.note(event);
@@ -383,6 +396,7 @@ impl Drive {
                 running.shutting_down = true;
                 running.cut_off = Some(Monotonic::now().plus(self.drain_timeout));
                 self.listener = None;
+                self.amqp_listeners.clear();
                 running.arrivals = Arrivals::None;
                 self.step(running, now, Input::Shutdown);
             }
@@ -421,6 +435,8 @@ impl Drive {
                 capacity: self.mesh_capacity,
             })
             .collect();
+        let transactions = flow.transaction_figures();
+        snapshot.transactions_prepared = transactions.prepared;
         let mut returned = stats.refusals.iter();
         let returned = returned.find(|(code, _)| *code == Code::Unroutable);
         snapshot.counters = Counters {
@@ -438,6 +454,8 @@ impl Drive {
             deaths: flow.deaths(),
             dead_letters: stats.dead_lettered,
             dead_letters_unroutable: stats.dead_unroutable,
+            transactions_committed: transactions.committed,
+            transactions_rolled_back: transactions.rolled_back,
             shared: stats.shared,
             turns: running.turns,
         };
@@ -459,43 +477,57 @@ impl Drive {
     }
 
     fn accept(&mut self, running: &mut Running, now: Mono) {
-        let Some(listener) = &self.listener else {
+        if self.listener.is_none() {
             // It was closed in the turn that heard of them: nobody is let in any more.
             running.arrivals = Arrivals::None;
             return;
-        };
-        for _ in 0..ACCEPTS_PER_TURN_MAX {
-            match listener.accept() {
-                Ok(Some(socket)) => {
-                    let is_one_too_many = running.conns.len() >= self.connections_max;
-                    if running.conns.len() >= self.connections_max + TURNED_AWAY_MAX {
-                        // Dropped, and thereby closed, without a word: enough others are being told.
-                        running.notices.dropped += 1;
-                        continue;
-                    }
-                    let Ok(conn) = running.conns.add(socket, &mut self.poller) else {
-                        continue;
-                    };
-                    running.accepted += 1;
-                    let (pool, effects) = (&mut self.pool, &mut running.effects);
-                    let engine = &mut running.engine;
-                    engine.step(now, Input::Opened { conn }, pool, effects);
-                    if is_one_too_many {
-                        engine.step(now, Input::Unwanted { conn }, pool, effects);
-                    }
-                }
-                Ok(None) => {
-                    running.arrivals = Arrivals::None;
+        }
+        let mut left = ACCEPTS_PER_TURN_MAX;
+        let native = self.listener.iter();
+        let native = native.map(|listener| (listener, Protocol::Native));
+        let amqp = self.amqp_listeners.iter();
+        let amqp = amqp.map(|listener| (listener, Protocol::Amqp));
+        for (listener, protocol) in native.chain(amqp) {
+            loop {
+                if left == 0 {
                     return;
                 }
-                Err(error) => {
-                    // Out of descriptors or memory. Those who wait stay, and no event tells of them.
-                    running.arrivals = Arrivals::Refused(Monotonic::now().plus(ACCEPT_AGAIN));
-                    running.notices.accept_failed = Some(error);
-                    return;
+                left -= 1;
+                let socket = match listener.accept() {
+                    Ok(Some(socket)) => socket,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // Out of descriptors or memory. Those who wait stay, and no event tells of
+                        // them.
+                        running.arrivals = Arrivals::Refused(Monotonic::now().plus(ACCEPT_AGAIN));
+                        running.notices.accept_failed = Some(error);
+                        return;
+                    }
+                };
+                let is_one_too_many = running.conns.len() >= self.connections_max;
+                if running.conns.len() >= self.connections_max + TURNED_AWAY_MAX {
+                    // Dropped, and thereby closed, without a word: enough others are being told.
+                    running.notices.dropped += 1;
+                    continue;
+                }
+                let is_local = protocol == Protocol::Amqp && socket.is_local();
+                let Ok(conn) = running.conns.add(socket, protocol, &mut self.poller) else {
+                    continue;
+                };
+                running.accepted += 1;
+                let (pool, effects) = (&mut self.pool, &mut running.effects);
+                let engine = &mut running.engine;
+                let opened = match protocol {
+                    Protocol::Native => Input::Opened { conn },
+                    Protocol::Amqp => Input::OpenedAmqp { conn, is_local },
+                };
+                engine.step(now, opened, pool, effects);
+                if is_one_too_many {
+                    engine.step(now, Input::Unwanted { conn }, pool, effects);
                 }
             }
         }
+        running.arrivals = Arrivals::None;
     }
 
     fn receive(&mut self, running: &mut Running, now: Mono) {

@@ -90,6 +90,7 @@ pub fn digest(effects: &Effects, buffers: &impl Buffers) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Opened,
+    OpenedAmqp,
     Adopted,
     Unwanted,
     Frames,
@@ -111,6 +112,7 @@ impl Kind {
     const fn word(self) -> &'static str {
         match self {
             Self::Opened => "opened",
+            Self::OpenedAmqp => "opened_amqp",
             Self::Adopted => "adopted",
             Self::Unwanted => "unwanted",
             Self::Frames => "frames",
@@ -132,6 +134,7 @@ impl Kind {
     const fn subject(self) -> &'static str {
         match self {
             Self::Opened
+            | Self::OpenedAmqp
             | Self::Adopted
             | Self::Unwanted
             | Self::Frames
@@ -207,6 +210,9 @@ impl Flight {
         let of_conn = |kind, conn: &ConnId, length, hash| (kind, conn.0, length, hash);
         let (kind, subject, length, hash) = match input {
             Input::Opened { conn } => of_conn(Kind::Opened, conn, 0, 0),
+            Input::OpenedAmqp { conn, is_local } => {
+                of_conn(Kind::OpenedAmqp, conn, 0, hash_of(is_local))
+            }
             Input::Adopted { conn, session } => of_conn(Kind::Adopted, conn, 0, hash_of(session)),
             Input::Unwanted { conn } => of_conn(Kind::Unwanted, conn, 0, 0),
             Input::Frames { conn, bytes } => {

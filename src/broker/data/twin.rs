@@ -133,6 +133,10 @@ impl Recorder {
 fn owned(input: &Input<'_>) -> Input<'static> {
     match input {
         Input::Opened { conn } => Input::Opened { conn: *conn },
+        Input::OpenedAmqp { conn, is_local } => Input::OpenedAmqp {
+            conn: *conn,
+            is_local: *is_local,
+        },
         Input::Adopted { conn, session } => Input::Adopted {
             conn: *conn,
             session: session.clone(),

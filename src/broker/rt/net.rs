@@ -163,6 +163,14 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Whether the peer is on this machine; not if nobody can say.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let peer = SockRef::from(&self.descriptor).peer_addr();
+        let peer = peer.ok().and_then(|peer| peer.as_socket());
+        peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+
     /// Reads what has arrived into `target`.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::control::words::counted;
 use crate::data::flow::{Flow, QueueState};
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{self, Damage, Journal};
-use crate::data::queue::{self, Ranges};
+use crate::data::queue::{self, Ranges, Taken};
 use crate::data::route::Router;
 use crate::effect::{Buffers, FailCause, Severity};
 use crate::ids::{JournalId, Mono};
@@ -103,7 +103,9 @@ impl Boot {
     ) {
         self.now = now;
         match input {
-            Input::Opened { conn } | Input::Adopted { conn, .. } => {
+            Input::Opened { conn }
+            | Input::OpenedAmqp { conn, .. }
+            | Input::Adopted { conn, .. } => {
                 effects.push(Effect::Close { conn });
             }
             Input::Io { op, result, .. } => match &mut self.stage {
@@ -237,19 +239,29 @@ impl Boot {
         let mut restore = restore;
         let own = restore.catalog.take();
         let dedup = std::mem::take(&mut restore.dedup);
-        let mut groups = restore.groups;
+        let mut groups = std::mem::take(&mut restore.groups);
         let catalog = catalog.or(own).expect("the core is ready");
         let router = Router::of(&catalog, &placement(&config));
         let volatile = Volatile::new(config.limits.volatile_buffers as usize);
+        let transactions = restore.take_transactions(journal.damages());
+        let mut taken: BTreeMap<QueueId, Vec<Taken>> = BTreeMap::new();
+        for (_, share) in transactions.prepared() {
+            for (queue, messages) in &share.taken {
+                taken.entry(*queue).or_default().extend(messages);
+            }
+        }
         let mut flow = Flow::new(config, now, router, *journal, volatile);
         flow.dedup = dedup;
+        flow.transactions = transactions;
         let past = Past::new(now, wall_us, last_wall_us, effects);
         // A stream of several lanes holds nothing itself.
         let holding = |queue: &&catalog::Queue| catalog.lanes_of(queue.id) == 0;
         for declared in catalog.all_queues().filter(holding) {
             let mut state = queue_state(&catalog, declared);
             if let Some(replay) = queues.remove(&declared.id) {
-                restore_queue(&mut state, replay, &past, effects);
+                let taken = taken.remove(&declared.id).unwrap_or_default();
+                let there = restore_queue(&mut state, replay, &taken, &past, effects);
+                flow.transactions.keep_taken(declared.id, &there);
             }
             if state.queue.is_stream() {
                 state.queue.restore_groups(groups.take(declared.id));
@@ -281,15 +293,15 @@ struct Past {
     now: Mono,
     now_ms: i64,
     wall_ms: i64,
-    /// The wall clock of what was written last, 0 if nothing was.
-    last_ms: i64,
+    /// The wall clock, or that of what was written last if that is later, in µs.
+    latest_us: i64,
 }
 
 /// A step of the wall clock since the last life that is not believed to be time that has passed.
 const CLOCK_JUMP_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 impl Past {
-    fn new(now: Mono, wall_us: u64, last_wall_us: u64, effects: &mut Effects) -> Self {
+    fn new(now: Mono, mut wall_us: u64, last_wall_us: u64, effects: &mut Effects) -> Self {
         let mut wall_ms = wall_us / 1_000;
         let last_ms = last_wall_us / 1_000;
         if last_ms > 0 && wall_ms.saturating_sub(last_ms) > CLOCK_JUMP_MAX_MS {
@@ -302,13 +314,13 @@ impl Past {
                 severity: Severity::Warning,
                 text,
             });
-            wall_ms = last_ms;
+            (wall_ms, wall_us) = (last_ms, last_wall_us);
         }
         Self {
             now,
             now_ms: (now.0 / 1_000_000) as i64,
             wall_ms: wall_ms as i64,
-            last_ms: last_ms as i64,
+            latest_us: wall_us.max(last_wall_us) as i64,
         }
     }
 
@@ -321,16 +333,19 @@ impl Past {
     /// A message that is due then, by the wall clock. One that was set back since the last life stands
     /// still until then: nothing waits longer than it had to when that ended.
     fn due(&self, wall_ms: i64) -> i64 {
-        self.now_ms + wall_ms.saturating_sub(self.wall_ms.max(self.last_ms))
+        let now_us = self.now.0.div_ceil(1_000) as i64;
+        let wall_us = wall_ms.saturating_mul(1_000);
+        queue::ceil_ms(now_us.saturating_add(wall_us.saturating_sub(self.latest_us)))
     }
 }
 
 fn restore_queue(
     state: &mut QueueState,
     mut replay: queue::Replay,
+    taken: &[Taken],
     past: &Past,
     effects: &mut Effects,
-) {
+) -> Vec<Taken> {
     let settings = *state.queue.settings();
     let terms = replay.take_terms();
     state.queue = match replay.finish() {
@@ -352,7 +367,12 @@ fn restore_queue(
         |wall_ms| past.arrived(wall_ms),
         |wall_ms| past.due(wall_ms),
     );
+    let there = match taken.is_empty() {
+        true => Vec::new(),
+        false => state.queue.restore_taken(taken),
+    };
     state.queue.hold_restored();
+    there
 }
 
 const fn content_failure(reason: String) -> Effect {
@@ -401,5 +421,34 @@ fn journal_config(config: &CoreConfig) -> journal::Config {
         buffers_free_min: config.limits.buffers_free_min,
         partitions: config.partitions,
         ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delayed_is_never_due_early_after_a_start() {
+        for now_ns in [0, 1, 999_999, 1_000_000, 5_000_000_999] {
+            for wall_us in [
+                1_700_000_000_000_000,
+                1_700_000_000_000_001,
+                1_700_000_000_999_999,
+            ] {
+                let mut effects = Effects::default();
+                let past = Past::new(Mono(now_ns), wall_us, wall_us - 5, &mut effects);
+                for ahead_ms in [1, 2, 1_000] {
+                    let wall_ms = (wall_us / 1_000) as i64 + ahead_ms;
+                    let exact_ns = now_ns as i64 + (wall_ms * 1_000 - wall_us as i64) * 1_000;
+                    let due_ns = past.due(wall_ms) * 1_000_000;
+                    assert!(due_ns >= exact_ns, "{now_ns} {wall_us} {ahead_ms}");
+                    assert!(
+                        due_ns - exact_ns < 1_002_000,
+                        "{now_ns} {wall_us} {ahead_ms}"
+                    );
+                }
+            }
+        }
     }
 }

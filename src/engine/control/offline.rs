@@ -7,9 +7,10 @@
 //! counted goes along in each new journal's checkpoint. The old journals are only read, so a crash
 //! in the middle leaves them as they were and the copy is begun anew (rulings 14).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use ringpost_wire::control::Durability;
 use ringpost_wire::ids::{CoreId, PartitionId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, envelope, padded};
 
@@ -20,8 +21,12 @@ use crate::control::topology::queue_state;
 use crate::control::{checkpoint, state};
 use crate::data::dedup::Dedup;
 use crate::data::flow::Queues;
-use crate::data::journal::{Config, Damage, Fetch, Journal, Located, RunHead};
+use crate::data::journal::record::Kind;
+use crate::data::journal::{
+    Appended, Config, Damage, Fetch, GroupBy, GroupRecord, Journal, Located, NoRoom, RunHead,
+};
 use crate::data::queue::{self, LiveRun, Ranges, SequenceRange};
+use crate::data::transaction::{Share, TransactionId, Transactions};
 use crate::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use crate::ids::{BufferId, Clock, Mono, Place, SlotId};
 use crate::input::{FileReply, IoFault, SlotHead};
@@ -116,6 +121,12 @@ pub struct Opened<D> {
     dedup: Dedup,
     /// How far groups of streams have come.
     groups: KeptGroups,
+    /// Shares of transactions that are prepared.
+    prepared: BTreeMap<TransactionId, Share>,
+    /// Those that were decided here.
+    decided: BTreeSet<u64>,
+    /// Wall clock of the newest thing found, in µs since 1970.
+    wall_us: u64,
 }
 
 /// Opens a journal without writing to it. Damage is in [`Opened::damages`].
@@ -158,7 +169,7 @@ pub fn open<D: Disk>(
             }
         }
     }
-    let (mut journal, _) = recovery.finish(&mut effects);
+    let (mut journal, report) = recovery.finish(&mut effects);
     effects.clear();
     if let Some(fault) = restore.contradiction(journal.damages()) {
         return Err(format!("the journal contradicts itself: {fault}"));
@@ -171,6 +182,9 @@ pub fn open<D: Disk>(
     let dedup = std::mem::take(&mut restore.dedup);
     let groups = std::mem::take(&mut restore.groups);
     Ok(Opened {
+        prepared: restore.prepared().clone(),
+        decided: restore.decided().keys().copied().collect(),
+        wall_us: report.wall_us,
         groups,
         journal,
         pool,
@@ -261,6 +275,9 @@ impl<D: Disk> Opened<D> {
             catalog: None,
             dedup: Dedup::default(),
             groups: KeptGroups::default(),
+            prepared: BTreeMap::new(),
+            decided: BTreeSet::new(),
+            wall_us: 0,
         }
     }
 
@@ -384,7 +401,7 @@ type Messages = Vec<(QueueSequence, Vec<u8>)>;
 ///
 /// # Errors
 /// Why it cannot be done, for people. The old journals are as they were.
-pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(), String> {
+pub fn rehome<D: Disk>(mut old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(), String> {
     let catalog = old
         .first()
         .and_then(|first| first.catalog.clone())
@@ -398,6 +415,7 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
     for target in &mut targets {
         target.turn_until(|journal| journal.is_ready() && journal.is_supplied())?;
     }
+    let mut committed = carry_out(&mut old)?;
     let core_of = |queue: QueueId| catalog.queue(queue).map(|queue| queue.partition.0 % cores);
     for mut source in old {
         for (core, target) in targets.iter_mut().enumerate() {
@@ -437,6 +455,26 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             if moved.queue.is_stream() {
                 moved.queue.restore_groups(source.groups.take(id));
             }
+            for (count, messages) in committed.remove(&id).unwrap_or_default() {
+                let first = moved.queue.next_sequence();
+                let run = GroupRecord {
+                    kind: Kind::Run,
+                    head: RunHead::of_queue(declared.partition, id, first),
+                    count,
+                    body: &messages,
+                };
+                let mut place = None;
+                append(target, |journal, pool, effects| {
+                    let places = journal.append_group(pool, effects, GroupBy::Broker, &[run])?;
+                    place = places.first().copied();
+                    Ok::<(), NoRoom>(())
+                })?;
+                let place = place.expect("it was appended");
+                let now = Mono(source.wall_us.saturating_mul(1_000));
+                moved.took(first, count, &messages, Appended::New(place), now);
+                let last = QueueSequence(moved.queue.next_sequence().0 - 1);
+                moved.queue.durable_through(last);
+            }
             queues[usize::from(core.0)].insert(moved);
         }
     }
@@ -447,8 +485,16 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
             now: Mono(0),
             wall_us: 0,
         };
-        let (acked, moment) = (std::iter::empty(), (state::Moment::Last, clock));
-        state::encode(catalog, &target.dedup, queues, acked, moment, &mut bytes);
+        let moment = (state::Moment::Last, clock, CoreId(core as u16));
+        state::encode(
+            catalog,
+            &target.dedup,
+            queues,
+            &Transactions::default(),
+            std::iter::empty(),
+            moment,
+            &mut bytes,
+        );
         checkpoint::begin(
             &mut target.journal,
             bytes,
@@ -461,6 +507,60 @@ pub fn rehome<D: Disk>(old: Vec<Opened<D>>, new: Vec<(Config, D)>) -> Result<(),
         target.turn_until(Journal::is_quiet)?;
     }
     Ok(())
+}
+
+/// Messages of decided transactions, by queue: how many, and their bytes.
+type Committed = BTreeMap<QueueId, Vec<(u32, Vec<u8>)>>;
+
+/// Does what transactions that were decided were to do, to what was read: their acknowledgements are
+/// settled, and their messages are returned. Of all others nothing happens.
+fn carry_out<D>(journals: &mut [Opened<D>]) -> Result<Committed, String> {
+    let decided: Vec<BTreeSet<u64>> = journals
+        .iter_mut()
+        .map(|journal| std::mem::take(&mut journal.decided))
+        .collect();
+    let mut committed = Committed::new();
+    for journal in journals {
+        for (id, share) in std::mem::take(&mut journal.prepared) {
+            let deciding = decided.get(usize::from(id.core.0));
+            let deciding = deciding.ok_or_else(|| {
+                format!(
+                    "transaction {:x} was to be decided by core {}, whose journal is missing",
+                    id.number, id.core.0
+                )
+            })?;
+            if !deciding.contains(&id.number) {
+                continue;
+            }
+            for (queue, taken) in &share.taken {
+                let Some(replay) = journal.queues.get_mut(queue) else {
+                    continue;
+                };
+                for one in taken {
+                    let sequence = QueueSequence(one.sequence);
+                    let settled = replay.settled(SequenceRange::new(sequence, sequence));
+                    settled.map_err(|fault| {
+                        format!("a transaction's acknowledgement does not fit: {fault:?}")
+                    })?;
+                }
+            }
+            let mut start = 0;
+            for run in &share.runs {
+                let end = start + run.bytes as usize;
+                let messages = share.messages[start..end].to_vec();
+                start = end;
+                // A queue that never held anything has to be there to get it.
+                journal.queues.entry(run.queue).or_insert_with(|| {
+                    queue::Replay::new(queue::Settings::plain(Durability::Durable))
+                });
+                committed
+                    .entry(run.queue)
+                    .or_default()
+                    .push((run.count, messages));
+            }
+        }
+    }
+    Ok(committed)
 }
 
 /// A message that a broker would find in a queue if it started now.
@@ -491,6 +591,7 @@ pub fn messages<D: Disk>(
         .first()
         .and_then(|first| first.catalog.clone())
         .ok_or_else(|| "the meta core's journal is missing".to_owned())?;
+    let mut committed = carry_out(&mut journals)?;
     for journal in &mut journals {
         for (id, replay) in std::mem::take(&mut journal.queues) {
             let Some(declared) = catalog.queue(id) else {
@@ -524,6 +625,20 @@ pub fn messages<D: Disk>(
                         delivery_count: count_of(sequence),
                         message: &message,
                     })?;
+                }
+            }
+            let mut sequence = restored.next_sequence();
+            for (_, messages) in committed.remove(&id).unwrap_or_default() {
+                for message in ringpost_wire::Messages::new(&messages) {
+                    let message = message.map_err(|code| format!("a transaction: {code}"))?;
+                    each(Found {
+                        tenant: tenant.unwrap_or_default(),
+                        queue: &declared.name,
+                        sequence,
+                        delivery_count: 0,
+                        message: &message.bytes[..message.envelope.length()],
+                    })?;
+                    sequence = sequence.plus(1);
                 }
             }
         }

@@ -23,7 +23,8 @@ use crate::data::journal::block::{
 };
 use crate::data::journal::record::{
     self, FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RECORD_HEAD_BYTES, RecordFault, RecordHead, align_record, u32_at, u64_at,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordFault, RecordHead, align_record, u32_at,
+    u64_at,
 };
 use crate::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table,
@@ -1161,7 +1162,7 @@ impl Recovery {
         let mask = behind.map_or(u64::MAX, |index| self.seen[index].header.prev_partitions);
         let is_suspect = |partition: &u16| mask & partition_bit(*partition) != 0;
         let suspects = (0..self.config.partitions)
-            .chain([PARTITION_META.0])
+            .chain([PARTITION_META.0, PARTITION_TRANSACTIONS.0])
             .chain(self.partitions.keys().copied())
             .filter(is_suspect)
             .collect();
@@ -1400,15 +1401,14 @@ impl Recovery {
             | Kind::Catalog
             | Kind::Adopt
             | Kind::Sequences
+            | Kind::Prepare
+            | Kind::Decide
             | Kind::Offsets => {
                 replay.record(head, body);
             }
-            Kind::Seal
-            | Kind::HardState
-            | Kind::Prepare
-            | Kind::Decide
-            | Kind::Expire
-            | Kind::Purge => unreachable!("a block with a reserved kind is not replayed"),
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => {
+                unreachable!("a block with a reserved kind is not replayed")
+            }
         }
     }
 

@@ -1,11 +1,11 @@
 //! Rebuilds queues and topology from what a journal says. Takes the journal's word for what is
 //! true; does not read disks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_wire::control::Durability;
 use ringpost_wire::envelope::Terms;
-use ringpost_wire::ids::{ProducerId, QueueId, QueueSequence};
+use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence};
 use ringpost_wire::{FragmentHead, Messages, envelope, padded};
 
 use crate::control::catalog::{Catalog, Change};
@@ -13,10 +13,13 @@ use crate::control::recovery::pieces::Pieces;
 use crate::control::{recovery, state};
 use crate::data::dedup::Dedup;
 use crate::data::journal::Damage;
-use crate::data::journal::record::{Kind, PARTITION_META, RecordHead, u64_at};
+use crate::data::journal::record::{
+    Kind, PARTITION_META, PARTITION_TRANSACTIONS, RecordHead, u64_at,
+};
 use crate::data::journal::segment::RunEntry;
 use crate::data::notes;
 use crate::data::queue::{self, Arrival, KeptOffset, Marking, Settings, decode_offsets};
+use crate::data::transaction::{Decision, Share, TransactionId, Transactions};
 use crate::ids::Place;
 
 /// What was found so far of a large message.
@@ -75,6 +78,10 @@ pub struct Restore {
     pub dedup: Dedup,
     /// How far groups of streams have come.
     pub groups: KeptGroups,
+    /// Shares of transactions that are prepared.
+    prepared: BTreeMap<TransactionId, Share>,
+    /// Those that are decided here, by number, and who has not said that it is done.
+    decided: BTreeMap<u64, BTreeSet<CoreId>>,
     /// What did not fit, for people: proved records that contradict each other are bugs or worse.
     contradictions: Vec<String>,
     /// Topology changes that did not fit, as those behind a lost one may.
@@ -99,6 +106,8 @@ impl Restore {
             larges: BTreeMap::new(),
             dedup: Dedup::default(),
             groups: KeptGroups::default(),
+            prepared: BTreeMap::new(),
+            decided: BTreeMap::new(),
             contradictions: Vec::new(),
             topology_faults: Vec::new(),
             topology_loss_accepted: false,
@@ -119,6 +128,59 @@ impl Restore {
         let faults: &[String] = if has_hole { &[] } else { &self.topology_faults };
         let mut all = self.contradictions.iter().chain(faults);
         all.next().map(String::as_str)
+    }
+
+    /// Shares of transactions that are prepared.
+    #[must_use]
+    pub const fn prepared(&self) -> &BTreeMap<TransactionId, Share> {
+        &self.prepared
+    }
+
+    /// Transactions that are decided and not done everywhere, by number.
+    #[must_use]
+    pub const fn decided(&self) -> &BTreeMap<u64, BTreeSet<CoreId>> {
+        &self.decided
+    }
+
+    /// What the journal says of transactions.
+    pub(crate) fn take_transactions(&mut self, damages: &[Damage]) -> Transactions {
+        let is_unsure = damages
+            .iter()
+            .any(|damage| damage.partition == PARTITION_TRANSACTIONS);
+        let prepared = std::mem::take(&mut self.prepared);
+        Transactions::restored(prepared, std::mem::take(&mut self.decided), is_unsure)
+    }
+
+    fn note_prepared(&mut self, body: &[u8]) {
+        match Share::decode(body) {
+            Some((id, share)) => {
+                // Who could take a message proves that nothing came of those that had taken it before:
+                // for that nothing is written (presumed abort).
+                self.prepared
+                    .retain(|_, before| !before.shares_with(&share));
+                self.prepared.insert(id, share);
+            }
+            None => self
+                .contradictions
+                .push("a prepared transaction cannot be read".to_owned()),
+        }
+    }
+
+    fn note_decision(&mut self, body: &[u8]) {
+        match Decision::decode(body) {
+            Some((id, Decision::Commit(cores))) => {
+                self.decided.insert(id.number, cores.into_iter().collect());
+            }
+            Some((id, Decision::Done)) => {
+                self.decided.remove(&id.number);
+            }
+            Some((id, Decision::Applied | Decision::Dropped)) => {
+                self.prepared.remove(&id);
+            }
+            None => self
+                .contradictions
+                .push("what became of a transaction cannot be read".to_owned()),
+        }
     }
 
     fn queue(&mut self, id: QueueId) -> &mut queue::Replay {
@@ -208,6 +270,12 @@ impl recovery::Replay for Restore {
                     "the checkpoint of queue {id}: its groups cannot be read"
                 )),
             }
+        }
+        for body in &state.prepared {
+            self.note_prepared(body);
+        }
+        for body in &state.decided {
+            self.note_decision(body);
         }
         if self.catalog.is_some() {
             match Catalog::decode(state.catalog) {
@@ -344,6 +412,8 @@ impl recovery::Replay for Restore {
                 Some(offsets) => self.groups.came_to(queue, offsets),
                 None => self.note("an offset of a group", queue, Err("its body is malformed")),
             },
+            Kind::Prepare => self.note_prepared(body),
+            Kind::Decide => self.note_decision(body),
             Kind::Mark => self.queue(queue).mark(head.queue_sequence),
             Kind::Sequences => match notes::decode_sequences(head.producer_sequence.0, body) {
                 Some(sequences) => {
@@ -390,12 +460,7 @@ impl recovery::Replay for Restore {
             | Kind::Adopt
             | Kind::Body
             | Kind::Entry => {}
-            Kind::Seal
-            | Kind::HardState
-            | Kind::Prepare
-            | Kind::Decide
-            | Kind::Expire
-            | Kind::Purge => self.note(
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => self.note(
                 "a record",
                 queue,
                 Err("this version does not read its kind"),

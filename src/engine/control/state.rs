@@ -2,23 +2,29 @@
 //! Does not know when a checkpoint is made; every number is little-endian.
 //!
 //! ```text
-//! version u32 = 3 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
+//! version u32 = 4 | catalog bytes u32 | catalog (empty unless this is the meta core's journal)
 //! producers' bytes u32 | producers (data/dedup.rs)
 //! queue count u32 | per queue: id u32, bytes u32, state (queue/replay.rs)
 //! stream count u32 | per stream with groups: id u32, bytes u32, offsets (queue/stream/groups.rs)
+//! prepared count u32 | per share: bytes u32, body of its `Prepare` (data/transaction/part.rs)
+//! decided count u32 | per transaction: bytes u32, body of its `Decide`
 //! ```
+//!
+//! Version 3 ends before the shares that are prepared, and is read.
 
 use std::collections::BTreeMap;
 
-use ringpost_wire::ids::QueueId;
+use ringpost_wire::ids::{CoreId, QueueId};
 
 use crate::control::catalog::Catalog;
 use crate::data::dedup::Dedup;
 use crate::data::flow::{QueueState, Queues};
 use crate::data::queue::{SequenceRange, encode_offsets};
+use crate::data::transaction::{Decision, TransactionId, Transactions};
 use crate::ids::Clock;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
+const VERSION_WITHOUT_TRANSACTIONS: u32 = 3;
 
 /// Whether something may be delivered after the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,8 +41,9 @@ pub fn encode(
     catalog: Option<&Catalog>,
     dedup: &Dedup,
     queues: &Queues,
+    transactions: &Transactions,
     acked: impl Iterator<Item = (QueueId, SequenceRange)>,
-    (moment, clock): (Moment, Clock),
+    (moment, clock, core): (Moment, Clock, CoreId),
     out: &mut Vec<u8>,
 ) {
     let mut acked_of: BTreeMap<QueueId, Vec<SequenceRange>> = BTreeMap::new();
@@ -75,6 +82,23 @@ pub fn encode(
         encode_offsets(state.queue.kept_offsets(), &mut bytes);
         put_bytes(out, &bytes);
     }
+    let prepared = || {
+        let all = transactions.prepared();
+        all.filter(|_| !crate::mutant!(CheckpointForgetsPrepared))
+    };
+    out.extend_from_slice(&(prepared().count() as u32).to_le_bytes());
+    for (id, share) in prepared() {
+        bytes.clear();
+        share.encode(id, &mut bytes);
+        put_bytes(out, &bytes);
+    }
+    out.extend_from_slice(&(transactions.decided().count() as u32).to_le_bytes());
+    for (number, cores) in transactions.decided() {
+        let id = TransactionId { core, number };
+        bytes.clear();
+        Decision::Commit(cores.iter().copied().collect()).encode(id, &mut bytes);
+        put_bytes(out, &bytes);
+    }
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -94,13 +118,18 @@ pub struct State<'a> {
     pub queues: Vec<(u32, &'a [u8])>,
     /// Streams and the offsets of their groups.
     pub groups: Vec<(u32, &'a [u8])>,
+    /// Shares of transactions that are prepared.
+    pub prepared: Vec<&'a [u8]>,
+    /// Transactions that are decided and not done everywhere.
+    pub decided: Vec<&'a [u8]>,
 }
 
 /// Reads a state; `None` if the bytes are no such thing or of a later version.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<State<'_>> {
     let mut rest = bytes;
-    if take_u32(&mut rest)? != VERSION {
+    let version = take_u32(&mut rest)?;
+    if version != VERSION && version != VERSION_WITHOUT_TRANSACTIONS {
         return None;
     }
     let catalog = take_bytes(&mut rest)?;
@@ -115,11 +144,22 @@ pub fn decode(bytes: &[u8]) -> Option<State<'_>> {
     for _ in 0..count {
         groups.push((take_u32(&mut rest)?, take_bytes(&mut rest)?));
     }
+    let (mut prepared, mut decided) = (Vec::new(), Vec::new());
+    if version == VERSION {
+        for _ in 0..take_u32(&mut rest)? {
+            prepared.push(take_bytes(&mut rest)?);
+        }
+        for _ in 0..take_u32(&mut rest)? {
+            decided.push(take_bytes(&mut rest)?);
+        }
+    }
     rest.is_empty().then_some(State {
         catalog,
         dedup,
         queues,
         groups,
+        prepared,
+        decided,
     })
 }
 
@@ -153,8 +193,9 @@ mod tests {
             Some(&catalog),
             &Dedup::default(),
             &Queues::default(),
+            &Transactions::default(),
             std::iter::empty(),
-            (Moment::Running, clock),
+            (Moment::Running, clock, CoreId(0)),
             &mut bytes,
         );
         let state = decode(&bytes).expect("it was just written");

@@ -34,6 +34,7 @@ use crate::control::words::counted;
 use crate::data::coordinator::LaneOf;
 use crate::data::flow::{Flow, QueueState, Waiter};
 use crate::data::lifetime::{Leave, Mortal, Retirement};
+use crate::data::places;
 use crate::data::streams::{self, GroupAsker};
 use crate::effect::Buffers;
 use crate::ids::{ConnId, Owner};
@@ -148,6 +149,8 @@ enum Pending {
     Purge { conn: ConnId, header: FrameHeader },
     /// The owners of a stream's lanes say or do something.
     Lanes(Box<AskedLanes>),
+    /// The owner looks at messages of a queue.
+    Places { conn: ConnId, header: FrameHeader },
     /// The owner looks at the groups of a stream.
     Groups { conn: ConnId, header: FrameHeader },
     /// The meta core decides about a queue of this core that is to go by itself.
@@ -266,6 +269,7 @@ impl Topology {
                 | Pending::Usage { conn: c, .. }
                 | Pending::Tenant { conn: c, .. }
                 | Pending::Purge { conn: c, .. }
+                | Pending::Places { conn: c, .. }
                 | Pending::Groups { conn: c, .. } => *c == conn,
                 Pending::Lanes(asked) => asked.conn == conn,
                 Pending::Retire(_) | Pending::Keep(_) => false,
@@ -365,6 +369,9 @@ impl Topology {
                     flow.ask(target.core, request, waiter, effects);
                 }
             }
+            FrameKind::QueueBrowse | FrameKind::QueueCancel | FrameKind::QueueMove => {
+                self.ask_places(flow, conn, header, &request, effects)?;
+            }
             FrameKind::GroupList | FrameKind::GroupReset | FrameKind::GroupDelete => {
                 self.ask_groups(flow, conn, header, &request, effects)?;
             }
@@ -414,6 +421,44 @@ impl Topology {
                 }
                 self.change(flow, conn, header, request, effects);
             }
+        }
+        Ok(())
+    }
+
+    /// A request about messages of a queue goes to who owns it.
+    //= P-111, P-112, P-113
+    fn ask_places(
+        &mut self,
+        flow: &mut Flow,
+        conn: ConnId,
+        header: FrameHeader,
+        request: &ChangeRequest,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (name, ask) = match places::place_ask(header.kind, &request.body)? {
+            (name, Ok(ask)) => (name, ask),
+            (_, Err(reason)) => {
+                flow.fail(conn, header, Code::SettingInvalid, &reason, effects);
+                return Ok(());
+            }
+        };
+        let Some(target) = flow.find_queue(request.tenant, name) else {
+            unknown_queue(flow, conn, header, name, effects);
+            return Ok(());
+        };
+        let queue = self.catalog.queue(target.queue);
+        if let Some(Err((code, reason))) = queue.map(|queue| queue.check_owner(Some(request.owner)))
+        {
+            flow.fail(conn, header, code, &reason, effects);
+            return Ok(());
+        }
+        if target.core == flow.config.core {
+            let asker = GroupAsker::Here { conn, header };
+            flow.ask_places(target.queue, ask, asker, effects);
+        } else {
+            let waiter = self.wait(Pending::Places { conn, header });
+            let queue = target.queue;
+            flow.ask(target.core, Request::Places { queue, ask }, waiter, effects);
         }
         Ok(())
     }
@@ -1025,6 +1070,9 @@ impl Topology {
                 let connections = flow.connections_of(tenant);
                 flow.reply(from, id, Reply::Connections(connections), effects);
             }
+            Request::Places { queue, ask } => {
+                flow.ask_places(queue, ask, GroupAsker::There { core: from, id }, effects);
+            }
             Request::Groups { queue, ask } => {
                 flow.ask_groups(queue, ask, GroupAsker::There { core: from, id }, effects);
             }
@@ -1154,6 +1202,9 @@ impl Topology {
             }
             (Pending::Lanes(asked), reply) => {
                 self.lane_answered(flow, number, asked, reply, effects);
+            }
+            (Pending::Places { conn, header }, Reply::Places(outcome)) => {
+                flow.say_places(conn, header, outcome, effects);
             }
             (Pending::Groups { conn, header }, Reply::Groups(outcome)) => {
                 flow.say_groups(conn, header, outcome, effects);

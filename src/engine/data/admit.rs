@@ -246,6 +246,7 @@ impl Flow {
             || !self.spread.is_empty()
             || !self.waiting.is_empty()
             || !self.holding.is_empty()
+            || self.transactions.has_work()
     }
 
     /// Whether some pieces of a large message are in the journal and not all: they are not in a queue
@@ -261,7 +262,7 @@ impl Flow {
         let room = u64::from(self.config.limits.parcel_bytes_max);
         targets.iter().all(|target| {
             if target.core == self.config.core {
-                self.underway.is_none() && !self.spread.is_stuck()
+                self.underway.is_none() && !self.spread.is_stuck() && !self.is_share_due()
             } else {
                 let peer = &self.peers[usize::from(target.core.0)];
                 peer.takes_publish(bytes as u64, room)
@@ -474,6 +475,7 @@ impl Flow {
             let mut moved = false;
             if self.underway.is_none()
                 && !self.spread.is_stuck()
+                && !self.is_share_due()
                 && let Some((from, id, publish)) = self.waiting.pop_front()
             {
                 self.begin_forwarded(from, id, *publish, buffers, effects);
@@ -864,6 +866,7 @@ impl Flow {
             }
             Ok(None) => Some(()),
             Ok(Some(level)) => {
+                self.note_blocks(key, &targets, 1, assembly.message_bytes as usize);
                 let (queues, others) = by_core(&targets, here);
                 let number = self.next_span(key);
                 let span = Span {
@@ -963,7 +966,7 @@ impl Flow {
         buffers: &mut B,
         effects: &mut Effects,
     ) {
-        let is_next = self.waiting.is_empty() && !self.spread.is_stuck();
+        let is_next = self.waiting.is_empty() && !self.spread.is_stuck() && !self.is_share_due();
         if self.underway.is_some() || !is_next {
             self.waiting.push_back((from, id, publish));
         } else {
@@ -1359,6 +1362,7 @@ impl Flow {
                     } else {
                         taken
                     },
+                    full: self.blocked_of(&underway.queues),
                     bytes,
                 };
                 if underway.block <= self.journal.durable_block().0 || self.failed {

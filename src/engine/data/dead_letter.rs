@@ -15,6 +15,7 @@
 
 mod headers;
 mod later;
+mod moves;
 
 use ringpost_wire::ids::{CoreId, ProducerId, QueueId, QueueSequence, Sequence, TenantId};
 use ringpost_wire::{
@@ -281,6 +282,7 @@ impl Flow {
     pub(super) fn dead_source_is_gone(&mut self, queue: QueueId) {
         self.dead.later.forget(queue);
         self.stop_gathering(queue);
+        self.end_places_of(queue);
     }
 
     /// Queues that found no place look again.
@@ -294,6 +296,10 @@ impl Flow {
 
     /// Puts a dead message, which was read, on its way.
     fn bury(&mut self, queue: QueueId, dead: &DeadOffer, message: &[u8]) {
+        if dead.death == Death::Moved {
+            self.send_moved(queue, dead, message);
+            return;
+        }
         let state = self.queues.get(queue).expect("it has dead messages");
         let to = state.dead_letter.as_deref();
         let to = to.expect("a queue without an exchange has no dead letters");
@@ -323,7 +329,8 @@ impl Flow {
         }
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
-        let routing_key = to.routing_key.as_deref().unwrap_or(read.routing_key());
+        let own_key = to.routing_key.clone();
+        let routing_key = own_key.as_deref().unwrap_or(read.routing_key());
         let (tenant, exchange) = (state.tenant, to.exchange.clone());
         let facts = Facts {
             headers: &headers,
@@ -362,6 +369,20 @@ impl Flow {
             headers: if too_large { &bare } else { parts.headers },
             ..parts
         };
+        self.put_underway(queue, dead.sequence(), &parts, &targets);
+        targets.clear();
+        self.targets = targets;
+        self.dead.headers = headers;
+    }
+
+    /// Puts a message on its way to queues.
+    fn put_underway(
+        &mut self,
+        queue: QueueId,
+        sequence: QueueSequence,
+        parts: &MessageParts<'_>,
+        targets: &[Target],
+    ) {
         let mut bytes = Vec::with_capacity(parts.padded_length());
         parts
             .write(&mut bytes)
@@ -372,12 +393,9 @@ impl Flow {
             Some(_) => in_fragments(&bytes[..length]),
             None => bytes,
         };
-        let (here, others) = by_core(&targets, self.config.core);
+        let (here, others) = by_core(targets, self.config.core);
         let durable = targets.iter().filter(|target| target.durable);
         let durable = durable.map(|target| target.queue).collect();
-        targets.clear();
-        self.targets = targets;
-        self.dead.headers = headers;
         if here.is_empty() && others.is_empty() {
             self.stats.dead_unroutable += 1;
         }
@@ -385,7 +403,7 @@ impl Flow {
         self.dead.bytes += cost;
         let key = self.dead_letters.insert(DeadLetter {
             queue,
-            sequence: dead.sequence(),
+            sequence,
             bytes,
             cost,
             large,
@@ -623,7 +641,10 @@ impl Flow {
         };
         self.dead.bytes -= letter.cost;
         self.dead.later.got_through(letter.queue);
-        self.stats.dead_lettered += 1;
+        let is_move = self.is_moving(letter.queue, letter.sequence);
+        if !is_move {
+            self.stats.dead_lettered += 1;
+        }
         if let Some(state) = self.queues.get_mut(letter.queue)
             && state
                 .queue
@@ -631,6 +652,9 @@ impl Flow {
         {
             self.note_settled(letter.queue, 1);
             self.wake(letter.queue);
+        }
+        if is_move {
+            self.moved(letter.queue, letter.sequence, true);
         }
         self.wake_waiting();
     }

@@ -23,7 +23,7 @@ use crate::data::journal::record::Kind;
 use crate::data::journal::{Note, RunHead, Urgency};
 use crate::data::notes::{self, RANGES_PER_RECORD_MAX};
 use crate::data::queue::{
-    AckMode, ConsumerKey, Credit, KeySource, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
+    AckMode, ConsumerKey, Credit, KeyReader, Offer, Outcome, Ranges, Reading, Sharing, Stretch,
     read_consumer,
 };
 use crate::data::route::{Condition, Target};
@@ -192,6 +192,9 @@ impl Flow {
             )
         } else if is_stream && flags & CONSUMER_EXCLUSIVE != 0 {
             Some("a stream is read by any number of consumers, so none of them is exclusive")
+        } else if state.queue.settings().dispatch.is_grouped && flags & CONSUMER_NO_ACK != 0 {
+            //= P-55
+            Some("a queue with message groups needs acks: they say when a key is free")
         } else {
             None
         };
@@ -504,7 +507,7 @@ impl Flow {
     ) -> Result<(), Code> {
         if matches!(
             request.kind,
-            FrameKind::ProducerOpen | FrameKind::ConsumerOpen
+            FrameKind::ProducerOpen | FrameKind::ConsumerOpen | FrameKind::TransactionOpen
         ) {
             // Frames may be on their way to the channel already (P-10).
             let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
@@ -535,9 +538,13 @@ impl Flow {
                 Ok(None)
             }
             Some(Channel::ConsumerClosing { .. } | Channel::Closed) => Ok(None),
-            Some(Channel::ProducerOpening(_) | Channel::Producer(_) | Channel::Free) | None => {
-                Err(Code::UnexpectedFrame)
-            }
+            Some(
+                Channel::ProducerOpening(_)
+                | Channel::Producer(_)
+                | Channel::Transaction(_)
+                | Channel::Free,
+            )
+            | None => Err(Code::UnexpectedFrame),
         }
     }
 
@@ -1159,10 +1166,12 @@ impl Flow {
         }
         self.forgetting = forgetting;
         if !self.are_acks_due() {
+            self.places_are_appended(effects);
             return;
         }
         // What was gathered has waited enough.
-        let urgency = match (self.settling_since.take(), self.settle_asks.is_empty()) {
+        let nobody_asks = self.settle_asks.is_empty() && !self.places.has_asks();
+        let urgency = match (self.settling_since.take(), nobody_asks) {
             (None, true) => Urgency::Trickle,
             (Some(_), _) | (_, false) => Urgency::Now,
         };
@@ -1204,6 +1213,7 @@ impl Flow {
         });
         self.settle_asks = asks;
         self.groups_are_appended(effects);
+        self.places_are_appended(effects);
     }
 
     /// What was settled in a volatile queue is forgotten at once: nothing on a disk says so.
@@ -1348,6 +1358,7 @@ impl Flow {
             .unsent_bytes_total
             .saturating_sub(self.unsent);
         let mut budget = DISPATCH_BYTES_PER_TURN.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.step_places(buffers, effects);
         self.send_larges(&mut budget, buffers, effects);
         let mut left = self.awake.len();
         while left > 0 && budget > 0 {
@@ -1439,6 +1450,7 @@ impl Flow {
         let delays = state.queue.next_due().is_some();
         if state.queue.may_die() || delays || state.expires_at.is_some() {
             state.queue.set_now(self.now);
+            let is_grouped = state.queue.has_groups();
             let released = state.queue.release_due(SWEEP_MESSAGES_MAX);
             let died = state
                 .queue
@@ -1456,7 +1468,7 @@ impl Flow {
             if died > 0 {
                 self.note_settled(queue, died);
             }
-            if died == SWEEP_MESSAGES_MAX || released > 0 {
+            if died == SWEEP_MESSAGES_MAX || released > 0 || (died > 0 && is_grouped) {
                 self.wake(queue);
             }
         }
@@ -1675,7 +1687,24 @@ impl Flow {
                 return false;
             }
         };
-        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
+        let offer = match key {
+            None => *offer,
+            Some((_, key)) => {
+                let length = run.get(start as usize..).and_then(envelope::length_of);
+                let length = padded(length.unwrap_or(0));
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                let at = (start, length as u32);
+                let Some(offer) = state.queue.address(offer, key, at) else {
+                    *budget = budget.saturating_sub(length);
+                    return true;
+                };
+                offer
+            }
+        };
+        let offer = &offer;
         let sink = self
             .sinks
             .get(offer.key.0)
@@ -1896,7 +1925,20 @@ impl Flow {
             self.damaged(queue, offer.place, offer.first, effects);
             return false;
         };
-        let offer = &key.map_or(*offer, |(_, hash)| state.queue.address(offer, hash));
+        let offer = match key {
+            None => *offer,
+            Some((_, key)) => {
+                let state = self
+                    .queues
+                    .get_mut(queue)
+                    .expect("its offer is being taken");
+                let Some(offer) = state.queue.address(offer, key, (0, 0)) else {
+                    return true;
+                };
+                offer
+            }
+        };
+        let offer = &offer;
         let key = offer.key.0;
         let sink = self.sinks.get(key);
         if sink.is_some_and(|sink| fragment.message_bytes > sink.message_bytes_max) {
@@ -2072,6 +2114,7 @@ impl Flow {
     /// first. Queues whose messages lie between each other's so stay close, and what is read for one
     /// is there for all.
     pub(crate) fn read_done(&mut self) {
+        self.places_read();
         let mut reading = std::mem::take(&mut self.reading);
         reading.sort_unstable();
         for (_, queue) in reading.drain(..) {
@@ -2224,6 +2267,9 @@ impl Flow {
                     self.openings.remove(key);
                 }
                 Channel::Producer(key) => self.drop_producer(key),
+                Channel::Transaction(key) => {
+                    self.drop_transaction(key);
+                }
                 Channel::Consumer { owner, key, .. } => self.unsubscribe_at(owner, key, effects),
                 Channel::ConsumerOpening { .. }
                 | Channel::ConsumerClosing { .. }
@@ -2257,12 +2303,12 @@ fn key_of(
     state: &QueueState,
     offer: &Offer,
     message: Option<&[u8]>,
-) -> Result<Option<(KeySource, u64)>, Code> {
-    match state.queue.key_source() {
-        Some(source) if offer.key == ConsumerKey::BY_KEY => {
-            let hash = message.and_then(|message| source.of(message));
-            let hash = hash.ok_or(Code::MessageMalformed)?;
-            Ok(Some((source, hash)))
+) -> Result<Option<(KeyReader, u64)>, Code> {
+    match state.queue.key_reader() {
+        Some(reader) if offer.key == ConsumerKey::BY_KEY => {
+            let key = message.and_then(|message| reader.of(message));
+            let key = key.ok_or(Code::MessageMalformed)?;
+            Ok(Some((reader, key)))
         }
         _ => Ok(None),
     }
@@ -2279,7 +2325,7 @@ fn fitting(
     start: usize,
     offer: &Offer,
     (budget, message_bytes_max): (usize, usize),
-    key: Option<(KeySource, u64)>,
+    key: Option<(KeyReader, u64)>,
     lengths: &mut Vec<u32>,
 ) -> Result<usize, Code> {
     let room = (FRAME_BYTES_MAX - FRAME_HEADER_BYTES - DeliverHead::BYTES).min(budget);
@@ -2300,7 +2346,7 @@ fn fitting(
             break;
         }
         let fits = offer.fits(taken, (end - start) as u64, length as u32)
-            && key.is_none_or(|(source, hash)| taken == 0 || source.of(&run[end..]) == Some(hash));
+            && key.is_none_or(|(reader, key)| taken == 0 || reader.of(&run[end..]) == Some(key));
         if !fits || (taken > 0 && end + length - start > room) {
             break;
         }

@@ -21,7 +21,7 @@ use ringpost_wire::ids::{CoreId, ProducerId};
 use ringpost_wire::{Code, FrameHeader, FrameKind, limits};
 
 use crate::Effects;
-use crate::data::dedup::Known;
+use crate::data::dedup::{BROKER_NAMELESS, Known};
 use crate::data::flow::{Flow, Waiter};
 use crate::data::producer::Producer;
 use crate::data::session::Channel;
@@ -56,11 +56,14 @@ impl Flow {
         let session = self.sessions.get_mut(conn).ok_or(Code::Internal)?;
         let tenant = session.agreed().ok_or(Code::UnexpectedFrame)?.tenant;
         session.ask(header.channel)?;
+        let is_nameless = session.is_nameless && open.producer == BROKER_NAMELESS.0;
         let count = self.producers.len() + self.openings.len();
         let full = count >= self.config.limits.producers_max as usize;
         let refusal = if open.flags & !PRODUCER_DOWNGRADE != 0 {
             Some((Code::SettingInvalid, "a flag of the producer is not known"))
-        } else if open.producer == 0 || open.producer >= limits::PRODUCER_BROKER_MIN {
+        } else if !is_nameless
+            && (open.producer == 0 || open.producer >= limits::PRODUCER_BROKER_MIN)
+        {
             let reason = "a producer's name is neither 0 nor one of the broker's own";
             Some((Code::SettingInvalid, reason))
         } else if full {
@@ -84,12 +87,13 @@ impl Flow {
             header,
             producer,
             known: Known { next: 1, epoch: 0 },
-            waits: self.config.cores,
+            waits: if is_nameless { 1 } else { self.config.cores },
         });
         let session = self.sessions.get_mut(conn).expect("it was just looked at");
         session.claim(header.channel, Channel::ProducerOpening(key));
         for core in (0..self.config.cores).map(CoreId) {
-            if core != self.config.core {
+            // Who has no name fences nobody.
+            if core != self.config.core && !is_nameless {
                 let request = Request::Fence {
                     producer: id,
                     epoch: open.epoch,

@@ -12,9 +12,10 @@ use ringpost_wire::{Code, FrameHeader, FrameKind, envelope, padded};
 
 use crate::config::CoreConfig;
 use crate::data::admit::{LargeRest, Underway};
+use crate::data::block::Blocks;
 use crate::data::consumer::{EarlyFrame, Forwarded, Sink};
-use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::coordinator::{Coordinators, LaneOf};
+use crate::data::dead_letter::{DeadLetter, DeadLetterTo, DeadLetters};
 use crate::data::dedup::Dedup;
 use crate::data::fanout::Fanout;
 use crate::data::fence::Opening;
@@ -23,6 +24,7 @@ use crate::data::journal::segment::SlotState;
 use crate::data::journal::volatile::Volatile;
 use crate::data::journal::{Age, Appended, Journal, NoRoom, Note, RunHead, Urgency};
 use crate::data::lifetime::{Leave, Mortal};
+use crate::data::places::Places;
 use crate::data::producer::{Producer, Word};
 use crate::data::queue::{
     CountRange, CountsUpto, Marking, Offer, Queue, Ranges, SequenceRange, Settings,
@@ -35,6 +37,7 @@ use crate::data::spread::Spread;
 use crate::data::stages::{Entries, Stage};
 use crate::data::streams::GroupAsker;
 use crate::data::trace::Tracer;
+use crate::data::transaction::{TransactionWaiter, Transactions};
 use crate::effect::{Buffers, Severity};
 use crate::ids::{ConnId, Mono, Owner, Place, SegmentIdx};
 use crate::mesh::{MeshMessage, Peer, QueueFigures, RemotePublish, Reply, Request};
@@ -507,6 +510,13 @@ pub enum Waiter {
     },
     /// A lane that has said who the members of its groups are.
     Members(QueueId),
+    /// A part of a transaction, or its outcome.
+    Transaction(TransactionWaiter),
+    /// Producers that are blocked by a queue of the other core.
+    Room {
+        /// The queue.
+        queue: QueueId,
+    },
     /// Topology work: its number in the control plane.
     Control(u64),
     /// Nobody.
@@ -524,6 +534,8 @@ pub struct ForwardedPublish {
     pub outcome: Result<(), Code>,
     /// If it is a refusal: how many messages at the start were taken all the same.
     pub taken: u32,
+    /// One of its queues, if that is full and blocks.
+    pub full: Option<QueueId>,
     /// The vector to give back.
     pub bytes: Vec<u8>,
 }
@@ -608,6 +620,11 @@ pub struct Flow {
     /// Messages on their way to dead-letter exchanges.
     pub(crate) dead_letters: Slab<DeadLetter>,
     pub(crate) dead: DeadLetters,
+    pub(crate) transactions: Transactions,
+    /// Who is blocked by full queues.
+    pub(crate) blocks: Blocks,
+    /// What is asked about messages by their places.
+    pub(crate) places: Places,
     pub(crate) queues: Queues,
     pub(crate) dedup: Dedup,
     pub(crate) coordinators: Coordinators,
@@ -753,6 +770,9 @@ impl Flow {
             sinks: Slab::default(),
             dead_letters: Slab::default(),
             dead: DeadLetters::default(),
+            transactions: Transactions::default(),
+            blocks: Blocks::default(),
+            places: Places::default(),
             queues: Queues::default(),
             dedup: Dedup::default(),
             coordinators: Coordinators::default(),
@@ -834,6 +854,7 @@ impl Flow {
             && self.count_waits.is_empty()
             && self.underway.is_none()
             && self.spread.is_empty()
+            && self.transactions.is_idle()
     }
 
     /// Whether something comes back to its queue later: consumers that are to be closed on other
@@ -870,6 +891,15 @@ impl Flow {
         session.unsent += u64::from(bytes);
         session.spoke = self.now;
         self.unsent += u64::from(bytes);
+    }
+
+    /// So many bytes do not leave as they were said.
+    pub(crate) fn unsay(&mut self, conn: ConnId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            let bytes = bytes.min(session.unsent);
+            session.unsent -= bytes;
+            self.unsent -= bytes;
+        }
     }
 
     /// Whether sockets are so far behind that nobody is offered anything.
@@ -1066,7 +1096,9 @@ impl Flow {
             self.settled(consumer, sequence, effects);
         }
         self.groups_are_durable(durable, effects);
+        self.places_are_durable(durable, effects);
         self.dead_are_durable(durable);
+        self.transactions_are_durable(durable, effects);
         self.answer_forwarded(effects);
     }
 
@@ -1237,6 +1269,8 @@ impl Flow {
     pub fn invariants(&self) {
         self.journal.invariants();
         self.check_held();
+        self.check_transactions();
+        self.check_blocks();
         let early = self.early.iter().map(EarlyFrame::cost).sum::<u64>();
         assert_eq!(early, self.early_bytes);
         // What a damaged queue misses is in none of its sets, so they do not add up.
@@ -1348,6 +1382,7 @@ impl Flow {
     /// Ends connections that were silent too long and says a heartbeat where nothing else was said.
     pub(crate) fn sweep(&mut self, effects: &mut Effects) {
         self.refuse_stalled();
+        self.expire_transactions(effects);
         if self.holds_much() || self.is_pressed {
             // Nobody is silent who is not listened to.
             let unread: Vec<ConnId> = self
@@ -1448,6 +1483,8 @@ impl Flow {
         self.count_waits.clear();
         self.dead_has_failed();
         self.fail_groups(effects);
+        self.transactions_have_failed(effects);
+        self.fail_places(effects);
         self.answer_forwarded(effects);
         self.end_durable_consumers(effects);
     }

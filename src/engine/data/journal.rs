@@ -39,7 +39,7 @@ use cache::{Cache, Origin, Window};
 use reading::FailedReads;
 use record::{
     FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Gathered, Kind, PARTITION_META,
-    RECORD_HEAD_BYTES, RecordHead, align_record,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record,
 };
 use segment::{IndexPart, OpenIndex, PartitionRange, RunEntry, Segment, SlotState, Table};
 use shared::OpenEntries;
@@ -80,6 +80,8 @@ const AHEAD_PART: usize = 4;
 const INDEX_RUN_BYTES: u32 = 34;
 const INDEX_PARTITION_BYTES: u32 = 23;
 const INDEX_BLOCK_BYTES: u32 = 16;
+/// Bytes that both copies of an index part may grow by with one record.
+const GROUP_INDEX_BYTES: u32 = 2 * (INDEX_RUN_BYTES + INDEX_PARTITION_BYTES);
 
 /// Operations of a journal have this bit, so that a core knows whose answer it got.
 const OP_JOURNAL: u64 = 1 << 62;
@@ -223,6 +225,36 @@ pub enum Appended {
     New(Place),
     /// The end of the record that was appended last: the same queue and producer, no gap.
     Merged,
+}
+
+/// One of several records that are durable together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupRecord<'a> {
+    /// What it is: a run, or something that is no message.
+    pub(crate) kind: Kind,
+    /// Where it belongs.
+    pub(crate) head: RunHead,
+    /// Messages of a run; of other kinds what the kind says.
+    pub(crate) count: u32,
+    /// The body.
+    pub(crate) body: &'a [u8],
+}
+
+/// Whose slots a group of records may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupBy {
+    /// Those of publishes.
+    Publisher,
+    /// Those of the broker: what was promised before.
+    Broker,
+    /// Those of acks.
+    Settler,
+}
+
+/// Bytes that a record of a group takes at most, in its block and in both copies of the index.
+#[must_use]
+pub(crate) const fn group_bytes(body_bytes: usize) -> u32 {
+    align_record(RECORD_HEAD_BYTES + body_bytes as u32) + GROUP_INDEX_BYTES
 }
 
 /// Why nothing was appended. Nothing of it is in a block, so the publish may be refused.
@@ -821,6 +853,51 @@ impl Journal {
         Ok(place)
     }
 
+    /// Appends records that are durable together or not at all: they lie in one block, and a block is
+    /// whole or torn. Returns the place of each. `urgency` is [`Urgency::Now`].
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then nothing was appended.
+    ///
+    /// # Panics
+    /// If they do not fit a block: see [`Journal::group_bytes_max`].
+    pub(crate) fn append_group(
+        &mut self,
+        buffers: &mut impl Buffers,
+        effects: &mut Effects,
+        by: GroupBy,
+        records: &[GroupRecord<'_>],
+    ) -> Result<Vec<Place>, NoRoom> {
+        let purpose = match by {
+            GroupBy::Publisher => Purpose::Publish,
+            GroupBy::Broker => Purpose::Letter,
+            GroupBy::Settler => Purpose::Upkeep,
+        };
+        self.may_append(purpose)?;
+        let need = records.iter().map(|record| group_bytes(record.body.len()));
+        let need: u32 = need.sum();
+        assert!(need <= self.group_bytes_max(), "the caller has counted");
+        self.make_room(need, purpose, buffers, effects)?;
+        let mut places = Vec::with_capacity(records.len());
+        for record in records {
+            let draft = Draft::of(record.kind, &record.head, record.count);
+            let place = self.push(buffers, &draft, record.body);
+            if record.kind == Kind::Run {
+                let bytes = align_record(RECORD_HEAD_BYTES + record.body.len() as u32);
+                self.count_live(place.segment, record.count, bytes);
+            }
+            places.push(place);
+        }
+        self.set_urgent();
+        Ok(places)
+    }
+
+    /// Bytes of the largest group of records, each as [`group_bytes`] counts it.
+    #[must_use]
+    pub(crate) fn group_bytes_max(&self) -> u32 {
+        self.config.body_bytes_max()
+    }
+
     /// Appends live messages that lie at `old`, which replay moves if they are still live. They
     /// count as live at the new place only when the caller moves its count there; until then the
     /// new segment is pinned.
@@ -904,6 +981,12 @@ impl Journal {
         let Some(open) = &self.open else { return 0 };
         let left = buffers.buffer_bytes() - open.start - open.used;
         left.saturating_sub(self.entries.bytes() + RECORD_HEAD_BYTES)
+    }
+
+    /// How often the journal was opened: no life has the number of another.
+    #[must_use]
+    pub const fn incarnation(&self) -> u32 {
+        self.incarnation
     }
 
     /// The block that holds what was appended last.
@@ -1645,12 +1728,12 @@ pub(crate) fn accept(damages: &mut Vec<Damage>, partition: PartitionId, lost: Ra
     *damages = left;
 }
 
-/// Where a partition's state lies; the meta partition comes first.
+/// Where a partition's state lies; those that are no queues' come first.
 const fn partition_slot(partition: PartitionId) -> usize {
-    if partition.0 == PARTITION_META.0 {
-        0
-    } else {
-        partition.0 as usize + 1
+    match partition {
+        PARTITION_META => 0,
+        PARTITION_TRANSACTIONS => 1,
+        PartitionId(number) => number as usize + 2,
     }
 }
 
@@ -1658,7 +1741,8 @@ const fn partition_slot(partition: PartitionId) -> usize {
 const fn partition_of(slot: usize) -> PartitionId {
     match slot {
         0 => PARTITION_META,
-        slot => PartitionId(slot as u16 - 1),
+        1 => PARTITION_TRANSACTIONS,
+        slot => PartitionId(slot as u16 - 2),
     }
 }
 

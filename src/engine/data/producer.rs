@@ -248,6 +248,8 @@ pub struct Producer {
     pub assembly: Option<Assembly>,
     /// What was published and waits for room.
     pub held: VecDeque<Held>,
+    /// Full queues that block it: while there are some it gets no credit.
+    pub blocks: u32,
     /// Is on the list of producers that hold something.
     pub holding: bool,
     /// A large message has yet to be sent to some of the cores that get it: what was published after it
@@ -318,6 +320,7 @@ impl Producer {
             unwanted: None,
             assembly: None,
             held: VecDeque::new(),
+            blocks: 0,
             holding: false,
             is_passing_on: false,
             closing: None,

@@ -88,6 +88,9 @@ impl Flow {
             return;
         };
         self.names.remove(&(producer.id.0, key));
+        if producer.blocks > 0 {
+            self.forget_blocks(key);
+        }
         self.granted_bytes -= producer.reserved;
         for held in &producer.held {
             self.note_unheld(held);
@@ -367,6 +370,9 @@ impl Flow {
         if !is_known && let Err(code) = self.has_place(targets, group.bytes.len(), 1, buffers) {
             self.refuse(key, group, code);
             return all;
+        }
+        if local > 0 && !is_known {
+            self.note_blocks(key, targets, group.count, group.bytes.len());
         }
         let mut span = Span {
             level,
@@ -726,6 +732,7 @@ impl Flow {
         let reply = Reply::Published {
             outcome,
             taken,
+            full: waits.full,
             bytes: waits.bytes,
         };
         self.reply(waits.from, waits.id, reply, effects);
@@ -928,14 +935,31 @@ impl Flow {
         } else {
             missing.min(self.credit_free() + least.saturating_sub(bytes))
         };
-        self.hungry |= more < missing;
+        // What is told to those whose queue is full is nothing, until it has room.
+        //= P-114
+        let is_blocked = producer.blocks > 0 && !producer.is_in_a_large_one();
+        let more = if is_blocked { 0 } else { more };
+        self.hungry |= more < missing && !is_blocked;
         producer.granted.1 += more;
         producer.reserved = (bytes + more).saturating_sub(least);
         self.granted_bytes += producer.reserved - bytes.saturating_sub(least);
         // Messages are granted by the smallest that a message can be.
+        if is_blocked {
+            return;
+        }
         let window_messages = window / ringpost_wire::ENVELOPE_BYTES as u64;
         producer.granted.0 += window_messages.saturating_sub(messages);
     }
+}
+
+/// Checks the messages of a frame of a transaction.
+pub(super) fn check_transaction_batch(count: u32, bytes: &[u8]) -> Result<(), Code> {
+    check_batch(Group {
+        first: 0,
+        count,
+        bytes,
+        mandatory: false,
+    })
 }
 
 /// Checks the messages of a frame, or of the rest of one.

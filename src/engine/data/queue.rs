@@ -21,6 +21,7 @@
 //!   before anything fresh of its rank, in order of sequence.
 //!   Of a durable queue only once the delivery count is durable (see [`Queue::take_counts`]). After a
 //!   recovery also what may have been delivered before; those lie ahead of the cursor.
+//! - *parked*: its turn came while its key was busy (see `groups.rs`); ready all the same.
 //! - *dead*: rejected, expired, too many or returned too often, in a queue that has a dead-letter
 //!   exchange: never delivered again, and done with when that exchange's queues have it. A queue
 //!   without one settles such a message at once.
@@ -40,8 +41,10 @@ mod delayed;
 mod dispatch;
 mod dying;
 mod expiry;
+mod groups;
 mod index;
 mod marks;
+mod places;
 mod ranks;
 mod replay;
 mod retry;
@@ -50,6 +53,7 @@ mod settled;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod unacked;
 
 use std::collections::VecDeque;
@@ -60,6 +64,7 @@ use delayed::Delayed;
 use dispatch::{Consumers, Turn};
 use dying::{Buried, Grave};
 use expiry::Expiry;
+use groups::Groups;
 use index::{Pieces, Run, RunIndex};
 use marks::Marks;
 use ranks::Ranks;
@@ -74,21 +79,26 @@ use stream::Stream;
 
 pub use dead::{DeadOffer, Death};
 pub use dispatch::{
-    AckMode, CONSUMERS_MAX, ConsumerKey, Credit, DispatchSettings, HOLD_MAX_MS, KeySource,
-    PRIORITIES, Policy, Sharing, TURN_MESSAGES_MAX, Traits, WEIGHTS,
+    AckMode, CONSUMERS_MAX, ConsumerKey, Credit, DispatchSettings, GROUP_AHEAD, HOLD_MAX_MS,
+    KeySource, PRIORITIES, Policy, Sharing, TURN_MESSAGES_MAX, Traits, WEIGHTS,
 };
 pub use dying::DEAD_MAX;
+pub use groups::KeyReader;
 pub use index::{RUN_BYTES_MAX, RUN_MESSAGES_MAX, Stretch};
 pub use marks::{MARK_WINDOW_MAX, MARK_WINDOW_MIN};
+pub use places::{Cancelling, Look, Picked, Seen};
 pub use ranks::RANK_MAX;
+pub(crate) use replay::ceil_ms;
 pub use replay::{Arrival, KeptTerms, Replay, StateFault};
 pub use retry::{Backoff, RETRY_DELAY_MAX_MS, RETRY_DELAY_MIN_MS, Retry};
 pub use returned::{CountRange, CountsUpto, DELIVERIES_MAX};
 pub use settled::{Ranges, SequenceRange};
 pub use stream::{
     GROUPS_MAX, GroupFigures, KeptOffset, LANES_MAX, MAX_AGE_MS, MEMBERS, MEMBERS_MAX, Pace,
-    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets, read_consumer,
+    Position, RATES, Reading, SPEEDS, Start, StreamSettings, decode_offsets, encode_offsets,
+    read_consumer,
 };
+pub use transaction::Taken;
 
 /// What a queue was declared to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +158,16 @@ pub enum Overflow {
     Refuse,
     /// The oldest ready messages make room; only what is ready counts.
     DropHead,
+    /// It is taken, and its producer gets no credit until there is room: see [`Queue::blocks`]. What is far
+    /// beyond a limit is refused.
+    Block,
 }
+
+/// Messages that a queue which blocks takes beyond its limit, so that producers may use the credit that they
+/// have.
+pub const BLOCK_MESSAGES_MAX: u64 = 65_536;
+/// Bytes that it takes beyond its limit.
+pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
 
 /// What a queue holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -212,6 +231,8 @@ enum Source {
     Fresh,
     /// Returned or set apart, of that rank.
     Returned(u8),
+    /// It was parked until its key was ready.
+    Parked,
     /// It stays: see `stream.rs`.
     Read,
 }
@@ -263,6 +284,9 @@ pub struct Offer {
     base: u64,
     source: Source,
     slot: u32,
+    /// What stands for the key of its messages, in a queue with message groups; `None` if it was not
+    /// read yet.
+    group: Option<u64>,
 }
 
 impl Offer {
@@ -280,6 +304,7 @@ impl Offer {
         match self.source {
             Source::Fresh => Some(false),
             Source::Returned(rank) => (rank > 0 && self.delivery_count == 0).then_some(true),
+            Source::Parked => (self.delivery_count == 0).then_some(true),
             // Each of many readers gets it.
             Source::Read => None,
         }
@@ -311,8 +336,8 @@ pub fn walk(body: &[u8], from_index: u32, from_offset: u32, index: u32) -> Optio
 }
 
 /// A message of a record whose start is known.
-#[derive(Clone, Copy)]
-struct Walked {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walked {
     place: Place,
     /// Queue sequence of the record's first message: places are used again, sequences are not.
     base: u64,
@@ -372,6 +397,8 @@ pub struct Queue {
     /// Messages that have passed older ones of a lower rank since the oldest one went.
     passed: u32,
     delayed: Delayed,
+    /// Of a queue with message groups.
+    groups: Option<Box<Groups>>,
     /// The run of the cursor, if it was looked up.
     fresh_run: Option<Run>,
     fresh_walked: Option<Walked>,
@@ -415,6 +442,8 @@ impl Queue {
             ranks: Ranks::new(),
             passed: 0,
             delayed: Delayed::new(),
+            groups: (settings.dispatch.is_grouped)
+                .then(|| Box::new(Groups::new(settings.dispatch.ahead_max))),
             fresh_run: None,
             fresh_walked: None,
             returned_walked: None,
@@ -470,6 +499,10 @@ impl Queue {
             assert!(self.consumers.len() == 0);
             self.consumers = Consumers::new(&settings.dispatch);
         }
+        if new.is_grouped != old.is_grouped || new.ahead_max != old.ahead_max {
+            assert!(self.consumers.len() == 0);
+            self.groups = new.is_grouped.then(|| Box::new(Groups::new(new.ahead_max)));
+        }
         self.settings = settings;
         self.set_stream();
     }
@@ -499,7 +532,27 @@ impl Queue {
         };
         let others = self.delayed_count() + self.dead.count();
         let messages = self.ready + unacked + others;
+        if self.settings.overflow == Overflow::Block {
+            let Settings {
+                messages_max,
+                bytes_max,
+                ..
+            } = self.settings;
+            let most = messages_max.saturating_add(BLOCK_MESSAGES_MAX);
+            let most_bytes = bytes_max.saturating_add(BLOCK_BYTES_MAX);
+            return (messages_max > 0 && messages + u64::from(count) > most)
+                || (bytes_max > 0 && self.bytes + bytes > most_bytes);
+        }
         self.passes_limit(messages, self.bytes, count, bytes)
+    }
+
+    /// Whether it blocks who publishes so much into it: that passes a limit, and a queue that blocks takes it
+    /// all the same.
+    #[must_use]
+    pub fn blocks(&self, count: u32, bytes: u64) -> bool {
+        let messages = self.held();
+        self.settings.overflow == Overflow::Block
+            && self.passes_limit(messages, self.bytes, count, bytes)
     }
 
     /// Messages that wait for their time.
@@ -849,10 +902,15 @@ impl Queue {
             now: self.now,
         };
         let mut grave = Grave::new(self.settings, &mut self.dead, &mut self.pending_counts, out);
+        let mut groups = self.groups.as_deref_mut();
         consumer.unacked.drain(|delivery| {
             gone.messages += 1;
             gone.bytes += u64::from(delivery.bytes);
-            if grave.takes_returned(&delivery) {
+            let is_dead = grave.takes_returned(&delivery);
+            if let Some(groups) = &mut groups {
+                groups.came_back(delivery.sequence, is_dead);
+            }
+            if is_dead {
                 return;
             }
             if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
@@ -953,7 +1011,11 @@ impl Queue {
         if let Some(stream) = &self.stream {
             return stream.has_readers();
         }
-        self.returned.count() > 0 || (self.cursor <= self.durable && self.ready > 0)
+        let is_ready = self
+            .groups
+            .as_ref()
+            .is_some_and(|groups| groups.has_ready());
+        is_ready || self.returned.count() > 0 || (self.cursor <= self.durable && self.ready > 0)
     }
 
     /// Whether such messages wait for a mark or for their delivery counts to be durable.
@@ -974,6 +1036,17 @@ impl Queue {
         }
         if self.is_dying_full() {
             return None;
+        }
+        if let Some(groups) = &self.groups {
+            if groups.has_ready() {
+                let ready = self.next_of_groups();
+                if ready.is_some() || self.has_ready_key() {
+                    return ready;
+                }
+            }
+            if self.is_stalled() {
+                return None;
+            }
         }
         let fresh_end = self.durable.min(self.marks.durable());
         // No less than there are: some ahead of the cursor may be set apart.
@@ -1197,6 +1270,7 @@ impl Queue {
             base,
             source: Source::Fresh,
             slot: BY_KEY,
+            group: None,
         }
     }
 
@@ -1213,11 +1287,13 @@ impl Queue {
         }
     }
 
-    /// Where the keys of messages stand, if they say who gets a message.
+    /// How the key of a message is read, if it says who gets it.
     #[must_use]
-    pub const fn key_source(&self) -> Option<KeySource> {
+    pub const fn key_reader(&self) -> Option<KeyReader> {
         match self.settings.dispatch.policy {
-            Policy::Sticky(source) => Some(source),
+            Policy::Sticky(source) => {
+                Some(KeyReader::new(source, self.settings.dispatch.is_grouped))
+            }
             Policy::RoundRobin | Policy::Random | Policy::Weighted | Policy::LeastOutstanding => {
                 None
             }
@@ -1225,15 +1301,20 @@ impl Queue {
     }
 
     /// The offer as it is for the consumer that the first message's key names: see
-    /// [`KeySource::of`]. It is good for messages of that key only.
+    /// [`KeyReader::of`]. It is good for messages of that key only. `None` if the message does not go
+    /// now, because of its key: the offer is void and the next one is another, or none. `at` is where the
+    /// message starts in the record's body, with so many padded bytes.
     ///
     /// # Panics
     /// If the offer has a consumer already, or the queue has changed since.
     #[must_use]
-    pub fn address(&self, offer: &Offer, hash: u64) -> Offer {
+    pub fn address(&mut self, offer: &Offer, key: u64, (at, bytes): (u32, u32)) -> Option<Offer> {
         assert!(offer.key == ConsumerKey::BY_KEY);
-        let slot = self.consumers.by_key(hash);
-        self.offer_to(slot, offer)
+        if self.groups.is_some() {
+            return self.address_group(offer, key, (at, bytes));
+        }
+        let slot = self.consumers.by_key(key);
+        Some(self.offer_to(slot, offer))
     }
 
     /// What of the durable messages from `first` on can be read at once, within `bytes_max`.
@@ -1278,6 +1359,10 @@ impl Queue {
         self.advance(offer, count);
         self.remember(offer, count, at, bytes);
         self.ready -= u64::from(count);
+        if let Some(groups) = &mut self.groups {
+            let key = offer.group.expect("its key was read");
+            groups.take(key, first, count, offer.slot);
+        }
 
         let consumer = self.consumers.get_mut(offer.slot);
         assert!(consumer.key == offer.key);
@@ -1319,6 +1404,8 @@ impl Queue {
                 assert!(self.returned.first(rank).is_some_and(|s| s.first == first));
                 self.take_returned(rank, first, count);
             }
+            // It left the others when it was parked.
+            Source::Parked => {}
             Source::Read => unreachable!("what is read stays where it is"),
         }
         if self.settings.rank_turn > 0 {
@@ -1338,7 +1425,7 @@ impl Queue {
     /// Messages were taken: whether older ones were passed over.
     fn note_passed(&mut self, offer: &Offer, count: u32) {
         let rank = match offer.source {
-            Source::Fresh | Source::Read => 0,
+            Source::Fresh | Source::Parked | Source::Read => 0,
             Source::Returned(rank) => rank,
         };
         let end = self.durable.min(self.marks.durable());
@@ -1355,7 +1442,7 @@ impl Queue {
         let walked = walked_behind(offer, count, at, bytes);
         match offer.source {
             Source::Fresh => self.fresh_walked = walked,
-            Source::Returned(_) => self.returned_walked = walked,
+            Source::Returned(_) | Source::Parked => self.returned_walked = walked,
             Source::Read => unreachable!("its reader remembers"),
         }
     }
@@ -1401,6 +1488,7 @@ impl Queue {
         let unacked = &mut self.consumers.get_mut(slot).unacked;
         let mut done = Settled::default();
         let mut buried = (Death::Rejected, Buried::default());
+        let mut groups = self.groups.as_deref_mut();
         match outcome {
             Outcome::Reject => {
                 let mut grave =
@@ -1408,6 +1496,9 @@ impl Queue {
                 unacked.settle(range.first, range.last, |delivery| {
                     done.messages += 1;
                     done.bytes += u64::from(delivery.bytes);
+                    if let Some(groups) = &mut groups {
+                        groups.settle(delivery.sequence);
+                    }
                     grave.bury(&delivery, Death::Rejected);
                 })?;
                 buried.1 = grave.done();
@@ -1418,6 +1509,9 @@ impl Queue {
                 unacked.settle(range.first, range.last, |delivery| {
                     done.messages += 1;
                     done.bytes += u64::from(delivery.bytes);
+                    if let Some(groups) = &mut groups {
+                        groups.settle(delivery.sequence);
+                    }
                     if delivery.earlier > 0 {
                         counts.insert(Returned::new(delivery.sequence, 1, delivery.earlier));
                     }
@@ -1446,7 +1540,11 @@ impl Queue {
                 unacked.settle(range.first, range.last, |delivery| {
                     done.messages += 1;
                     done.bytes += u64::from(delivery.bytes);
-                    if grave.takes_returned(&delivery) {
+                    let is_dead = grave.takes_returned(&delivery);
+                    if let Some(groups) = &mut groups {
+                        groups.came_back(delivery.sequence, is_dead);
+                    }
+                    if is_dead {
                         return;
                     }
                     if let Some(span) = spans.push(delivery.sequence, delivery.earlier) {
@@ -1559,6 +1657,11 @@ impl Queue {
         };
         self.returned.drain(&mut drop_span);
         self.delayed.drain(|_, span| drop_span(span));
+        if let Some(groups) = &mut self.groups {
+            groups.forget_waiting(|sequence, deliveries| {
+                drop_span(Returned::new(sequence, 1, deliveries));
+            });
+        }
         while self.cursor < self.next {
             self.skip_apart();
             let settled = self.settled.stretch_from(self.cursor);
@@ -1756,8 +1859,17 @@ impl Queue {
             last + 1 - first - self.settled.count_in(first, *last)
         });
         let ahead = self.next - self.cursor - settled - apart.sum::<u64>();
-        assert_eq!(self.ready, returned + ahead);
+        let parked = self.groups.as_ref().map_or(0, |groups| groups.parked());
+        assert_eq!(self.ready, returned + ahead + parked);
         assert!(self.returned.count() <= self.ready);
+        if let Some(groups) = &self.groups {
+            groups.invariants();
+            assert!(
+                groups
+                    .iter_parked()
+                    .all(|(sequence, _)| self.is_past(sequence))
+            );
+        }
         for (rank, span) in self.returned.by_rank() {
             assert_eq!(self.ranks.of(span.first, span.last()), (rank, span.last()));
         }

@@ -40,9 +40,9 @@ use ringpost_wire::limits::{
 use ringpost_wire::{Code, Envelope};
 
 pub use self::filter::Condition;
-pub use self::lanes::Lanes;
 use self::filter::{FilterBindings, Workspace};
 use self::headers::HeaderBindings;
+pub use self::lanes::Lanes;
 use self::memo::Memo;
 use self::settings::{HashOf, Settings};
 use self::shares::Shares;
@@ -369,6 +369,13 @@ impl Router {
     #[must_use]
     pub fn lanes_of(&self, stream: QueueId) -> Option<&Lanes> {
         self.lanes.get(&stream)
+    }
+
+    /// Whether there is an exchange of this name.
+    #[must_use]
+    pub fn has_exchange(&self, tenant: TenantId, name: &[u8]) -> bool {
+        let tenant = self.tenants.get(&tenant);
+        tenant.is_some_and(|tenant| tenant.exchanges.get(name).is_some())
     }
 
     /// Replaces `targets` by the queues that take a message with this address, each once, in

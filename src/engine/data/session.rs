@@ -28,6 +28,8 @@ pub enum Channel {
     ProducerOpening(u64),
     /// A producer: its key on this core.
     Producer(u64),
+    /// Transactions: the key of the one that is open, on this core.
+    Transaction(u64),
     /// A consumer whose owning core has been asked to open it.
     ConsumerOpening {
         /// The queue.
@@ -123,6 +125,8 @@ pub struct Session {
     pub pressed_in: u64,
     /// It has asked for queues that go with it. It stays on its core (P-13).
     pub owns_queues: bool,
+    /// Its producers have no names (ADR 0024).
+    pub is_nameless: bool,
 }
 
 /// What a session wants after a `Hello`.
@@ -151,6 +155,7 @@ impl Session {
             spoke: now,
             pressed_in: 0,
             owns_queues: false,
+            is_nameless: false,
         }
     }
 

@@ -4,6 +4,8 @@
 
 #[path = "allocations/count.rs"]
 mod allocations;
+#[path = "memory/amqp.rs"]
+mod amqp;
 #[path = "memory/client.rs"]
 mod client;
 #[path = "memory/machine.rs"]
@@ -95,6 +97,61 @@ fn a_queue_of_another_core() {
 #[test]
 fn messages_that_come_back() {
     flow("requeue", 1, (1, None), true);
+}
+
+/// The same by AMQP: contents of one receive, confirmed, delivered and acked one by one.
+#[test]
+fn amqp_connections() {
+    use ringpost_amqp::{FRAME_BYTES_MAX, FrameType, Method, cut, frame};
+
+    const MESSAGES: u64 = 256;
+    let mut machine = Machine::start(size(1));
+    let mut producer = amqp::Client::with_channel(&mut machine, 0);
+    let mut consumer = amqp::Client::with_channel(&mut machine, 0);
+    producer.ask(&mut machine, 1, &amqp::declare(b"q", true));
+    producer.ask(&mut machine, 1, &Method::ConfirmSelect { no_wait: false });
+    consumer.ask(&mut machine, 1, &amqp::consume(b"q", false));
+    for _ in 0..MESSAGES {
+        producer.put_publish(1, b"", b"q", &[7; 100]);
+    }
+    let batch = producer.take_put();
+    let mut acks = Vec::new();
+    let (mut delivered, mut confirmed) = (0, 0);
+    check("amqp", &mut machine, 1, |machine| {
+        machine.send(0, producer.conn, &batch);
+        machine.turn();
+        let received = std::mem::take(machine.received(0, consumer.conn));
+        let mut rest = received.as_slice();
+        let mut messages = 0;
+        acks.clear();
+        while let ringpost_amqp::Cut::Complete { frame, length } = cut(rest, FRAME_BYTES_MAX) {
+            if frame.kind == FrameType::Method {
+                messages += 1;
+                delivered += 1;
+                let ack = Method::BasicAck {
+                    delivery_tag: delivered,
+                    multiple: false,
+                };
+                frame::write(&mut acks, FrameType::Method, 1, |out| ack.encode(out));
+            }
+            rest = &rest[length..];
+        }
+        let mut received = received;
+        received.clear();
+        *machine.received(0, consumer.conn) = received;
+        if !acks.is_empty() {
+            machine.send(0, consumer.conn, &acks);
+        }
+        let received = machine.received(0, producer.conn);
+        if let ringpost_amqp::Cut::Complete { frame, .. } = cut(received, FRAME_BYTES_MAX)
+            && let Ok(Method::BasicAck { delivery_tag, .. }) = Method::decode(frame.payload)
+        {
+            confirmed = delivery_tag;
+        }
+        received.clear();
+        messages
+    });
+    assert!(delivered > 0 && confirmed > 0, "both ways");
 }
 
 #[test]

@@ -70,7 +70,9 @@ impl Scene {
 
     fn with_stream(cores: u16) -> Self {
         let mut scene = Self::new(cores);
-        scene.declare(&[("x-stream-lanes", Value::I8(LANES as i8))]).expect("it is new");
+        scene
+            .declare(&[("x-stream-lanes", Value::I8(LANES as i8))])
+            .expect("it is new");
         scene
     }
 
@@ -133,7 +135,9 @@ impl Scene {
         let named = Named {
             name: name.as_bytes(),
         };
-        let bodies = self.ask(FrameKind::QueueInspect, &named).expect("it is there");
+        let bodies = self
+            .ask(FrameKind::QueueInspect, &named)
+            .expect("it is there");
         let info = QueueInfo::decode(&bodies[0]).expect("figures");
         assert_eq!(info.name, name.as_bytes());
         assert_eq!(info.flags, QUEUE_STREAM);
@@ -239,7 +243,10 @@ impl Member {
                 arguments: &arguments,
             };
             let channel = number as u16 + 1;
-            open.write(&mut bytes, FrameHeader::bare(FrameKind::ConsumerOpen, channel, 1));
+            open.write(
+                &mut bytes,
+                FrameHeader::bare(FrameKind::ConsumerOpen, channel, 1),
+            );
         }
         scene.machine.send(core, conn, &bytes);
         Self {
@@ -365,7 +372,10 @@ fn keys_stay_in_their_lanes_and_all_lanes_together_have_everything() {
             assert!(own.is_sorted_by(|a, b| a.sequence < b.sequence));
             assert!(!own.iter().any(|got| got.again));
             sequences.extend(own.iter().map(|got| got.sequence));
-            assert_eq!(scene.inspect(&format!("s#{lane}")), (own.len() as u64, 1, 0));
+            assert_eq!(
+                scene.inspect(&format!("s#{lane}")),
+                (own.len() as u64, 1, 0)
+            );
         }
         assert!(sequences.into_iter().eq(1..=scene.published));
         assert_eq!(scene.inspect("s"), (scene.published, 4, 4));
@@ -380,8 +390,14 @@ fn keys_stay_in_their_lanes_and_all_lanes_together_have_everything() {
         let before: u64 = 20 + 100;
         for key in 0..20 {
             let second = before + 1 + 2 * key;
-            let lanes = reader.got.iter().filter(|got| (second..=second + 1).contains(&got.sequence));
-            assert!(lanes.clone().count() == 2 && lanes.map(|got| got.lane).all(|lane| lane == lane_of[&key]));
+            let lanes = reader
+                .got
+                .iter()
+                .filter(|got| (second..=second + 1).contains(&got.sequence));
+            assert!(
+                lanes.clone().count() == 2
+                    && lanes.map(|got| got.lane).all(|lane| lane == lane_of[&key])
+            );
         }
         assert!(lane_of.values().collect::<BTreeSet<_>>().len() > 1);
     }
@@ -421,21 +437,38 @@ fn members_share_the_lanes_and_nothing_that_was_settled_comes_again() {
         assert!(one.active.is_subset(&had_one) && two.active.is_subset(&had_two));
         // The fifth stands by.
         let mut five = Member::of_all(&mut scene, at(1), Some("g"));
-        run(&mut scene, &mut [&mut one, &mut two, &mut three, &mut four, &mut five]);
+        run(
+            &mut scene,
+            &mut [&mut one, &mut two, &mut three, &mut four, &mut five],
+        );
         assert_eq!(loads(&[&one, &two, &three, &four, &five]), [1, 1, 1, 1, 0]);
         scene.publish("s", 600);
-        run(&mut scene, &mut [&mut one, &mut two, &mut three, &mut four, &mut five]);
+        run(
+            &mut scene,
+            &mut [&mut one, &mut two, &mut three, &mut four, &mut five],
+        );
         let got = [&one, &two, &three, &four, &five].map(|member| member.got.len());
         assert_eq!((got.iter().sum::<usize>(), got[4]), (2_200, 0));
         // One goes that has settled nothing of this: who stood by has its lane, and all that comes again
         // is flagged.
         let lane = *two.active.first().expect("it has one");
-        let lost: Vec<Got> = two.got.iter().copied().filter(|got| got.sequence > 1_600).collect();
+        let lost: Vec<Got> = two
+            .got
+            .iter()
+            .copied()
+            .filter(|got| got.sequence > 1_600)
+            .collect();
         assert!(!lost.is_empty());
         two.leave(&mut scene);
-        run(&mut scene, &mut [&mut one, &mut three, &mut four, &mut five]);
+        run(
+            &mut scene,
+            &mut [&mut one, &mut three, &mut four, &mut five],
+        );
         assert_eq!(loads(&[&one, &three, &four, &five]), [1; 4]);
-        let again: Vec<Got> = lost.into_iter().map(|got| Got { again: true, ..got }).collect();
+        let again: Vec<Got> = lost
+            .into_iter()
+            .map(|got| Got { again: true, ..got })
+            .collect();
         assert!(five.active.contains(&lane));
         assert_eq!(five.got, again);
         // Nobody but one is left.
@@ -454,7 +487,9 @@ fn members_share_the_lanes_and_nothing_that_was_settled_comes_again() {
                 let named = Named {
                     name: name.as_bytes(),
                 };
-                let bodies = scene.ask(FrameKind::GroupList, &named).expect("it is a stream");
+                let bodies = scene
+                    .ask(FrameKind::GroupList, &named)
+                    .expect("it is a stream");
                 let info = GroupInfo::decode(&bodies[0]).expect("figures");
                 (info.lag, info.members)
             })
@@ -478,7 +513,7 @@ fn the_stream_itself_is_asked_and_its_lanes_are_read() {
     let reason = "the stream 's' has 4 lanes, each of which is a stream for those who read: 's#0' to \
                   's#3'";
     let refused = (Code::SettingInvalid, reason.to_owned());
-    assert_eq!(reader.refused, [refused.clone()]);
+    assert_eq!(reader.refused, std::slice::from_ref(&refused));
     let listed = scene.ask(FrameKind::GroupList, &Named { name: b"s" });
     assert_eq!(listed, Err(refused));
     // Those who consult a list see one queue.
@@ -486,7 +521,10 @@ fn the_stream_itself_is_asked_and_its_lanes_are_read() {
     frame::write_bare(&mut bytes, FrameKind::QueueList, 0, 5);
     let bodies = scene.ask_bytes(&bytes).expect("a list");
     let info = QueueInfo::decode(&bodies[0]).expect("figures");
-    assert_eq!((bodies.len(), info.name, info.ready, info.lanes), (2, &b"s"[..], 300, 4));
+    assert_eq!(
+        (bodies.len(), info.name, info.ready, info.lanes),
+        (2, &b"s"[..], 300, 4)
+    );
     // With conditions.
     let delete = |flags| Delete { flags, name: b"s" };
     let refused = scene.ask(FrameKind::QueueDelete, &delete(DELETE_IF_EMPTY));
@@ -503,11 +541,15 @@ fn the_stream_itself_is_asked_and_its_lanes_are_read() {
     member.leave(&mut scene);
     run(&mut scene, &mut []);
     let unused = delete(DELETE_IF_EMPTY | DELETE_IF_UNUSED);
-    scene.ask(FrameKind::QueueDelete, &unused).expect("it is empty");
+    scene
+        .ask(FrameKind::QueueDelete, &unused)
+        .expect("it is empty");
     for core in 0..3 {
         assert_eq!(scene.machine.core(core).groups_coordinated(), 0);
     }
     // It may come again, with another number of lanes.
-    scene.declare(&[("x-stream-lanes", Value::I8(2))]).expect("it is new");
+    scene
+        .declare(&[("x-stream-lanes", Value::I8(2))])
+        .expect("it is new");
     assert_eq!(scene.inspect("s"), (0, 0, 2));
 }

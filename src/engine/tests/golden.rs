@@ -11,17 +11,18 @@ use ringpost_engine::data::journal::block::{
 };
 use ringpost_engine::data::journal::record::{
     FLAG_COMPLETE, FLAG_LAST_PART, FLAG_RELOCATED, FLAG_SECOND_COPY, Kind, PARTITION_META,
-    RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
+    PARTITION_TRANSACTIONS, RECORD_HEAD_BYTES, RecordHead, align_record, fold_messages,
 };
 use ringpost_engine::data::journal::segment::{
     IndexBody, IndexPart, OpenIndex, PartitionRange, RunEntry,
 };
 use ringpost_engine::data::journal::{Config, Damage};
 use ringpost_engine::data::notes;
-use ringpost_engine::data::queue::{CountRange, SequenceRange, encode_offsets};
+use ringpost_engine::data::queue::{CountRange, SequenceRange, Taken, encode_offsets};
+use ringpost_engine::data::transaction::{Decision, PartRun, Share, TransactionId};
 use ringpost_engine::ids::{JournalId, SlotId};
 use ringpost_wire::checksum::{crc32c, crc32c_append};
-use ringpost_wire::ids::{PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
+use ringpost_wire::ids::{CoreId, PartitionId, ProducerId, QueueId, QueueSequence, Sequence};
 use ringpost_wire::limits::FRAGMENT_BYTES_MAX;
 use ringpost_wire::{FragmentHead, MessageParts};
 
@@ -216,6 +217,43 @@ fn offsets() -> Vec<(RecordHead, Vec<u8>)> {
     vec![(of_queue(Kind::Offsets, 17, 2, 0), offsets)]
 }
 
+/// The records of `journal_transactions`: one that core 1 decides is prepared here, and one of this
+/// core is decided.
+fn transactions() -> Vec<(RecordHead, Vec<u8>)> {
+    let (messages, _) = messages();
+    let id = |core, count: u64| TransactionId {
+        core: CoreId(core),
+        number: 2 << 32 | count,
+    };
+    let taken = |sequence, bytes, earlier| Taken {
+        sequence,
+        bytes,
+        earlier,
+    };
+    let share = Share {
+        runs: vec![PartRun {
+            queue: QueueId(7),
+            count: 2,
+            bytes: messages.len() as u32,
+        }],
+        messages,
+        taken: vec![(QueueId(8), vec![taken(3, 96, 0), taken(5, 112, 2)])],
+    };
+    let (mut prepared, mut decided) = (Vec::new(), Vec::new());
+    share.encode(id(1, 7), &mut prepared);
+    assert_eq!(Share::decode(&prepared), Some((id(1, 7), share)));
+    let decision = Decision::Commit(vec![CoreId(0), CoreId(1)]);
+    decision.encode(id(3, 9), &mut decided);
+    let of = |kind, number| RecordHead {
+        term: 0,
+        ..of_partition(kind, PARTITION_TRANSACTIONS, number, 0)
+    };
+    vec![
+        (of(Kind::Prepare, 4), prepared),
+        (of(Kind::Decide, 5), decided),
+    ]
+}
+
 /// A block of these records, without the zeros that fill it; and its header.
 fn block(
     records: &[(RecordHead, Vec<u8>)],
@@ -290,9 +328,10 @@ fn a_block_with_every_kind() {
     let records = records();
     let scattered = scattered();
     let offsets = offsets();
+    let transactions = transactions();
     let shared = shared();
     let all = records.iter().chain(&scattered).chain(&offsets);
-    let all = all.chain(&shared);
+    let all = all.chain(&transactions).chain(&shared);
     let mut kinds: Vec<Kind> = all.map(|(head, _)| head.kind).collect();
     kinds.push(Kind::Index);
     kinds.sort_unstable();
@@ -305,6 +344,8 @@ fn a_block_with_every_kind() {
     check_block("journal_scattered", &header, &bytes, &scattered);
     let (header, bytes) = block(&offsets, (0, 8192), 77, 75);
     check_block("journal_offsets", &header, &bytes, &offsets);
+    let (header, bytes) = block(&transactions, (0, 8192), 77, 75);
+    check_block("journal_transactions", &header, &bytes, &transactions);
     let (header, bytes) = block(&shared, (0, 8192), 77, 75);
     check_block("journal_shared", &header, &bytes, &shared);
 }

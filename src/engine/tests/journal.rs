@@ -198,10 +198,9 @@ fn every_flipped_byte_is_detected_or_harmless() {
 #[test]
 fn every_truncated_file_is_detected() {
     // Where no slot was used twice, the blocks alone say everything.
-    let samples = (12..).map(sample);
+    let mut samples = (12..).map(sample);
     let (habits, image, expected) = samples
-        .skip_while(|(_, image, _)| !is_recycled(image))
-        .next()
+        .find(|(_, image, _)| is_recycled(image))
         .expect("one of them");
     for (slot, bytes) in &image.slots {
         for length in (4096..bytes.len()).step_by(512) {
@@ -984,7 +983,7 @@ fn a_hole_that_nobody_bounds_is_doubt() {
         doubts.sort_unstable();
         assert_eq!(
             doubts,
-            [1, 2, u16::MAX].map(|partition| (partition, u64::MAX))
+            [1, 2, u16::MAX - 1, u16::MAX].map(|partition| (partition, u64::MAX))
         );
         toy.settle_down();
         toy.publish_to(3).expect("others go on");

@@ -10,7 +10,8 @@ use ringpost_wire::limits::{FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BY
 use ringpost_wire::table::{Array, ArrayWriter, Table, TableWriter, Value};
 use ringpost_wire::version::MAGIC;
 use ringpost_wire::{
-    Code, Cut, FrameHeader, FrameKind, MessageParts, cut, envelope, frame, header,
+    BrowsedHead, BrowsedState, Code, Cut, FrameHeader, FrameKind, MessageParts, cut, envelope,
+    frame, header,
 };
 
 fn folder() -> PathBuf {
@@ -284,6 +285,97 @@ fn expected(kind: FrameKind) -> (u16, u64, u32, u8, Vec<u8>) {
                 group: b"billing",
             };
             (0, 29, 0, 0, body(delete, kind))
+        }
+        K::TransactionOpen => {
+            let open = TransactionOpen {
+                timeout_ms: 30_000,
+                reserved: 0,
+            };
+            (3, 30, 0, 0, body(open, kind))
+        }
+        K::TransactionOpened => {
+            let opened = TransactionOpened {
+                messages_max: 10_000,
+                bytes_max: 260_000,
+                timeout_ms: 30_000,
+                reserved: 0,
+            };
+            (3, 30, 0, 0, body(opened, kind))
+        }
+        K::TransactionPublish => (3, 1, 2, header::PUBLISH_MANDATORY, two_messages()),
+        K::TransactionSettle => {
+            let ranges = [(0, 6), (8, 9)].map(|(first, last)| SettleRange { first, last }.encode());
+            let settle = TransactionSettle {
+                consumer: 2,
+                reserved: 0,
+                ranges: &ranges.concat(),
+            };
+            (3, 1, 2, 0, body(settle, kind))
+        }
+        K::TransactionCommit | K::TransactionRollback => (3, 1, 0, 0, vec![]),
+        K::TransactionDone => (3, 1, 0, header::TRANSACTION_COMMITTED, vec![]),
+        K::TransactionClose => (3, 31, 0, 0, vec![]),
+        K::TransactionClosed => (3, 31, 0, 0, failure(Code::Normal, b"", kind)),
+        K::QueueBrowse => {
+            let browse = QueueBrowse {
+                from: 31,
+                messages_max: 10,
+                message_bytes_max: 1000,
+                states: 2,
+                reserved: 0,
+                queue: name,
+                filter: b"size > 3",
+            };
+            (0, 40, 0, 0, body(browse, kind))
+        }
+        K::QueueBrowsed => {
+            let mut message = Vec::new();
+            FULL.write(&mut message).expect("it is small");
+            let head = BrowsedHead {
+                place: 31,
+                due_ms: 1500,
+                connection: 0,
+                deliveries: 1,
+                message_bytes: FULL.length() as u32,
+                shown_bytes: FULL.length() as u32,
+                channel: 0,
+                core: 0,
+                state: BrowsedState::Delayed,
+                flags: 0,
+            };
+            let messages = [&head.encode()[..], &message].concat();
+            let browsed = QueueBrowsed {
+                next: 32,
+                newest: 40,
+                messages: &messages,
+            };
+            (0, 40, 1, 0, body(browsed, kind))
+        }
+        K::QueueCancel => {
+            let cancel = QueueCancel {
+                queue: name,
+                places: b"\x1f\0\0\0\0\0\0\0",
+            };
+            (0, 41, 0, 0, body(cancel, kind))
+        }
+        K::QueueMove => {
+            let moved = QueueMove {
+                flags: MOVE_WITH_KEY,
+                queue: name,
+                exchange: b"shop",
+                routing_key: b"order.*.paid",
+                places: b"\x1f\0\0\0\0\0\0\0",
+            };
+            (0, 42, 0, 0, body(moved, kind))
+        }
+        K::QueueOutcome => {
+            let outcome = QueueOutcome {
+                done: 1,
+                late: 2,
+                busy: 3,
+                refused: 4,
+            };
+            (0, 42, 0, 0, body(outcome, kind))
         }
         K::QueueDeclare => {
             let declare = QueueDeclare {

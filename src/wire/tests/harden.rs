@@ -3,7 +3,9 @@
 use ringpost_wire::batch::{DeliverHead, FragmentHead, Messages, SettleRange};
 use ringpost_wire::control::*;
 use ringpost_wire::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
-use ringpost_wire::{Code, Cut, FrameHeader, FrameKind, MessageParts, Table, cut, envelope, frame};
+use ringpost_wire::{
+    BrowsedMessages, Code, Cut, FrameHeader, FrameKind, MessageParts, Table, cut, envelope, frame,
+};
 
 /// A small deterministic generator (xorshift64*).
 struct Random(u64);
@@ -134,6 +136,52 @@ fn every_byte_of_every_control_body_counts() {
     assert_every_byte_counts(&GroupDelete {
         queue: name,
         group: b"billing",
+    });
+    assert_every_byte_counts(&TransactionOpen {
+        timeout_ms: 30_000,
+        reserved: 0,
+    });
+    assert_every_byte_counts(&TransactionOpened {
+        messages_max: 10_000,
+        bytes_max: 260_000,
+        timeout_ms: 30_000,
+        reserved: 0,
+    });
+    assert_every_byte_counts(&TransactionSettle {
+        consumer: 2,
+        reserved: 0,
+        ranges: &[7; 32],
+    });
+    assert_every_byte_counts(&QueueBrowse {
+        from: 7,
+        messages_max: 10,
+        message_bytes_max: 1_000,
+        states: 2,
+        reserved: 0,
+        queue: name,
+        filter: b"a = 1",
+    });
+    assert_every_byte_counts(&QueueBrowsed {
+        next: 9,
+        newest: 12,
+        messages: b"bytes",
+    });
+    assert_every_byte_counts(&QueueCancel {
+        queue: name,
+        places: &[7, 0, 0, 0, 0, 0, 0, 0],
+    });
+    assert_every_byte_counts(&QueueMove {
+        flags: MOVE_WITH_KEY,
+        queue: name,
+        exchange: b"shop",
+        routing_key: b"k",
+        places: &[7, 0, 0, 0, 0, 0, 0, 0],
+    });
+    assert_every_byte_counts(&QueueOutcome {
+        done: 1,
+        late: 2,
+        busy: 3,
+        refused: 4,
     });
     assert_every_byte_counts(&Get {
         wait_ms: 5,
@@ -300,9 +348,12 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::Hello => Hello::decode(body).map(drop),
         K::Welcome => Welcome::decode(body).map(drop),
         K::Attach => Attach::decode(body).map(drop),
-        K::Close | K::Failed | K::Refused | K::ProducerClosed | K::ConsumerClosed => {
-            Failure::decode(body).map(drop)
-        }
+        K::Close
+        | K::Failed
+        | K::Refused
+        | K::ProducerClosed
+        | K::ConsumerClosed
+        | K::TransactionClosed => Failure::decode(body).map(drop),
         K::ProducerOpen => ProducerOpen::decode(body).map(drop),
         K::ProducerOpened => ProducerOpened::decode(body).map(drop),
         K::Confirm | K::ProducerCredit => ProducerCredit::decode(body).map(drop),
@@ -336,6 +387,21 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         K::GroupInfo => GroupInfo::decode(body).map(drop),
         K::GroupReset => GroupReset::decode(body).map(drop),
         K::GroupDelete => GroupDelete::decode(body).map(drop),
+        K::TransactionOpen => TransactionOpen::decode(body).map(drop),
+        K::TransactionOpened => TransactionOpened::decode(body).map(drop),
+        K::TransactionPublish => messages(body),
+        K::TransactionSettle => {
+            let settle = TransactionSettle::decode(body)?;
+            SettleRange::parse(settle.ranges, header.count).map(drop)
+        }
+        K::QueueBrowse => QueueBrowse::decode(body).map(drop),
+        K::QueueBrowsed => {
+            let mut all = BrowsedMessages::new(QueueBrowsed::decode(body)?.messages);
+            all.try_for_each(|message| message.map(drop))
+        }
+        K::QueueCancel => QueueCancel::decode(body).map(drop),
+        K::QueueMove => QueueMove::decode(body).map(drop),
+        K::QueueOutcome => QueueOutcome::decode(body).map(drop),
         K::QueueInfo => QueueInfo::decode(body).map(drop),
         K::ExchangeDeclare | K::ExchangeInfo => ExchangeDeclare::decode(body).map(drop),
         K::Bind | K::Unbind | K::BindingInfo => Bind::decode(body).map(drop),
@@ -349,6 +415,10 @@ fn read(header: &FrameHeader, body: &[u8]) -> Result<(), Code> {
         | K::GetDone
         | K::ConsumerActive
         | K::ConsumerInspect
+        | K::TransactionCommit
+        | K::TransactionRollback
+        | K::TransactionDone
+        | K::TransactionClose
         | K::QueueList
         | K::ExchangeList
         | K::BindingList

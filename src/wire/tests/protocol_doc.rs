@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringpost_wire::batch::{DeliverHead, FragmentHead, Messages, SettleRange};
 use ringpost_wire::code::Scope;
 use ringpost_wire::control::*;
-use ringpost_wire::{Code, Cut, FrameHeader, FrameKind, MessageParts, cut, frame, header, limits};
+use ringpost_wire::{
+    BROWSED_CUT, BrowsedHead, BrowsedState, Code, Cut, FrameHeader, FrameKind, MessageParts, cut,
+    frame, header, limits,
+};
 
 fn page() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
@@ -77,8 +80,11 @@ fn limits_are_those_of_the_code() {
         NAME_BYTES_MAX KEY_BYTES_MAX PROPERTIES_BYTES_MAX HEADERS_BYTES_MAX HEADERS_COUNT_MAX
         HEADERS_DEPTH_MAX WEIGHT_MAX FILTER_BYTES_MAX FILTER_NODES_MAX FILTER_DEPTH_MAX
         FILTER_PATTERN_BYTES_MAX FILTER_LIKE_BYTES_MAX FILTER_BODY_BYTES_MAX
-        PATTERN_BYTES_MAX POLICY_PRIORITY_MAX POLICY_QUEUES_AND_EXCHANGES CHANNELS_MAX SETTLE_RANGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
-        HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX PRODUCER_BROKER_MIN
+        PATTERN_BYTES_MAX POLICY_PRIORITY_MAX POLICY_QUEUES_AND_EXCHANGES CHANNELS_MAX SETTLE_RANGES_MAX
+        BROWSE_MESSAGES_MAX BROWSE_MESSAGE_BYTES_MAX NAMED_MESSAGES_MAX CREDIT_MESSAGES_MAX CREDIT_BYTES_MAX
+        HEARTBEAT_MS_MIN HEARTBEAT_MS_MAX HEARTBEAT_MS_DEFAULT REASON_BYTES_MAX
+        TRANSACTION_MESSAGES_MAX TRANSACTION_BYTES_MAX TRANSACTION_RANGES_BYTES_MAX
+        TRANSACTION_CHANNELS_MAX TRANSACTION_MS_DEFAULT TRANSACTION_MS_MAX PRODUCER_BROKER_MIN
     };
     let rows = table(&page(), "## 9. Limits");
     let found: Vec<_> = rows
@@ -99,6 +105,10 @@ fn flags_are_those_of_the_code() {
     let wanted: &[(&str, u64)] = &[
         ("DONE_CHANGED", header::DONE_CHANGED.into()),
         ("PUBLISH_MANDATORY", header::PUBLISH_MANDATORY.into()),
+        (
+            "TRANSACTION_COMMITTED",
+            header::TRANSACTION_COMMITTED.into(),
+        ),
         ("DELIVER_REDELIVERED", header::DELIVER_REDELIVERED.into()),
         ("CONSUMER_IS_ACTIVE", header::CONSUMER_IS_ACTIVE.into()),
         ("SETTLE_ACK", header::SETTLE_ACK.into()),
@@ -116,6 +126,13 @@ fn flags_are_those_of_the_code() {
         ("BIND_TO_EXCHANGE", BIND_TO_EXCHANGE.into()),
         ("QUEUE_DAMAGED", QUEUE_DAMAGED.into()),
         ("QUEUE_STREAM", QUEUE_STREAM.into()),
+        ("MOVE_WITH_KEY", MOVE_WITH_KEY.into()),
+        ("BROWSED_CUT", BROWSED_CUT.into()),
+        ("BrowsedState::Ready", BrowsedState::Ready as u64),
+        ("BrowsedState::Delayed", BrowsedState::Delayed as u64),
+        ("BrowsedState::Unacked", BrowsedState::Unacked as u64),
+        ("BrowsedState::Dead", BrowsedState::Dead as u64),
+        ("BrowsedState::Grouped", BrowsedState::Grouped as u64),
         ("Level::None", Level::None as u64),
         ("Level::Volatile", Level::Volatile as u64),
         ("Level::Durable", Level::Durable as u64),
@@ -175,7 +192,8 @@ fn bodies_are_those_of_the_code() {
     compare! {
         Hello Welcome Attach Failure ProducerOpen ProducerOpened ProducerCredit ConsumerOpen
         ConsumerInfo ConsumerPosition ConsumerCredit Get QueueDeclare Delete Named QueueInfo GroupInfo
-        GroupReset GroupDelete QueueDescription PolicySet ExchangeDeclare Bind
+        GroupReset GroupDelete TransactionOpen TransactionOpened TransactionSettle QueueBrowse QueueBrowsed QueueCancel
+        QueueMove QueueOutcome QueueDescription PolicySet ExchangeDeclare Bind
     }
     let section = page.split("\n## 8. Bodies\n").nth(1).expect("section 8");
     let section = section.split("\n## ").next().expect("its text");
@@ -251,6 +269,45 @@ fn heads_are_those_of_the_code() {
     let sequence = at(&bytes, &rows, "queue_sequence");
     assert_eq!(sequence, head.queue_sequence.to_le_bytes());
     assert_eq!(at(&bytes, &rows, "delivery_count"), 9_u32.to_le_bytes());
+
+    let rows = structure(&page, "BrowsedHead");
+    assert_contiguous(&rows, BrowsedHead::BYTES);
+    let head = BrowsedHead {
+        place: 0x0102_0304_0506_0708,
+        due_ms: 0x090a_0b0c_0d0e_0f10,
+        connection: 0x1112_1314_1516_1718,
+        deliveries: 0x191a_1b1c,
+        message_bytes: 0x1d1e_1f20,
+        shown_bytes: 0x2122_2324,
+        channel: 0x2526,
+        core: 0x2728,
+        state: BrowsedState::Grouped,
+        flags: BROWSED_CUT,
+    };
+    let bytes = head.encode();
+    assert_eq!(at(&bytes, &rows, "place"), head.place.to_le_bytes());
+    assert_eq!(at(&bytes, &rows, "due_ms"), head.due_ms.to_le_bytes());
+    assert_eq!(
+        at(&bytes, &rows, "connection"),
+        head.connection.to_le_bytes()
+    );
+    assert_eq!(
+        at(&bytes, &rows, "deliveries"),
+        head.deliveries.to_le_bytes()
+    );
+    assert_eq!(
+        at(&bytes, &rows, "message_bytes"),
+        head.message_bytes.to_le_bytes()
+    );
+    assert_eq!(
+        at(&bytes, &rows, "shown_bytes"),
+        head.shown_bytes.to_le_bytes()
+    );
+    assert_eq!(at(&bytes, &rows, "channel"), head.channel.to_le_bytes());
+    assert_eq!(at(&bytes, &rows, "core"), head.core.to_le_bytes());
+    assert_eq!(at(&bytes, &rows, "state"), [16]);
+    assert_eq!(at(&bytes, &rows, "flags"), [1]);
+    assert_eq!(at(&bytes, &rows, "reserved"), [0; 6]);
 
     let rows = structure(&page, "FragmentHead");
     assert_contiguous(&rows, FragmentHead::BYTES);

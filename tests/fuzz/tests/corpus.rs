@@ -51,6 +51,11 @@ fn recovery() {
 }
 
 #[test]
+fn amqp() {
+    check(Target::Amqp);
+}
+
+#[test]
 fn config() {
     check(Target::Config);
 }

@@ -15,6 +15,7 @@ use ringpost_wire::table::{Table, Value};
 use super::produce::tag_of;
 use super::sharing::{HOLD_MAX_MS, Sharing, standing};
 use super::{Channel, Client, Link, Request, Return, SMALL_BYTES_MAX};
+use crate::groups::Coming;
 use crate::model::GRAVES;
 use crate::plan::{Fault, Mode};
 use crate::random::Hash;
@@ -56,6 +57,8 @@ pub struct Consumer {
     sharing: Sharing,
     /// It was told that it is the active consumer of its queue.
     is_active: bool,
+    /// Of a queue with message groups: the key and place of what is not settled, by tag.
+    keys: BTreeMap<u64, (Vec<u8>, u64)>,
     /// The places of its queue that it was given.
     places: BTreeSet<u64>,
     /// What arrives is not the client's any more.
@@ -260,6 +263,7 @@ impl Client {
             is_getting: false,
             sharing: Sharing::of(self.seed, self.tenant, name, self.is_slow),
             is_active: false,
+            keys: BTreeMap::new(),
             places: BTreeSet::new(),
             is_deaf: false,
             reader,
@@ -389,21 +393,23 @@ impl Client {
                     .is_some_and(|reader| reader.group.is_some());
                 let takes_turns = consumer.sharing == Sharing::Single || is_of_many;
                 let may = !takes_turns || consumer.is_active;
+                // What is ready may be of keys that others hold.
+                let may = may && !matches!(consumer.sharing, Sharing::Groups(_));
                 let is_open = consumer.state == State::Open && !consumer.is_deaf && may;
                 (is_open && has_room && !consumer.is_fed).then_some(&**consumer)
             }
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         })
     }
 
     /// Its members of groups: where, whether it is its turn, and whether it holds something.
     pub fn members(&self) -> impl Iterator<Item = ((Lane, u64), bool, bool)> + '_ {
-        let is_open = |consumer: &&Box<Consumer>| {
+        let is_open = |consumer: &&Consumer| {
             consumer.state == State::Open && !consumer.is_deaf && self.link == Link::Open
         };
         let consumers = self.channels.values().filter_map(|channel| match channel {
-            Channel::Consumer(consumer) => Some(consumer),
-            Channel::Producer(_) | Channel::Fenced | Channel::Guest => None,
+            Channel::Consumer(consumer) => Some(&**consumer),
+            Channel::Producer(_) | Channel::Fenced | Channel::Guest | Channel::Desk => None,
         });
         consumers.filter(is_open).filter_map(|consumer| {
             let reader = consumer.reader.as_ref()?;
@@ -580,10 +586,26 @@ impl Client {
             offsets = reader.settle(settled);
             if let Some(group) = reader.group {
                 let number = consumer.number;
-                taken = scene.streams.taken_meanwhile(queue, reader, number, &offsets);
+                taken = scene
+                    .streams
+                    .taken_meanwhile(queue, reader, number, &offsets);
                 scene.streams.settled((queue, reader.lane), group, &offsets);
             }
         }
+        let (number, mut back) = (consumer.number, Vec::new());
+        for tag in settled {
+            if let Some((key, place)) = consumer.keys.remove(tag)
+                && outcome == header::SETTLE_REQUEUE
+            {
+                back.push((key, place));
+            }
+        }
+        for (key, place) in back {
+            scene.groups.returned(queue, &key, place, number);
+        }
+        let Some(consumer) = self.consumer(channel) else {
+            return;
+        };
         for tag in settled {
             if let Some(Some(message)) = consumer.outstanding.remove(tag) {
                 messages.push((queue, message));
@@ -871,6 +893,10 @@ impl Client {
             true => death_of(envelope.headers()),
             false => None,
         };
+        let is_moved = consumer.queue_name == GRAVES
+            && note.is_none()
+            && scene.places.was_moved(self.tenant, message);
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let delivery_tag = head.sequence + u64::from(idx);
         if delivery_tag != consumer.tag_last + 1 {
             return Err(format!(
@@ -894,6 +920,24 @@ impl Client {
             }
         }
         let place = deliver.queue_sequence + u64::from(idx);
+        if let Sharing::Groups(key) = consumer.sharing
+            && let Some(key) = key.of(&envelope)
+        {
+            consumer.keys.insert(delivery_tag, (key.clone(), place));
+            let is_fresh =
+                deliver.delivery_count == 0 && head.flags & header::DELIVER_REDELIVERED == 0;
+            self.comes_of_group(head.channel, &key, (place, is_fresh), message, scene)?;
+        }
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
+        if matches!(consumer.sharing, Sharing::Groups(_))
+            && !consumer.places.insert(place)
+                | consumer.places.last().is_some_and(|last| place < *last)
+        {
+            // It may have waited for its key while others went.
+            let queue = consumer.queue;
+            scene.event(Event::Apart { queue });
+        }
+        let consumer = self.consumer(head.channel).ok_or("no consumer")?;
         let (queue, is_told) = (consumer.queue, consumer.is_told);
         let lane = consumer.reader.as_ref().map_or(0, |reader| reader.lane);
         let is_reader = consumer.reader.is_some();
@@ -904,21 +948,22 @@ impl Client {
             if is_again {
                 scene.marks.hit("group read on");
             }
-            let given = scene
-                .streams
-                .lies(queue, lane, envelope.routing_key())
-                .and(scene.streams.given(
-                    queue,
-                    (reader, consumer.number),
-                    (delivery_tag, place, is_again),
-                    (message, body_bytes),
-                ));
+            let given =
+                scene
+                    .streams
+                    .lies(queue, lane, envelope.routing_key())
+                    .and(scene.streams.given(
+                        queue,
+                        (reader, consumer.number),
+                        (delivery_tag, place, is_again),
+                        (message, body_bytes),
+                    ));
             if !scene.tolerates_losses() {
                 given?;
             }
         }
         if consumer.mode == AckMode::Acks {
-            let message = (note.is_none() && !is_reader).then_some(message);
+            let message = (note.is_none() && !is_reader && !is_moved).then_some(message);
             consumer.outstanding.insert(delivery_tag, message);
         }
         let queue_name = consumer.queue_name.clone();
@@ -951,8 +996,19 @@ impl Client {
                 *given += 1;
             }
         }
+        if is_moved {
+            scene.marks.hit("moved one delivered");
+            scene.places.found(self.tenant, message, delivery.place);
+            return Ok(());
+        }
         if let Some((queue, reason)) = note {
             return scene.dead_letter(self.tenant, (&queue, &reason), message, delivery.place);
+        }
+        if !is_reader {
+            let verdict = scene.places.delivered(delivery.queue, message);
+            if !scene.tolerates_losses() {
+                verdict?;
+            }
         }
         scene.check_returns(self.tenant, &queue_name, delivery.count)?;
         if !streams::is_stream(&queue_name) {
@@ -972,6 +1028,49 @@ impl Client {
         Ok(())
     }
 
+    /// A message of a key comes from a queue with message groups: whether it may.
+    fn comes_of_group(
+        &mut self,
+        channel: u16,
+        key: &[u8],
+        (place, is_fresh): (u64, bool),
+        message: MessageId,
+        scene: &mut Scene,
+    ) -> Result<(), String> {
+        if scene.tolerates_losses() {
+            return Ok(());
+        }
+        let consumer = self.consumer(channel).ok_or("no consumer")?;
+        let (number, queue) = (consumer.number, consumer.queue);
+        let name = consumer.queue_name.clone();
+        let settings = scene.models[self.tenant].queues.get(&name);
+        let settings = settings.filter(|queue| queue.is_steady());
+        let coming = Coming {
+            consumer: number,
+            place,
+            is_fresh,
+            is_delayed: scene.times.is_delayed(message),
+            may_die: settings.is_none_or(|queue| queue.settings.deaths.is_some()),
+        };
+        scene.groups.delivered(queue, key, coming)?;
+        scene.marks.hit("of a group");
+        for (other, one) in &self.channels {
+            let Channel::Consumer(one) = one else {
+                continue;
+            };
+            let is_holding = one.keys.values().any(|(held, _)| held == key);
+            let is_other = *other != channel && one.queue == queue && !one.is_deaf;
+            if is_other && is_holding && one.state == State::Open {
+                return Err(format!(
+                    "a group at two consumers: place {place} of key {key:?} comes to consumer {}, and \
+                     {} holds others",
+                    number.0, one.number.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn on_settled(&mut self, head: &FrameHeader, scene: &mut Scene) -> Result<(), String> {
         match self.requests.remove(&head.sequence) {
             Some(Request::Settle {
@@ -985,7 +1084,9 @@ impl Client {
                 if let Some(taken) = taken
                     && !scene.tolerates_losses()
                 {
-                    return Err(format!("two members of a group had {taken} of a lane at once"));
+                    return Err(format!(
+                        "two members of a group had {taken} of a lane at once"
+                    ));
                 }
                 if let Some(back) = returned {
                     let Return {
@@ -1004,6 +1105,7 @@ impl Client {
                     if let Some(name) = &rejects {
                         scene.reject_is_confirmed(self.tenant, name, queue, message);
                     }
+                    scene.places.gone(queue, message, scene.now);
                     scene.event(Event::AckConfirmed { queue, message });
                 }
                 Ok(())
@@ -1091,6 +1193,10 @@ impl Client {
         self.drain_refused(&consumer.queue_name, code, scene);
         let is_reasonable = match code {
             Code::InUse | Code::LimitReached | Code::Overloaded | Code::ShuttingDown => true,
+            Code::SettingInvalid => {
+                let is_grouped = matches!(consumer.sharing, Sharing::Groups(_));
+                is_grouped && consumer.mode == AckMode::OnSend
+            }
             Code::JournalFailed => scene.journal_failed,
             Code::QueueDamaged => scene.plan.mode == Mode::Detect,
             Code::QueueUnknown => scene.may_have_lost_the_end(),

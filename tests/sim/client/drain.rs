@@ -62,6 +62,7 @@ fn readable(seed: u64, name: &str) -> Vec<String> {
 impl Client {
     pub(super) fn act_drain(&mut self, scene: &mut Scene) {
         self.drain_errands(scene);
+        self.drain_desks(scene);
         let queues = scene.models[self.tenant].queues.keys();
         let names: Vec<String> = queues.flat_map(|name| self.readable(name)).collect();
         let drain = self.drain.as_mut().expect("a drainer drains");
@@ -90,6 +91,15 @@ impl Client {
                     return Stage::Done;
                 };
                 if queue.is_tangled {
+                    if name == GRAVES {
+                        // What dies from now on leaves no letter.
+                        let queues = scene.models[self.tenant].queues.values();
+                        let mortal = queues.filter(|queue| queue.settings.deaths.is_some());
+                        let numbers: Vec<_> = mortal.map(|queue| queue.number).collect();
+                        for queue in numbers {
+                            scene.event(Event::Dropped { queue });
+                        }
+                    }
                     let stream = streams::base(name).into();
                     let delete = Change::DeleteQueue(stream, Condition::Always);
                     return if self.ask_change(delete, scene) {

@@ -1268,22 +1268,26 @@ impl Client {
     /// Whether the broker owes something: an outcome, or, where everything has one, credit for a
     /// message and a piece, or for the next piece of a large message (P-33). For the end of a world.
     #[must_use]
-    pub fn waits_for_broker(&self) -> bool {
+    pub fn waits_for_broker(&self, is_blocked: bool) -> bool {
+        let has_transaction = self.waits_for_transaction();
         self.link == Link::Open
-            && self.producers.iter().any(|producer| {
-                let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
-                let has_piece = producer.credit_bytes >= producer.bytes + FRAGMENT_BYTES_MAX as u64;
-                let has_message = producer.credit_messages > producer.messages;
-                let is_judged = !producer.is_spoiled && producer.state == State::Open;
-                is_judged
-                    && if producer.pieces_sent > 0 {
-                        // Nobody who does not go on keeps its memory for ever.
-                        !has_piece
-                    } else if waits {
-                        producer.level != Level::None
-                    } else {
-                        !has_message || !has_piece
-                    }
-            })
+            && (has_transaction
+                || self.producers.iter().any(|producer| {
+                    let waits = producer.kept.iter().any(|p| p.fate == Fate::Waiting);
+                    let has_piece =
+                        producer.credit_bytes >= producer.bytes + FRAGMENT_BYTES_MAX as u64;
+                    let has_message = producer.credit_messages > producer.messages;
+                    let is_judged = !producer.is_spoiled && producer.state == State::Open;
+                    is_judged
+                        && if producer.pieces_sent > 0 {
+                            // Nobody who does not go on keeps its memory for ever.
+                            !has_piece
+                        } else if waits {
+                            producer.level != Level::None
+                        } else {
+                            // A full queue may hold it back.
+                            !is_blocked && (!has_message || !has_piece)
+                        }
+                }))
     }
 }

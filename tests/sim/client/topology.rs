@@ -138,6 +138,12 @@ impl Client {
                     Some(settings) if random.below(4) > 0 => settings,
                     same => {
                         let drawn = draw_settings(random, scene, self.tenant);
+                        let (seed, tenant) = (self.seed, self.tenant);
+                        let drawn = match Sharing::of(seed, tenant, &new_queue, self.is_slow) {
+                            Sharing::Groups(_) => of_groups(drawn),
+                            Sharing::Blocks => of_blocks(drawn),
+                            _ => drawn,
+                        };
                         // Who names any argument names them all.
                         let before = same.as_ref().and_then(|same| same.deaths);
                         let times = same.and_then(|same| same.times);
@@ -296,7 +302,8 @@ impl Client {
 
     /// Looks at something.
     pub(super) fn look(&mut self, scene: &mut Scene) {
-        match self.random.below(6) {
+        match self.random.below(9) {
+            6.. => self.browse(scene),
             0 => {
                 let name = self.queue_name(scene);
                 self.inspect(&name);
@@ -408,6 +415,9 @@ impl Client {
                 let deaths = queue.settings.deaths;
                 queue.is_steady() && !deaths.is_some_and(|deaths| deaths.drops_head)
             });
+            // One that blocks takes what it has given credit for.
+            let sharing = Sharing::of(self.seed, self.tenant, &name, self.is_slow);
+            let refuses = refuses && sharing != Sharing::Blocks;
             if refuses {
                 check_bounds(&info, scene)?;
             }
@@ -588,6 +598,41 @@ fn draw_settings(random: &mut Random, scene: &Scene, tenant: usize) -> QueueSett
         } else {
             control::PARTITION_BY_NAME
         },
+    }
+}
+
+/// Settings of a queue that blocks: it has a limit, and drops nothing.
+fn of_blocks(settings: QueueSettings) -> QueueSettings {
+    let deaths = settings.deaths.map(|deaths| Deaths {
+        drops_head: false,
+        ..deaths
+    });
+    let messages_max = match settings.messages_max + settings.bytes_max {
+        0 => 5,
+        _ => settings.messages_max,
+    };
+    QueueSettings {
+        deaths,
+        messages_max,
+        ..settings
+    }
+}
+
+/// Settings without what message groups refuse.
+fn of_groups(settings: QueueSettings) -> QueueSettings {
+    let deaths = settings.deaths.map(|deaths| Deaths {
+        drops_head: false,
+        ..deaths
+    });
+    let times = settings.times.map(|times| Timing {
+        rank_max: 0,
+        rank_turn: 0,
+        ..times
+    });
+    QueueSettings {
+        deaths,
+        times: times.filter(|times| *times != Timing::default()),
+        ..settings
     }
 }
 

@@ -132,10 +132,19 @@ impl Facts {
             cpus: probe::cpus_usable(),
             clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             memory: probe::memory_bytes(),
-            ports: vec![
-                Port::gather("listen", config.listen),
-                Port::gather("admin-listen", config.admin_listen),
-            ],
+            ports: [
+                ("listen", config.listen),
+                ("admin-listen", config.admin_listen),
+            ]
+            .into_iter()
+            .chain(
+                config
+                    .amqp_listen
+                    .iter()
+                    .map(|address| ("amqp-listen", *address)),
+            )
+            .map(|(flag, address)| Port::gather(flag, address))
+            .collect(),
             data: DataFacts::gather(&config.data_dir, measure),
         }
     }

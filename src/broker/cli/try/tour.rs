@@ -32,6 +32,7 @@ pub async fn show(client: &Client) -> std::result::Result<(), Failure> {
     tour.limits().await?;
     tour.stream().await?;
     tour.group().await?;
+    tour.transactions().await?;
     tour.numbers().await?;
     let stops = output::counted(tour.stops, "stop");
     output::line(&format!(
@@ -309,6 +310,43 @@ impl Tour<'_> {
         let got = take(&mut next, 1).await?;
         drop(next);
         shown("the next one", &got, &["third"])
+    }
+
+    async fn transactions(&mut self) -> std::result::Result<(), Failure> {
+        self.stop(
+            "Transactions",
+            "Taken from one queue and put into two others: all of it happens, or nothing.",
+        )?;
+        for queue in ["orders", "bills", "parcels"] {
+            self.queue(queue, QueueConfig::durable()).await?;
+        }
+        self.publish("", [Message::new("orders", "a lamp")]).await?;
+        let mut orders = self.client.consumer("orders").subscribe().await?;
+        let mut transactor = self.client.transactor().beside(&orders).await?;
+        // The first one fails halfway, and its order comes again.
+        for targets in [["bills", "nowhere"], ["bills", "parcels"]] {
+            let done = transactor
+                .transform(&mut orders, async |batch, transaction| {
+                    for order in batch {
+                        for target in targets {
+                            let message = Message::new(target, order.payload().to_vec());
+                            transaction.publish("", &message).await?;
+                        }
+                    }
+                    Ok(())
+                })
+                .await;
+            let targets = targets.join(" and ");
+            match done {
+                Ok(_) => output::line(&format!("   to {targets}: done"))?,
+                Err(error) => output::line(&format!("   to {targets}: nothing of it, {error}"))?,
+            }
+        }
+        drop((transactor, orders));
+        self.takes("bills", &["a lamp"]).await?;
+        self.takes("parcels", &["a lamp"]).await?;
+        let left = self.client.inspect_queue("orders").await?;
+        check(left.ready == 0 && left.settled == 1, "what is left")
     }
 
     async fn numbers(&mut self) -> std::result::Result<(), Failure> {

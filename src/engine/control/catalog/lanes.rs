@@ -205,9 +205,10 @@ impl Catalog {
                 assert_eq!((found.stream, found.number), (*stream, number as u8));
             }
         }
-        let entries = self.queues.values().filter(|queue| {
-            queue.lanes() > 0 && self.lane(queue.id).is_none()
-        });
+        let entries = self
+            .queues
+            .values()
+            .filter(|queue| queue.lanes() > 0 && self.lane(queue.id).is_none());
         assert_eq!(entries.count(), self.lanes.len());
     }
 }

@@ -23,7 +23,7 @@ use crate::options::{Layer, Options, Source};
 /// Most policies of a tenant.
 pub const POLICIES_MAX: usize = 100;
 /// Most bytes of a pattern's program.
-const PROGRAM_BYTES_MAX: usize = 16 << 10;
+const PROGRAM_BYTES_MAX: usize = 8 << 10;
 /// Deepest nesting of a pattern.
 const NEST_MAX: u32 = 16;
 
@@ -73,7 +73,7 @@ const OPTIONS: [(&str, Subject); 15] = [
 ];
 
 /// The options that none may set, and why.
-const FIXED: [(&str, &str); 10] = [
+const FIXED: [(&str, &str); 12] = [
     (
         "x-queue-type",
         "the messages of a live queue are taken or read",
@@ -89,6 +89,14 @@ const FIXED: [(&str, &str); 10] = [
     (
         "x-sticky-header",
         "the places of keys of a live queue come from it",
+    ),
+    (
+        "x-message-groups",
+        "the keys of a live queue are held by its consumers",
+    ),
+    (
+        "x-group-ahead",
+        "the keys of a live queue are held by its consumers",
     ),
     (
         "x-single-active-consumer",

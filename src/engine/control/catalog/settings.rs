@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `x-message-ttl` | how long a message may wait, in ms | 1 to 4,294,967,295 |
 //! | `x-max-length`, `x-max-length-bytes` | limits, in policies only: a declaration has fields for them | 1 to 2⁶³ − 1 |
-//! | `x-overflow` | `reject-publish` (default) or `drop-head` | |
+//! | `x-overflow` | `reject-publish` (default), `drop-head` or `block` | |
 //! | `x-dead-letter-exchange` | where dead messages go | a name, empty for the default exchange |
 //! | `x-dead-letter-routing-key` | with this key instead of their own | 255 bytes |
 //! | `x-delivery-limit` | how often a message may come back | 0 to 1,000,000 |
@@ -17,6 +17,8 @@
 //! | `x-priority-turn` | after so many that passed it the oldest message goes; 0 = never | 0 to 1,000,000 |
 //! | `x-dispatch` | which consumer with room is next | a word |
 //! | `x-sticky-header` | the header that is a message's key where that says who is next | 1 to 255 bytes |
+//! | `x-message-groups` | no two consumers hold messages of one key, and each key is in order | |
+//! | `x-group-ahead` | how many messages may wait for their keys before the head does | 1 to 1,000,000 |
 //! | `x-single-active-consumer` | whether one consumer at a time gets messages | |
 //! | `x-consumer-hold-max` | how long a consumer may hold a message, in ms | 1,000 to 86,400,000 |
 //! | `x-queue-type` | `classic` (default) or `stream` | |
@@ -101,6 +103,9 @@ impl QueueSettings {
         if drops_head && !is_limited && !is_stream {
             return Err("x-overflow drop-head needs a limit of messages or bytes".to_owned());
         }
+        if settings.queue.overflow == Overflow::Block && !is_limited {
+            return Err("x-overflow block needs a limit of messages or bytes".to_owned());
+        }
         options.done(if is_stream { "a stream" } else { "a queue" })?;
         if is_stream && durability == Durability::Volatile {
             return Err(
@@ -137,6 +142,7 @@ impl QueueSettings {
         let words = [
             ("reject-publish", Overflow::Refuse),
             ("drop-head", Overflow::DropHead),
+            ("block", Overflow::Block),
         ];
         let overflow = options.word("x-overflow", &words)?;
         let exchange = options.text("x-dead-letter-exchange", NAME_BYTES_MAX)?;
@@ -146,6 +152,30 @@ impl QueueSettings {
         let rank_max = options.number("x-max-priority", 1..=u64::from(RANK_MAX))?;
         let rank_turn = options.number("x-priority-turn", 0..=PRIORITY_TURN_MAX)?;
         let dispatch = DispatchSettings::read(options)?;
+        //= P-55
+        if dispatch.is_grouped && rank_max.is_some() {
+            return Err(
+                "x-message-groups does not go with x-max-priority: a higher priority would pass \
+                 earlier messages of its key"
+                    .to_owned(),
+            );
+        }
+        let mut overflow = overflow.unwrap_or(Overflow::Refuse);
+        if dispatch.is_grouped && overflow == Overflow::DropHead {
+            let is_own = options
+                .sources()
+                .iter()
+                .any(|source| source.name == "x-overflow" && source.policy.is_none());
+            if is_own {
+                return Err(
+                    "x-message-groups does not go with x-overflow drop-head: the oldest message may \
+                     wait for its key"
+                        .to_owned(),
+                );
+            }
+            // What a policy says of it does nothing here.
+            overflow = Overflow::Refuse;
+        }
         //= P-76
         let expires_ms = options.limit("x-expires", 1..=u64::from(u32::MAX))?;
         let lifetime = Lifetime {
@@ -157,7 +187,7 @@ impl QueueSettings {
             queue: Settings {
                 messages_max,
                 bytes_max,
-                overflow: overflow.unwrap_or(Overflow::Refuse),
+                overflow,
                 ttl_ms: ttl_ms.map_or(0, |ms| ms as u32),
                 returns_max: returns_max.map(|max| max as u32),
                 has_dead_letters: exchange.is_some(),
@@ -208,7 +238,7 @@ enum Kind {
 
 /// Settings of queues that make no sense on a stream, and why.
 //= P-81
-const NOT_OF_STREAMS: [(&str, &str); 16] = [
+const NOT_OF_STREAMS: [(&str, &str); 18] = [
     ("x-message-ttl", "x-max-age says how long it keeps messages"),
     ("x-overflow", "its limits always remove the oldest messages"),
     (
@@ -219,6 +249,14 @@ const NOT_OF_STREAMS: [(&str, &str); 16] = [
     ("x-delivery-limit", "its messages do not come back"),
     ("x-dispatch", "every consumer gets every message"),
     ("x-sticky-header", "every consumer gets every message"),
+    (
+        "x-message-groups",
+        "every consumer gets every message in order",
+    ),
+    (
+        "x-group-ahead",
+        "every consumer gets every message in order",
+    ),
     (
         "x-single-active-consumer",
         "members of a group take turns (x-stream-group)",
@@ -358,6 +396,7 @@ mod tests {
                     policy: Policy::LeastOutstanding,
                     is_single_active: true,
                     hold_max_ms: 1_000,
+                    ..DispatchSettings::DEFAULT
                 },
                 stream: None,
             },
@@ -592,7 +631,7 @@ mod tests {
             (
                 1,
                 &[("x-overflow", Value::Text(b"drop-tail"))],
-                "x-overflow is 'drop-tail', not one of reject-publish, drop-head",
+                "x-overflow is 'drop-tail', not one of reject-publish, drop-head, block",
             ),
             (
                 0,

@@ -108,8 +108,8 @@ impl Balance {
         for lane in &mut self.lanes {
             let members = &lane.members;
             lane.reader = lane.reader.filter(|id| {
-                let is_there = members.iter().any(|member| member.id == *id)
-                    || crate::mutant!(MemberStays);
+                let is_there =
+                    members.iter().any(|member| member.id == *id) || crate::mutant!(MemberStays);
                 let priority = known.get(id).map(|one| one.priority);
                 is_there && top.is_none_or(|top| priority.is_none_or(|own| own >= top))
             });

@@ -181,6 +181,13 @@ impl Flow {
             self.dead.ready.push(key);
             return;
         }
+        if !letter.is_begun && self.move_is_refused(key) {
+            return;
+        }
+        let letter = self
+            .dead_letters
+            .get_mut(key)
+            .expect("it was just looked at");
         self.stats.refusals.add(code, 1);
         let (queue, cost, is_begun) = (letter.queue, letter.cost, letter.is_begun);
         // A journal that has failed takes nothing before a restart, which no volatile queue outlives.

@@ -43,6 +43,8 @@ pub const NUMBER_MAX: u64 = 1 << 60;
 
 /// The partition of records that belong to no partition but need an order: topology.
 pub const PARTITION_META: PartitionId = PartitionId(u16::MAX);
+/// The partition of what a core knows of transactions over several cores.
+pub const PARTITION_TRANSACTIONS: PartitionId = PartitionId(u16::MAX - 1);
 
 /// Set on a record that was moved here from another place of the journal.
 pub const FLAG_RELOCATED: u8 = 1;
@@ -111,9 +113,9 @@ kinds! {
     Entry = 14,
     /// Reserved: replication's vote and term.
     HardState = 15,
-    /// Reserved: a transaction is prepared.
+    /// A transaction is prepared on this core: everything it does here (data/transaction/part.rs).
     Prepare = 16,
-    /// Reserved: a transaction is decided.
+    /// What becomes of a transaction (data/transaction/part.rs); in the block of what it does here.
     Decide = 17,
     /// Reserved: ranges of queue sequences that expired.
     Expire = 18,
@@ -171,15 +173,12 @@ impl Kind {
             | Kind::Index
             | Kind::Adopt
             | Kind::Sequences
+            | Kind::Prepare
+            | Kind::Decide
             | Kind::Offsets
             | Kind::Body
             | Kind::Entry => false,
-            Kind::Seal
-            | Kind::HardState
-            | Kind::Prepare
-            | Kind::Decide
-            | Kind::Expire
-            | Kind::Purge => true,
+            Kind::Seal | Kind::HardState | Kind::Expire | Kind::Purge => true,
         }
     }
 }

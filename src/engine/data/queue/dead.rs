@@ -18,10 +18,12 @@ pub enum Death {
     MaxLength,
     /// It has come back more often than it may.
     DeliveryLimit,
+    /// It is alive, and moved elsewhere.
+    Moved,
 }
 
 impl Death {
-    /// All reasons, in the order in which deaths are counted.
+    /// All reasons to die, in the order in which deaths are counted.
     pub const ALL: [Self; 4] = [
         Self::Rejected,
         Self::Expired,
@@ -37,6 +39,7 @@ impl Death {
             Self::Expired => "expired",
             Self::MaxLength => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
+            Self::Moved => "moved",
         }
     }
 }

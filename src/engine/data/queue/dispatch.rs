@@ -20,7 +20,9 @@ use line::Line;
 use ringpost_wire::Code;
 use single::Single;
 
-pub use settings::{DispatchSettings, HOLD_MAX_MS, KeySource, PRIORITIES, Policy, Traits, WEIGHTS};
+pub use settings::{
+    DispatchSettings, GROUP_AHEAD, HOLD_MAX_MS, KeySource, PRIORITIES, Policy, Traits, WEIGHTS,
+};
 
 /// Names a consumer of a queue; chosen by the caller, who never uses one twice at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -483,6 +485,17 @@ impl Consumers {
         let line = self.lines.iter().find(|line| line.len() > 0);
         let line = line.expect("somebody has room");
         line.by_key(&self.slots, hash)
+    }
+
+    /// The same, if somebody has room at all.
+    pub(crate) fn find_by_key(&self, hash: u64) -> Option<u32> {
+        let line = self.lines.iter().find(|line| line.len() > 0)?;
+        Some(line.by_key(&self.slots, hash))
+    }
+
+    /// Whether a consumer may take a message now.
+    pub(crate) fn is_eligible(&self, slot: u32) -> bool {
+        self.get(slot).is_in_line()
     }
 
     /// The one whose turn it was has taken messages.

@@ -138,7 +138,7 @@ impl Queue {
     /// done with go to `out`, as ranges for the ack record; the others wait for [`Queue::next_dead`].
     /// Returns how many died.
     pub fn sweep_head(&mut self, max: u64, out: &mut Ranges) -> u64 {
-        let mut swept = 0;
+        let mut swept = self.sweep_parked(max, out);
         for rank in 0..=self.returned.rank_max() {
             while swept < max {
                 let count = self.sweep_rank(rank, max - swept, out);
@@ -232,6 +232,11 @@ impl Queue {
             None => self.cursor += count,
             Some(_) => self.take_returned(head.rank, first, count as u32),
         }
+        if let Some(groups) = &mut self.groups
+            && head.returned.is_some()
+        {
+            (first..=last).for_each(|sequence| groups.forget(sequence));
+        }
         self.ready -= count;
         let mut dropped = Buried {
             messages: count,
@@ -254,6 +259,37 @@ impl Queue {
             dropped.dropped_bytes = bytes;
         }
         self.bury(death, dropped);
+    }
+
+    /// A message that nobody holds any more dies, with so many padded bytes.
+    pub(super) fn kill_one(
+        &mut self,
+        sequence: u64,
+        deliveries: u32,
+        (death, bytes): (Death, u32),
+        out: &mut Ranges,
+    ) {
+        let mut buried = Buried {
+            messages: 1,
+            ..Buried::default()
+        };
+        if self.settings.has_dead_letters {
+            let dying = Dying {
+                death,
+                deliveries,
+                bytes,
+            };
+            self.dead.wait(sequence, dying);
+        } else {
+            push_range(out, sequence, sequence);
+            if deliveries > 0 {
+                self.pending_counts
+                    .insert(Returned::new(sequence, 1, deliveries));
+            }
+            buried.dropped = 1;
+            buried.dropped_bytes = u64::from(bytes);
+        }
+        self.bury(death, buried);
     }
 
     /// How many messages ever went to the dead-letter exchange, or are to.
@@ -292,7 +328,7 @@ impl Queue {
                 !self.is_dying_full()
                     || !self.passes_limit(self.ready, self.ready_bytes(), count, bytes)
             }
-            Overflow::Refuse => {
+            Overflow::Refuse | Overflow::Block => {
                 let own_bytes = self.dead.bytes();
                 let others_bytes = self.bytes.saturating_sub(own_bytes);
                 let here = self.ready + self.unacked + self.delayed_count();
@@ -373,7 +409,10 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::queue::{AckMode, ConsumerKey, Credit, Marking, Outcome, Sharing, Traits};
+    use crate::data::queue::{
+        AckMode, BLOCK_BYTES_MAX, BLOCK_MESSAGES_MAX, ConsumerKey, Credit, Marking, Outcome,
+        Sharing, Traits,
+    };
     use crate::ids::{Place, SegmentIdx};
     use ringpost_wire::SettleRange;
     use ringpost_wire::control::Durability;
@@ -474,6 +513,40 @@ mod tests {
         assert!(queue.has_room_for_dead(1, u64::from(BYTES)));
         assert!(!queue.has_room_for_dead(2, u64::from(BYTES)));
         assert!(!queue.has_room_for_dead(1, 2 * u64::from(BYTES)));
+    }
+
+    #[test]
+    fn a_queue_that_blocks_takes_so_much_and_then_refuses() {
+        let bytes_max = 10 * u64::from(BYTES);
+        for (messages_max, bytes_max) in [(2, 0), (0, bytes_max)] {
+            let settings = Settings {
+                messages_max,
+                bytes_max,
+                overflow: Overflow::Block,
+                ..Settings::plain(Durability::Volatile)
+            };
+            let mut queue = queue(settings, 1);
+            let (room, own) = match messages_max {
+                0 => ((1, bytes_max - u64::from(BYTES)), u64::from(BYTES)),
+                max => ((max as u32 - 1, 0), 1),
+            };
+            assert!(!queue.blocks(room.0, room.1));
+            assert!(queue.blocks(room.0 + 1, room.1 + 1));
+            let (count, bytes) = match messages_max {
+                0 => (1, bytes_max + BLOCK_BYTES_MAX - own),
+                max => ((max + BLOCK_MESSAGES_MAX - own) as u32, 0),
+            };
+            assert!(!queue.would_overflow(count, bytes));
+            assert!(queue.would_overflow(count + u32::from(messages_max > 0), bytes + 1));
+            // Dead letters have no credit to wait for.
+            assert!(queue.has_room_for_dead(room.0, room.1));
+            assert!(!queue.has_room_for_dead(room.0 + 1, room.1 + 1));
+            deliver(&mut queue);
+            let range = SettleRange { first: 0, last: 1 };
+            let settled = queue.settle(KEY, range, Outcome::Ack, &mut Ranges::default());
+            settled.expect("it is delivered");
+            assert!(!queue.blocks(1, 1));
+        }
     }
 
     #[test]

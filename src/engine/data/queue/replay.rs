@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use super::expiry::Span;
+use super::expiry::{Ms, Span};
 use super::index::{Pieces, Run};
 use super::returned::{CountRange, DELIVERIES_MAX, Returned};
 use super::settled::SettledSet;
@@ -203,6 +203,10 @@ impl Queue {
         for span in back.chain(self.pending_counts.iter()) {
             add(span.first, span.last(), span.deliveries);
         }
+        let parked = self.groups.iter().flat_map(|groups| groups.iter_parked());
+        for (sequence, deliveries) in parked.filter(|(_, deliveries)| *deliveries > 0) {
+            add(sequence, sequence, deliveries);
+        }
         for consumer in self.consumers.iter().filter(|_| !self.is_stream()) {
             for delivery in consumer.unacked.iter().filter(|d| d.earlier > 0) {
                 add(delivery.sequence, delivery.sequence, delivery.earlier);
@@ -227,6 +231,21 @@ impl Queue {
         let mut waits: Vec<(u64, u64, i64)> = waits
             .map(|(due, span)| (span.first, span.last(), due))
             .collect();
+        if let Some(groups) = &self.groups {
+            // What came back is first of its key, which is not known after a restart: it waits no more.
+            let mut kept: Vec<(u64, u64, i64)> = Vec::new();
+            for (first, last, due) in waits {
+                for sequence in (first..=last).filter(|sequence| !groups.knows(*sequence)) {
+                    match kept.last_mut() {
+                        Some(before) if before.1 + 1 == sequence && before.2 == due => {
+                            before.1 = sequence;
+                        }
+                        _ => kept.push((sequence, sequence, due)),
+                    }
+                }
+            }
+            waits = kept;
+        }
         waits.sort_unstable();
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
@@ -258,7 +277,7 @@ impl Queue {
         for (first, last, due) in waits {
             number(first);
             number(last - first + 1);
-            number((due + ahead).max(0) as u64);
+            number(wall_of(due, clock).max(0) as u64);
         }
         for (first, rank) in self.ranks.iter() {
             number(first);
@@ -902,4 +921,15 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)
+}
+/// When the wall clock shows that a time of the engine has come, in ms; never before it has.
+fn wall_of(due: Ms, clock: Clock) -> i64 {
+    let now_us = (clock.now.0 / 1_000) as i64;
+    let wall_us = (clock.wall_us as i64).saturating_sub(now_us);
+    ceil_ms(due.saturating_mul(1_000).saturating_add(wall_us))
+}
+
+/// Microseconds in ms, rounded up.
+pub(crate) const fn ceil_ms(us: i64) -> i64 {
+    us.div_euclid(1_000) + (us.rem_euclid(1_000) > 0) as i64
 }

@@ -266,6 +266,39 @@ impl ReturnedSet {
         }
     }
 
+    /// The rank of a deliverable message, and how often it was delivered.
+    pub(crate) fn find(&self, sequence: u64) -> Option<(u8, u32)> {
+        (0..).zip(self.levels()).find_map(|(rank, level)| {
+            let span = level.get(level.at_or_below(sequence)?);
+            (span.last() >= sequence).then_some((rank, span.deliveries))
+        })
+    }
+
+    /// What a message waits for that waits for its count.
+    pub(crate) fn find_held(&self, sequence: u64) -> Option<Held> {
+        let is_in = |held: &&Held| (held.span.first..=held.span.last()).contains(&sequence);
+        self.held.iter().find(is_in).copied()
+    }
+
+    /// Takes one deliverable message of a rank, which is there.
+    pub(crate) fn take_one(&mut self, rank: u8, sequence: u64) {
+        self.ready_count -= 1;
+        let level = self.level(rank);
+        let at = level.at_or_below(sequence).expect("it is there");
+        let span = level.get(at);
+        if span.first == sequence {
+            match span.from(sequence + 1) {
+                Some(rest) => level.set(at, rest),
+                None => level.remove(at),
+            }
+            return;
+        }
+        level.set(at, span.upto(sequence - 1));
+        if let Some(rest) = span.from(sequence + 1) {
+            level.insert(rest);
+        }
+    }
+
     fn level(&mut self, rank: u8) -> &mut Level {
         if rank == 0 {
             return &mut self.lowest;

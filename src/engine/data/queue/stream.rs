@@ -40,10 +40,11 @@ use crate::ids::{Clock, Mono};
 use groups::Groups;
 use pace::Pacer;
 
-pub use lane::MEMBERS_MAX;
 pub use groups::{GROUPS_MAX, GroupFigures, KeptOffset, decode_offsets, encode_offsets};
+pub use lane::MEMBERS_MAX;
 pub use settings::{
-    LANES_MAX, MAX_AGE_MS, MEMBERS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings, read_consumer,
+    LANES_MAX, MAX_AGE_MS, MEMBERS, Pace, RATES, Reading, SPEEDS, Start, StreamSettings,
+    read_consumer,
 };
 
 /// Why a reader is not offered anything.
@@ -359,6 +360,7 @@ impl Queue {
 
     /// More is durable, or was read from disk, or time has passed: readers that wait look again.
     pub fn look_again(&mut self) {
+        self.look_at_groups_again();
         let (durable, now) = (self.durable, self.now);
         let Some(stream) = &mut self.stream else {
             return;

@@ -151,7 +151,7 @@ impl Model {
                 _ => Policy::RoundRobin,
             },
             is_single_active: some(15, 1).is_some(),
-            hold_max_ms: 0,
+            ..DispatchSettings::DEFAULT
         };
         let settings = Settings {
             overflow: match some(40, 1) {
@@ -852,7 +852,7 @@ impl Model {
                 assert_eq!(self.queue.next_offer(), offer, "the same again");
                 self.coverage.insert("by key");
                 let hash = self.random.below(4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                offer = Some(self.queue.address(&keyless, hash));
+                offer = self.queue.address(&keyless, hash, (0, 0));
             }
             let Some(offer) = offer else {
                 assert!(
@@ -862,7 +862,7 @@ impl Model {
                 );
                 return;
             };
-            if self.queue.key_source().is_none() {
+            if self.queue.key_reader().is_none() {
                 assert_eq!(self.queue.next_offer(), Some(offer), "the same again");
             }
             assert_eq!(due, Some(offer.first.0));

@@ -99,7 +99,10 @@ mod tests {
             assert_eq!(lanes.lane_of(key.as_bytes(), &with(b"", 99)).0, lane);
             counts[usize::from(lane)] += 1;
         }
-        assert!(counts.iter().all(|count| (900..1_100).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (900..1_100).contains(count)),
+            "{counts:?}"
+        );
         // For ever: never regenerated.
         let lanes = self::lanes(64, None);
         let golden = ["a", "b", "c", "orders.eu", "größe"]
@@ -151,7 +154,10 @@ mod tests {
                 }
             }
             let even = 17_000..26_000;
-            assert!(counts.iter().all(|count| even.contains(count)), "{counts:?}");
+            assert!(
+                counts.iter().all(|count| even.contains(count)),
+                "{counts:?}"
+            );
         }
     }
 
@@ -160,6 +166,9 @@ mod tests {
         let lanes = lanes(4, None);
         let all: Vec<_> = (0..4).map(|number| lanes.lane(number, 64)).collect();
         let expected = [(8, 62), (9, 63), (10, 0), (11, 1)];
-        assert_eq!(all, expected.map(|(queue, partition)| (QueueId(queue), PartitionId(partition))));
+        assert_eq!(
+            all,
+            expected.map(|(queue, partition)| (QueueId(queue), PartitionId(partition)))
+        );
     }
 }

@@ -76,6 +76,23 @@ pub fn declare(
     names
 }
 
+/// Declares one durable queue in a partition, on a connection of the first core.
+pub fn declare_at(machine: &mut Machine, conn: ConnId, name: &str, partition: u16) {
+    let declare = QueueDeclare {
+        messages_max: 0,
+        bytes_max: 0,
+        durability: Durability::Durable as u8,
+        flags: 0,
+        partition,
+        name: name.as_bytes(),
+        arguments: b"",
+    };
+    let mut bytes = Vec::new();
+    declare.write(&mut bytes, FrameHeader::bare(FrameKind::QueueDeclare, 0, 1));
+    let answer = ask(machine, 0, conn, &bytes);
+    assert_eq!(whole(&answer).0.kind, FrameKind::Done, "{name} is declared");
+}
+
 /// Binds queues to an exchange.
 pub fn bind(machine: &mut Machine, exchange: &str, queues: &[String]) {
     for queue in queues {

@@ -12,9 +12,9 @@ use ringpost_engine::data::stages::Sample;
 use ringpost_engine::data::trace::{NotFollowed, TraceId, Traced, Wanted};
 use ringpost_engine::effect::{Buffers, Effect, Effects, FileOp, Severity};
 use ringpost_engine::input::Found;
-use ringpost_engine::input::{FileReply, Input, IoFault};
+use ringpost_engine::input::{FileReply, Input, IoFault, SlotHead};
 use ringpost_engine::mesh::MeshMessage;
-use ringpost_engine::{BufferId, ConnId, Mono, OpId};
+use ringpost_engine::{BufferId, ConnId, Mono, OpId, SlotId};
 use ringpost_wire::ids::CoreId;
 
 /// What passes from one turn to the next.
@@ -87,6 +87,15 @@ impl Buffers for Pool {
     fn seal(&mut self, _buffer: BufferId, _upto: u32) {}
 }
 
+/// Slots and checkpoint files of a core.
+type Disk = (Vec<Vec<u8>>, Vec<Vec<u8>>);
+
+/// The power has failed.
+const DARK: Outage = Outage {
+    after: u64::MAX,
+    is_torn: false,
+};
+
 /// Something that is done, to be told in the next turn.
 enum Done {
     Io(OpId, BufferId, Result<(), IoFault>),
@@ -107,6 +116,7 @@ struct Place {
     reads: u64,
     read_bytes: u64,
     written_bytes: u64,
+    writes: u64,
     checkpoints: u64,
     /// Its device answers nothing.
     is_stalled: bool,
@@ -114,25 +124,75 @@ struct Place {
     is_read_stalled: bool,
     /// Its device writes nothing more, and says so.
     is_failing: bool,
+    /// Connections may be closed, and are if they are listed here.
+    closed: Option<Vec<ConnId>>,
     /// Buffers that somebody else holds.
     hogged: Vec<u32>,
     /// What it has said of stages, if that is kept.
     samples: Option<Vec<Sample>>,
     /// What it has said of messages that are followed.
     traced: Vec<Traced>,
+    /// Its checkpoint files: the last one, and the one before.
+    files: Vec<Vec<u8>>,
+}
+
+/// When the power of a machine fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outage {
+    /// After so many writes and file operations of all cores.
+    pub after: u64,
+    /// Half of the next write gets to the disk.
+    pub is_torn: bool,
 }
 
 /// Cores, with everything they need.
 pub struct Machine {
     places: Vec<Place>,
     now: Mono,
+    size: Size,
+    outage: Option<Outage>,
 }
 
 impl Machine {
     /// A machine whose cores have started on empty directories.
     pub fn start(size: Size) -> Self {
-        let now = Mono(1_000_000_000);
-        let place = |core| {
+        let found = (0..size.cores).map(|_| (Vec::new(), Vec::new())).collect();
+        Self::boot(size, Mono(1_000_000_000), found)
+    }
+
+    /// The power fails, and comes again. What connections were sent is gone, as they are.
+    pub fn restart(self) -> Self {
+        let places = self.places.into_iter();
+        let found = places.map(|place| (place.slots, place.files)).collect();
+        Self::boot(self.size, Mono(self.now.0 + 1_000_000), found)
+    }
+
+    /// The power will fail.
+    pub fn fail_power(&mut self, outage: Outage) {
+        self.outage = Some(outage);
+    }
+
+    /// Whether it has failed: nothing gets to a disk any more.
+    pub fn is_dark(&self) -> bool {
+        self.outage == Some(DARK)
+    }
+
+    fn boot(size: Size, now: Mono, found: Vec<Disk>) -> Self {
+        let place = |(core, (slots, files)): (usize, Disk)| {
+            let core = core as u16;
+            let heads = slots
+                .iter()
+                .enumerate()
+                .filter(|(_, slot)| !slot.is_empty());
+            let heads = heads.map(|(number, slot)| SlotHead {
+                slot: SlotId(number as u32),
+                head: slot[..4096].to_vec(),
+                file_bytes: slot.len() as u64,
+            });
+            let found = Found {
+                slots: heads.collect(),
+                checkpoints: files.clone(),
+            };
             let buffers = u64::from(size.buffers) * u64::from(BUFFER_BYTES);
             let config = CoreConfig {
                 core: CoreId(core),
@@ -150,28 +210,33 @@ impl Machine {
                 },
             };
             Place {
-                core: Core::boot(config, Found::default(), now),
+                core: Core::boot(config, found, now),
                 pool: Pool::new(size.buffers),
                 effects: Effects::default(),
-                slots: Vec::new(),
+                slots,
+                files,
                 done: VecDeque::new(),
                 mail: VecDeque::new(),
                 received: Vec::new(),
                 reads: 0,
                 read_bytes: 0,
                 written_bytes: 0,
+                writes: 0,
                 checkpoints: 0,
                 is_stalled: false,
                 is_read_stalled: false,
                 is_failing: false,
+                closed: None,
                 hogged: Vec::new(),
                 samples: None,
                 traced: Vec::new(),
             }
         };
         let mut machine = Self {
-            places: (0..size.cores).map(place).collect(),
+            places: found.into_iter().enumerate().map(place).collect(),
             now,
+            size,
+            outage: None,
         };
         for _ in 0..1_000 {
             machine.turn();
@@ -189,6 +254,22 @@ impl Machine {
         place.received.push(Vec::new());
         place.step(self.now, Input::Opened { conn });
         conn
+    }
+
+    /// A new connection that speaks AMQP on a core. From now on connections of that core may be closed.
+    pub fn connect_amqp(&mut self, core: usize, is_local: bool) -> ConnId {
+        let place = &mut self.places[core];
+        let conn = ConnId(1 << 32 | place.received.len() as u64);
+        place.received.push(Vec::new());
+        place.closed.get_or_insert_default();
+        place.step(self.now, Input::OpenedAmqp { conn, is_local });
+        conn
+    }
+
+    /// Whether a connection was closed.
+    pub fn is_closed(&self, core: usize, conn: ConnId) -> bool {
+        let closed = self.places[core].closed.as_ref();
+        closed.is_some_and(|closed| closed.contains(&conn))
     }
 
     /// Whole frames arrive on a connection.
@@ -213,7 +294,7 @@ impl Machine {
             let place = &mut self.places[core];
             place.hear(self.now);
             place.step(self.now, Input::TurnEnd);
-            place.perform();
+            place.perform(&mut self.outage);
             let mut effects = std::mem::take(&mut place.effects);
             for effect in effects.list.drain(..) {
                 if let Effect::Mesh { to, message } = effect {
@@ -304,6 +385,11 @@ impl Machine {
         self.places[core].written_bytes
     }
 
+    /// Writes to the journal's segments so far.
+    pub fn writes(&self, core: usize) -> u64 {
+        self.places[core].writes
+    }
+
     /// Reads from the device so far, and their bytes.
     pub fn reads(&self, core: usize) -> (u64, u64) {
         (self.places[core].reads, self.places[core].read_bytes)
@@ -351,7 +437,7 @@ impl Place {
         }
     }
 
-    fn perform(&mut self) {
+    fn perform(&mut self, outage: &mut Option<Outage>) {
         for effect in &self.effects.list {
             match effect {
                 Effect::Send { conn, range } => {
@@ -377,10 +463,23 @@ impl Place {
                     buffer,
                     range,
                 } => {
-                    let bytes = self.pool.bytes(*buffer, range.clone());
+                    let mut bytes = self.pool.bytes(*buffer, range.clone());
                     let at = *position as usize;
+                    match outage {
+                        Some(DARK) => continue,
+                        Some(Outage { after: 0, is_torn }) => {
+                            bytes = &bytes[..if *is_torn { bytes.len() / 2 } else { 0 }];
+                            self.slots[slot.0 as usize][at..at + bytes.len()]
+                                .copy_from_slice(bytes);
+                            *outage = Some(DARK);
+                            continue;
+                        }
+                        Some(outage) => outage.after -= 1,
+                        None => {}
+                    }
                     self.slots[slot.0 as usize][at..at + bytes.len()].copy_from_slice(bytes);
                     self.written_bytes += bytes.len() as u64;
+                    self.writes += 1;
                     self.pool.holders[buffer.0 as usize] += 1;
                     let result = match self.is_failing {
                         true => Err(IoFault::Error(5)),
@@ -408,6 +507,15 @@ impl Place {
                 }
                 Effect::Release { buffer } => self.pool.release(*buffer),
                 Effect::File { op, what } => {
+                    match outage {
+                        Some(DARK) => continue,
+                        Some(Outage { after: 0, .. }) => {
+                            *outage = Some(DARK);
+                            continue;
+                        }
+                        Some(outage) => outage.after -= 1,
+                        None => {}
+                    }
                     match what {
                         FileOp::CreateSlot { slot, bytes } => {
                             let idx = slot.0 as usize;
@@ -417,16 +525,26 @@ impl Place {
                             self.slots[idx] = vec![0; *bytes as usize];
                         }
                         FileOp::RemoveSlot { slot } => self.slots[slot.0 as usize] = Vec::new(),
-                        FileOp::WriteCheckpoint { .. } => self.checkpoints += 1,
+                        FileOp::WriteCheckpoint { content, .. } => {
+                            self.checkpoints += 1;
+                            self.files.push(content.clone());
+                            if self.files.len() > 2 {
+                                self.files.remove(0);
+                            }
+                        }
                     }
                     self.done.push_back(Done::File(*op));
                 }
                 Effect::Mesh { .. } => {}
-                Effect::Close { conn } => panic!("connection {conn:?} was closed"),
+                Effect::Close { conn } => match &mut self.closed {
+                    Some(closed) => closed.push(*conn),
+                    None => panic!("connection {conn:?} was closed"),
+                },
                 Effect::Handover { .. } => panic!("nobody attaches here"),
                 Effect::FailStop { reason, .. } => assert!(self.is_failing, "{reason}"),
                 Effect::Report { severity, text } => {
-                    assert!(*severity == Severity::Info || self.is_failing, "{text}");
+                    let may_warn = self.is_failing || self.closed.is_some();
+                    assert!(*severity == Severity::Info || may_warn, "{text}");
                 }
             }
         }

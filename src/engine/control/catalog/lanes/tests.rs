@@ -51,7 +51,10 @@ fn lanes_come_and_go_with_their_stream_and_a_snapshot_has_them() {
     let mut catalog = Catalog::new(5);
     let (three, none) = (arguments(Some(3)), arguments(None));
     let before = catalog.bytes();
-    let planned = catalog.plan(TENANT_DEFAULT, &Request::QueueDeclare(declare(b"s", &three)));
+    let planned = catalog.plan(
+        TENANT_DEFAULT,
+        &Request::QueueDeclare(declare(b"s", &three)),
+    );
     let Ok(Plan::Apply(change)) = planned else {
         panic!("it is new");
     };
@@ -60,14 +63,18 @@ fn lanes_come_and_go_with_their_stream_and_a_snapshot_has_them() {
     assert_eq!(names(&catalog), ["s", "s#0", "s#1", "s#2"]);
     let whole = catalog.list_whole_queues(TENANT_DEFAULT, None);
     assert_eq!(whole.map(|queue| &*queue.name).collect::<Vec<_>>(), [b"s"]);
-    let stream = catalog.queue_by_name(TENANT_DEFAULT, b"s").expect("it is there");
+    let stream = catalog
+        .queue_by_name(TENANT_DEFAULT, b"s")
+        .expect("it is there");
     let (id, partition) = (stream.id, stream.partition.0);
     for (number, lane) in catalog.list_lanes(id).enumerate() {
         assert_eq!(lane.partition.0, (partition + number as u16) % 5);
         assert_eq!(catalog.common_name(lane), b"s");
     }
     plan(&mut catalog, &Request::QueueDeclare(declare(b"t", &none))).expect("it is new");
-    let after = catalog.queue_by_name(TENANT_DEFAULT, b"t").expect("it is there");
+    let after = catalog
+        .queue_by_name(TENANT_DEFAULT, b"t")
+        .expect("it is there");
     assert_eq!(after.id.0, id.0 + 4);
     assert_eq!(catalog.lane(after.id), None);
     let copy = Catalog::decode(&catalog.encode()).expect("just encoded");
@@ -125,15 +132,23 @@ fn what_would_tear_lanes_and_stream_apart_is_refused() {
         flags: DECLARE_PASSIVE,
         ..declare(b"s#1", b"")
     };
-    assert_eq!(plan(&mut catalog, &Request::QueueDeclare(passive)), Ok(None));
+    assert_eq!(
+        plan(&mut catalog, &Request::QueueDeclare(passive)),
+        Ok(None)
+    );
     // Nor does a change that says so apply, wherever it comes from.
-    let queue = catalog.queue_by_name(TENANT_DEFAULT, b"s#1").expect("it is there").clone();
+    let queue = catalog
+        .queue_by_name(TENANT_DEFAULT, b"s#1")
+        .expect("it is there")
+        .clone();
     let deleted = Change::QueueDeleted {
         id: queue.id,
         durability: queue.durability,
     };
     assert_eq!(catalog.apply(&deleted), Err(ApplyError::Inconsistent));
-    let exchange = catalog.exchange_by_name(TENANT_DEFAULT, b"amq.direct").expect("there is one");
+    let exchange = catalog
+        .exchange_by_name(TENANT_DEFAULT, b"amq.direct")
+        .expect("there is one");
     let bound = Change::Bound {
         binding: crate::control::catalog::Binding {
             exchange: exchange.id,
@@ -152,11 +167,28 @@ fn what_would_tear_lanes_and_stream_apart_is_refused() {
     assert!(plan(&mut catalog, &Request::QueueDeclare(declare(b"v#3", &none))).is_ok());
     assert!(plan(&mut catalog, &Request::QueueDeclare(declare(b"v", &three))).is_ok());
     let longest = [b'n'; 253];
-    assert!(plan(&mut catalog, &Request::QueueDeclare(declare(&longest, &three))).is_ok());
+    assert!(
+        plan(
+            &mut catalog,
+            &Request::QueueDeclare(declare(&longest, &three))
+        )
+        .is_ok()
+    );
     let longer = [b'm'; 254];
-    let refused = plan(&mut catalog, &Request::QueueDeclare(declare(&longer, &three)));
+    let refused = plan(
+        &mut catalog,
+        &Request::QueueDeclare(declare(&longer, &three)),
+    );
     assert_eq!(refused.map_err(|(code, _)| code), Err(Code::NameInvalid));
-    let alone = plan(&mut catalog, &Request::QueueDeclare(declare(&longer, &arguments(Some(1)))));
+    let alone = plan(
+        &mut catalog,
+        &Request::QueueDeclare(declare(&longer, &arguments(Some(1)))),
+    );
     assert!(alone.is_ok());
-    assert_eq!(catalog.queue_by_name(TENANT_DEFAULT, &longer).map(Queue::lanes), Some(0));
+    assert_eq!(
+        catalog
+            .queue_by_name(TENANT_DEFAULT, &longer)
+            .map(Queue::lanes),
+        Some(0)
+    );
 }

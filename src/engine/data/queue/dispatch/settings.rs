@@ -16,6 +16,10 @@ pub const PRIORITIES: RangeInclusive<i64> = -10..=10;
 pub const WEIGHTS: RangeInclusive<u64> = 1..=100;
 /// How long a consumer may hold a message, in ms: a second to a day.
 pub const HOLD_MAX_MS: RangeInclusive<u64> = 1_000..=86_400_000;
+/// How many messages a queue with message groups looks ahead.
+pub const GROUP_AHEAD: RangeInclusive<u64> = 1..=1_000_000;
+/// So many unless it is told otherwise.
+const AHEAD_DEFAULT: u32 = 4_096;
 
 /// Which of the consumers with room gets the next messages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -43,7 +47,7 @@ pub enum KeySource {
 }
 
 /// How a queue shares its messages out.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DispatchSettings {
     /// Who is next.
     pub policy: Policy,
@@ -51,6 +55,11 @@ pub struct DispatchSettings {
     pub is_single_active: bool,
     /// A consumer that holds a message for so long loses it and is closed, in ms; 0 = never.
     pub hold_max_ms: u64,
+    /// No two consumers hold messages of one key, and each key is in order; only where the policy is
+    /// [`Policy::Sticky`].
+    pub is_grouped: bool,
+    /// Most messages that were never delivered and wait for their keys; then the head waits.
+    pub ahead_max: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +85,8 @@ impl DispatchSettings {
         policy: Policy::RoundRobin,
         is_single_active: false,
         hold_max_ms: 0,
+        is_grouped: false,
+        ahead_max: AHEAD_DEFAULT,
     };
 
     /// Reads a queue's settings.
@@ -86,7 +97,16 @@ impl DispatchSettings {
     pub fn read(options: &mut Options<'_>) -> Result<Self, String> {
         let word = options.word("x-dispatch", &WORDS)?;
         let header = options.text("x-sticky-header", KEY_BYTES_MAX)?;
-        let policy = match word.unwrap_or(Word::RoundRobin) {
+        let is_grouped = options.flag("x-message-groups")?;
+        let ahead_max = options.number("x-group-ahead", GROUP_AHEAD)?;
+        if ahead_max.is_some() && !is_grouped {
+            return Err("x-group-ahead needs x-message-groups".to_owned());
+        }
+        let by_default = match is_grouped {
+            true => Word::Sticky,
+            false => Word::RoundRobin,
+        };
+        let policy = match word.unwrap_or(by_default) {
             Word::RoundRobin => Policy::RoundRobin,
             Word::Random => Policy::Random,
             Word::Weighted => Policy::Weighted,
@@ -101,10 +121,27 @@ impl DispatchSettings {
             return Err("x-sticky-header is of use only where x-dispatch is sticky".to_owned());
         }
         let hold_max_ms = options.limit("x-consumer-hold-max", HOLD_MAX_MS)?;
+        let is_single_active = options.flag("x-single-active-consumer")?;
+        //= P-55
+        if is_grouped && !matches!(policy, Policy::Sticky(_)) {
+            return Err(
+                "x-message-groups goes with x-dispatch sticky: the key of a message says who gets it"
+                    .to_owned(),
+            );
+        }
+        if is_grouped && is_single_active {
+            return Err(
+                "x-message-groups is of no use with x-single-active-consumer: one consumer gets all \
+                 keys in order"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             policy,
-            is_single_active: options.flag("x-single-active-consumer")?,
+            is_single_active,
             hold_max_ms: hold_max_ms.unwrap_or(0),
+            is_grouped,
+            ahead_max: ahead_max.map_or(AHEAD_DEFAULT, |most| most as u32),
         })
     }
 }
@@ -153,6 +190,17 @@ impl KeySource {
             Self::Header(name) => header_of(&envelope, name),
         };
         Some(header.unwrap_or_else(|| hash(envelope.routing_key())))
+    }
+
+    /// The hash of the key of a message where keys make groups; `None` if it is of no group.
+    pub(crate) fn of_group(self, envelope: &Envelope<'_>) -> Option<u64> {
+        match self {
+            Self::RoutingKey => {
+                let key = envelope.routing_key();
+                (!key.is_empty()).then(|| hash(key))
+            }
+            Self::Header(name) => header_of(envelope, name),
+        }
     }
 }
 

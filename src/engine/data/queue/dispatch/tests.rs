@@ -129,7 +129,8 @@ impl World {
             if offer.key == ConsumerKey::BY_KEY {
                 let key = self.random.below(self.keys);
                 let hash = Random::new(key).next();
-                offer = self.queue.address(&offer, hash);
+                let addressed = self.queue.address(&offer, hash, (0, 0));
+                offer = addressed.expect("there are no groups");
                 offer.messages_max = 1;
                 *self.by_consumer.entry((key, offer.key.0)).or_default() += 1;
             }
@@ -437,19 +438,22 @@ fn keys_move_only_where_consumers_do() {
     }
     world.publish(1);
     let offer = world.queue.next_offer().expect("room");
-    let homes = |queue: &Queue| -> Vec<u64> {
+    let homes = |queue: &mut Queue| -> Vec<u64> {
         let hash = |key| Random::new(key).next();
-        let home = |key| queue.address(&offer, hash(key)).key.0;
+        let home = |key| {
+            let addressed = queue.address(&offer, hash(key), (0, 0));
+            addressed.expect("there are no groups").key.0
+        };
         (0..10_000).map(home).collect()
     };
-    let before = homes(&world.queue);
+    let before = homes(&mut world.queue);
     world.leave(7);
-    let without = homes(&world.queue);
+    let without = homes(&mut world.queue);
     for (before, after) in before.iter().zip(&without) {
         assert!(*before == 7 || before == after);
     }
     let back = world.join(1_000, EQUAL);
-    for (before, after) in without.iter().zip(&homes(&world.queue)) {
+    for (before, after) in without.iter().zip(&homes(&mut world.queue)) {
         assert!(*after == back || before == after);
     }
 }

@@ -660,7 +660,10 @@ fn said(machine: &mut Machine) -> Vec<(String, Vec<(u64, i8)>)> {
     std::iter::from_fn(|| machine.queue.take_members())
         .map(|(group, members)| {
             let members = members.iter().map(|one| (one.id, one.priority));
-            (String::from_utf8_lossy(&group).into_owned(), members.collect())
+            (
+                String::from_utf8_lossy(&group).into_owned(),
+                members.collect(),
+            )
         })
         .collect()
 }
@@ -694,7 +697,10 @@ fn a_lane_changes_hands_when_all_is_settled_and_what_may_have_been_given_is_flag
     for (key, member) in [(1, 71), (2, 72), (3, 72)] {
         machine.open(key, 4, &one(member)).expect("there is room");
     }
-    assert_eq!(said(&mut machine), [("g".to_owned(), vec![(71, 0), (72, 0)])]);
+    assert_eq!(
+        said(&mut machine),
+        [("g".to_owned(), vec![(71, 0), (72, 0)])]
+    );
     // Nobody reads until that is said, and a group that is not there is nobody's.
     assert_eq!(machine.take(9), None);
     machine.queue.lead(b"other", Some(71));
@@ -742,7 +748,9 @@ fn a_lane_changes_hands_when_all_is_settled_and_what_may_have_been_given_is_flag
     machine.queue.lead(b"g", Some(71));
     assert_eq!(machine.take(9), Some((5, DeliveryTag(1), 11, 2)));
     // A lane is read without a group as any stream.
-    machine.open(6, 9, &from(Start::First)).expect("there is room");
+    machine
+        .open(6, 9, &from(Start::First))
+        .expect("there is room");
     assert_eq!(machine.take(9).map(|taken| taken.0), Some(6));
     machine.queue.invariants();
 }
@@ -778,16 +786,23 @@ fn a_new_group_is_given_nothing_before_a_record_of_it_is_on_disk() {
         let group = member(group, Start::First);
         machine.open(key, 4, &group).expect("there is room");
     }
-    machine.open(3, 1, &from(Start::First)).expect("there is room");
+    machine
+        .open(3, 1, &from(Start::First))
+        .expect("there is room");
     assert_eq!(machine.take(9).map(|taken| taken.0), Some(3));
     assert_eq!(machine.take(9), None);
     assert!(machine.queue.has_new_groups());
     machine.queue.invariants();
     let mut body = Vec::new();
     machine.queue.groups_to_record(u32::MAX, &mut body);
-    let first = machine.queue.groups_recorded(u32::MAX).expect("they are new");
+    let first = machine
+        .queue
+        .groups_recorded(u32::MAX)
+        .expect("they are new");
     assert!(!machine.queue.has_new_groups());
-    machine.open(4, 4, &member("i", Start::First)).expect("there is room");
+    machine
+        .open(4, 4, &member("i", Start::First))
+        .expect("there is room");
     machine.queue.groups_to_record(u32::MAX, &mut body);
     let second = machine.queue.groups_recorded(u32::MAX).expect("one is new");
     assert_eq!(machine.take(9), None, "it is in a block");
