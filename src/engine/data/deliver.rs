@@ -1233,6 +1233,9 @@ impl Flow {
         }
         settled.clear();
         state.settled = settled;
+        if state.queue.has_ready_key() {
+            self.wake(queue);
+        }
     }
 
     /// Journals what was settled in one durable queue. Returns whether something is left for the next turn.

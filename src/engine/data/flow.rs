@@ -1075,6 +1075,10 @@ impl Flow {
                 state.forget(&[range], self.now, &mut |segment, count| {
                     journal.drop_live(segment, count);
                 });
+                // A transaction is decided by that, and its keys are free.
+                if state.queue.has_ready_key() {
+                    self.wake(queue);
+                }
             }
             if self.tracer.is_armed() {
                 self.tracer.forgotten(queue, &[range], self.now);

@@ -1610,6 +1610,9 @@ impl Queue {
             self.pending -= found;
             self.pending_counts.remove(first, last);
             self.settled.insert_new(first, last);
+            if let Some(groups) = &mut self.groups {
+                groups.acked_durably(first, last);
+            }
         }
         self.ranks.forget(&self.settled);
         if !self.expiry.is_idle() {

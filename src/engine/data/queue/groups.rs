@@ -351,6 +351,23 @@ impl Groups {
         }
     }
 
+    /// A message that is out was acknowledged by a transaction: nothing of its key goes until that is
+    /// decided, and everything else of the key that is out is settled.
+    pub(super) fn awaits_decision(&mut self, sequence: u64) {
+        if let Some(at) = self.by_sequence.get(&sequence) {
+            let key = self.notes.get(*at).key;
+            self.keys.get_mut(key).drains = true;
+            self.see(key);
+        }
+    }
+
+    /// The acks of these messages are durable: those of transactions are decided by that.
+    pub(super) fn acked_durably(&mut self, first: u64, last: u64) {
+        if !self.by_sequence.is_empty() {
+            (first..=last).for_each(|sequence| self.settle(sequence));
+        }
+    }
+
     /// A message that was out came back; if it is dead by that, it is done with.
     pub(super) fn came_back(&mut self, sequence: u64, is_dead: bool) {
         match is_dead {
@@ -629,7 +646,7 @@ impl Queue {
     }
 
     /// Whether a key is ready that nobody could take anything of, or whose message has expired.
-    pub(super) fn has_ready_key(&self) -> bool {
+    pub(crate) fn has_ready_key(&self) -> bool {
         self.groups
             .as_ref()
             .is_some_and(|groups| groups.has_ready())

@@ -42,8 +42,12 @@ impl Queue {
         let slot = self.consumers.find(key).ok_or(Code::UnknownDelivery)?;
         let (mut messages, mut bytes) = (0, 0);
         let counts = &mut self.pending_counts;
+        let mut groups = self.groups.as_deref_mut();
         let unacked = &mut self.consumers.get_mut(slot).unacked;
         unacked.settle(range.first, range.last, |delivery| {
+            if let Some(groups) = &mut groups {
+                groups.awaits_decision(delivery.sequence);
+            }
             messages += 1;
             bytes += u64::from(delivery.bytes);
             if delivery.earlier > 0 {
@@ -94,7 +98,11 @@ impl Queue {
                 bytes: one.bytes,
                 earlier: one.earlier,
             };
-            if grave.takes_returned(&delivery) {
+            let is_dead = grave.takes_returned(&delivery);
+            if let Some(groups) = &mut self.groups {
+                groups.came_back(one.sequence, is_dead);
+            }
+            if is_dead {
                 continue;
             }
             if let Some(span) = spans.push(one.sequence, one.earlier) {

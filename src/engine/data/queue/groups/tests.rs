@@ -30,6 +30,8 @@ struct World {
     delayed: BTreeSet<u64>,
     /// Consumer: tag, message.
     held: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// What transactions have acknowledged that are not decided.
+    deciding: Vec<Taken>,
     /// Consumer: its credit in messages.
     credits: BTreeMap<u64, u32>,
     places: BTreeMap<u64, Place>,
@@ -71,6 +73,7 @@ impl World {
             messages: BTreeMap::new(),
             delayed: BTreeSet::new(),
             held: BTreeMap::new(),
+            deciding: Vec::new(),
             credits: BTreeMap::new(),
             places: BTreeMap::new(),
             key_last: 0,
@@ -234,6 +237,13 @@ impl World {
                 "{sequence} goes to {consumer}, and {other} holds its key"
             );
         }
+        for one in &self.deciding {
+            let other = self.messages[&one.sequence].0;
+            assert!(
+                other != key,
+                "{sequence} goes while a transaction has its key"
+            );
+        }
         let held: BTreeSet<u64> = self.held[&consumer].values().copied().collect();
         for (earlier, (other, is_done)) in self.messages.range(..sequence) {
             // What its producer delays joins its key when it is its turn for the first time.
@@ -272,6 +282,15 @@ impl World {
                     first: tag,
                     last: tag,
                 };
+                if !is_last && self.random.below(8) == 0 {
+                    let taken =
+                        self.queue
+                            .take_acked(ConsumerKey(consumer), range, &mut self.deciding);
+                    taken.expect("it is held");
+                    self.coverage.insert("by a transaction");
+                    self.queue.invariants();
+                    continue;
+                }
                 let mut out = Ranges::new();
                 let settled = self
                     .queue
@@ -281,6 +300,22 @@ impl World {
                 self.queue.invariants();
             }
         }
+    }
+
+    /// All transactions are committed, or rolled back.
+    fn decide(&mut self) {
+        let taken = std::mem::take(&mut self.deciding);
+        let mut out = Ranges::new();
+        if self.random.below(2) == 0 {
+            self.queue.give_back_acked(&taken, &mut out);
+        } else {
+            let mut sequences: Vec<u64> = taken.iter().map(|one| one.sequence).collect();
+            sequences.sort_unstable();
+            for sequence in sequences {
+                push_range(&mut out, sequence, sequence);
+            }
+        }
+        self.done(&out);
     }
 
     fn purge(&mut self) {
@@ -318,6 +353,7 @@ impl World {
             .restore_terms(&terms, |wall_ms| wall_ms, |wall_ms| wall_ms);
         self.queue.hold_restored();
         self.held.clear();
+        self.deciding.clear();
         self.queue.invariants();
         self.coverage.insert("restarted");
     }
@@ -328,6 +364,7 @@ impl World {
             4 if self.held.len() < 5 => self.join(),
             5 if !self.held.is_empty() && self.random.below(6) == 0 => self.leave(),
             6 => self.now_ms += self.random.below(40),
+            7 if self.random.below(4) == 0 => self.decide(),
             7 if self.random.below(25) == 0 => self.purge(),
             7 if self.random.below(12) == 0 => self.restart(),
             8 | 9 => self.settle(false),
@@ -350,6 +387,7 @@ fn random_operations_keep_what_groups_promise() {
             world.step();
         }
         // Nothing is stuck: who settles gets all there is.
+        world.decide();
         world.join();
         let mut rounds = 0;
         while world.messages.values().any(|(_, is_done)| !is_done) {
@@ -369,6 +407,7 @@ fn random_operations_keep_what_groups_promise() {
         coverage.append(&mut world.coverage);
     }
     let expected = [
+        "by a transaction",
         "left",
         "parked goes",
         "purged",
