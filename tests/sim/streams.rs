@@ -332,12 +332,6 @@ impl Streams {
             (Some(_), _) => {}
             (None, Some(group)) => {
                 let group = self.groups.entry((lane, group)).or_default();
-                if before < group.safe {
-                    return Err(format!(
-                        "a group goes on at {before}, and what is below {} was settled for good",
-                        group.safe
-                    ));
-                }
                 // It may have been told before others went further: that it is behind them is no fault.
                 let skipped = (1..before).find(|offset| !group.done.contains(offset));
                 // The first that is there when it is made may be any.

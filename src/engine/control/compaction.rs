@@ -5,7 +5,7 @@
 //! here now, if it is still live". The old segment's count falls when the record is durable, and its
 //! slot is free when no checkpoint on disk needs it. Nothing is ever moved unproved.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::data::journal::block::{BLOCK_HEADER_BYTES, BlockSequence, SegmentNumber};
 use crate::data::journal::record::{Kind, RecordHead};
@@ -74,6 +74,8 @@ struct Source {
     part: usize,
     copy: u32,
     runs: VecDeque<RunEntry>,
+    /// Bytes that were moved out of it.
+    moved_bytes: u64,
 }
 
 /// Whether the work of a poll can go on.
@@ -88,6 +90,8 @@ pub struct Compactor {
     source: Option<Source>,
     pending: VecDeque<Pending>,
     budget_bytes: u64,
+    /// Bytes ever spent.
+    spent_bytes: u64,
     polled: Option<Mono>,
     /// When there may be something to do again, if nothing happens before.
     wake_at: Option<Mono>,
@@ -95,6 +99,9 @@ pub struct Compactor {
     pick_after: Option<Mono>,
     /// Somebody waits for a slot: every one that can be made is worth it, now.
     is_wanted: bool,
+    /// Segments of which more was moved than is worth it, with their numbers and what was live then: what
+    /// their queues share is as many copies when it is moved.
+    given_up: BTreeMap<SegmentIdx, (SegmentNumber, u64)>,
     scratch: Vec<u8>,
     stretch: Vec<u8>,
     moved_count: u64,
@@ -203,7 +210,8 @@ impl Compactor {
         let sparse = journal
             .segments()
             .filter(|(_, segment)| may_empty(segment, &journal.config))
-            .filter(|(index, _)| !moving.contains(index));
+            .filter(|(index, _)| !moving.contains(index))
+            .filter(|(index, segment)| !self.is_given_up(*index, segment));
         let (mut count, mut bytes, mut sparsest) = (0, 0, None);
         for (index, segment) in sparse {
             let live_bytes = segment.live_bytes();
@@ -238,6 +246,15 @@ impl Compactor {
             part: 0,
             copy: 0,
             runs: journal.table.get(segment).made_runs().collect(),
+            moved_bytes: 0,
+        })
+    }
+
+    /// Whether moving the rest of a segment is not worth it, as long as most of it is live still.
+    fn is_given_up(&self, index: SegmentIdx, segment: &Segment) -> bool {
+        let known = self.given_up.get(&index);
+        known.is_some_and(|(number, live)| {
+            *number == segment.number && 4 * segment.live_count > 3 * live
         })
     }
 
@@ -293,13 +310,21 @@ impl Compactor {
         };
         self.scratch.clear();
         self.scratch.extend_from_slice(body);
+        let before = self.spent_bytes;
         let done = match run.kind {
             Kind::Fragment => self.move_piece(&head, place, journal, buffers, effects),
             _ => self.move_run(&head, place, journal, relocate, buffers, effects),
         };
+        source.moved_bytes += self.spent_bytes - before;
         match done {
             Flow::Continue => {
                 source.runs.pop_front();
+                if 3 * source.moved_bytes > 2 * u64::from(journal.config.segment_bytes) {
+                    let live = journal.table.get(source.segment).live_count;
+                    self.given_up.insert(source.segment, (source.number, live));
+                    source.runs.clear();
+                    source.part = usize::MAX;
+                }
                 Flow::Continue
             }
             // What was moved of the run already will be moved once more: replay does not mind.
@@ -324,6 +349,7 @@ impl Compactor {
 
     fn spend(&mut self, bytes: u64) {
         self.budget_bytes = self.budget_bytes.saturating_sub(bytes);
+        self.spent_bytes += bytes;
     }
 
     /// Reads the next part of the source's index.

@@ -1328,8 +1328,8 @@ impl Recovery {
             partition: head.partition,
             first: head.partition_sequence,
             upto: head.partition_sequence + 1,
-            queue: head.queue,
-            queue_sequence: head.queue_sequence,
+            queue: QueueId(0),
+            queue_sequence: QueueSequence(0),
             segment_number: block.header.segment_number,
             offset,
         });

@@ -16,9 +16,8 @@ use ringpost_wire::{Code, FRAGMENT_BYTES_MAX, FragmentHead, envelope, padded};
 use crate::Effects;
 use crate::data::dedup::Seen;
 use crate::data::flow::{Flow, ForwardedPublish, Waiter};
-use crate::data::journal::record::RECORD_HEAD_BYTES;
 use crate::data::journal::volatile::is_volatile;
-use crate::data::journal::{Journal, NoRoom, RunHead};
+use crate::data::journal::{NoRoom, RunHead};
 use crate::data::producer::{Assembly, Held, Room, Span};
 use crate::data::publish::Group;
 use crate::data::queue::Marking;
@@ -276,6 +275,7 @@ impl Flow {
         &self,
         targets: &[Target],
         bytes: usize,
+        may_share: bool,
         pieces: usize,
         buffers: &B,
     ) -> Result<(), Code> {
@@ -290,8 +290,8 @@ impl Flow {
         // A single queue can be told which messages it took.
         let disk_bytes = if targets.len() == 1 && pieces == 1 {
             0
-        } else if pieces == 1 && Journal::sharing_pays(durable, bytes) {
-            bytes + durable * RECORD_HEAD_BYTES as usize
+        } else if pieces == 1 && may_share {
+            self.journal.shared_bytes(durable, bytes)
         } else {
             durable * bytes
         };
@@ -952,7 +952,8 @@ impl Flow {
             if self.overflows(targets, 1, bytes) {
                 return Err(Code::QueueFull);
             }
-            self.has_place(targets, bytes, bytes.div_ceil(FRAGMENT_BYTES_MAX), buffers)?;
+            let pieces = bytes.div_ceil(FRAGMENT_BYTES_MAX);
+            self.has_place(targets, bytes, false, pieces, buffers)?;
         }
         Ok(Some(level))
     }

@@ -825,6 +825,7 @@ impl Flow {
         ready
             && (sink.congested
                 || state.awake
+                || state.queue.awaits_group(ConsumerKey(consumer))
                 || state.queue.awaits_journal()
                 || self
                     .reading

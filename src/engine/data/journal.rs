@@ -251,10 +251,15 @@ pub(crate) enum GroupBy {
     Settler,
 }
 
+/// Bytes that a record takes in its block.
+const fn record_bytes(body_bytes: usize) -> u32 {
+    align_record(RECORD_HEAD_BYTES + body_bytes as u32)
+}
+
 /// Bytes that a record of a group takes at most, in its block and in both copies of the index.
 #[must_use]
 pub(crate) const fn group_bytes(body_bytes: usize) -> u32 {
-    align_record(RECORD_HEAD_BYTES + body_bytes as u32) + GROUP_INDEX_BYTES
+    record_bytes(body_bytes) + GROUP_INDEX_BYTES
 }
 
 /// Why nothing was appended. Nothing of it is in a block, so the publish may be refused.
@@ -874,10 +879,12 @@ impl Journal {
             GroupBy::Settler => Purpose::Upkeep,
         };
         self.may_append(purpose)?;
-        let need = records.iter().map(|record| group_bytes(record.body.len()));
-        let need: u32 = need.sum();
-        assert!(need <= self.group_bytes_max(), "the caller has counted");
-        self.make_room(need, purpose, buffers, effects)?;
+        let counted = records.iter().map(|record| group_bytes(record.body.len()));
+        let most = self.group_bytes_max();
+        assert!(counted.sum::<u32>() <= most, "the caller has counted");
+        let need = records.iter().map(|record| record_bytes(record.body.len()));
+        let count = records.len() as u32;
+        self.make_room_for(count, need.sum(), purpose, buffers, effects)?;
         let mut places = Vec::with_capacity(records.len());
         for record in records {
             let draft = Draft::of(record.kind, &record.head, record.count);

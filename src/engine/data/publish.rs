@@ -367,7 +367,9 @@ impl Flow {
             self.refuse(key, group, Code::QueueFull);
             return all;
         }
-        if !is_known && let Err(code) = self.has_place(targets, group.bytes.len(), 1, buffers) {
+        if !is_known
+            && let Err(code) = self.has_place(targets, group.bytes.len(), !again, 1, buffers)
+        {
             self.refuse(key, group, code);
             return all;
         }

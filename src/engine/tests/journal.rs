@@ -1512,4 +1512,6 @@ fn a_damaged_body_is_damage_of_each_of_its_queues() {
         .map(|queue| book.partitions[queue].0)
         .collect();
     assert_eq!(damaged, wanted);
+    // All of it is lost, not one message.
+    assert!(journal.damages().iter().all(|it| it.queue == QueueId(0)));
 }

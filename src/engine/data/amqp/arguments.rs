@@ -11,7 +11,7 @@ const PRIORITY_MAX: i64 = 31;
 const CONSUMER_PRIORITY: (i64, i64) = (-10, 10);
 
 /// Settings of queues that mean the same here, or are this broker's own.
-const QUEUE: [&[u8]; 15] = [
+const QUEUE: [&[u8]; 17] = [
     b"x-expires",
     b"x-dead-letter-exchange",
     b"x-dead-letter-routing-key",
@@ -23,13 +23,15 @@ const QUEUE: [&[u8]; 15] = [
     b"x-priority-turn",
     b"x-dispatch",
     b"x-sticky-header",
+    b"x-message-groups",
+    b"x-group-ahead",
     b"x-consumer-hold-max",
     b"x-message-ttl",
     b"x-delivery-limit",
     b"x-max-priority",
 ];
 /// Settings of streams that do.
-const STREAM: [&[u8]; 1] = [b"x-expires"];
+const STREAM: [&[u8]; 3] = [b"x-expires", b"x-stream-lanes", b"x-stream-lane-header"];
 /// Settings of consumers that do.
 const CONSUMER: [&[u8]; 7] = [
     b"x-weight",

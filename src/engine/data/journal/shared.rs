@@ -55,6 +55,17 @@ impl Journal {
         queues > 1 && (queues - 1) * body_bytes > (queues + 1) * head
     }
 
+    /// Bytes that messages take for so many queues, shared as far as they can be.
+    #[must_use]
+    pub fn shared_bytes(&self, queues: usize, body_bytes: usize) -> usize {
+        let most = self.shared_by_max(body_bytes).min(queues);
+        if Self::sharing_pays(most, body_bytes) {
+            queues.div_ceil(most) * body_bytes + queues * RECORD_HEAD_BYTES as usize
+        } else {
+            queues * body_bytes
+        }
+    }
+
     /// Appends messages for several queues, at most [`Journal::shared_by_max`]; `heads` say the place that
     /// they have in each, and the producer. The caller has checked them, as for [`Journal::append_run`].
     ///

@@ -72,6 +72,7 @@ impl Journal {
                 last: state.next - 1,
             });
         }
+        assert!(open.offset + bytes <= self.config.segment_bytes);
         self.table.get_mut(open.segment).written_bytes += bytes;
         if open.flags & BLOCK_FLAG_INDEX == 0 {
             self.index

@@ -135,15 +135,28 @@ impl Bucket {
         self.entries()
     }
 
-    /// Takes an entry out; whether it was the last one.
-    fn remove(&mut self, key: &(Ms, u64)) -> bool {
+    /// Puts others in the place of an entry, where they belong; whether nothing is left.
+    fn replace(&mut self, key: &(Ms, u64), by: Vec<Entry>) -> bool {
         let found = self.in_order().binary_search_by_key(key, Entry::key);
         let at = found.expect("an entry is in its bucket");
-        let Self::Many(many) = self else { return true };
-        many.entries.remove(at);
-        match many.entries.first() {
-            Some(first) => many.due = first.due,
-            None => return true,
+        let entries = match self {
+            Self::One(_) => by,
+            Self::Many(many) => {
+                many.entries.splice(at..=at, by);
+                std::mem::take(&mut many.entries)
+            }
+        };
+        match entries.as_slice() {
+            [] => return true,
+            [one] => *self = Self::One(*one),
+            [first, ..] => {
+                let due = first.due;
+                *self = Self::Many(Box::new(Many {
+                    due,
+                    is_in_order: true,
+                    entries,
+                }));
+            }
         }
         false
     }
@@ -257,27 +270,29 @@ impl Delayed {
 
     /// Takes some messages, in ascending order, out of an entry.
     pub(crate) fn take_out(&mut self, due: Ms, entry: Returned, taken: &[u64]) {
-        let key = (due, entry.first);
-        let number = due >> BUCKET_BITS;
-        let is_last = if due < self.near_end {
-            let known = self.near.remove(&key);
-            debug_assert!(known.is_some());
-            false
-        } else {
-            let bucket = self.far.get_mut(&number);
-            bucket.expect("an entry is in its bucket").remove(&key)
-        };
-        if is_last {
-            self.far.remove(&number);
-        }
-        self.count -= u64::from(entry.count);
+        self.count -= taken.len() as u64;
+        let mut left = Vec::new();
         let mut from = entry.first;
         for sequence in taken.iter().copied().chain([entry.last() + 1]) {
             if from < sequence {
                 let span = Returned::new(from, (sequence - from) as u32, entry.deliveries);
-                self.insert(due, span);
+                left.push(Entry::of(due, span));
             }
             from = sequence + 1;
+        }
+        let key = (due, entry.first);
+        if due < self.near_end {
+            let known = self.near.remove(&key);
+            debug_assert!(known.is_some());
+            let left = left.into_iter().map(|entry| (entry.key(), entry));
+            self.near.extend(left);
+            return;
+        }
+        let number = due >> BUCKET_BITS;
+        let bucket = self.far.get_mut(&number);
+        let bucket = bucket.expect("an entry is in its bucket");
+        if bucket.replace(&key, left) {
+            self.far.remove(&number);
         }
     }
 

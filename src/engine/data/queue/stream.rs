@@ -410,7 +410,8 @@ impl Queue {
         };
         let reader = stream.reader(slot);
         let is_paced = matches!(reader.wait, Wait::Until(_));
-        self.consumers.is_active(slot) && !is_paced && reader.cursor <= self.durable
+        let may_read = self.consumers.is_active(slot) || self.awaits_group(key);
+        may_read && !is_paced && reader.cursor <= self.durable
     }
 
     // Reading.

@@ -5,7 +5,7 @@ use ringpost_wire::Code;
 
 use super::Reading;
 use crate::data::coordinator::Member;
-use crate::data::queue::Queue;
+use crate::data::queue::{ConsumerKey, Queue};
 
 /// Most consumers of a group in a lane: each change of one says who all of them are.
 pub const MEMBERS_MAX: u32 = 256;
@@ -49,6 +49,18 @@ impl Queue {
             members.dedup_by_key(|member| member.id);
         }
         Some((name, members))
+    }
+
+    /// Whether a member of a group waits for a decision who reads, or for a record of its new group.
+    #[must_use]
+    pub fn awaits_group(&self, key: ConsumerKey) -> bool {
+        let (Some(slot), Some(stream)) = (self.consumers.slot_of(key), &self.stream) else {
+            return false;
+        };
+        stream.reader(slot).group.is_some_and(|group| {
+            let is_undecided = stream.is_lane && self.consumers.active_of(group).is_none();
+            is_undecided || !stream.groups.is_kept(group)
+        })
     }
 
     /// This member of a group is to read, or nobody; a group that is not there has been deleted.
