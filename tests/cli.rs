@@ -332,7 +332,7 @@ const QUIET_PORTS: [&str; 10] = [
     "--admin-listen",
     "127.0.0.1:0",
     "--memory",
-    "128MiB",
+    "160MiB",
     "--cpus",
     "off",
 ];
@@ -438,7 +438,7 @@ fn a_port_that_is_taken_is_not_shared_with_another_broker() {
         directory.path(),
         &["serve", "--cores", "1", "--listen", &first.address],
     )
-    .args(["--admin-listen", "127.0.0.1:0", "--memory", "128MiB"])
+    .args(["--admin-listen", "127.0.0.1:0", "--memory", "160MiB"])
     .args(["--amqp-listen", "off", "--connections-max", "100"])
     .output()
     .expect("runs");
@@ -543,7 +543,7 @@ fn a_cpu_that_is_not_there_is_an_error_of_the_settings() {
         directory.path(),
         &["serve", "--cpus", "4095", "--cores", "1"],
     )
-    .args(["--memory", "128MiB", "--connections-max", "8"])
+    .args(["--memory", "160MiB", "--connections-max", "8"])
     .output()
     .expect("runs");
     let errors = text(&output.stderr);

@@ -47,7 +47,7 @@ impl Program {
             .arg(&self.data)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(["--amqp-listen", "off"])
-            .args(["--memory", "128MiB", "--connections-max", "100"])
+            .args(["--memory", "160MiB", "--connections-max", "100"])
             .args(["--segment-bytes", "4MiB", "--drain-timeout", "2s"])
             .args(["--cpus", "off", "--log-format", "json"])
             .args(["--cores", &self.cores.to_string()])
