@@ -1634,7 +1634,7 @@ fn the_log_of_a_program_has_fields_for_the_memory() {
     let events: Vec<serde_json::Value> = lines.collect();
     let is_memory = |event: &&serde_json::Value| event["fields"]["message"] == "memory is divided";
     let memory = events.iter().find(is_memory).expect("an event");
-    assert_eq!(memory["fields"]["memory_bytes"], 128 << 20);
+    assert_eq!(memory["fields"]["memory_bytes"], 160 << 20);
     assert!(memory["fields"]["core_buffers_bytes"].as_u64() > Some(0));
 }
 

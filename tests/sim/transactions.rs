@@ -159,6 +159,11 @@ impl Ledger {
 
     /// What one transaction moved lies behind each other, in its order.
     fn judge_places(&self, all: &[u32]) -> Result<(), String> {
+        if let Some(first) = all.first()
+            && self.numbers[first].by.1 != 0
+        {
+            return Err(format!("number {first} lies before what was moved before it"));
+        }
         for (before, after) in all.iter().zip(all.iter().skip(1)) {
             let (before_by, after_by) = (self.numbers[before].by, self.numbers[after].by);
             let is_first = after_by.1 == 0;

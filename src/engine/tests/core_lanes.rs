@@ -329,8 +329,9 @@ impl Member {
 }
 
 /// Some turns, in which no two of the members read one lane, nor hold something of it.
+/// Long enough for what is written without haste.
 fn run(scene: &mut Scene, members: &mut [&mut Member]) {
-    for _ in 0..60 {
+    for _ in 0..250 {
         scene.machine.turn();
         for member in members.iter_mut() {
             member.hear(scene);

@@ -23,7 +23,7 @@ use crate::options::{Layer, Options, Source};
 /// Most policies of a tenant.
 pub const POLICIES_MAX: usize = 100;
 /// Most bytes of a pattern's program.
-const PROGRAM_BYTES_MAX: usize = 8 << 10;
+const PROGRAM_BYTES_MAX: usize = 16 << 10;
 /// Deepest nesting of a pattern.
 const NEST_MAX: u32 = 16;
 

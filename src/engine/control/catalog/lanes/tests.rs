@@ -1,3 +1,5 @@
+//! Lanes of streams in the catalog: what is created, refused and deleted with them. Does not know messages.
+
 use super::*;
 use crate::control::catalog::{Change, End, Plan, QueueUse, Request, TENANT_DEFAULT};
 use ringpost_wire::control::{
