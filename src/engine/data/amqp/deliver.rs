@@ -217,6 +217,27 @@ impl Session {
         talk: &mut Talk<'_>,
     ) {
         let (head, piece) = FragmentHead::split(body).expect("the core delivers whole pieces");
+        let native = header.channel;
+        if head.offset == 0
+            && !head.is_last()
+            && let Some(consumer) = self.consumer_of(native)
+        {
+            consumer.large = header.sequence;
+        }
+        self.tell_piece(header, &head, piece, source, talk);
+        if head.is_last() {
+            self.large_is_whole(native);
+        }
+    }
+
+    fn tell_piece(
+        &mut self,
+        header: &FrameHeader,
+        head: &FragmentHead,
+        piece: &[u8],
+        source: Option<(BufferId, u32)>,
+        talk: &mut Talk<'_>,
+    ) {
         let source = source.map(|(buffer, from)| (buffer, from + FragmentHead::BYTES as u32));
         let native = header.channel;
         if head.offset == 0 {

@@ -569,6 +569,9 @@ impl Session {
             state: ConsumerState::Opening,
             outstanding: 0,
             returning: 0,
+            large: 0,
+            late: None,
+            closes_late: false,
             apart: None,
         };
         let native = self.add_native(Native::Consumer(Box::new(consumer)));
@@ -616,8 +619,7 @@ impl Session {
             }
             return;
         }
-        consumer.state = ConsumerState::Closing;
-        self.close_native(native);
+        self.close_consumer(native);
         self.waits = Some(Waits::Request(Box::new(Request {
             channel: number,
             of: (60, 30),
@@ -627,6 +629,18 @@ impl Session {
             asked: None,
             then: Then::Cancel(native),
         })));
+    }
+
+    /// Closes a consumer, when the large message that it is being sent is whole.
+    pub(super) fn close_consumer(&mut self, native: u16) {
+        let Some(consumer) = self.consumer_of(native) else {
+            return;
+        };
+        consumer.state = ConsumerState::Closing;
+        consumer.closes_late = consumer.large != 0;
+        if !consumer.closes_late {
+            self.close_native(native);
+        }
     }
 
     /// Asks the core to close a consumer.
@@ -647,7 +661,9 @@ impl Session {
                     frame::write_bare(self.native(), kind, *native, sequence);
                 }
                 Native::Consumer(consumer) => {
-                    let is_asked = consumer.state == ConsumerState::Closing;
+                    let is_asked =
+                        consumer.state == ConsumerState::Closing && !consumer.closes_late;
+                    consumer.closes_late = false;
                     consumer.is_mute = true;
                     consumer.state = ConsumerState::Closing;
                     if !is_asked {
@@ -844,6 +860,9 @@ impl Session {
             state: ConsumerState::Opening,
             outstanding: 0,
             returning: 0,
+            large: 0,
+            late: None,
+            closes_late: false,
             apart: None,
         };
         let Some(native) = self.add_native(Native::Consumer(Box::new(consumer))) else {

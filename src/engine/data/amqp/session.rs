@@ -8,6 +8,7 @@ use ringpost_amqp::{
     PROTOCOL_HEADER, ReplyCode, cut, frame, login,
 };
 use ringpost_wire::control::{Body, Failure, Hello};
+use ringpost_wire::header::SETTLE_REQUEUE;
 use ringpost_wire::ids::TenantId;
 use ringpost_wire::table::{Table, TableWriter, Value};
 use ringpost_wire::version::{MAGIC, VERSION_MAX};
@@ -17,7 +18,7 @@ use super::channel::Channel;
 use super::fault::Fault;
 use super::publish::Batch;
 use super::requests::Waits;
-use super::settle::Settling;
+use super::settle::{Mark, Settling};
 use crate::Effects;
 use crate::data::flow::Flow;
 use crate::ids::ConnId;
@@ -108,6 +109,13 @@ pub(super) struct Consumer {
     pub(super) outstanding: u64,
     /// Frames of deliveries that it gave back and that are not ready again yet.
     pub(super) returning: u32,
+    /// The native tag of a large message that is not here to its end, 0 = none. It is settled, and the
+    /// consumer closed, when it is: the core sends no rest of what it has no more.
+    pub(super) large: u64,
+    /// The outcome of that message, if the client has settled it.
+    pub(super) late: Option<u8>,
+    /// The core is to be asked to close it then.
+    pub(super) closes_late: bool,
     /// A large message that comes while another one is being sent on the channel: as much as is here.
     pub(super) apart: Option<Vec<u8>>,
 }
@@ -176,7 +184,7 @@ pub(crate) struct Session {
     skip: usize,
 
     pub(super) scratch: Vec<u8>,
-    pub(super) marks: Vec<(u16, u64, u64)>,
+    pub(super) marks: Vec<Mark>,
 }
 
 impl Session {
@@ -274,8 +282,10 @@ impl Session {
 
     /// Whether a channel is being sent a large message.
     fn is_sending_large(&self, number: u16) -> bool {
-        let channel = self.channels.get(&number);
-        channel.is_some_and(|channel| channel.streams != 0)
+        self.natives.iter().any(|native| match native {
+            Native::Consumer(consumer) => consumer.channel == number && consumer.large != 0,
+            Native::Free | Native::Publisher { .. } => false,
+        })
     }
 
     /// Whether everything is at rest, when what was gathered is counted in.
@@ -288,7 +298,9 @@ impl Session {
     fn is_at_rest(&self) -> bool {
         let is_told = |channel: &Channel| channel.told + 1 >= channel.publisher.next;
         let is_back = |native: &Native| match native {
-            Native::Consumer(consumer) => consumer.returning == 0,
+            Native::Consumer(consumer) => {
+                consumer.returning == 0 && consumer.late != Some(SETTLE_REQUEUE)
+            }
             Native::Free | Native::Publisher { .. } => true,
         };
         self.channels.values().all(|channel| is_told(channel)) && self.natives.iter().all(is_back)
@@ -672,6 +684,8 @@ impl Session {
             self.tell(number, &Method::ChannelOpenOk { reserved_1: b"" }, talk);
             return Ok(Step::Done);
         }
+        let is_close = matches!(method, Method::ChannelClose { .. });
+        let is_sending = is_close && self.is_sending_large(number);
         let Some(channel) = self.channels.get_mut(&number) else {
             let why = "expected 'channel.open'";
             return Err(Fault::new(ReplyCode::ChannelError, why, of));
@@ -689,7 +703,7 @@ impl Session {
                 return Ok(Step::Done);
             }
             _ if channel.is_closing => return Ok(Step::Done),
-            Method::ChannelClose { .. } if channel.streams != 0 => {
+            Method::ChannelClose { .. } if is_sending => {
                 self.waits_large = number;
                 return Ok(Step::Again);
             }
