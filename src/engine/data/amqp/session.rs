@@ -155,6 +155,8 @@ pub(crate) struct Session {
     natives_free: Vec<u16>,
     /// The request that is not answered: nothing more is looked at before.
     pub(super) waits: Option<Waits>,
+    /// The number of that request among those to the core; other answers are not its own.
+    pub(super) awaited: u64,
     /// The channel that waits for credit, 0 = none.
     pub(super) waits_credit: u16,
     /// The channel that is to be closed when it was sent the rest of a large message, 0 = none.
@@ -207,6 +209,7 @@ impl Session {
             natives: Vec::new(),
             natives_free: Vec::new(),
             waits: None,
+            awaited: 0,
             waits_credit: 0,
             waits_large: 0,
             waits_rest: false,
@@ -687,6 +690,10 @@ impl Session {
         let is_close = matches!(method, Method::ChannelClose { .. });
         let is_sending = is_close && self.is_sending_large(number);
         let Some(channel) = self.channels.get_mut(&number) else {
+            // An answer to a close that crossed the client's own.
+            if matches!(method, Method::ChannelCloseOk {}) {
+                return Ok(Step::Done);
+            }
             let why = "expected 'channel.open'";
             return Err(Fault::new(ReplyCode::ChannelError, why, of));
         };
