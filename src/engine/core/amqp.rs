@@ -232,6 +232,8 @@ impl Running {
         };
         tell(&mut session, &mut talk);
         self.amqp.put(session);
+        // Bytes that lead to none for the socket are never taken by it.
+        self.flow.go_on_sending(conn, effects);
         if self.amqp.busy.last() != Some(&conn) {
             self.amqp.busy.push(conn);
         }

@@ -1061,3 +1061,26 @@ fn a_channel_that_is_being_closed_is_not_failed() {
     assert!(client.is_alive(&mut machine));
     machine.core(0).invariants();
 }
+
+/// Who agrees on no heartbeats and then does not open its connection is waited for no longer than others.
+#[test]
+fn a_handshake_without_heartbeats_ends_in_time() {
+    let mut machine = start(1);
+    let mut client = Client::connect(&mut machine, 0);
+    client.put_bytes(&PROTOCOL_HEADER);
+    client.send(&mut machine);
+    client.next(&mut machine);
+    client.put(0, &start_ok(b"\0guest\0guest"));
+    let quiet = Method::ConnectionTuneOk {
+        channel_max: 2047,
+        frame_max: 131_072,
+        heartbeat: 0,
+    };
+    client.put(0, &quiet);
+    client.send(&mut machine);
+    let is_closed = (0..200_000).any(|_| {
+        machine.turn();
+        machine.is_closed(0, client.conn)
+    });
+    assert!(is_closed);
+}

@@ -76,11 +76,13 @@ impl Session {
     fn receive(&mut self, native: u16, tag: u64) -> Option<(u16, u64)> {
         let consumer = self.consumer_of(native)?;
         let (number, no_ack) = (consumer.channel, consumer.no_ack);
-        let is_told = match consumer.state {
+        let is_mute = consumer.is_mute;
+        let state = consumer.state;
+        let is_told = match state {
             ConsumerState::Open => true,
             // Without acks they are lost if they are not told, and the client has not heard yet that
             // there are no more.
-            ConsumerState::Closing => no_ack,
+            ConsumerState::Closing => no_ack && (!is_mute || self.is_being_closed(number)),
             ConsumerState::Cancelled => {
                 self.settle(native, SETTLE_REQUEUE, tag, tag);
                 false

@@ -236,8 +236,9 @@ impl Session {
 
     /// Whether the peer need not be heard: it agreed on no heartbeats, or it is not listened to.
     pub(crate) fn is_excused(&self) -> bool {
-        let agreed = !matches!(self.stage, Stage::Header | Stage::Start | Stage::Tune);
-        (agreed && self.heartbeat_s == 0) || !self.is_read()
+        let is_open = matches!(self.stage, Stage::Opening | Stage::Running);
+        let is_watched = (1..=HEARTBEAT_MS_MAX / 1_000).contains(&u32::from(self.heartbeat_s));
+        (is_open && !is_watched) || !self.is_read()
     }
 
     /// Whether it waits for its socket.
