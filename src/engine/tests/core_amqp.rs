@@ -341,7 +341,7 @@ fn who_looks_sees_what_the_connection_did_before() {
 /// What a connection is told when it ends; nothing if it just ends.
 fn ends_with(machine: &mut Machine, client: &mut Client) -> Option<u16> {
     let mut code = None;
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         match client.next_within(machine, 1) {
             Some(frame) if frame.kind == FrameType::Method => {
                 if let Method::ConnectionClose { reply_code, .. } = frame.method() {
@@ -715,6 +715,60 @@ fn what_is_sent_without_waiting_takes_effect_in_order() {
         ["queue.declare-ok", "basic.consume-ok", "basic.deliver"]
     );
     assert_eq!(bodies, [b"bound"]);
+}
+
+/// A queue that blocks has no room, and the acks that would make some are behind the publishes: the
+/// connection is ended, and what it held goes to others.
+#[test]
+fn who_waits_for_its_own_acks_is_ended() {
+    let mut machine = start(1);
+    let mut client = Client::with_channel(&mut machine, 0);
+    let mut other = Client::with_channel(&mut machine, 0);
+    let mut waits = Client::with_channel(&mut machine, 0);
+    let asked = Method::QueueDeclare {
+        reserved_1: 0,
+        queue: b"q",
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: b"\x0cx-max-lengthI\0\0\0\x01\x0ax-overflowS\0\0\0\x05block",
+    };
+    for client in [&mut client, &mut waits] {
+        let ok = client.ask(&mut machine, 1, &asked);
+        assert!(matches!(ok.method(), Method::QueueDeclareOk { .. }));
+    }
+    client.ask(&mut machine, 1, &consume(b"q", false));
+    // One that holds nothing only waits.
+    for client in [&mut client, &mut waits] {
+        for _ in 0..200 {
+            client.put_publish(1, b"", b"q", &[7; 10_000]);
+            client.send(&mut machine);
+            machine.turn();
+            if !machine.core(0).is_read(client.conn) {
+                break;
+            }
+        }
+        assert!(!machine.core(0).is_read(client.conn), "there is no room");
+    }
+    let all = Method::BasicAck {
+        delivery_tag: 0,
+        multiple: true,
+    };
+    client.put(1, &all);
+    client.send(&mut machine);
+    let turns = 10_500 * 1_000_000 / machine::TURN_NS;
+    for _ in 0..turns {
+        machine.turn();
+    }
+    assert_eq!(ends_with(&mut machine, &mut client), Some(320));
+    assert!(!machine.is_closed(0, waits.conn));
+    // Somebody else takes them.
+    other.ask(&mut machine, 1, &consume(b"q", true));
+    let (_, body) = other.content(&mut machine);
+    assert_eq!(body, [7; 10_000]);
+    machine.core(0).invariants();
 }
 
 /// Who does not read its deliveries is not sent more than a bound, and gets all when it reads.

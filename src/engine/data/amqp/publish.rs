@@ -231,8 +231,10 @@ impl Session {
         if !is_large && !channel.publisher.charge(1, padded(total) as u64) {
             // What was gathered may have to be stepped before there is more.
             self.waits_credit = number;
+            self.waits_since.get_or_insert(talk.flow.now);
             return Ok(Step::Again);
         }
+        self.waits_since = None;
         channel.message_bytes = total;
         channel.body_left = header.body_bytes;
         channel.expect = Expect::Body;
@@ -429,8 +431,10 @@ impl Session {
             if !channel.publisher.charge(credit.0, credit.1) {
                 channel.passed_on = Some(at);
                 self.waits_credit = number;
+                self.waits_since.get_or_insert(talk.flow.now);
                 return;
             }
+            self.waits_since = None;
             let head = head.encode();
             let piece = &channel.partial[at..at + bytes];
             let header = FrameHeader {

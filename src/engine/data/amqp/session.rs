@@ -21,12 +21,15 @@ use super::requests::Waits;
 use super::settle::{Mark, Settling};
 use crate::Effects;
 use crate::data::flow::Flow;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Mono};
 
 /// Channels that a client may have open.
 pub(super) const CHANNELS_MAX: u16 = 2047;
 /// Seconds between heartbeats that clients are asked for.
 const HEARTBEAT_S: u16 = 60;
+/// How long a connection that holds deliveries may wait for credit, in ms: what it waits for may be the acks
+/// that it has sent behind.
+const WAITS_FOR_ITSELF_MS: u64 = 10_000;
 /// Bytes of a name that a client gives itself which are kept.
 const CLIENT_BYTES_MAX: usize = 255;
 
@@ -159,6 +162,8 @@ pub(crate) struct Session {
     pub(super) awaited: u64,
     /// The channel that waits for credit, 0 = none.
     pub(super) waits_credit: u16,
+    /// Since when it got none.
+    pub(super) waits_since: Option<Mono>,
     /// The channel that is to be closed when it was sent the rest of a large message, 0 = none.
     waits_large: u16,
     /// The next method looks at queues, and waits until what was done to them is to be seen.
@@ -211,6 +216,7 @@ impl Session {
             waits: None,
             awaited: 0,
             waits_credit: 0,
+            waits_since: None,
             waits_large: 0,
             waits_rest: false,
             cancelled: Vec::new(),
@@ -239,6 +245,25 @@ impl Session {
         let is_open = matches!(self.stage, Stage::Opening | Stage::Running);
         let is_watched = (1..=HEARTBEAT_MS_MAX / 1_000).contains(&u32::from(self.heartbeat_s));
         (is_open && !is_watched) || !self.is_read()
+    }
+
+    /// Whether it has waited for credit for so long, and holds deliveries, that it seems to wait for its own
+    /// acks.
+    pub(crate) fn waits_for_itself(&self, now: Mono) -> bool {
+        let holds = || {
+            let mut channels = self.channels.values();
+            channels.any(|channel| !channel.unacked.is_empty())
+        };
+        let is_late = |since: Mono| now.ms_since(since) >= WAITS_FOR_ITSELF_MS;
+        self.waits_credit != 0 && self.waits_since.is_some_and(is_late) && holds()
+    }
+
+    /// Ends the connection for that.
+    pub(crate) fn give_up(&mut self, talk: &mut Talk<'_>) {
+        let why = "no queue that it publishes to has room, and what it would acknowledge to make some is \
+                   behind: consume and publish on connections of their own";
+        let fault = Fault::new(ReplyCode::ConnectionForced, why, (60, 40));
+        self.fail(0, fault, talk);
     }
 
     /// Whether it waits for its socket.
