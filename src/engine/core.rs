@@ -584,7 +584,8 @@ impl Running {
                     return;
                 }
             };
-            if self.flow.is_deaf(conn) {
+            // What an AMQP client says is not stepped while it does not read, but for the rest of one helping.
+            if self.flow.is_deaf(conn) && !self.amqp.has(conn) {
                 let reason = "it asks and does not read the answers";
                 self.flow.violate(conn, Code::Overloaded, reason, effects);
                 return;

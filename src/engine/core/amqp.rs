@@ -83,6 +83,9 @@ impl Running {
                 }
             }
         }
+        if let Some(conn) = self.amqp.waits_for_itself(now) {
+            self.give_up(conn, buffers, effects);
+        }
         self.hear_the_deaf();
         while let Some(conn) = self.amqp.busy.pop() {
             self.resume_amqp(conn, buffers, effects);
@@ -125,6 +128,20 @@ impl Running {
             gathering: &mut self.amqp.gathering,
         };
         session.resume(&mut talk);
+        self.put_back(session, buffers, effects);
+    }
+
+    /// Ends an AMQP connection that waits for itself (rulings 1).
+    fn give_up<B: Buffers>(&mut self, conn: ConnId, buffers: &mut B, effects: &mut Effects) {
+        let Some(mut session) = self.amqp.take(conn) else {
+            return;
+        };
+        let mut talk = Talk {
+            flow: &mut self.flow,
+            effects,
+            gathering: &mut self.amqp.gathering,
+        };
+        session.give_up(&mut talk);
         self.put_back(session, buffers, effects);
     }
 
@@ -232,6 +249,8 @@ impl Running {
         };
         tell(&mut session, &mut talk);
         self.amqp.put(session);
+        // Bytes that lead to none for the socket are never taken by it.
+        self.flow.go_on_sending(conn, effects);
         if self.amqp.busy.last() != Some(&conn) {
             self.amqp.busy.push(conn);
         }

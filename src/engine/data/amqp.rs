@@ -19,7 +19,10 @@ mod settle;
 pub(crate) use session::{Session, Talk};
 
 use crate::data::flow::Flow;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Mono};
+
+/// How often connections are looked over that may wait for themselves, in ms.
+const LOOK_MS: u64 = 250;
 
 /// The interpreters of this core's AMQP connections.
 #[derive(Default)]
@@ -29,6 +32,8 @@ pub(crate) struct Amqp {
     count: u32,
     /// Those that have something to do: who waited, and may go on now.
     pub(crate) busy: Vec<ConnId>,
+    /// When those that wait for themselves were looked for.
+    looked: Mono,
     /// Those that wait for their sockets to take what they were told.
     pub(crate) deaf: Vec<ConnId>,
     /// Bytes of contents that are not whole yet.
@@ -102,6 +107,17 @@ impl Amqp {
             self.gathering -= session.gathered();
             self.stashed -= session.counted;
         }
+    }
+
+    /// A connection that seems to wait for itself; looked for now and then.
+    pub(crate) fn waits_for_itself(&mut self, now: Mono) -> Option<ConnId> {
+        if now.ms_since(self.looked) < LOOK_MS {
+            return None;
+        }
+        self.looked = now;
+        let mut sessions = self.sessions.iter().flatten();
+        let found = sessions.find(|session| session.waits_for_itself(now));
+        found.map(|session| session.conn)
     }
 
     /// Nobody is silent who need not speak, or who is not listened to.

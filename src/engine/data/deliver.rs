@@ -2224,8 +2224,15 @@ impl Flow {
         let taken = u64::from(bytes).min(session.unsent);
         session.unsent -= taken;
         self.unsent -= taken;
+        self.go_on_sending(conn, effects);
+    }
+
+    /// Consumers of a connection that waited for its socket go on, if little is unsent.
+    pub(crate) fn go_on_sending(&mut self, conn: ConnId, effects: &mut Effects) {
         let low = self.unsent_bytes_max() / 2;
-        let session = self.sessions.get_mut(conn).expect("it was just looked at");
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
         if !session.behind || session.unsent > low {
             return;
         }

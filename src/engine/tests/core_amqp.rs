@@ -341,7 +341,7 @@ fn who_looks_sees_what_the_connection_did_before() {
 /// What a connection is told when it ends; nothing if it just ends.
 fn ends_with(machine: &mut Machine, client: &mut Client) -> Option<u16> {
     let mut code = None;
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         match client.next_within(machine, 1) {
             Some(frame) if frame.kind == FrameType::Method => {
                 if let Method::ConnectionClose { reply_code, .. } = frame.method() {
@@ -717,6 +717,60 @@ fn what_is_sent_without_waiting_takes_effect_in_order() {
     assert_eq!(bodies, [b"bound"]);
 }
 
+/// A queue that blocks has no room, and the acks that would make some are behind the publishes: the
+/// connection is ended, and what it held goes to others.
+#[test]
+fn who_waits_for_its_own_acks_is_ended() {
+    let mut machine = start(1);
+    let mut client = Client::with_channel(&mut machine, 0);
+    let mut other = Client::with_channel(&mut machine, 0);
+    let mut waits = Client::with_channel(&mut machine, 0);
+    let asked = Method::QueueDeclare {
+        reserved_1: 0,
+        queue: b"q",
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: b"\x0cx-max-lengthI\0\0\0\x01\x0ax-overflowS\0\0\0\x05block",
+    };
+    for client in [&mut client, &mut waits] {
+        let ok = client.ask(&mut machine, 1, &asked);
+        assert!(matches!(ok.method(), Method::QueueDeclareOk { .. }));
+    }
+    client.ask(&mut machine, 1, &consume(b"q", false));
+    // One that holds nothing only waits.
+    for client in [&mut client, &mut waits] {
+        for _ in 0..200 {
+            client.put_publish(1, b"", b"q", &[7; 10_000]);
+            client.send(&mut machine);
+            machine.turn();
+            if !machine.core(0).is_read(client.conn) {
+                break;
+            }
+        }
+        assert!(!machine.core(0).is_read(client.conn), "there is no room");
+    }
+    let all = Method::BasicAck {
+        delivery_tag: 0,
+        multiple: true,
+    };
+    client.put(1, &all);
+    client.send(&mut machine);
+    let turns = 10_500 * 1_000_000 / machine::TURN_NS;
+    for _ in 0..turns {
+        machine.turn();
+    }
+    assert_eq!(ends_with(&mut machine, &mut client), Some(320));
+    assert!(!machine.is_closed(0, waits.conn));
+    // Somebody else takes them.
+    other.ask(&mut machine, 1, &consume(b"q", true));
+    let (_, body) = other.content(&mut machine);
+    assert_eq!(body, [7; 10_000]);
+    machine.core(0).invariants();
+}
+
 /// Who does not read its deliveries is not sent more than a bound, and gets all when it reads.
 #[test]
 fn a_client_that_is_not_read_waits_and_loses_nothing() {
@@ -747,4 +801,340 @@ fn a_client_that_is_not_read_waits_and_loses_nothing() {
         "there is credit again"
     );
     machine.core(0).invariants();
+}
+
+/// Bytes of a message that is sent over several turns.
+const LARGE_BYTES: usize = 4 << 20;
+
+fn large_body() -> Vec<u8> {
+    (0..LARGE_BYTES).map(|at| (at % 251) as u8).collect()
+}
+
+fn get(queue: &[u8], no_ack: bool) -> Method<'_> {
+    Method::BasicGet {
+        reserved_1: 0,
+        queue,
+        no_ack,
+    }
+}
+
+/// Publishes bodies to a queue in memory, where a settlement takes effect at once.
+fn published(machine: &mut Machine, queue: &[u8], bodies: &[&[u8]]) {
+    let mut client = Client::with_channel(machine, 0);
+    declared(&mut client, machine, queue, false);
+    for body in bodies {
+        client.put_publish(1, b"", queue, body);
+    }
+    client.put(1, &CHANNEL_CLOSE);
+    client.send(machine);
+    let ok = client.next(machine);
+    assert_eq!(ok.method(), Method::ChannelCloseOk {});
+}
+
+/// Messages that are ready in a queue.
+fn ready(client: &mut Client, machine: &mut Machine, channel: u16, queue: &[u8]) -> u32 {
+    let ok = client.ask(machine, channel, &declare(queue, false));
+    let Method::QueueDeclareOk { message_count, .. } = ok.method() else {
+        panic!("{:?}", ok.method())
+    };
+    message_count
+}
+
+/// Reads up to the first body frame of a large message, and gives that.
+fn begun(client: &mut Client, machine: &mut Machine) -> Vec<u8> {
+    loop {
+        let frame = client.next(machine);
+        if frame.kind == FrameType::Body && frame.payload.len() > 100 {
+            return frame.payload;
+        }
+    }
+}
+
+/// Reads the rest of it.
+fn ended(client: &mut Client, machine: &mut Machine, mut body: Vec<u8>) {
+    while body.len() < LARGE_BYTES {
+        let frame = client.next(machine);
+        assert_eq!((frame.kind, frame.channel), (FrameType::Body, 1));
+        body.extend_from_slice(&frame.payload);
+    }
+    assert!(body == large_body());
+}
+
+/// A large message that is got without acks is settled when it was sent to its end.
+#[test]
+fn a_large_message_may_be_got_without_acks() {
+    for cores in [1, 2] {
+        let mut machine = start(cores);
+        for queue in [&b"qa"[..], b"qb", b"qc"] {
+            published(&mut machine, queue, &[&large_body()]);
+            let mut client = Client::with_channel(&mut machine, 0);
+            client.put(1, &get(queue, true));
+            client.send(&mut machine);
+            let (_, body) = client.content(&mut machine);
+            assert!(body == large_body());
+            assert!(client.is_alive(&mut machine));
+            machine.hang_up(0, client.conn);
+            for _ in 0..20 {
+                machine.turn();
+            }
+            let mut client = Client::with_channel(&mut machine, 0);
+            assert_eq!(ready(&mut client, &mut machine, 1, queue), 0);
+        }
+        machine.core(0).invariants();
+    }
+}
+
+/// What settles everything while a large message is being sent does not cut it.
+#[test]
+fn a_large_message_that_is_settled_early_is_sent_to_its_end() {
+    let all = Method::BasicAck {
+        delivery_tag: 0,
+        multiple: true,
+    };
+    let back = Method::BasicNack {
+        delivery_tag: 0,
+        multiple: true,
+        requeue: true,
+    };
+    let one = Method::BasicAck {
+        delivery_tag: 3,
+        multiple: false,
+    };
+    let recover = Method::BasicRecover { requeue: true };
+    for (settles, comes_again, left) in [
+        (&all, false, 0),
+        (&one, false, 2),
+        (&back, true, 3),
+        (&recover, true, 3),
+    ] {
+        let mut machine = start(2);
+        for queue in [&b"qa"[..], b"qb", b"qc"] {
+            published(&mut machine, queue, &[b"one", b"two", &large_body()]);
+            let mut client = Client::with_channel(&mut machine, 0);
+            client.ask(&mut machine, 1, &consume(queue, false));
+            let begin = begun(&mut client, &mut machine);
+            client.put(1, settles);
+            client.send(&mut machine);
+            ended(&mut client, &mut machine, begin);
+            if comes_again {
+                let mut again = Vec::new();
+                while again.len() < 3 {
+                    let frame = client.next(&mut machine);
+                    if frame.kind == FrameType::Method
+                        && frame.method().name() == "basic.recover-ok"
+                    {
+                        continue;
+                    }
+                    let header = client.next(&mut machine);
+                    let bytes = header.payload[4..12].try_into().expect("eight bytes");
+                    let bytes = u64::from_be_bytes(bytes) as usize;
+                    let mut body = Vec::new();
+                    while body.len() < bytes {
+                        body.extend_from_slice(&client.next(&mut machine).payload);
+                    }
+                    again.push(body.len());
+                }
+                again.sort_unstable();
+                assert_eq!(again, [3, 3, LARGE_BYTES]);
+            }
+            assert!(client.is_alive(&mut machine));
+            machine.hang_up(0, client.conn);
+            for _ in 0..20 {
+                machine.turn();
+            }
+            let mut client = Client::with_channel(&mut machine, 0);
+            assert_eq!(ready(&mut client, &mut machine, 1, queue), left);
+        }
+        machine.core(0).invariants();
+    }
+}
+
+/// A consumer that is cancelled while it is sent a large message gets it whole, and then is cancelled.
+#[test]
+fn a_cancel_waits_for_the_end_of_a_large_message() {
+    for no_ack in [true, false] {
+        let mut machine = start(2);
+        for queue in [&b"qa"[..], b"qb", b"qc"] {
+            published(&mut machine, queue, &[&large_body()]);
+            let mut client = Client::with_channel(&mut machine, 0);
+            client.ask(&mut machine, 1, &consume(queue, no_ack));
+            let begin = begun(&mut client, &mut machine);
+            let cancel = Method::BasicCancel {
+                consumer_tag: b"tag",
+                no_wait: false,
+            };
+            client.put(1, &cancel);
+            client.send(&mut machine);
+            ended(&mut client, &mut machine, begin);
+            let ok = client.next(&mut machine);
+            let expected = Method::BasicCancelOk {
+                consumer_tag: b"tag",
+            };
+            assert_eq!(ok.method(), expected);
+            assert_eq!(ready(&mut client, &mut machine, 1, queue), 0);
+            let ok = client.ask(&mut machine, 1, &CHANNEL_CLOSE);
+            assert_eq!(ok.method(), Method::ChannelCloseOk {});
+            assert!(client.is_alive(&mut machine));
+        }
+        machine.core(0).invariants();
+    }
+}
+
+fn exchange(name: &[u8], internal: bool) -> Method<'_> {
+    Method::ExchangeDeclare {
+        reserved_1: 0,
+        exchange: name,
+        kind: b"fanout",
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal,
+        no_wait: false,
+        arguments: b"",
+    }
+}
+
+/// The answer to a request of a channel that has ended since answers no other request.
+#[test]
+fn answers_go_to_the_request_that_they_answer() {
+    let mut machine = start(1);
+    let mut client = Client::with_channel(&mut machine, 0);
+    let open = Method::ChannelOpen { reserved_1: b"" };
+    client.ask(&mut machine, 2, &open);
+    declared(&mut client, &mut machine, b"q", true);
+    client.ask(&mut machine, 1, &exchange(b"inside", true));
+    client.put_publish(1, b"inside", b"", b"refused");
+    client.put(1, &exchange(b"new", false));
+    client.put(2, &consume(b"q", false));
+    client.put(2, &exchange(b"newer", false));
+    client.send(&mut machine);
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        let frame = client.next(&mut machine);
+        heard.push((frame.channel, frame.method().name()));
+    }
+    heard.sort_by_key(|(channel, _)| *channel);
+    let expected = [
+        (1, "channel.close"),
+        (2, "basic.consume-ok"),
+        (2, "exchange.declare-ok"),
+    ];
+    assert_eq!(heard, expected);
+    client.put(1, &Method::ChannelCloseOk {});
+    assert!(client.is_alive(&mut machine));
+    machine.core(0).invariants();
+}
+
+/// What comes back does not cut a large message that is being sent on the same channel.
+#[test]
+fn a_return_waits_for_the_end_of_a_large_message() {
+    let mut machine = start(1);
+    published(&mut machine, b"q", &[&large_body()]);
+    let mut client = Client::with_channel(&mut machine, 0);
+    client.ask(&mut machine, 1, &consume(b"q", false));
+    let begin = begun(&mut client, &mut machine);
+    client.put_publish_in(1, (b"amq.direct", b"nowhere", true), b"back", 4);
+    client.send(&mut machine);
+    ended(&mut client, &mut machine, begin);
+    let (method, body) = client.content(&mut machine);
+    assert_eq!(method.method().name(), "basic.return");
+    assert_eq!(body, b"back");
+    assert!(client.is_alive(&mut machine));
+}
+
+/// Of messages of which some are refused each one is settled, and once.
+#[test]
+fn each_message_is_settled_when_some_are_refused() {
+    let mut machine = start(2);
+    for number in 0..8u8 {
+        let queue = [b'q', b'a' + number];
+        let mut client = Client::with_channel(&mut machine, 0);
+        confirm(&mut client, &mut machine);
+        let arguments = b"\x0cx-max-lengthI\0\0\0\x01\x0ax-overflowS\0\0\0\x0ereject-publish";
+        let bounded = Method::QueueDeclare {
+            reserved_1: 0,
+            queue: &queue,
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments,
+        };
+        client.ask(&mut machine, 1, &bounded);
+        declared(&mut client, &mut machine, b"free", true);
+        client.put_publish(1, b"", &queue, b"fills");
+        client.send(&mut machine);
+        let ack = client.next(&mut machine);
+        assert_eq!(ack.method().name(), "basic.ack");
+        for to in [&b"free"[..], &queue, &queue] {
+            client.put_publish(1, b"", to, b"x");
+        }
+        client.send(&mut machine);
+        let mut outcomes = [Some("ack"), None, None, None];
+        while let Some(frame) = client.next_within(&mut machine, 100) {
+            let (tag, multiple, outcome) = match frame.method() {
+                Method::BasicAck {
+                    delivery_tag,
+                    multiple,
+                } => (delivery_tag, multiple, "ack"),
+                Method::BasicNack {
+                    delivery_tag,
+                    multiple,
+                    ..
+                } => (delivery_tag, multiple, "nack"),
+                other => panic!("{other:?}"),
+            };
+            let last = tag as usize - 1;
+            let first = if multiple { 0 } else { last };
+            assert_eq!(outcomes[last], None, "message {tag} is settled twice");
+            for one in &mut outcomes[first..=last] {
+                one.get_or_insert(outcome);
+            }
+        }
+        assert_eq!(
+            outcomes,
+            [Some("ack"), Some("ack"), Some("nack"), Some("nack")]
+        );
+    }
+}
+
+/// A channel that its client closes is not closed once more for what fails meanwhile.
+#[test]
+fn a_channel_that_is_being_closed_is_not_failed() {
+    let mut machine = start(1);
+    let mut client = Client::with_channel(&mut machine, 0);
+    client.ask(&mut machine, 1, &exchange(b"inside", true));
+    client.put_publish(1, b"inside", b"", b"refused");
+    client.put(1, &CHANNEL_CLOSE);
+    client.send(&mut machine);
+    let ok = client.next(&mut machine);
+    assert_eq!(ok.method(), Method::ChannelCloseOk {});
+    // Who has heard nothing of the channel any more may have answered a close of it before.
+    client.put(1, &Method::ChannelCloseOk {});
+    assert!(client.is_alive(&mut machine));
+    machine.core(0).invariants();
+}
+
+/// Who agrees on no heartbeats and then does not open its connection is waited for no longer than others.
+#[test]
+fn a_handshake_without_heartbeats_ends_in_time() {
+    let mut machine = start(1);
+    let mut client = Client::connect(&mut machine, 0);
+    client.put_bytes(&PROTOCOL_HEADER);
+    client.send(&mut machine);
+    client.next(&mut machine);
+    client.put(0, &start_ok(b"\0guest\0guest"));
+    let quiet = Method::ConnectionTuneOk {
+        channel_max: 2047,
+        frame_max: 131_072,
+        heartbeat: 0,
+    };
+    client.put(0, &quiet);
+    client.send(&mut machine);
+    let is_closed = (0..200_000).any(|_| {
+        machine.turn();
+        machine.is_closed(0, client.conn)
+    });
+    assert!(is_closed);
 }

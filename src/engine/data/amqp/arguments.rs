@@ -134,6 +134,7 @@ pub(super) fn queue(
         let word = match table.get(b"x-overflow").and_then(|word| word.as_text()) {
             None | Some(b"drop-head") => &b"drop-head"[..],
             Some(b"reject-publish" | b"reject-publish-dlx") => b"reject-publish",
+            Some(b"block") => b"block",
             Some(other) => {
                 let other = String::from_utf8_lossy(other);
                 return Err(format!("invalid arg 'x-overflow': '{other}'"));

@@ -96,8 +96,8 @@ pub(super) struct Channel {
     pub(super) confirms_from: Option<u64>,
     /// The last sequence of which the client was told.
     pub(super) told: u64,
-    /// Those above that were told to be refused.
-    pub(super) nacked: u64,
+    /// Spans above that were told to be refused.
+    pub(super) refused: Vec<(u64, u64)>,
 
     /// Prefetch of consumers that are opened from now on.
     pub(super) prefetch: u16,
@@ -134,7 +134,7 @@ impl Channel {
             publisher: Publisher::default(),
             confirms_from: None,
             told: 0,
-            nacked: 0,
+            refused: Vec::new(),
             prefetch: 0,
             deliveries: 0,
             unacked: VecDeque::new(),
@@ -149,6 +149,48 @@ impl Channel {
     /// Exchange and routing key of the content that is coming in.
     pub(super) fn address(&self) -> (&[u8], &[u8]) {
         self.address.split_at(self.exchange_bytes)
+    }
+
+    /// Everything up to a sequence has its outcome: how many of those that were not told were taken, and
+    /// the last of them.
+    pub(super) fn confirm(&mut self, last: u64) -> (u64, u64) {
+        let (mut left, mut last_taken) = (last - self.told, last);
+        for (first, end) in self.refused.iter().rev() {
+            if *first > last {
+                continue;
+            }
+            let end = (*end).min(last);
+            left -= end + 1 - first;
+            if end == last_taken {
+                last_taken = first - 1;
+            }
+        }
+        self.told = last;
+        self.refused.retain_mut(|(first, end)| {
+            *first = (*first).max(last + 1);
+            *first <= *end
+        });
+        self.tell_refused();
+        (left, last_taken)
+    }
+
+    /// A span that was not told yet was refused.
+    pub(super) fn refuse(&mut self, first: u64, last: u64) {
+        match self.refused.last_mut() {
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.refused.push((first, last)),
+        }
+        self.tell_refused();
+    }
+
+    /// What was refused next to what was told is told.
+    fn tell_refused(&mut self) {
+        while let Some((first, end)) = self.refused.first().copied()
+            && first == self.told + 1
+        {
+            self.told = end;
+            self.refused.remove(0);
+        }
     }
 
     /// Where a delivery stands, if it is not settled.

@@ -76,11 +76,13 @@ impl Session {
     fn receive(&mut self, native: u16, tag: u64) -> Option<(u16, u64)> {
         let consumer = self.consumer_of(native)?;
         let (number, no_ack) = (consumer.channel, consumer.no_ack);
-        let is_told = match consumer.state {
+        let is_mute = consumer.is_mute;
+        let state = consumer.state;
+        let is_told = match state {
             ConsumerState::Open => true,
             // Without acks they are lost if they are not told, and the client has not heard yet that
             // there are no more.
-            ConsumerState::Closing => no_ack,
+            ConsumerState::Closing => no_ack && (!is_mute || self.is_being_closed(number)),
             ConsumerState::Cancelled => {
                 self.settle(native, SETTLE_REQUEUE, tag, tag);
                 false
@@ -217,6 +219,27 @@ impl Session {
         talk: &mut Talk<'_>,
     ) {
         let (head, piece) = FragmentHead::split(body).expect("the core delivers whole pieces");
+        let native = header.channel;
+        if head.offset == 0
+            && !head.is_last()
+            && let Some(consumer) = self.consumer_of(native)
+        {
+            consumer.large = header.sequence;
+        }
+        self.tell_piece(header, &head, piece, source, talk);
+        if head.is_last() {
+            self.large_is_whole(native);
+        }
+    }
+
+    fn tell_piece(
+        &mut self,
+        header: &FrameHeader,
+        head: &FragmentHead,
+        piece: &[u8],
+        source: Option<(BufferId, u32)>,
+        talk: &mut Talk<'_>,
+    ) {
         let source = source.map(|(buffer, from)| (buffer, from + FragmentHead::BYTES as u32));
         let native = header.channel;
         if head.offset == 0 {

@@ -80,6 +80,7 @@ impl Session {
             reserved: 0,
         };
         let sequence = self.next_sequence();
+        self.awaited = sequence;
         let header = FrameHeader::bare(FrameKind::ProducerOpen, native, sequence);
         open.write(self.native(), header);
         self.waits = Some(Waits::Publisher { channel: number });
@@ -107,7 +108,7 @@ impl Session {
             *from = before;
         }
         channel.told = before;
-        channel.nacked = 0;
+        channel.refused.clear();
     }
 
     /// A header or body frame.
@@ -230,8 +231,10 @@ impl Session {
         if !is_large && !channel.publisher.charge(1, padded(total) as u64) {
             // What was gathered may have to be stepped before there is more.
             self.waits_credit = number;
+            self.waits_since.get_or_insert(talk.flow.now);
             return Ok(Step::Again);
         }
+        self.waits_since = None;
         channel.message_bytes = total;
         channel.body_left = header.body_bytes;
         channel.expect = Expect::Body;
@@ -359,6 +362,8 @@ impl Session {
             }
         };
         if channel.is_mandatory {
+            let is_sending = channel.streams != 0;
+            let mut held = is_sending.then(|| std::mem::take(&mut channel.held));
             let bytes = match place {
                 Place::Batch(_) => &self.native[start..start + total],
                 Place::Apart => &channel.partial[..total],
@@ -369,8 +374,12 @@ impl Session {
                 (self.conn, number, frame_bytes_max),
                 (self.tenant, sequence),
                 bytes,
+                held.as_mut(),
                 talk,
             );
+            if let Some(held) = held {
+                channel.held = held;
+            }
         }
         if total > FRAGMENT_BYTES_MAX {
             self.flush_batch();
@@ -422,8 +431,10 @@ impl Session {
             if !channel.publisher.charge(credit.0, credit.1) {
                 channel.passed_on = Some(at);
                 self.waits_credit = number;
+                self.waits_since.get_or_insert(talk.flow.now);
                 return;
             }
+            self.waits_since = None;
             let head = head.encode();
             let piece = &channel.partial[at..at + bytes];
             let header = FrameHeader {
@@ -469,15 +480,13 @@ impl Session {
             return;
         }
         let last = header.sequence;
-        let left = last - channel.told - channel.nacked;
-        channel.told = last;
-        channel.nacked = 0;
+        let (left, last_taken) = channel.confirm(last);
         let Some(from) = channel.confirms_from else {
             return;
         };
-        if left > 0 && last > from {
+        if left > 0 && last_taken > from {
             let ack = Method::BasicAck {
-                delivery_tag: last - from,
+                delivery_tag: last_taken - from,
                 multiple: left > 1,
             };
             self.tell(number, &ack, talk);
@@ -504,6 +513,9 @@ impl Session {
             _ => None,
         };
         if let Some(reply) = reply {
+            if self.is_being_closed(number) {
+                return;
+            }
             let why = String::from_utf8_lossy(failure.reason).into_owned();
             self.fail(number, Fault::new(reply, &why, (60, 40)), talk);
             return;
@@ -515,12 +527,7 @@ impl Session {
         if last < from {
             return;
         }
-        if from == channel.told + channel.nacked + 1 {
-            channel.told = last;
-            channel.nacked = 0;
-        } else {
-            channel.nacked += last + 1 - from;
-        }
+        channel.refuse(from, last);
         let Some(base) = channel.confirms_from else {
             return;
         };
@@ -541,11 +548,12 @@ pub(super) fn too_many(of: (u16, u16)) -> Fault {
     Fault::new(ReplyCode::ResourceError, why, of)
 }
 
-/// Gives a mandatory message back if no queue takes it.
+/// Gives a mandatory message back if no queue takes it; behind what is held, if something is being sent.
 fn return_unrouted(
     (conn, number, frame_bytes_max): (crate::ids::ConnId, u16, usize),
     (tenant, sequence): (ringpost_wire::ids::TenantId, u64),
     bytes: &[u8],
+    held: Option<&mut Vec<u8>>,
     talk: &mut Talk<'_>,
 ) {
     let message = envelope::open(bytes).expect("it was just written");
@@ -565,8 +573,12 @@ fn return_unrouted(
         exchange,
         routing_key,
     };
-    talk.say(conn, |out| {
+    let write = |out: &mut Vec<u8>| {
         let payload = Payload::Here(message.payload());
         write_content(out, number, frame_bytes_max, &method, &message, payload);
-    });
+    };
+    match held {
+        Some(held) => write(held),
+        None => talk.say(conn, write),
+    }
 }

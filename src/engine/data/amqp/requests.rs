@@ -32,6 +32,9 @@ pub(super) enum Waits {
         no_ack: bool,
         left: u32,
     },
+    /// A request of a channel that has ended since: its answer is told to nobody. The native channel that it
+    /// is about, 0 = none.
+    Abandoned { native: u16 },
     /// A channel is closed when these native ones are.
     CloseChannel { channel: u16, left: Vec<u16> },
     /// The connection is.
@@ -134,6 +137,7 @@ impl Session {
     /// Sends a request about the topology and waits for its answer.
     fn ask<'a>(&mut self, kind: FrameKind, body: &impl Body<'a>, request: Request) {
         let sequence = self.next_sequence();
+        self.awaited = sequence;
         body.write(self.native(), FrameHeader::bare(kind, 0, sequence));
         self.waits = Some(Waits::Request(Box::new(request)));
     }
@@ -569,11 +573,15 @@ impl Session {
             state: ConsumerState::Opening,
             outstanding: 0,
             returning: 0,
+            large: 0,
+            late: None,
+            closes_late: false,
             apart: None,
         };
         let native = self.add_native(Native::Consumer(Box::new(consumer)));
         let native = native.ok_or_else(|| too_many(request.of))?;
         let sequence = self.next_sequence();
+        self.awaited = sequence;
         let header = FrameHeader::bare(FrameKind::ConsumerOpen, native, sequence);
         body.write(self.native(), header);
         let then = Then::Consume(native);
@@ -616,8 +624,7 @@ impl Session {
             }
             return;
         }
-        consumer.state = ConsumerState::Closing;
-        self.close_native(native);
+        self.close_consumer(native);
         self.waits = Some(Waits::Request(Box::new(Request {
             channel: number,
             of: (60, 30),
@@ -627,6 +634,18 @@ impl Session {
             asked: None,
             then: Then::Cancel(native),
         })));
+    }
+
+    /// Closes a consumer, when the large message that it is being sent is whole.
+    pub(super) fn close_consumer(&mut self, native: u16) {
+        let Some(consumer) = self.consumer_of(native) else {
+            return;
+        };
+        consumer.state = ConsumerState::Closing;
+        consumer.closes_late = consumer.large != 0;
+        if !consumer.closes_late {
+            self.close_native(native);
+        }
     }
 
     /// Asks the core to close a consumer.
@@ -647,7 +666,9 @@ impl Session {
                     frame::write_bare(self.native(), kind, *native, sequence);
                 }
                 Native::Consumer(consumer) => {
-                    let is_asked = consumer.state == ConsumerState::Closing;
+                    let is_asked =
+                        consumer.state == ConsumerState::Closing && !consumer.closes_late;
+                    consumer.closes_late = false;
                     consumer.is_mute = true;
                     consumer.state = ConsumerState::Closing;
                     if !is_asked {
@@ -667,13 +688,28 @@ impl Session {
                 *channel = 0;
             }
         }
-        let waits_for_it = match &self.waits {
-            Some(Waits::Publisher { channel } | Waits::Get { channel, .. }) => *channel == number,
-            Some(Waits::Request(request)) => request.channel == number,
-            _ => false,
+        // The core still owes the answer, which is no other request's.
+        let native = match &self.waits {
+            Some(Waits::Publisher { channel }) if *channel == number => 0,
+            Some(Waits::Get {
+                channel, native, ..
+            }) if *channel == number => *native,
+            Some(Waits::Request(request)) if request.channel == number => match request.then {
+                Then::Consume(native) | Then::Cancel(native) => native,
+                Then::GetOpen { native, .. } => native,
+                _ => 0,
+            },
+            _ => return,
         };
-        if waits_for_it {
-            self.waits = None;
+        self.waits = Some(Waits::Abandoned { native });
+    }
+
+    /// Whether the client has closed a channel and waits for the answer.
+    pub(super) fn is_being_closed(&self, number: u16) -> bool {
+        match &self.waits {
+            Some(Waits::CloseChannel { channel, .. }) => *channel == number,
+            Some(Waits::CloseConnection { .. }) => true,
+            _ => false,
         }
     }
 
@@ -714,6 +750,28 @@ impl Session {
 
     /// The core has answered something.
     pub(super) fn answered(&mut self, header: &FrameHeader, body: &[u8], talk: &mut Talk<'_>) {
+        let is_answer = matches!(
+            header.kind,
+            FrameKind::Done
+                | FrameKind::Failed
+                | FrameKind::QueueInfo
+                | FrameKind::ProducerOpened
+                | FrameKind::ConsumerOpened
+                | FrameKind::GetDone
+        );
+        if is_answer && header.sequence != self.awaited {
+            return;
+        }
+        if is_answer && matches!(self.waits, Some(Waits::Abandoned { .. })) {
+            if header.kind == FrameKind::Failed && header.channel != 0 {
+                self.free_native(header.channel);
+            }
+            self.waits = None;
+            for (channel, tag) in std::mem::take(&mut self.cancelled) {
+                self.tell_cancelled(channel, &tag, talk);
+            }
+            return;
+        }
         match header.kind {
             FrameKind::Done => self.done(header.count, talk),
             FrameKind::Failed => {
@@ -844,6 +902,9 @@ impl Session {
             state: ConsumerState::Opening,
             outstanding: 0,
             returning: 0,
+            large: 0,
+            late: None,
+            closes_late: false,
             apart: None,
         };
         let Some(native) = self.add_native(Native::Consumer(Box::new(consumer))) else {
@@ -858,6 +919,7 @@ impl Session {
             arguments: b"",
         };
         let sequence = self.next_sequence();
+        self.awaited = sequence;
         let header = FrameHeader::bare(FrameKind::ConsumerOpen, native, sequence);
         body.write(self.native(), header);
         let then = Then::GetOpen {
@@ -870,6 +932,7 @@ impl Session {
 
     fn get(&mut self, channel: u16, native: u16, no_ack: bool, left: u32) {
         let sequence = self.next_sequence();
+        self.awaited = sequence;
         let header = FrameHeader {
             count: 1,
             ..FrameHeader::bare(FrameKind::Get, native, sequence)
@@ -1077,6 +1140,7 @@ impl Session {
                     self.tell(request.channel, &ok, talk);
                 }
             }
+            Some(Waits::Abandoned { native: of }) if *of == native => self.waits = None,
             Some(Waits::CloseChannel { channel, left }) => {
                 left.retain(|one| *one != native);
                 if left.is_empty() {

@@ -8,6 +8,7 @@ use ringpost_amqp::{
     PROTOCOL_HEADER, ReplyCode, cut, frame, login,
 };
 use ringpost_wire::control::{Body, Failure, Hello};
+use ringpost_wire::header::SETTLE_REQUEUE;
 use ringpost_wire::ids::TenantId;
 use ringpost_wire::table::{Table, TableWriter, Value};
 use ringpost_wire::version::{MAGIC, VERSION_MAX};
@@ -17,15 +18,18 @@ use super::channel::Channel;
 use super::fault::Fault;
 use super::publish::Batch;
 use super::requests::Waits;
-use super::settle::Settling;
+use super::settle::{Mark, Settling};
 use crate::Effects;
 use crate::data::flow::Flow;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Mono};
 
 /// Channels that a client may have open.
 pub(super) const CHANNELS_MAX: u16 = 2047;
 /// Seconds between heartbeats that clients are asked for.
 const HEARTBEAT_S: u16 = 60;
+/// How long a connection that holds deliveries may wait for credit, in ms: what it waits for may be the acks
+/// that it has sent behind.
+const WAITS_FOR_ITSELF_MS: u64 = 10_000;
 /// Bytes of a name that a client gives itself which are kept.
 const CLIENT_BYTES_MAX: usize = 255;
 
@@ -108,6 +112,13 @@ pub(super) struct Consumer {
     pub(super) outstanding: u64,
     /// Frames of deliveries that it gave back and that are not ready again yet.
     pub(super) returning: u32,
+    /// The native tag of a large message that is not here to its end, 0 = none. It is settled, and the
+    /// consumer closed, when it is: the core sends no rest of what it has no more.
+    pub(super) large: u64,
+    /// The outcome of that message, if the client has settled it.
+    pub(super) late: Option<u8>,
+    /// The core is to be asked to close it then.
+    pub(super) closes_late: bool,
     /// A large message that comes while another one is being sent on the channel: as much as is here.
     pub(super) apart: Option<Vec<u8>>,
 }
@@ -147,8 +158,12 @@ pub(crate) struct Session {
     natives_free: Vec<u16>,
     /// The request that is not answered: nothing more is looked at before.
     pub(super) waits: Option<Waits>,
+    /// The number of that request among those to the core; other answers are not its own.
+    pub(super) awaited: u64,
     /// The channel that waits for credit, 0 = none.
     pub(super) waits_credit: u16,
+    /// Since when it got none.
+    pub(super) waits_since: Option<Mono>,
     /// The channel that is to be closed when it was sent the rest of a large message, 0 = none.
     waits_large: u16,
     /// The next method looks at queues, and waits until what was done to them is to be seen.
@@ -176,7 +191,7 @@ pub(crate) struct Session {
     skip: usize,
 
     pub(super) scratch: Vec<u8>,
-    pub(super) marks: Vec<(u16, u64, u64)>,
+    pub(super) marks: Vec<Mark>,
 }
 
 impl Session {
@@ -199,7 +214,9 @@ impl Session {
             natives: Vec::new(),
             natives_free: Vec::new(),
             waits: None,
+            awaited: 0,
             waits_credit: 0,
+            waits_since: None,
             waits_large: 0,
             waits_rest: false,
             cancelled: Vec::new(),
@@ -225,8 +242,28 @@ impl Session {
 
     /// Whether the peer need not be heard: it agreed on no heartbeats, or it is not listened to.
     pub(crate) fn is_excused(&self) -> bool {
-        let agreed = !matches!(self.stage, Stage::Header | Stage::Start | Stage::Tune);
-        (agreed && self.heartbeat_s == 0) || !self.is_read()
+        let is_open = matches!(self.stage, Stage::Opening | Stage::Running);
+        let is_watched = (1..=HEARTBEAT_MS_MAX / 1_000).contains(&u32::from(self.heartbeat_s));
+        (is_open && !is_watched) || !self.is_read()
+    }
+
+    /// Whether it has waited for credit for so long, and holds deliveries, that it seems to wait for its own
+    /// acks.
+    pub(crate) fn waits_for_itself(&self, now: Mono) -> bool {
+        let holds = || {
+            let mut channels = self.channels.values();
+            channels.any(|channel| !channel.unacked.is_empty())
+        };
+        let is_late = |since: Mono| now.ms_since(since) >= WAITS_FOR_ITSELF_MS;
+        self.waits_credit != 0 && self.waits_since.is_some_and(is_late) && holds()
+    }
+
+    /// Ends the connection for that.
+    pub(crate) fn give_up(&mut self, talk: &mut Talk<'_>) {
+        let why = "no queue that it publishes to has room, and what it would acknowledge to make some is \
+                   behind: consume and publish on connections of their own";
+        let fault = Fault::new(ReplyCode::ConnectionForced, why, (60, 40));
+        self.fail(0, fault, talk);
     }
 
     /// Whether it waits for its socket.
@@ -274,8 +311,10 @@ impl Session {
 
     /// Whether a channel is being sent a large message.
     fn is_sending_large(&self, number: u16) -> bool {
-        let channel = self.channels.get(&number);
-        channel.is_some_and(|channel| channel.streams != 0)
+        self.natives.iter().any(|native| match native {
+            Native::Consumer(consumer) => consumer.channel == number && consumer.large != 0,
+            Native::Free | Native::Publisher { .. } => false,
+        })
     }
 
     /// Whether everything is at rest, when what was gathered is counted in.
@@ -288,7 +327,9 @@ impl Session {
     fn is_at_rest(&self) -> bool {
         let is_told = |channel: &Channel| channel.told + 1 >= channel.publisher.next;
         let is_back = |native: &Native| match native {
-            Native::Consumer(consumer) => consumer.returning == 0,
+            Native::Consumer(consumer) => {
+                consumer.returning == 0 && consumer.late != Some(SETTLE_REQUEUE)
+            }
             Native::Free | Native::Publisher { .. } => true,
         };
         self.channels.values().all(|channel| is_told(channel)) && self.natives.iter().all(is_back)
@@ -672,7 +713,13 @@ impl Session {
             self.tell(number, &Method::ChannelOpenOk { reserved_1: b"" }, talk);
             return Ok(Step::Done);
         }
+        let is_close = matches!(method, Method::ChannelClose { .. });
+        let is_sending = is_close && self.is_sending_large(number);
         let Some(channel) = self.channels.get_mut(&number) else {
+            // An answer to a close that crossed the client's own.
+            if matches!(method, Method::ChannelCloseOk {}) {
+                return Ok(Step::Done);
+            }
             let why = "expected 'channel.open'";
             return Err(Fault::new(ReplyCode::ChannelError, why, of));
         };
@@ -689,7 +736,7 @@ impl Session {
                 return Ok(Step::Done);
             }
             _ if channel.is_closing => return Ok(Step::Done),
-            Method::ChannelClose { .. } if channel.streams != 0 => {
+            Method::ChannelClose { .. } if is_sending => {
                 self.waits_large = number;
                 return Ok(Step::Again);
             }

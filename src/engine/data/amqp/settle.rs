@@ -17,6 +17,16 @@ pub(super) struct Settling {
     last: u64,
 }
 
+/// What is settled of a native consumer by one method.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    native: u16,
+    /// The last tag, and the one before it.
+    last: u64,
+    before: u64,
+    count: u64,
+}
+
 impl Session {
     /// A method that settles deliveries.
     pub(super) fn settle_method(
@@ -97,27 +107,70 @@ impl Session {
             if taken.native == GONE {
                 continue;
             }
-            match marks.iter_mut().find(|mark| mark.0 == taken.native) {
+            match marks.iter_mut().find(|mark| mark.native == taken.native) {
                 Some(mark) => {
-                    mark.1 = taken.tag;
-                    mark.2 += 1;
+                    mark.before = mark.last;
+                    mark.last = taken.tag;
+                    mark.count += 1;
                 }
-                None => marks.push((taken.native, taken.tag, 1)),
+                None => marks.push(Mark {
+                    native: taken.native,
+                    last: taken.tag,
+                    before: 0,
+                    count: 1,
+                }),
             }
         }
         if !marks.is_empty() {
             // What was settled before is not outstanding when this is stepped.
             self.flush_settling();
         }
-        for (native, tag, count) in marks.drain(..) {
-            self.settle(native, outcome, 0, tag);
+        for mark in marks.drain(..) {
+            let Mark { native, count, .. } = mark;
+            let mut upto = mark.last;
+            if self.waits_for_end(native, upto) {
+                self.settle(native, outcome, upto, upto);
+                upto = mark.before;
+            }
+            if upto != 0 {
+                self.settle(native, outcome, 0, upto);
+            }
             self.note_settled(native, count);
         }
         self.marks = marks;
     }
 
-    /// Settles native tags; with `first` 0 all that are outstanding up to `last`.
+    /// Whether a delivery is a large message that is not here to its end.
+    fn waits_for_end(&mut self, native: u16, tag: u64) -> bool {
+        let consumer = self.consumer_of(native);
+        consumer.is_some_and(|consumer| consumer.large == tag)
+    }
+
+    /// A large message is here to its end: what waited for that is done.
+    pub(super) fn large_is_whole(&mut self, native: u16) {
+        let Some(consumer) = self.consumer_of(native) else {
+            return;
+        };
+        let tag = std::mem::take(&mut consumer.large);
+        let closes = std::mem::take(&mut consumer.closes_late);
+        if let Some(outcome) = consumer.late.take() {
+            self.settle(native, outcome, tag, tag);
+        }
+        if closes {
+            self.close_native(native);
+        }
+    }
+
+    /// Settles native tags; with `first` 0 all that are outstanding up to `last`. A large message that
+    /// is not here to its end is settled by itself, and when it is.
     pub(super) fn settle(&mut self, native: u16, outcome: u8, first: u64, last: u64) {
+        if self.waits_for_end(native, last)
+            && let Some(consumer) = self.consumer_of(native)
+        {
+            debug_assert_eq!(first, last);
+            consumer.late = Some(outcome);
+            return;
+        }
         if let Some(before) = self.settling.last_mut()
             && before.native == native
             && before.outcome == outcome
@@ -142,8 +195,7 @@ impl Session {
         };
         consumer.outstanding -= count;
         if consumer.state == ConsumerState::Cancelled && consumer.outstanding == 0 {
-            consumer.state = ConsumerState::Closing;
-            self.close_native(native);
+            self.close_consumer(native);
         }
     }
 
