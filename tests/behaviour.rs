@@ -13,7 +13,7 @@
 //! | `block.rs` | P-114: full queues that hold back credit |
 //! | `consume.rs` | P-40 to P-49: push, get, settle, redelivery, exclusive, no-ack, limits |
 //! | `dispatch.rs` | P-50 to P-54: priorities, policies, the single active consumer, who holds too long |
-//! | `lanes.rs` | P-87, P-88, P-120: streams of several lanes, through the client crate |
+//! | `lanes.rs` | P-87, P-88, P-89: streams of several lanes, through the client crate |
 //! | `large.rs` | P-22, P-31, P-46: messages around every border up to the largest |
 //! | `places.rs` | P-55, P-111 to P-113: browsing, cancelling, moving |
 //! | `pressure.rs` | P-18, P-33: the least memory, many producers, wide fan-outs, readers that stop |

@@ -353,7 +353,7 @@ bodies! {
         /// Messages on their way to the dead-letter exchange.
         dead: u64,
         /// Span of which the next seven fields are, up to now: 10,000 to 20,000 ms, less for a queue that
-        /// is younger; 0 if nothing happened yet (P-89).
+        /// is younger; 0 if nothing happened yet (P-115).
         recent_ms: u64,
         /// Messages that became deliverable in that span.
         recent_arrived: u64,

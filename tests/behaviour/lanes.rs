@@ -138,7 +138,7 @@ fn keys_stay_in_their_lanes(setup: &Setup) {
     });
 }
 
-/// P-120: members that come and go have all lanes between them, and nothing is read twice.
+/// P-89: members that come and go have all lanes between them, and nothing is read twice.
 fn members_share_the_lanes(setup: &Setup) {
     let (address, tenant) = (setup.broker.addr().to_string(), setup.tenant.clone());
     talk(setup, |client| async move {
@@ -220,7 +220,7 @@ fn members_share_the_lanes(setup: &Setup) {
     });
 }
 
-/// P-87, P-120: by its name it is read and reset as any other, and nothing else.
+/// P-87, P-89: by its name it is read and reset as any other, and nothing else.
 fn a_lane_is_a_stream(setup: &Setup) {
     talk(setup, |client| async move {
         client
@@ -282,7 +282,7 @@ fn a_lane_is_a_stream(setup: &Setup) {
     });
 }
 
-/// P-87, P-120: lanes, what they hold and how far groups have come, whoever owns them at the next start.
+/// P-87, P-89: lanes, what they hold and how far groups have come, whoever owns them at the next start.
 #[test]
 fn lanes_and_their_groups_are_where_they_were() {
     let mut broker = Broker::start(1, &[]);

@@ -162,7 +162,9 @@ impl Ledger {
         if let Some(first) = all.first()
             && self.numbers[first].by.1 != 0
         {
-            return Err(format!("number {first} lies before what was moved before it"));
+            return Err(format!(
+                "number {first} lies before what was moved before it"
+            ));
         }
         for (before, after) in all.iter().zip(all.iter().skip(1)) {
             let (before_by, after_by) = (self.numbers[before].by, self.numbers[after].by);

@@ -484,7 +484,7 @@ impl Topology {
             unknown_queue(flow, conn, header, name, effects);
             return Ok(());
         };
-        //= P-120
+        //= P-89
         if let Some(reason) = flow.is_read_by_lane(target.queue) {
             flow.fail(conn, header, Code::SettingInvalid, &reason, effects);
             return Ok(());

@@ -135,7 +135,7 @@ impl Flow {
     }
 
     /// A lane says who its members are: decides who reads, and tells the lanes.
-    //= P-120
+    //= P-89
     pub(crate) fn members_are(&mut self, said: Members, effects: &mut Effects) {
         let (lane, group) = (said.lane, said.group.clone());
         for (number, member) in self.coordinators.decide(said) {

@@ -96,7 +96,7 @@ impl Flow {
             );
             return Ok(());
         };
-        //= P-120
+        //= P-89
         if let Some(reason) = self.is_read_by_lane(target.queue) {
             self.fail(conn, header, Code::SettingInvalid, &reason, effects);
             return Ok(());

@@ -404,7 +404,7 @@ fn keys_stay_in_their_lanes_and_all_lanes_together_have_everything() {
     }
 }
 
-//= P-120
+//= P-89
 #[test]
 fn members_share_the_lanes_and_nothing_that_was_settled_comes_again() {
     for cores in [1, 3] {
@@ -504,7 +504,7 @@ fn members_share_the_lanes_and_nothing_that_was_settled_comes_again() {
     }
 }
 
-//= P-120
+//= P-89
 #[test]
 fn the_stream_itself_is_asked_and_its_lanes_are_read() {
     let mut scene = Scene::with_stream(3);

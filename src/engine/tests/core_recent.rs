@@ -26,7 +26,7 @@ fn only(machine: &Machine) -> BusyQueue {
     machine.core(0).busiest(1).remove(0)
 }
 
-/// P-89: what came and went is counted, and waits are those that the clock says.
+/// P-115: what came and went is counted, and waits are those that the clock says.
 #[test]
 fn a_queue_says_what_it_did_lately() {
     let mut machine = Machine::start(SIZE);

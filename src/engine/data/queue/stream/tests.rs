@@ -668,7 +668,7 @@ fn said(machine: &mut Machine) -> Vec<(String, Vec<(u64, i8)>)> {
         .collect()
 }
 
-//= P-120
+//= P-89
 #[test]
 fn a_lane_changes_hands_when_all_is_settled_and_what_may_have_been_given_is_flagged() {
     let mut machine = Machine::new(Settings {
@@ -755,7 +755,7 @@ fn a_lane_changes_hands_when_all_is_settled_and_what_may_have_been_given_is_flag
     machine.queue.invariants();
 }
 
-//= P-120
+//= P-89
 #[test]
 fn a_group_has_a_limit_of_members_in_a_lane() {
     let mut machine = Machine::new(Settings {
