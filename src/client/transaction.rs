@@ -243,7 +243,8 @@ impl TransactorBuilder {
     }
 }
 
-/// Whatever settles deliveries: a [`Consumer`], a [`PullConsumer`] or a [`Settler`]. Sealed.
+/// Whatever settles deliveries: a [`Consumer`], a
+/// [`PullConsumer`](crate::PullConsumer) or a [`Settler`](crate::Settler). Sealed.
 pub trait Settles: Handles {}
 
 impl<T: Handles> Settles for T {}

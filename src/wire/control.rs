@@ -465,7 +465,7 @@ bodies! {
         /// Most bytes of each to show, at most [`crate::limits::BROWSE_MESSAGE_BYTES_MAX`], 0 = that many;
         /// what comes before the payload is shown in any case.
         message_bytes_max: u32,
-        /// Bits of [`BrowsedState`]: what is shown; 0 = everything.
+        /// Bits of [`crate::BrowsedState`]: what is shown; 0 = everything.
         states: u32,
         /// Zero.
         reserved: u32,
